@@ -1,0 +1,109 @@
+// Command netroot builds the root filesystem of diskless machines from a
+// recipe, keeps every build as an immutable image, and boots machines from it
+// over the network. It is wiring only: each verb has a file of its own here and
+// does its work in a package under internal.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes, named in the help of the root command.
+const (
+	exitOK     = 0
+	exitFailed = 1 // the work failed; the message says why
+	exitUsage  = 2 // the command line or the configuration is wrong
+	exitSignal = 130
+)
+
+// env is what a verb needs from the process around it. Tests make their own.
+type env struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	configFile     string // --config, empty: search
+	stateDir       string // --state, empty: from the configuration
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and returns its exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	e := &env{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := newRoot(e)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	switch status := (*exitError)(nil); {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &status):
+		if status.err != nil {
+			fmt.Fprintf(stderr, "netroot: %v\n", status.err)
+		}
+		return status.code
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "netroot: interrupted")
+		return exitSignal
+	default:
+		fmt.Fprintf(stderr, "netroot: %v\n", err)
+		return exitFailed
+	}
+}
+
+// exitError carries an exit code of its own; a nil err means that what there
+// was to say has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// usage marks err as the caller's mistake: exit code 2.
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &exitError{code: exitUsage, err: err}
+}
+
+func newRoot(e *env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "netroot",
+		Short: "Build the root filesystem of diskless machines and boot them over the network",
+		Long: `netroot builds the root filesystem of diskless machines from a recipe, keeps
+every build as an immutable image, and boots any number of machines from it.
+
+Exit status: 0 done, 1 the work failed, 2 the command line or the configuration
+is wrong, 130 interrupted; "netroot vm --run" exits with its command's status.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.PersistentFlags().StringVar(&e.configFile, "config", "", "configuration `file` (default: netroot.yaml here, then /etc/netroot/netroot.yaml)")
+	root.PersistentFlags().StringVar(&e.stateDir, "state", "", "`directory` of trees, images and logs (default: the configuration's, then /var/lib/netroot)")
+	root.AddCommand()
+	return root
+}
