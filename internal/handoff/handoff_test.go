@@ -1,0 +1,121 @@
+package handoff
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+var cmpNet = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmpopts.EquateEmpty(),
+}
+
+const layerURL = "http://10.0.2.2:8010/v1/layers/sha256:" +
+	"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+func TestParse(t *testing.T) {
+	nbd := Root{Transport: NBD, Server: "10.0.2.2", Port: 10809, FSType: "squashfs", MountOptions: []string{"ro"}}
+	layer := Layer{URL: layerURL, Digest: layerURL[strings.LastIndex(layerURL, "/")+1:]}
+	for _, tt := range []struct {
+		line string
+		want Boot
+	}{
+		{"root=nbd:10.0.2.2:10809:squashfs:ro", Boot{Root: nbd}},
+		{"quiet root=/dev/sda1 netroot=nbd:10.0.2.2:10809 rootfstype=squashfs rootflags=ro", Boot{Root: nbd}},
+		{"root=nbd:boot1:debian12@0123456789ab:squashfs", Boot{Root: Root{Transport: NBD, Server: "boot1", Export: "debian12@0123456789ab", FSType: "squashfs"}}},
+		{"root=nbd:boot1:2000/debian12", Boot{Root: Root{Transport: NBD, Server: "boot1", Port: 2000, Export: "debian12"}}},
+		{"root=nbd:[fd00::2]:2000:erofs", Boot{Root: Root{Transport: NBD, Server: "fd00::2", Port: 2000, FSType: "erofs"}}},
+		{"root=nbd:a:1 rootovl rd.shell=0 rd.debug", Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}, Overlay: Overlay{Enabled: true}, Debug: true, Shell: true}},
+		{"root=nbd:a:1 rootovl=2G init=/bin/sh rd.break", Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}, Overlay: Overlay{Enabled: true, Size: "2G"}, Init: "/bin/sh", Break: true}},
+		{"root=nbd:a:1 rootovl=no", Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}}},
+		{"root=nbd:a:1 root=nbd:b:2 netroot.layer=" + layerURL, Boot{Root: Root{Transport: NBD, Server: "b", Port: 2}, Layers: []Layer{layer}}},
+		{"root=nbd:a:1 BOOTIF=01-52-54-00-12-34-AB nameserver=10.0.2.3", Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}, BootMAC: "52:54:00:12:34:ab", Nameservers: []netip.Addr{netip.MustParseAddr("10.0.2.3")}}},
+		{`root=nbd:a:1 dyndbg="file drivers/x +p root=nbd:evil:1"`, Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}}},
+	} {
+		got, err := Parse(tt.line)
+		if err != nil {
+			t.Errorf("Parse(%q): %v", tt.line, err)
+		} else if d := cmp.Diff(tt.want, got, cmpNet); d != "" {
+			t.Errorf("Parse(%q) (-want +got):\n%s", tt.line, d)
+		}
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for line, want := range map[string]string{
+		"quiet":                                "no root=",
+		"root=/dev/sda1":                       "no transport",
+		"root=nbd:":                            "names no server",
+		"root=nbd:a:0":                         "no port",
+		"root=nbd:a:70000":                     "no port",
+		"root=nbd:a:1 ip=eth0":                 "want ip=dhcp",
+		"root=nbd:a:1 ip=1.2.3.4::::h:e:bogus": "no method",
+		"root=nbd:a:1 ip=1.2.3.4:::255.0.255.0:h:e:off": "holes",
+		"root=nbd:a:1 BOOTIF=zz":                        "MAC address",
+		"root=nbd:a:1 netroot.layer=http://h/x":         "64 hexadecimal digits",
+		"root=nbd:a:1 netroot.layer=ftp://h/x":          "want http://",
+		"root=nbd:a:1 nameserver=nope":                  "nameserver",
+	} {
+		if _, err := Parse(line); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Parse(%q) = %v, want an error with %q", line, err, want)
+		}
+	}
+}
+
+func TestInterface(t *testing.T) {
+	addr, pfx := netip.MustParseAddr, netip.MustParsePrefix
+	for value, want := range map[string]Interface{
+		"dhcp":           {Method: "dhcp"},
+		"on":             {Method: "dhcp"},
+		"eth0:dhcp":      {Name: "eth0", Method: "dhcp"},
+		"eth0:dhcp:9000": {Name: "eth0", Method: "dhcp", MTU: 9000},
+		"10.0.2.15::10.0.2.2:255.255.255.0:n1:eth0:none":             {Name: "eth0", Method: "static", Address: pfx("10.0.2.15/24"), Gateway: addr("10.0.2.2"), Hostname: "n1"},
+		"10.0.2.15:10.0.2.1:10.0.2.2:24:n1:eth0:off:1.1.1.1:9.9.9.9": {Name: "eth0", Method: "static", Address: pfx("10.0.2.15/24"), Peer: addr("10.0.2.1"), Gateway: addr("10.0.2.2"), Hostname: "n1", DNS: []netip.Addr{addr("1.1.1.1"), addr("9.9.9.9")}},
+		"10.0.2.15::10.0.2.2:24:n1:eth0:none:1400":                   {Name: "eth0", Method: "static", Address: pfx("10.0.2.15/24"), Gateway: addr("10.0.2.2"), Hostname: "n1", MTU: 1400},
+		"[fd00::9]::[fd00::1]:64:n1:eth0:none":                       {Name: "eth0", Method: "static", Address: pfx("fd00::9/64"), Gateway: addr("fd00::1"), Hostname: "n1"},
+		"::::n1:eth0:dhcp":                                           {Name: "eth0", Method: "dhcp", Hostname: "n1"},
+	} {
+		got, err := parseInterface(value)
+		if err != nil {
+			t.Errorf("%q: %v", value, err)
+			continue
+		}
+		if d := cmp.Diff(want, got, cmpNet); d != "" {
+			t.Errorf("%q (-want +got):\n%s", value, d)
+		}
+		again, err := parseInterface(got.String())
+		if err != nil {
+			t.Errorf("%q formats as %q: %v", value, got.String(), err)
+		} else if d := cmp.Diff(got, again, cmpNet); d != "" {
+			t.Errorf("%q formats as %q:\n%s", value, got.String(), d)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("root=nbd:10.0.2.2:10809/x:squashfs:ro ip=dhcp rootovl=2G BOOTIF=01-52-54-00-12-34-56")
+	f.Add("netroot=nbd:[fd00::1]:name rd.debug ip=[fd00::9]::[fd00::1]:64:n1:eth0:none nameserver=1.1.1.1")
+	f.Add("root=nbd:a:1 netroot.layer=" + layerURL)
+	f.Fuzz(func(t *testing.T, line string) {
+		b, err := Parse(line)
+		if err != nil {
+			return
+		}
+		text := strings.Join(b.Format(), " ")
+		if strings.ContainsAny(line, "\"\t\n\v\f\r\u0085\u00a0[]") {
+			return // quoting is the kernel's, and Format never needs it
+		}
+		again, err := Parse(text)
+		if err != nil {
+			t.Fatalf("%q formats as %q: %v", line, text, err)
+		}
+		if d := cmp.Diff(b.Format(), again.Format()); d != "" {
+			t.Fatalf("%q: %s", line, d)
+		}
+	})
+}

@@ -1,0 +1,228 @@
+package handoff
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"net/netip"
+)
+
+// Parse reads a kernel command line, such as /proc/cmdline holds. Arguments
+// that are not the initramfs's are passed over. Where an argument may be given
+// once and is given twice, the last one counts, as in the kernel.
+func Parse(cmdline string) (Boot, error) {
+	var b Boot
+	var p parser
+	for _, arg := range split(cmdline) {
+		key, value, given := strings.Cut(arg, "=")
+		if err := p.argument(&b, key, value, given); err != nil {
+			return Boot{}, fmt.Errorf("kernel argument %s: %w", arg, err)
+		}
+	}
+	root, err := p.rootArgument()
+	if err != nil {
+		return Boot{}, err
+	}
+	b.Root = root
+	if b.Debug {
+		b.Shell = true
+	}
+	return b, nil
+}
+
+// parser holds the arguments that only mean something together.
+type parser struct {
+	root, netroot, fstype, flags string
+}
+
+func (p *parser) argument(b *Boot, key, value string, given bool) error {
+	switch key {
+	case "root":
+		p.root = value
+	case "netroot":
+		p.netroot = value
+	case "rootfstype":
+		p.fstype = value
+	case "rootflags":
+		p.flags = value
+	case "init":
+		b.Init = value
+	case "rd.shell":
+		b.Shell = flag(value, given)
+	case "rd.debug":
+		b.Debug = flag(value, given)
+	case "rd.break":
+		b.Break = flag(value, given)
+	case "rootovl":
+		b.Overlay = overlay(value, given)
+	case "netroot.layer":
+		l, err := ParseLayer(value)
+		if err != nil {
+			return err
+		}
+		b.Layers = append(b.Layers, l)
+	case "ip":
+		i, err := parseInterface(value)
+		if err != nil {
+			return err
+		}
+		b.Interfaces = append(b.Interfaces, i)
+	case "nameserver":
+		a, err := netip.ParseAddr(unbracket(value))
+		if err != nil {
+			return err
+		}
+		b.Nameservers = append(b.Nameservers, a)
+	case "BOOTIF":
+		mac, err := parseBootIF(value)
+		if err != nil {
+			return err
+		}
+		b.BootMAC = mac
+	}
+	return nil
+}
+
+// rootArgument merges root=, netroot=, rootfstype= and rootflags=.
+func (p *parser) rootArgument() (Root, error) {
+	value := p.netroot
+	if value == "" {
+		value = p.root
+	}
+	if value == "" {
+		return Root{}, errors.New("the kernel command line has no root=: name one, such as root=nbd:SERVER:PORT:squashfs")
+	}
+	r, err := ParseRoot(value)
+	if err != nil {
+		return Root{}, fmt.Errorf("kernel argument root=%s: %w", value, err)
+	}
+	if p.fstype != "" {
+		r.FSType = p.fstype
+	}
+	if p.flags != "" {
+		r.MountOptions = strings.Split(p.flags, ",")
+	}
+	return r, nil
+}
+
+// ParseRoot reads the value of root= or netroot=.
+func ParseRoot(value string) (Root, error) {
+	transport, rest, _ := strings.Cut(value, ":")
+	if Transport(transport) != NBD {
+		return Root{}, fmt.Errorf("%q is no transport this initramfs has; it knows %s", transport, strings.Join(Transports(), ", "))
+	}
+	fields := splitColons(rest)
+	r := Root{Transport: NBD}
+	r.Server = unbracket(field(fields, 0))
+	if r.Server == "" {
+		return Root{}, errors.New("names no server: want nbd:SERVER:PORT-or-EXPORT:FSTYPE:OPTIONS")
+	}
+	where := field(fields, 1)
+	port, export, both := strings.Cut(where, "/")
+	switch {
+	case numeric(port):
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return Root{}, fmt.Errorf("%q is no port", port)
+		}
+		r.Port = uint16(n)
+		if both {
+			r.Export = export
+		}
+	default:
+		r.Export = where
+	}
+	r.FSType = field(fields, 2)
+	if opts := field(fields, 3); opts != "" {
+		r.MountOptions = strings.Split(opts, ",")
+	}
+	return r, nil
+}
+
+func overlay(value string, given bool) Overlay {
+	if !given || value == "1" || value == "yes" {
+		return Overlay{Enabled: true}
+	}
+	if !flag(value, given) {
+		return Overlay{}
+	}
+	return Overlay{Enabled: true, Size: value}
+}
+
+// flag reads a switch as dracut's getargbool does: bare is on, 0, no and off are off.
+func flag(value string, given bool) bool {
+	return !given || value != "0" && value != "no" && value != "off"
+}
+
+// parseBootIF reads what PXELINUX and iPXE scripts hand on: the hardware type
+// and the address, "01-52-54-00-12-34-56".
+func parseBootIF(value string) (string, error) {
+	mac := strings.ToLower(strings.ReplaceAll(value, "-", ":"))
+	if len(mac) == 20 {
+		mac = mac[3:]
+	}
+	if len(mac) != 17 || strings.Trim(mac, "0123456789abcdef:") != "" {
+		return "", errors.New("want 01- and a MAC address with hyphens")
+	}
+	return mac, nil
+}
+
+// split cuts a command line at blanks, keeping what double quotes enclose
+// together, as the kernel does (lib/cmdline.c, next_arg).
+func split(line string) []string {
+	var args []string
+	var b strings.Builder
+	quoted := false
+	flush := func() {
+		if b.Len() > 0 {
+			args = append(args, b.String())
+			b.Reset()
+		}
+	}
+	for _, r := range line {
+		switch {
+		case r == '"':
+			quoted = !quoted
+		case !quoted && (r == ' ' || r == '\t' || r == '\n'):
+			flush()
+		default:
+			b.WriteRune(r)
+		}
+	}
+	flush()
+	return args
+}
+
+// splitColons cuts at colons outside of [brackets], which hold IPv6 addresses.
+func splitColons(s string) []string {
+	var fields []string
+	depth, start := 0, 0
+	for i, r := range s {
+		switch {
+		case r == '[':
+			depth++
+		case r == ']' && depth > 0:
+			depth--
+		case r == ':' && depth == 0:
+			fields = append(fields, s[start:i])
+			start = i + 1
+		}
+	}
+	return append(fields, s[start:])
+}
+
+func field(fields []string, i int) string {
+	if i < len(fields) {
+		return fields[i]
+	}
+	return ""
+}
+
+func unbracket(s string) string {
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
