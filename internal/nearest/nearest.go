@@ -1,0 +1,68 @@
+// Package nearest finds the name that a mistyped one was probably meant to be,
+// for "did you mean" in error messages. It knows nothing of what the names are
+// and is not a search: what is too far from every name has no answer.
+package nearest
+
+import "strings"
+
+// Name returns the element of have with the smallest edit distance to want,
+// letter case ignored, or "" when even that one differs in more than a third
+// of its letters (two edits are always allowed to words of four letters or
+// more). Of equals the first in have wins.
+func Name(want string, have []string) string {
+	best, bestDistance := "", -1
+	for _, name := range have {
+		d := distance(strings.ToLower(want), strings.ToLower(name))
+		if bestDistance < 0 || d < bestDistance {
+			best, bestDistance = name, d
+		}
+	}
+	if bestDistance > allowed(max(len(want), len(best))) {
+		return ""
+	}
+	return best
+}
+
+// Hint is Name as the tail of an error message: `; did you mean "x"?`, or "".
+func Hint(want string, have []string) string {
+	if name := Name(want, have); name != "" {
+		return `; did you mean "` + name + `"?`
+	}
+	return ""
+}
+
+// allowed is the largest distance at which two names, the longer of n bytes,
+// still look like one another.
+func allowed(n int) int {
+	if n < 4 {
+		return 1
+	}
+	return max(2, n/3)
+}
+
+// distance is the restricted Damerau-Levenshtein distance of a and b in bytes:
+// insertions, deletions, substitutions and swaps of neighbours count one each
+// (a swap is the commonest slip of a typist, and plain Levenshtein counts two).
+func distance(a, b string) int {
+	before := make([]int, len(b)+1) // the row before the previous one
+	prev := make([]int, len(b)+1)
+	row := make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(row[j-1]+1, prev[j]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, prev, row = prev, row, before
+	}
+	return prev[len(b)]
+}
