@@ -1,0 +1,137 @@
+// Package layer makes, names and applies configuration layers: small file trees that are put over a root file system
+// while a machine boots.
+//
+// A layer travels as a tar archive (POSIX pax format, POSIX.1-2017 pax(1)) whose name is the SHA-256 of its bytes, and the
+// same tree always makes the same bytes. Extended attributes are pax records "SCHILY.xattr.NAME", as star, GNU tar and
+// bsdtar write them.
+//
+// The package is not an image format (roots are packed file systems, package pack) and knows no templates, deletions or
+// order of layers. The node's init imports it, so it needs no more than archive/tar and x/sys.
+package layer
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// MediaType is the content type under which an archive is served and stored.
+const MediaType = "application/vnd.netroot.layer.v1.tar"
+
+// xattrRecord starts the key of a pax record that holds an extended attribute.
+const xattrRecord = "SCHILY.xattr."
+
+// Digest is the name of an archive: "sha256:" and the SHA-256 of its bytes in lower-case hexadecimal.
+func Digest(archive []byte) string {
+	sum := sha256.Sum256(archive)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// Builder collects files for a layer that is made in memory, such as a key for root's authorized_keys. Entries may be
+// added in any order; the archive is sorted by path. The zero value is ready to use.
+type Builder struct {
+	// ModTime is the modification time of every entry. The zero value stands for the Unix epoch, so that an archive
+	// depends on nothing but what was added.
+	ModTime time.Time
+
+	entries []entry
+}
+
+type entry struct {
+	hdr  tar.Header
+	body []byte
+}
+
+// AddFile adds a regular file. The path is relative to the root of the layer ("root/.ssh/authorized_keys"), the mode is
+// the permission bits as chmod(2) takes them, set-user-ID and sticky included.
+func (b *Builder) AddFile(name string, mode uint32, uid, gid int, content []byte) {
+	b.add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(mode), Uid: uid, Gid: gid, Size: int64(len(content))}, content)
+}
+
+// AddDir adds a directory. Parents that are not added are created by Apply where they are missing (0755, owned by root),
+// and keep their owner and mode where they are there.
+func (b *Builder) AddDir(name string, mode uint32, uid, gid int) {
+	b.add(tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimSuffix(name, "/") + "/", Mode: int64(mode), Uid: uid, Gid: gid}, nil)
+}
+
+// AddSymlink adds a symbolic link owned by root. The target is kept as it is.
+func (b *Builder) AddSymlink(name, target string) {
+	b.add(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
+}
+
+func (b *Builder) add(hdr tar.Header, body []byte) {
+	b.entries = append(b.entries, entry{hdr, slices.Clone(body)})
+}
+
+// Archive writes what was added. It fails when a path is not below the root of the layer, or is there twice.
+func (b *Builder) Archive() ([]byte, error) {
+	mtime := b.ModTime
+	if mtime.IsZero() {
+		mtime = time.Unix(0, 0)
+	}
+	entries := slices.Clone(b.entries)
+	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Compare(a.hdr.Name, b.hdr.Name) })
+	seen := make(map[string]bool)
+	var out bytes.Buffer
+	tw := tar.NewWriter(&out)
+	for _, e := range entries {
+		name, err := cleanName(e.hdr.Name)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("layer entry %q: %w", e.hdr.Name, err)
+		case name == ".":
+			return nil, errors.New("layer entry: the root of the layer itself has no owner or mode in a layer")
+		case seen[name]:
+			return nil, fmt.Errorf("layer entry %q: added twice", name)
+		}
+		seen[name] = true
+		e.hdr.ModTime, e.hdr.Format = mtime, tar.FormatPAX
+		if err := writeEntry(tw, &e.hdr, bytes.NewReader(e.body)); err != nil {
+			return nil, err
+		}
+	}
+	if err := tw.Close(); err != nil {
+		return nil, fmt.Errorf("layer archive: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// writeEntry writes one header and, for a regular file, exactly hdr.Size bytes of its content.
+func writeEntry(tw *tar.Writer, hdr *tar.Header, body io.Reader) error {
+	if err := tw.WriteHeader(hdr); err != nil {
+		return fmt.Errorf("layer entry %q: %w", hdr.Name, err)
+	}
+	if hdr.Typeflag != tar.TypeReg {
+		return nil
+	}
+	n, err := io.CopyN(tw, body, hdr.Size)
+	if err != nil {
+		return fmt.Errorf("layer entry %q: %d of %d bytes: %w", hdr.Name, n, hdr.Size, err)
+	}
+	return nil
+}
+
+// cleanName is the path of an archive member relative to the root, or an error when it is not below the root. The root
+// itself is ".".
+func cleanName(name string) (string, error) {
+	switch {
+	case name == "":
+		return "", errors.New("has no name")
+	case path.IsAbs(name):
+		return "", errors.New("is an absolute path; names in a layer are relative to its root")
+	case strings.ContainsRune(name, 0):
+		return "", errors.New("has a NUL byte in its name")
+	case slices.Contains(strings.Split(name, "/"), ".."):
+		return "", errors.New(`has ".." in its name`)
+	}
+	return path.Clean(name), nil
+}

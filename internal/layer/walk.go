@@ -1,0 +1,65 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLinks is how many symbolic links one path may lead through, as in the kernel (MAXSYMLINKS, linux/namei.h).
+const maxLinks = 40
+
+// walk finds the directory that name leads to when root is taken for "/", and returns its path without symbolic links.
+// Unlike os.Root, which refuses them, it resolves absolute links against root, and ".." at the top stays at the top, as
+// chroot(2) does. With create, missing directories are made. A component that is no directory is unix.ENOTDIR.
+func walk(root *os.Root, name string, create bool) (string, error) {
+	at := "."
+	rest := strings.Split(name, "/")
+	for links := 0; len(rest) > 0; {
+		step := rest[0]
+		rest = rest[1:]
+		if step == "" || step == "." {
+			continue
+		}
+		if step == ".." {
+			at = path.Dir(at) // the parent of "." is "."
+			continue
+		}
+		next := path.Join(at, step)
+		fi, err := root.Lstat(next)
+		if create && errors.Is(err, fs.ErrNotExist) {
+			err = root.Mkdir(next, 0o755)
+			if err == nil {
+				at = next
+				continue
+			}
+		}
+		switch {
+		case err != nil:
+			return "", err
+		case fi.IsDir():
+			at = next
+		case fi.Mode().Type() == fs.ModeSymlink:
+			if links++; links > maxLinks {
+				return "", fmt.Errorf("%s: %w", name, unix.ELOOP)
+			}
+			target, err := root.Readlink(next)
+			if err != nil {
+				return "", err
+			}
+			if path.IsAbs(target) {
+				at = "."
+			}
+			rest = slices.Concat(strings.Split(target, "/"), rest)
+		default:
+			return "", fmt.Errorf("%s: %w", next, unix.ENOTDIR)
+		}
+	}
+	return at, nil
+}
