@@ -1,0 +1,211 @@
+package kmod
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// aliasTable finds the few patterns that may match a string without trying all of them. A kernel has 26,000 patterns
+// and a machine 200 devices; on an emulated processor five million calls of fnmatch take seconds of a boot.
+//
+// Every pattern is filed under the text before its first wildcard. A string can only match patterns that are filed
+// under one of its own prefixes, so a search is one map look-up for each prefix length in use, some fifty.
+type aliasTable struct {
+	aliases []alias
+	first   map[string]int32 // literal prefix to the newest alias filed under it
+	lengths []bool           // lengths[n]: some prefix has n bytes
+}
+
+type alias struct {
+	pattern, module string
+	next            int32 // the alias filed before this one under the same prefix, or -1
+}
+
+func (t *aliasTable) parse(line string) error {
+	word, rest, _ := strings.Cut(line, " ")
+	pattern, module, ok := strings.Cut(strings.TrimSpace(rest), " ")
+	module = strings.TrimSpace(module)
+	if word != "alias" || !ok || strings.ContainsAny(module, " \t") {
+		return fmt.Errorf("%.80q is not \"alias pattern module\"", line)
+	}
+	t.add(normalPattern(pattern), normal(module))
+	return nil
+}
+
+func (t *aliasTable) add(pattern, module string) {
+	prefix := literal(pattern)
+	if t.first == nil {
+		t.first = map[string]int32{}
+	}
+	next, ok := t.first[prefix]
+	if !ok {
+		next = -1
+	}
+	t.first[prefix] = int32(len(t.aliases))
+	t.aliases = append(t.aliases, alias{pattern, module, next})
+	if n := len(prefix); n >= len(t.lengths) {
+		t.lengths = append(t.lengths, make([]bool, n+1-len(t.lengths))...)
+	}
+	t.lengths[len(prefix)] = true
+}
+
+// match takes a string in which '-' is already '_'.
+func (t *aliasTable) match(s string) []string {
+	var hits []int32
+	for n, used := range t.lengths {
+		if n > len(s) {
+			break
+		}
+		if !used {
+			continue
+		}
+		i, ok := t.first[s[:n]]
+		for ok && i >= 0 {
+			a := &t.aliases[i]
+			if fnmatch(a.pattern[n:], s[n:]) {
+				hits = append(hits, i)
+			}
+			i = a.next
+		}
+	}
+	slices.Sort(hits)
+	var names []string
+	for _, i := range hits {
+		if m := t.aliases[i].module; !slices.Contains(names, m) {
+			names = append(names, m)
+		}
+	}
+	return names
+}
+
+// normalPattern makes '-' and '_' the same outside brackets, where '-' is a range.
+func normalPattern(p string) string {
+	if strings.IndexByte(p, '-') < 0 {
+		return p
+	}
+	var out strings.Builder
+	for i := 0; i < len(p); {
+		n := 1
+		if p[i] == '\\' {
+			n = min(2, len(p)-i)
+		} else if size, ok := bracketSize(p[i:]); ok {
+			n = size
+		}
+		if p[i] == '-' {
+			out.WriteByte('_')
+		} else {
+			out.WriteString(p[i : i+n])
+		}
+		i += n
+	}
+	return out.String()
+}
+
+// fnmatch is fnmatch(3) with no flags, over bytes: '*' is any text ('/' too), '?' any byte, '[a-f]' and '[!a-f]' a
+// set, '\' takes the next byte literally, and a '[' that nothing closes is itself. Classes like [:digit:] are not
+// known: depmod never writes them.
+func fnmatch(p, s string) bool {
+	i, j := 0, 0
+	star, lead, from := -1, "", 0 // after the last star: where the pattern goes on, its literal text there, and where in s it was tried
+	for j < len(s) {
+		if i < len(p) && p[i] == '*' {
+			i++
+			star, lead, from = i, literal(p[i:]), j
+		} else if n, ok := matchFirst(p[i:], s[j]); ok {
+			i, j = i+n, j+1
+			continue
+		} else if star >= 0 {
+			from++
+		} else {
+			return false
+		}
+		at := strings.Index(s[from:], lead) // jump to the next place that is worth trying
+		if at < 0 {
+			return false
+		}
+		from += at
+		i, j = star+len(lead), from+len(lead)
+	}
+	return strings.Trim(p[i:], "*") == ""
+}
+
+// literal is the text before the pattern's first wildcard.
+func literal(p string) string {
+	for i := 0; i < len(p); i++ {
+		switch p[i] {
+		case '*', '?', '[', '\\':
+			return p[:i]
+		}
+	}
+	return p
+}
+
+// matchFirst matches c with the pattern's first element, which takes n bytes.
+func matchFirst(p string, c byte) (n int, ok bool) {
+	if p == "" {
+		return 0, false
+	}
+	if p[0] == '?' {
+		return 1, true
+	}
+	if p[0] == '\\' {
+		if len(p) == 1 {
+			return 1, false // fnmatch(3) lets a trailing backslash match nothing
+		}
+		return 2, p[1] == c || p[1] == '-' && c == '_'
+	}
+	if n, ok := bracketSize(p); ok {
+		return n, inSet(p[1:n-1], c)
+	}
+	return 1, p[0] == c
+}
+
+// bracketSize gives the length of the bracket expression that p begins with, or false when there is none or nothing
+// closes it. A ']' that comes first is a member of the set.
+func bracketSize(p string) (int, bool) {
+	if p[0] != '[' {
+		return 0, false
+	}
+	i := 1
+	if i < len(p) && (p[i] == '!' || p[i] == '^') {
+		i++
+	}
+	for first := i; i < len(p); i++ {
+		switch {
+		case p[i] == ']' && i > first:
+			return i + 1, true
+		case p[i] == '\\':
+			i++
+		}
+	}
+	return 0, false
+}
+
+// inSet says whether c is in the set: the text between the brackets. A '_' may stand for a '-' of the device.
+func inSet(set string, c byte) bool {
+	not := false
+	if set[0] == '!' || set[0] == '^' {
+		not, set = true, set[1:]
+	}
+	found := false
+	for len(set) > 0 {
+		var lo, hi byte
+		lo, set = setByte(set)
+		hi = lo
+		if len(set) > 1 && set[0] == '-' {
+			hi, set = setByte(set[1:])
+		}
+		if lo <= c && c <= hi || c == '_' && lo <= '-' && '-' <= hi {
+			found = true
+		}
+	}
+	return found != not
+}
+
+func setByte(set string) (byte, string) {
+	if set[0] == '\\' && len(set) > 1 {
+		return set[1], set[2:]
+	}
+	return set[0], set[1:]
+}

@@ -1,0 +1,95 @@
+package kmod
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// LoadOrder lists what must be loaded for the module to work, in order: everything it needs or wants first, the
+// module itself last. Built-in modules need no loading and are left out; a built-in name gives an empty list.
+//
+// A module or a dependency that the index does not name is an error that wraps ErrNotFound; so is a cycle of
+// dependencies an error, which names it. Softdeps never are: one that is unknown, or that could only be loaded after
+// the module itself, is left out.
+func (x *Index) LoadOrder(name string) ([]Module, error) {
+	w := walk{x: x, done: map[string]bool{}, failed: map[string]bool{}}
+	if err := w.visit(normal(name)); err != nil {
+		return nil, fmt.Errorf("module %s: %w", normal(name), err)
+	}
+	needed := map[string]bool{}
+	x.closure(normal(name), needed)
+	for i := range w.order {
+		w.order[i].Soft = !needed[w.order[i].Name]
+	}
+	return w.order, nil
+}
+
+// closure adds the module and all that it cannot do without.
+func (x *Index) closure(name string, into map[string]bool) {
+	e := x.modules[name]
+	if e == nil || into[name] {
+		return
+	}
+	into[name] = true
+	for _, d := range e.deps {
+		x.closure(Name(d), into)
+	}
+}
+
+// walk is one depth-first search through the dependencies.
+type walk struct {
+	x      *Index
+	order  []Module
+	done   map[string]bool // in order
+	failed map[string]bool // cannot be loaded: not tried twice as a softdep, which would take exponential time
+	chain  []string        // from the module asked for to the one visited now
+}
+
+func (w *walk) visit(name string) error {
+	if w.done[name] || w.x.Builtin(name) {
+		return nil
+	}
+	e := w.x.modules[name]
+	if e == nil {
+		if len(w.chain) > 0 {
+			return fmt.Errorf("%s needs %s: %w", w.chain[len(w.chain)-1], name, ErrNotFound)
+		}
+		return ErrNotFound
+	}
+	if i := slices.Index(w.chain, name); i >= 0 {
+		return fmt.Errorf("dependencies form a cycle: %s -> %s", strings.Join(w.chain[i:], " -> "), name)
+	}
+	w.chain = append(w.chain, name)
+	defer func() { w.chain = w.chain[:len(w.chain)-1] }()
+
+	for _, d := range slices.Backward(e.deps) {
+		if err := w.visit(Name(d)); err != nil {
+			return err
+		}
+	}
+	for _, word := range e.pre {
+		for _, soft := range w.x.Resolve(word) {
+			w.visitSoft(soft)
+		}
+	}
+	w.done[name] = true
+	w.order = append(w.order, e.Module)
+	return nil
+}
+
+// visitSoft leaves no trace of a module that cannot be loaded.
+func (w *walk) visitSoft(name string) {
+	if w.failed[name] {
+		return
+	}
+	before := len(w.order)
+	if w.visit(name) == nil {
+		return
+	}
+	w.failed[name] = true
+	for _, m := range w.order[before:] {
+		delete(w.done, m.Name)
+	}
+	w.order = w.order[:before]
+}
