@@ -1,0 +1,165 @@
+package nodeinit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/kmod"
+)
+
+// transportList names the modules every boot loads, one a line; the generator
+// writes it.
+const transportList = "/etc/netroot/transports"
+
+// parameters are given to modules that the initramfs loads. One NBD device is
+// all a root needs: each more is a device for udev to settle at every boot;
+// the kernel makes further ones when they are asked for.
+var parameters = map[string]string{"nbd": "nbds_max=1"}
+
+// loader loads kernel modules, each once.
+type loader struct {
+	dir   string // /lib/modules/RELEASE
+	index *kmod.Index
+
+	mu     sync.Mutex
+	loaded map[string]func() error // by module name
+	seen   map[string]bool         // modaliases that were looked up
+}
+
+func newLoader() (*loader, error) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return nil, err
+	}
+	release := unix.ByteSliceToString(uts.Release[:])
+	dir := "/lib/modules/" + release
+	index, err := kmod.Read(os.DirFS(dir), "netroot")
+	if err != nil {
+		return nil, fmt.Errorf("the initramfs has no modules for the running kernel %s: "+
+			"kernel and initramfs must be of one image: %w", release, err)
+	}
+	return &loader{dir: dir, index: index, loaded: map[string]func() error{}, seen: map[string]bool{}}, nil
+}
+
+// load loads the named module and what it needs. A module that is built into
+// the kernel, or loaded already, is no error.
+func (l *loader) load(name string) error {
+	order, err := l.index.LoadOrder(name)
+	if err != nil {
+		return err
+	}
+	for _, m := range order {
+		if err := l.once(m)(); err != nil && !m.Soft {
+			return fmt.Errorf("load %s: %w", m.Name, err)
+		}
+	}
+	return nil
+}
+
+func (l *loader) once(m kmod.Module) func() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f, ok := l.loaded[m.Name]
+	if !ok {
+		f = sync.OnceValue(func() error { return insert(filepath.Join(l.dir, m.Path), parameters[m.Name]) })
+		l.loaded[m.Name] = f
+	}
+	return f
+}
+
+// count is the number of modules loaded or tried.
+func (l *loader) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.loaded)
+}
+
+func insert(path, params string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.FinitModule(int(f.Fd()), params, 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	return nil
+}
+
+// loadModules loads what every boot needs beside what this machine's devices
+// ask for, the two at the same time.
+func (n *node) loadModules(context.Context) (string, error) {
+	if n.modules == nil {
+		l, err := newLoader()
+		if err != nil {
+			return "", err
+		}
+		n.modules = l
+	}
+	transports := make(chan error, 1)
+	go func() { transports <- n.loadListed() }()
+	devices := n.coldplug()
+	if err := <-transports; err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d loaded, %d devices asked", n.modules.count(), devices), nil
+}
+
+func (n *node) loadListed() error {
+	list, err := os.ReadFile(transportList)
+	if err != nil {
+		return err
+	}
+	for name := range strings.FieldsSeq(string(list)) {
+		if err := n.modules.load(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// coldplug loads the drivers of all devices that are there, and of those which
+// appear when their bus's driver is loaded. It returns the number of devices
+// that were new. A driver that does not load is reported and passed over: it
+// may be one that the boot does not need.
+func (n *node) coldplug() int {
+	devices := 0
+	for {
+		fresh := n.modules.unseen()
+		for _, alias := range fresh {
+			for _, name := range n.modules.index.Match(alias) {
+				if err := n.modules.load(name); err != nil {
+					n.log.detail("modules", fmt.Sprintf("%s, for %s: %v", name, alias, err))
+				}
+			}
+		}
+		if len(fresh) == 0 {
+			return devices
+		}
+		devices += len(fresh)
+	}
+}
+
+// unseen returns the modaliases below /sys/devices that were not returned before.
+func (l *loader) unseen() []string {
+	var fresh []string
+	filepath.WalkDir("/sys/devices", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "modalias" {
+			return nil
+		}
+		if alias := readTrimmed(path); alias != "" && !l.seen[alias] {
+			l.seen[alias] = true
+			fresh = append(fresh, alias)
+		}
+		return nil
+	})
+	return fresh
+}

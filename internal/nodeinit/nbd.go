@@ -1,0 +1,167 @@
+package nodeinit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/handoff"
+	"netroot/internal/proto/nbd"
+)
+
+// Generic netlink interface of the NBD driver, include/uapi/linux/nbd-netlink.h.
+const (
+	nbdFamily = "nbd"
+
+	nbdCmdConnect     = 1
+	nbdCmdDisconnect  = 2
+	nbdCmdReconfigure = 3
+
+	nbdAttrIndex           = 1
+	nbdAttrSizeBytes       = 2
+	nbdAttrBlockSizeBytes  = 3
+	nbdAttrTimeout         = 4
+	nbdAttrServerFlags     = 5
+	nbdAttrSockets         = 7
+	nbdAttrDeadConnTimeout = 8
+
+	nbdSockItem = 1
+	nbdSockFD   = 1
+)
+
+const (
+	// requestTimeout is how long the kernel waits for an answer before it
+	// takes the connection for dead. The request itself is not lost.
+	requestTimeout = 30 * time.Second
+	// deadTimeout is how long reads wait for a new connection: ten years.
+	deadTimeout = 10 * 365 * 24 * time.Hour
+	// connectLimit bounds one attempt to connect and negotiate.
+	connectLimit = 15 * time.Second
+)
+
+// nbdDevice is an attached device and what it takes to attach it again.
+type nbdDevice struct {
+	Index   int
+	Address string // host:port; the host is an address, for there is no resolver later
+	Export  string
+	Size    uint64 // bytes
+
+	conn   *os.File  // the socket the kernel reads from
+	keeper *exec.Cmd // the process that watches it
+}
+
+func (d *nbdDevice) path() string { return "/dev/nbd" + strconv.Itoa(d.Index) }
+
+// attachRoot connects the root's device and leaves a keeper with it.
+func (n *node) attachRoot(ctx context.Context) (string, error) {
+	if n.boot.Root.Transport != handoff.NBD {
+		return "", fmt.Errorf("root=%s: this initramfs has no transport %s", n.boot.Root, n.boot.Root.Transport)
+	}
+	d := &nbdDevice{Export: n.boot.Root.Export}
+	info, err := d.dial(ctx, n.boot.Root.Address())
+	if err != nil {
+		return "", err
+	}
+	if err := d.connect(info); err != nil {
+		return "", fmt.Errorf("give %s to the kernel: %w", d.Address, err)
+	}
+	sectors := fmt.Sprintf("/sys/block/nbd%d/size", d.Index)
+	err = poll(ctx, 10*time.Second, d.path(), func() (bool, error) {
+		_, err := os.Stat(d.path())
+		return err == nil && readTrimmed(sectors) != "0", nil
+	})
+	if err == nil {
+		d.keeper, err = startKeeper(keeperState{Device: *d, Net: n.net}, d.conn)
+	}
+	if err != nil {
+		return "", errors.Join(err, d.disconnect())
+	}
+	n.nbd = d
+	return fmt.Sprintf("%s is export %q of %s, %.1f MiB", d.path(), d.Export, d.Address, float64(d.Size)/(1<<20)), nil
+}
+
+// dial connects and negotiates; afterwards the socket carries nothing but
+// requests and answers and can be given to the kernel.
+func (d *nbdDevice) dial(ctx context.Context, address string) (nbd.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nbd.Info{}, err
+	}
+	defer conn.Close()
+	info, err := nbd.Handshake(ctx, conn, d.Export)
+	if err != nil {
+		return nbd.Info{}, fmt.Errorf("%s: %w", address, err)
+	}
+	file, err := conn.(*net.TCPConn).File()
+	if err != nil {
+		return nbd.Info{}, err
+	}
+	// Unacknowledged data for so long means that the server is gone; the
+	// keepalive above only speaks on an idle connection (tcp(7)).
+	unix.SetsockoptInt(int(file.Fd()), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(requestTimeout/time.Millisecond))
+	d.conn, d.Address, d.Size = file, conn.RemoteAddr().String(), info.Size
+	return info, nil
+}
+
+// connect makes the device (NBD_CMD_CONNECT).
+func (d *nbdDevice) connect(info nbd.Info) error {
+	const sector = 512
+	size := info.Size / sector * sector
+	return nbdRequest(nbdCmdConnect,
+		nl.NewRtAttr(nbdAttrIndex, nl.Uint32Attr(uint32(d.Index))),
+		nl.NewRtAttr(nbdAttrSizeBytes, nl.Uint64Attr(size)),
+		nl.NewRtAttr(nbdAttrBlockSizeBytes, nl.Uint64Attr(sector)),
+		nl.NewRtAttr(nbdAttrServerFlags, nl.Uint64Attr(uint64(info.Flags))),
+		nl.NewRtAttr(nbdAttrTimeout, nl.Uint64Attr(uint64(requestTimeout/time.Second))),
+		nl.NewRtAttr(nbdAttrDeadConnTimeout, nl.Uint64Attr(uint64(deadTimeout/time.Second))),
+		sockets(d.conn))
+}
+
+// reconfigure gives the device another connection in place of a dead one. The
+// kernel answers ENOSPC while it has not noticed yet that the old one is dead.
+func (d *nbdDevice) reconfigure() error {
+	return nbdRequest(nbdCmdReconfigure, nl.NewRtAttr(nbdAttrIndex, nl.Uint32Attr(uint32(d.Index))), sockets(d.conn))
+}
+
+// disconnect takes the device away and ends its keeper.
+func (d *nbdDevice) disconnect() error {
+	if d.keeper != nil {
+		d.keeper.Process.Kill()
+		d.keeper.Wait()
+	}
+	err := nbdRequest(nbdCmdDisconnect, nl.NewRtAttr(nbdAttrIndex, nl.Uint32Attr(uint32(d.Index))))
+	return errors.Join(err, d.conn.Close())
+}
+
+func sockets(conn *os.File) *nl.RtAttr {
+	list := nl.NewRtAttr(nbdAttrSockets|unix.NLA_F_NESTED, nil)
+	item := list.AddRtAttr(nbdSockItem|unix.NLA_F_NESTED, nil)
+	item.AddRtAttr(nbdSockFD, nl.Uint32Attr(uint32(conn.Fd())))
+	return list
+}
+
+func nbdRequest(command uint8, attrs ...*nl.RtAttr) error {
+	family, err := netlink.GenlFamilyGet(nbdFamily)
+	if err != nil {
+		return fmt.Errorf("the kernel's NBD driver (4.12 or newer): %w", err)
+	}
+	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
+	req.AddData(&nl.Genlmsg{Command: command, Version: uint8(family.Version)})
+	for _, a := range attrs {
+		req.AddData(a)
+	}
+	_, err = req.Execute(unix.NETLINK_GENERIC, 0)
+	return err
+}

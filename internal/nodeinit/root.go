@@ -1,0 +1,178 @@
+package nodeinit
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/handoff"
+	"netroot/internal/layer"
+)
+
+// Where the parts of an overlaid root are, in the initramfs and afterwards in
+// the root itself.
+const (
+	liveImage = "/live/image" // the packed root, read only
+	liveCow   = "/live/cow"   // the memory that takes the writes
+)
+
+// mountRoot mounts the device, and over it, with rootovl, memory to write to.
+func (n *node) mountRoot(context.Context) (said string, err error) {
+	var undo []string
+	defer func() {
+		for i := len(undo) - 1; err != nil && i >= 0; i-- {
+			unix.Unmount(undo[i], unix.MNT_DETACH)
+		}
+	}()
+	mount := func(source, target, fstype string, flags uintptr, options string) error {
+		if err := os.MkdirAll(target, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(source, target, fstype, flags, options); err != nil {
+			return fmt.Errorf("mount %s on %s as %s: %w", source, target, fstype, err)
+		}
+		undo = append(undo, target)
+		return nil
+	}
+	fstype, err := n.rootType()
+	if err != nil {
+		return "", err
+	}
+	target := newRoot
+	if n.boot.Overlay.Enabled {
+		target = liveImage
+	}
+	if err := mount(n.nbd.path(), target, fstype, unix.MS_RDONLY, mountOptions(n.boot.Root)); err != nil {
+		return "", err
+	}
+	if !n.boot.Overlay.Enabled {
+		return fmt.Sprintf("%s read-only", fstype), nil
+	}
+	size := n.boot.Overlay.Size
+	if size == "" {
+		size = "50%"
+	}
+	if err := mount("tmpfs", liveCow, "tmpfs", 0, "mode=0755,size="+size); err != nil {
+		return "", err
+	}
+	for _, dir := range []string{liveCow + "/upper", liveCow + "/work"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return "", err
+		}
+	}
+	if err := mount("overlay", newRoot, "overlay", 0, "lowerdir="+liveImage+",upperdir="+liveCow+"/upper,workdir="+liveCow+"/work"); err != nil {
+		return "", err
+	}
+	for _, dir := range []string{liveImage, liveCow} {
+		if err := moveMount(dir, newRoot+dir); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%s under an overlay in memory, at most %s", fstype, size), nil
+}
+
+// mountOptions are those of the packed file system; ro is a flag, not an option.
+func mountOptions(r handoff.Root) string {
+	var opts []string
+	for _, o := range r.MountOptions {
+		if o != "ro" && o != "rw" {
+			opts = append(opts, o)
+		}
+	}
+	return strings.Join(opts, ",")
+}
+
+// rootType is what root= says, or what the device's first bytes say:
+// squashfs (fs/squashfs/squashfs_fs.h) or EROFS (fs/erofs/erofs_fs.h).
+func (n *node) rootType() (string, error) {
+	if t := n.boot.Root.FSType; t != "" && t != "auto" {
+		return t, n.modules.load(t)
+	}
+	head := make([]byte, 1028)
+	f, err := os.Open(n.nbd.path())
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if _, err := io.ReadFull(f, head); err != nil {
+		return "", fmt.Errorf("read %s: %w", n.nbd.path(), err)
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte("hsqs")):
+		return "squashfs", nil
+	case bytes.HasPrefix(head[1024:], []byte{0xe2, 0xe1, 0xf5, 0xe0}):
+		return "erofs", nil
+	}
+	return "", fmt.Errorf("%s holds neither squashfs nor EROFS; name its type in root= or rootfstype=", n.nbd.path())
+}
+
+// layerLimit bounds a layer archive, which is checked in memory before a byte
+// of it is unpacked.
+const layerLimit = 512 << 20
+
+// applyLayers fetches each layer, checks it against the digest that the command
+// line names, and unpacks it over the root.
+func (n *node) applyLayers(ctx context.Context) (string, error) {
+	if len(n.boot.Layers) == 0 {
+		return "", nil
+	}
+	if !n.boot.Overlay.Enabled {
+		return "", errors.New("netroot.layer= needs a root that can be written: add rootovl")
+	}
+	root, err := os.OpenRoot(newRoot)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	total := 0
+	for _, l := range n.boot.Layers {
+		archive, err := fetchLayer(ctx, l)
+		if err != nil {
+			return "", err
+		}
+		if err := layer.Apply(root, bytes.NewReader(archive)); err != nil {
+			return "", fmt.Errorf("unpack %s: %w", l.URL, err)
+		}
+		total += len(archive)
+	}
+	return fmt.Sprintf("%d applied, %d bytes", len(n.boot.Layers), total), nil
+}
+
+func fetchLayer(ctx context.Context, l handoff.Layer) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.URL, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("fetch %s: the server says %s", l.URL, resp.Status)
+	}
+	archive, err := io.ReadAll(io.LimitReader(resp.Body, layerLimit+1))
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s: %w", l.URL, err)
+	}
+	if len(archive) > layerLimit {
+		return nil, fmt.Errorf("fetch %s: more than %d MiB", l.URL, layerLimit>>20)
+	}
+	sum := sha256.Sum256(archive)
+	if got := "sha256:" + hex.EncodeToString(sum[:]); got != l.Digest {
+		return nil, fmt.Errorf("fetch %s: what came has digest %s", l.URL, got)
+	}
+	return archive, nil
+}
