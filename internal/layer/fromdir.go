@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,11 +29,11 @@ import (
 func FromDir(w io.Writer, dir string) (digest string, err error) {
 	sum := sha256.New()
 	d := dirReader{dir: dir, tw: tar.NewWriter(io.MultiWriter(w, sum)), links: make(map[inode]string)}
-	// WalkDir visits in lexical order, which makes the archive the same each time.
-	if err := filepath.WalkDir(dir, d.visit); err != nil {
-		return "", fmt.Errorf("layer directory %s: %w", dir, err)
+	// A dir that is itself a symbolic link would be an empty layer.
+	if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
+		return "", fmt.Errorf("layer directory %s: %w", dir, errors.Join(err, errors.New("is not a directory")))
 	}
-	if err := d.tw.Close(); err != nil {
+	if err := d.archive(); err != nil {
 		return "", fmt.Errorf("layer directory %s: %w", dir, err)
 	}
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
@@ -41,20 +42,26 @@ func FromDir(w io.Writer, dir string) (digest string, err error) {
 type inode struct{ dev, ino uint64 }
 
 type dirReader struct {
-	dir   string
+	dir   string // what is read
+	name  string // what it is called in the archive; empty: dir is the archive's root, which has no entry
+	edit  func(*tar.Header)
 	tw    *tar.Writer
 	links map[inode]string // first name of each file that has several
+}
+
+// archive writes dir and all below it. WalkDir visits in lexical order, which makes the archive the same each time.
+func (d *dirReader) archive() error {
+	if err := filepath.WalkDir(d.dir, d.visit); err != nil {
+		return err
+	}
+	return d.tw.Close()
 }
 
 func (d *dirReader) visit(file string, _ fs.DirEntry, err error) error {
 	if err != nil {
 		return err
 	}
-	if file == d.dir {
-		// A dir that is itself a symbolic link would be an empty layer.
-		if fi, err := os.Lstat(file); err != nil || !fi.IsDir() {
-			return errors.Join(err, errors.New("is not a directory"))
-		}
+	if file == d.dir && d.name == "" {
 		return nil
 	}
 	fi, err := os.Lstat(file)
@@ -68,9 +75,12 @@ func (d *dirReader) visit(file string, _ fs.DirEntry, err error) error {
 	if err != nil {
 		return err
 	}
-	hdr, err := d.header(file, filepath.ToSlash(rel), fi)
+	hdr, err := d.header(file, path.Join(d.name, filepath.ToSlash(rel)), fi)
 	if err != nil {
 		return err
+	}
+	if d.edit != nil {
+		d.edit(hdr)
 	}
 	if hdr.Typeflag != tar.TypeReg {
 		return writeEntry(d.tw, hdr, nil)

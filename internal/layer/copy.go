@@ -1,0 +1,54 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+)
+
+// Copy copies the file or tree at src, a path of this machine, to name inside root, keeping what FromDir keeps and with
+// Apply's care: nothing outside root is written, whatever links the tree holds. A directory is merged into one that is
+// there. edit, where it is not nil, may change an entry (its owner, say) on the way.
+func Copy(root *os.Root, src, name string, edit func(*tar.Header)) error {
+	name = strings.TrimLeft(path.Clean("/"+name), "/")
+	pr, pw := io.Pipe()
+	go func() {
+		d := dirReader{dir: src, name: name, edit: edit, tw: tar.NewWriter(pw), links: make(map[inode]string)}
+		pw.CloseWithError(d.archive())
+	}()
+	err := Apply(root, pr)
+	pr.CloseWithError(errors.New("no longer read"))
+	return err
+}
+
+// Resolve returns where name leads to when root is taken for "/", as a path below root without symbolic links. The last
+// component, too, is followed. What is not there is fs.ErrNotExist.
+func Resolve(root *os.Root, name string) (string, error) {
+	for range maxLinks {
+		parent, err := walk(root, path.Dir(name), false)
+		if err != nil {
+			return "", err
+		}
+		base := path.Base(path.Clean("/" + name))
+		if base == "/" {
+			return ".", nil
+		}
+		place := path.Join(parent, base)
+		fi, err := root.Lstat(place)
+		if err != nil || fi.Mode().Type() != fs.ModeSymlink {
+			return place, err
+		}
+		target, err := root.Readlink(place)
+		if err != nil {
+			return "", err
+		}
+		if name = target; !path.IsAbs(target) {
+			name = path.Join(parent, target)
+		}
+	}
+	return "", &fs.PathError{Op: "resolve", Path: name, Err: errors.New("too many symbolic links")}
+}
