@@ -1,0 +1,213 @@
+package sandbox
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Main is the sandbox's inner process. Every main function and TestMain of a program that uses this package calls it
+// first: in an ordinary process it returns at once; in one that this package re-executed it never returns.
+func Main() {
+	if len(os.Args) == 0 || os.Args[0] != innerName {
+		return
+	}
+	control := os.NewFile(controlFD, "sandbox control")
+	closeOnExec()
+	signals := make(chan os.Signal, 8)
+	// Handled, not ignored: an ignored signal would stay ignored in the command. Interrupts from the terminal reach the
+	// command by themselves when they are meant for it.
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP)
+
+	orders := json.NewDecoder(control)
+	var o order
+	if err := orders.Decode(&o); err != nil {
+		os.Exit(1) // the parent is gone, or this is not its child: nobody to tell
+	}
+	orphaned := make(chan struct{})
+	go func() {
+		_, _ = io.Copy(io.Discard, control)
+		close(orphaned)
+	}()
+	out, err := obey(o, signals, orphaned)
+	if err != nil {
+		out.Err = err.Error()
+	}
+	if json.NewEncoder(control).Encode(out) != nil {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// closeOnExec keeps the control socket from the command, and whatever file the program that started the parent left
+// open without the flag.
+func closeOnExec() {
+	open, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= controlFD {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
+// obey carries out the order: file systems, script, command, and everything back in its place. Only when nothing of
+// the command runs any more are the Tree's own files put back.
+func obey(o order, signals <-chan os.Signal, orphaned <-chan struct{}) (out outcome, err error) {
+	unix.Umask(int(o.Umask.Perm()))
+	if o.Root == "" {
+		err = enterHost()
+	} else {
+		host := readHostFiles()
+		if err = enterTree(o.Root, o.Binds); err == nil {
+			putBack, stageErr := stageFiles(host)
+			defer func() { err = errors.Join(err, putBack()) }()
+			err = stageErr
+		}
+	}
+	if err != nil {
+		return out, err
+	}
+	if o.Script != nil {
+		if err := writeScript(*o.Script); err != nil {
+			return out, err
+		}
+		if o.Root == "" { // the Tree's goes with the private /dev
+			defer func() { err = errors.Join(err, os.Remove(o.Script.Path)) }()
+		}
+	}
+	pid, err := start(o)
+	if err != nil {
+		return out, err
+	}
+	ws := supervise(pid, o.Grace, signals, orphaned)
+	if ws.Signaled() {
+		return outcome{Code: -1, Signal: ws.Signal()}, nil
+	}
+	return outcome{Code: ws.ExitStatus()}, nil
+}
+
+func writeScript(s scriptFile) error {
+	// O_EXCL: on the host the directory is one that everybody can write to.
+	f, err := os.OpenFile(s.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return fmt.Errorf("write the script: %w", err)
+	}
+	_, err = f.WriteString(s.Body)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write the script: %w", err)
+	}
+	return nil
+}
+
+// start starts the command and returns its pid.
+func start(o order) (int, error) {
+	prog, err := lookPath(o)
+	if err != nil {
+		return 0, err
+	}
+	attr := &syscall.ProcAttr{Dir: cmp.Or(o.Dir, "/"), Env: o.Env, Files: []uintptr{0, 1, 2}}
+	if fi, err := os.Stat(attr.Dir); err != nil || !fi.IsDir() {
+		return 0, fmt.Errorf("%s, the working directory, is not a directory", attr.Dir)
+	}
+	if o.Root != "" {
+		if err := park(); err != nil {
+			return 0, err
+		}
+		attr.Sys = &syscall.SysProcAttr{Chroot: "."}
+	}
+	pid, err := syscall.ForkExec(prog, o.Argv, attr)
+	switch {
+	case errors.Is(err, syscall.ENOEXEC):
+		return 0, fmt.Errorf("%s: exec format error: it is made for another architecture than this host's %s, or it is a script that lacks its #! line",
+			prog, runtime.GOARCH)
+	case errors.Is(err, syscall.ENOENT): // lookPath has seen the program itself
+		return 0, fmt.Errorf("%s: the dynamic loader or interpreter that it asks for is missing", prog)
+	case err != nil:
+		return 0, fmt.Errorf("%s: %w", prog, err)
+	}
+	return pid, nil
+}
+
+// lookPath finds the program in the command's PATH.
+func lookPath(o order) (string, error) {
+	name := o.Argv[0]
+	for _, kv := range o.Env {
+		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
+			if err := os.Setenv("PATH", path); err != nil {
+				return "", err
+			}
+		}
+	}
+	prog, err := exec.LookPath(name)
+	switch {
+	case err != nil && o.Root == "":
+		return "", err
+	case err != nil && o.Script != nil:
+		return "", fmt.Errorf("the tree has no %s to run the section with: install a shell (dash, bash or busybox) into it first", name)
+	case err != nil:
+		return "", fmt.Errorf("the tree has no program %s in PATH=%s", name, os.Getenv("PATH"))
+	}
+	return prog, nil
+}
+
+// supervise waits until the command has ended and every other process of the namespace with it, and returns the
+// command's status. As the first process of its pid namespace it inherits all orphans. kill(-1) reaches every process
+// of the namespace but this one.
+func supervise(pid int, grace time.Duration, signals <-chan os.Signal, orphaned <-chan struct{}) syscall.WaitStatus {
+	ended, empty := make(chan syscall.WaitStatus, 1), make(chan struct{})
+	go reap(pid, ended, empty)
+
+	var status syscall.WaitStatus
+	var timeout <-chan time.Time
+	for {
+		select {
+		case status = <-ended:
+			_ = unix.Kill(-1, unix.SIGKILL) // daemons that it left
+		case sig := <-signals:
+			if sig != unix.SIGTERM || timeout != nil {
+				continue
+			}
+			_ = unix.Kill(-1, unix.SIGTERM)
+			timeout = time.After(grace)
+		case <-timeout:
+			_ = unix.Kill(-1, unix.SIGKILL)
+		case <-orphaned:
+			orphaned = nil
+			_ = unix.Kill(-1, unix.SIGKILL)
+		case <-empty:
+			select {
+			case status = <-ended:
+			default:
+			}
+			return status
+		}
+	}
+}
+
+// reap waits for every process until none is left.
+func reap(pid int, ended chan<- syscall.WaitStatus, empty chan<- struct{}) {
+	for {
+		var ws syscall.WaitStatus
+		got, err := syscall.Wait4(-1, &ws, 0, nil)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil: // ECHILD
+			close(empty)
+			return
+		case got == pid:
+			ended <- ws
+		}
+	}
+}
