@@ -1,0 +1,228 @@
+// Package kernel finds the kernels inside a tree: their image, their modules
+// and their configuration, the newest first by the distribution's own version
+// order. Links in the tree are followed as a system that runs from it would,
+// and never lead out to the host.
+//
+// It does not read modules (package kmod does) and installs nothing.
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// Kernel is a kernel whose modules are complete.
+type Kernel struct {
+	Release   string  // as uname -r says it: "6.1.0-56-amd64"
+	Image     string  // path relative to the tree, no link in it: "boot/vmlinuz-6.1.0-56-amd64"
+	ModuleDir string  // the same for its modules: "usr/lib/modules/6.1.0-56-amd64"
+	Config    Config  // how it was built; nil when the tree does not say
+	Skipped   []error // newer kernels that were passed over, and why
+}
+
+// moduleDirs are where modules lie; the first is a link to the second where
+// /usr is merged.
+var moduleDirs = []string{"lib/modules", "usr/lib/modules"}
+
+// Find returns the kernel with the given release, or the newest when release is
+// empty. A kernel without modules or without their index (modules.dep) is an
+// error, but the newest is then passed over for an older complete one.
+func Find(treeDir, release string) (*Kernel, error) {
+	root, err := os.OpenRoot(treeDir)
+	if err != nil {
+		return nil, fmt.Errorf("look for kernels: %w", err)
+	}
+	defer root.Close()
+	t := &tree{root: root, dir: treeDir}
+	t.identify()
+	images := t.images()
+	releases := make([]string, 0, len(images))
+	for r := range images {
+		releases = append(releases, r)
+	}
+	slices.SortFunc(releases, func(a, b string) int { return t.compare(b, a) })
+
+	switch {
+	case len(releases) == 0:
+		return nil, fmt.Errorf("no kernel in %s: have the recipe install %s", t.dir, t.kernelPackage)
+	case release == "":
+		return t.newest(releases, images)
+	case images[release] == "":
+		return nil, fmt.Errorf("no kernel %s in %s: it has %s", release, t.dir, strings.Join(releases, ", "))
+	}
+	return t.complete(release, images[release])
+}
+
+func (t *tree) newest(releases []string, images map[string]string) (*Kernel, error) {
+	var skipped []error
+	for _, r := range releases {
+		k, err := t.complete(r, images[r])
+		if err == nil {
+			k.Skipped = skipped
+			return k, nil
+		}
+		skipped = append(skipped, err)
+	}
+	return nil, errors.Join(skipped...)
+}
+
+// images maps the releases that have a kernel image to its path.
+func (t *tree) images() map[string]string {
+	found := map[string]string{}
+	add := func(release, name string) {
+		if release != "" && found[release] == "" {
+			if file, ok := t.file(name); ok {
+				found[release] = file
+			}
+		}
+	}
+	for _, name := range t.list("boot") {
+		if r, ok := strings.CutPrefix(name, "vmlinuz-"); ok {
+			add(r, "boot/"+name)
+		}
+	}
+	for _, name := range t.list("boot") { // arm64
+		if r, ok := strings.CutPrefix(name, "Image-"); ok {
+			add(strings.TrimSuffix(r, ".gz"), "boot/"+name)
+		}
+	}
+	for _, dir := range moduleDirs { // Fedora, EL, SUSE, Arch
+		for _, release := range t.list(dir) {
+			add(release, path.Join(dir, release, "vmlinuz"))
+			add(release, path.Join(dir, release, "Image"))
+		}
+	}
+	return found
+}
+
+// complete returns the kernel when its modules are there and indexed.
+func (t *tree) complete(release, image string) (*Kernel, error) {
+	k := &Kernel{Release: release, Image: image}
+	for _, dir := range moduleDirs {
+		if real, err := t.resolve(path.Join(dir, release)); err == nil && t.isDir(real) {
+			k.ModuleDir = real
+			break
+		}
+	}
+	if k.ModuleDir == "" {
+		return nil, fmt.Errorf("kernel %s in %s has no modules: lib/modules/%s is missing: have the recipe install the whole package, %s",
+			release, t.dir, release, t.kernelPackage)
+	}
+	if _, ok := t.file(path.Join(k.ModuleDir, "modules.dep")); !ok {
+		return nil, fmt.Errorf("kernel %s in %s has no list of its modules: %s/modules.dep is missing: have the recipe run `depmod %s`",
+			release, t.dir, k.ModuleDir, release)
+	}
+	for _, name := range []string{"boot/config-" + release, path.Join(k.ModuleDir, "config")} {
+		file, ok := t.file(name)
+		if !ok {
+			continue
+		}
+		config, err := t.config(file)
+		if err != nil {
+			return nil, fmt.Errorf("configuration of kernel %s in %s: %s: %w", release, t.dir, file, err)
+		}
+		k.Config = config
+		break
+	}
+	return k, nil
+}
+
+func (t *tree) config(name string) (Config, error) {
+	f, err := t.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return ParseConfig(f)
+}
+
+// identify tells the distribution's family: how it orders versions and what its
+// kernel package is called.
+func (t *tree) identify() {
+	t.compare = compareRPM
+	if _, ok := t.file("var/lib/dpkg/status"); ok {
+		t.compare = compareDebian
+	}
+	t.kernelPackage = kernelPackage(t.osRelease(), t.architecture())
+}
+
+// kernelPackage names the package that brings the newest kernel. ids are ID and
+// ID_LIKE of os-release.
+func kernelPackage(ids []string, arch string) string {
+	for _, id := range ids {
+		switch id {
+		case "ubuntu":
+			return "linux-image-generic"
+		case "debian":
+			return "linux-image-" + arch
+		case "fedora", "rhel", "centos":
+			return "kernel"
+		case "suse", "opensuse":
+			return "kernel-default"
+		case "arch":
+			return "linux"
+		}
+	}
+	return "the kernel package (linux-image-" + arch + " on Debian, kernel on Fedora and EL)"
+}
+
+// osRelease returns the distribution's ID and then what it says it is like.
+func (t *tree) osRelease() []string {
+	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
+		file, ok := t.file(name)
+		if !ok {
+			continue
+		}
+		raw, err := t.root.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		var id, like []string
+		for line := range strings.Lines(string(raw)) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+			switch words := strings.Fields(strings.Trim(value, `"'`)); key {
+			case "ID":
+				id = words
+			case "ID_LIKE":
+				like = words
+			}
+		}
+		return append(id, like...)
+	}
+	return nil
+}
+
+// architecture is the tree's, as dpkg names it.
+func (t *tree) architecture() string {
+	if file, ok := t.file("var/lib/dpkg/arch"); ok {
+		if raw, err := t.root.ReadFile(file); err == nil {
+			if names := strings.Fields(string(raw)); len(names) > 0 {
+				return names[0]
+			}
+		}
+	}
+	return runtime.GOARCH // dpkg's name is the same where netroot runs
+}
+
+// list returns the names in a directory, in order; none when it is not there.
+func (t *tree) list(name string) []string {
+	dir, err := t.resolve(name)
+	if err != nil {
+		return nil
+	}
+	entries, err := fs.ReadDir(t.root.FS(), dir)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}

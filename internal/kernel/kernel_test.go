@@ -1,0 +1,209 @@
+package kernel
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// makeTree makes a tree of "path", "path = content", "path/" and "link -> target".
+func makeTree(t *testing.T, lines ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, line := range lines {
+		var err error
+		name, target, isLink := strings.Cut(line, " -> ")
+		name, content, _ := strings.Cut(name, " = ")
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case isLink:
+			err = os.Symlink(target, path)
+		case strings.HasSuffix(name, "/"):
+			err = os.MkdirAll(path, 0o755)
+		default:
+			err = os.WriteFile(path, []byte(content+"\n"), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// debian is the beginning of a Debian tree with a merged /usr.
+func debian(lines ...string) []string {
+	return append([]string{"usr/lib/modules/", "lib -> usr/lib", "boot/", "var/lib/dpkg/status",
+		"var/lib/dpkg/arch = arm64", "usr/lib/os-release = ID=debian", "etc/os-release -> ../usr/lib/os-release"}, lines...)
+}
+
+func fedora(lines ...string) []string {
+	return append([]string{"usr/lib/modules/", "lib -> usr/lib", "boot/", "usr/lib/os-release = NAME=x\nID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"",
+		"etc/os-release -> /usr/lib/os-release"}, lines...)
+}
+
+func TestFind(t *testing.T) {
+	for name, tt := range map[string]struct {
+		tree    []string
+		release string
+		want    Kernel
+		skipped string
+	}{
+		"debian, versions not names": {
+			tree: debian("boot/vmlinuz-6.1.0-9-amd64", "boot/vmlinuz-6.1.0-56-amd64", "boot/config-6.1.0-56-amd64 = CONFIG_SQUASHFS=m",
+				"lib/modules/6.1.0-9-amd64/modules.dep", "lib/modules/6.1.0-56-amd64/modules.dep",
+				"vmlinuz -> boot/vmlinuz-6.1.0-9-amd64", "boot/vmlinuz-6.1.0-56-amd64.sha256sum"),
+			want: Kernel{Release: "6.1.0-56-amd64", Image: "boot/vmlinuz-6.1.0-56-amd64", ModuleDir: "usr/lib/modules/6.1.0-56-amd64",
+				Config: Config{"SQUASHFS": "m"}},
+			skipped: "kernel 6.1.0-56-amd64.sha256sum in ",
+		},
+		"asked for": {
+			tree: debian("boot/vmlinuz-6.1.0-9-amd64", "boot/vmlinuz-6.1.0-56-amd64",
+				"lib/modules/6.1.0-9-amd64/modules.dep", "lib/modules/6.1.0-56-amd64/modules.dep"),
+			release: "6.1.0-9-amd64",
+			want:    Kernel{Release: "6.1.0-9-amd64", Image: "boot/vmlinuz-6.1.0-9-amd64", ModuleDir: "usr/lib/modules/6.1.0-9-amd64"},
+		},
+		"newest without depmod": {
+			tree: debian("boot/vmlinuz-6.1.0-9-amd64", "boot/vmlinuz-6.1.0-56-amd64",
+				"lib/modules/6.1.0-9-amd64/modules.dep", "lib/modules/6.1.0-56-amd64/kernel/"),
+			want:    Kernel{Release: "6.1.0-9-amd64", Image: "boot/vmlinuz-6.1.0-9-amd64", ModuleDir: "usr/lib/modules/6.1.0-9-amd64"},
+			skipped: "usr/lib/modules/6.1.0-56-amd64/modules.dep is missing: have the recipe run `depmod 6.1.0-56-amd64`",
+		},
+		"unmerged, arm64": {
+			tree: []string{"lib/modules/6.6.1/modules.dep", "boot/Image-6.6.1.gz", "usr/lib/modules/"},
+			want: Kernel{Release: "6.6.1", Image: "boot/Image-6.6.1.gz", ModuleDir: "lib/modules/6.6.1"},
+		},
+		"el, only in the module directory": {
+			tree: fedora("usr/lib/modules/5.14.0-70.el9.x86_64/modules.dep", "usr/lib/modules/5.14.0-70.el9.x86_64/vmlinuz",
+				"usr/lib/modules/5.14.0-503.11.1.el9_5.x86_64/modules.dep", "usr/lib/modules/5.14.0-503.11.1.el9_5.x86_64/vmlinuz",
+				"usr/lib/modules/5.14.0-503.11.1.el9_5.x86_64/config = CONFIG_OVERLAY_FS=m", "boot/vmlinuz-0-rescue-0123"),
+			want: Kernel{Release: "5.14.0-503.11.1.el9_5.x86_64", Image: "usr/lib/modules/5.14.0-503.11.1.el9_5.x86_64/vmlinuz",
+				ModuleDir: "usr/lib/modules/5.14.0-503.11.1.el9_5.x86_64", Config: Config{"OVERLAY_FS": "m"}},
+		},
+		"absolute and climbing links stay inside": {
+			tree: fedora("boot/vmlinuz-6.11.4 -> /lib/modules/6.11.4/vmlinuz", "usr/lib/modules/6.11.4/vmlinuz -> ../../../../../../../../boot/real",
+				"boot/real", "usr/lib/modules/6.11.4/modules.dep -> /x/modules.dep", "x/modules.dep"),
+			want: Kernel{Release: "6.11.4", Image: "boot/real", ModuleDir: "usr/lib/modules/6.11.4"},
+		},
+		"dangling link in boot": {
+			tree: fedora("boot/vmlinuz-6.11.4 -> /nowhere", "usr/lib/modules/6.11.4/vmlinuz", "usr/lib/modules/6.11.4/modules.dep"),
+			want: Kernel{Release: "6.11.4", Image: "usr/lib/modules/6.11.4/vmlinuz", ModuleDir: "usr/lib/modules/6.11.4"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Find(makeTree(t, tt.tree...), tt.release)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var skipped string
+			if len(got.Skipped) == 1 {
+				skipped = got.Skipped[0].Error()
+			}
+			if (tt.skipped == "") != (len(got.Skipped) == 0) || !strings.Contains(skipped, tt.skipped) {
+				t.Errorf("skipped %v, want %q", got.Skipped, tt.skipped)
+			}
+			got.Skipped = nil
+			if diff := cmp.Diff(tt.want, *got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestFindErrors(t *testing.T) {
+	for name, tt := range map[string]struct {
+		tree    []string
+		release string
+		want    []string
+	}{
+		"none in debian": {debian("vmlinuz -> boot/vmlinuz-6.1.0-9-arm64"), "", []string{"no kernel in ", "install linux-image-arm64"}},
+		"none in el":     {fedora(), "", []string{"install kernel"}},
+		"none somewhere": {nil, "", []string{"linux-image-", "kernel on Fedora and EL"}},
+		"absent": {debian("boot/vmlinuz-6.1.0-9-arm64", "boot/vmlinuz-6.1.0-56-arm64"), "6.1.0-57-arm64",
+			[]string{"no kernel 6.1.0-57-arm64 in ", "it has 6.1.0-56-arm64, 6.1.0-9-arm64"}},
+		"outside": {debian("boot/vmlinuz-6.1.0-9-arm64"), "../../etc/passwd", []string{"no kernel ../../etc/passwd"}},
+		"asked for without modules": {debian("boot/vmlinuz-6.1", "boot/vmlinuz-6.2", "lib/modules/6.1/modules.dep"), "6.2",
+			[]string{"kernel 6.2 in ", "has no modules: lib/modules/6.2 is missing"}},
+		"none complete": {debian("boot/vmlinuz-6.1", "boot/vmlinuz-6.2", "lib/modules/6.1/kernel/"), "",
+			[]string{"lib/modules/6.2 is missing", "run `depmod 6.1`"}},
+		"link loop": {debian("boot/vmlinuz-6.1 -> vmlinuz-6.1"), "", []string{"no kernel in "}},
+		"broken config": {debian("boot/vmlinuz-6.1", "lib/modules/6.1/modules.dep", "boot/config-6.1 = CONFIG_A=y\nnonsense"), "",
+			[]string{"boot/config-6.1: line 2 is no kernel option"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k, err := Find(makeTree(t, tt.tree...), tt.release)
+			if err == nil {
+				t.Fatalf("found %+v", k)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %v, want %q", err, want)
+				}
+			}
+		})
+	}
+	if _, err := Find(filepath.Join(t.TempDir(), "nowhere"), ""); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("missing tree: %v", err)
+	}
+}
+
+// TestResolve checks that what a link in a tree says of the host is not read
+// from the host.
+func TestResolve(t *testing.T) {
+	dir := makeTree(t, "etc/", "a -> /etc/passwd", "b -> ../../../../../../../../etc/passwd", "c -> /", "d -> c/e/..", "e/f")
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	tr := &tree{root: root, dir: dir}
+	for name, want := range map[string]string{"/e//f": "e/f", "c/e/f": "e/f", "d/e/../e/./f": "e/f", "../..": ".", "c/c/c": "."} {
+		if got, err := tr.resolve(name); err != nil || got != want {
+			t.Errorf("resolve(%s) = %q, %v, want %q", name, got, err, want)
+		}
+	}
+	for _, name := range []string{"a", "b", "c/a"} {
+		if got, err := tr.resolve(name); !os.IsNotExist(err) {
+			t.Errorf("resolve(%s) = %q, %v: led out of the tree", name, got, err)
+		}
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	c, err := ParseConfig(strings.NewReader("#\n# Automatically generated\n\nCONFIG_CC_VERSION_TEXT=\"gcc (Debian) 12\"\n" +
+		"CONFIG_SQUASHFS=m\nCONFIG_OVERLAY_FS=y\n# CONFIG_SQUASHFS_ZSTD is not set\nCONFIG_HZ=250\nCONFIG_EMPTY=\"\"\nCONFIG_NO=n\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{"CC_VERSION_TEXT": "gcc (Debian) 12", "SQUASHFS": "m", "OVERLAY_FS": "y", "HZ": "250", "EMPTY": "", "NO": "n"}
+	if diff := cmp.Diff(want, c); diff != "" {
+		t.Error(diff)
+	}
+	for name, want := range map[string]bool{"SQUASHFS": true, "OVERLAY_FS": true, "SQUASHFS_ZSTD": false, "HZ": false, "NO": false} {
+		if c.Enabled(name) != want {
+			t.Errorf("Enabled(%s) = %v", name, !want)
+		}
+	}
+	if Config(nil).Enabled("SQUASHFS") {
+		t.Error("nothing is known, yet SQUASHFS is enabled")
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add("CONFIG_A=y\nCONFIG_B=\"x\"\n")
+	f.Add("CONFIG_=y")
+	f.Add("\x1f\x8b\x08")
+	f.Fuzz(func(t *testing.T, src string) {
+		c, err := ParseConfig(strings.NewReader(src))
+		for name := range c {
+			if name == "" || err != nil {
+				t.Errorf("%q gives %v, %v", src, c, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,160 @@
+package kernel
+
+import (
+	"cmp"
+	"strings"
+)
+
+// compareDebian orders two releases as dpkg orders versions without an epoch
+// (deb-version(7), "Sorting algorithm").
+func compareDebian(a, b string) int {
+	upstreamA, revisionA := cutLast(a, '-')
+	upstreamB, revisionB := cutLast(b, '-')
+	if c := compareDebianPart(upstreamA, upstreamB); c != 0 {
+		return c
+	}
+	return compareDebianPart(revisionA, revisionB)
+}
+
+func cutLast(s string, sep byte) (before, after string) {
+	if i := strings.LastIndexByte(s, sep); i >= 0 {
+		return s[:i], s[i+1:]
+	}
+	return s, ""
+}
+
+func compareDebianPart(a, b string) int {
+	for a != "" || b != "" {
+		for startsWithoutDigit(a) || startsWithoutDigit(b) {
+			if c := cmp.Compare(debianOrder(a), debianOrder(b)); c != 0 {
+				return c
+			}
+			a, b = a[1:], b[1:] // equal orders: both have such a character
+		}
+		var numberA, numberB string
+		numberA, a = span(a, isDigit)
+		numberB, b = span(b, isDigit)
+		if c := compareNumbers(numberA, numberB); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+func startsWithoutDigit(s string) bool { return s != "" && !isDigit(s[0]) }
+
+// debianOrder is the weight of the first character: a tilde sorts before the
+// end, the end (and a digit) before letters, letters before everything else.
+func debianOrder(s string) int {
+	switch {
+	case s == "" || isDigit(s[0]):
+		return 0
+	case s[0] == '~':
+		return -1
+	case isLetter(s[0]):
+		return int(s[0])
+	default:
+		return int(s[0]) + 256
+	}
+}
+
+// compareRPM orders two releases, "version-release.arch", by version and then
+// by release. Variants of one version ("+debug", "+rt") come before the plain
+// kernel, so that it is the one taken.
+func compareRPM(a, b string) int {
+	plainA, variantA, isVariantA := strings.Cut(a, "+")
+	plainB, variantB, isVariantB := strings.Cut(b, "+")
+	versionA, releaseA, _ := strings.Cut(plainA, "-")
+	versionB, releaseB, _ := strings.Cut(plainB, "-")
+	if c := rpmVercmp(versionA, versionB); c != 0 {
+		return c
+	}
+	if c := rpmVercmp(releaseA, releaseB); c != 0 {
+		return c
+	}
+	if isVariantA != isVariantB {
+		if isVariantA {
+			return -1
+		}
+		return 1
+	}
+	return strings.Compare(variantA, variantB)
+}
+
+// rpmVercmp orders two strings as rpm does (rpm-version(7)): by runs of
+// digits and of letters, with a tilde before the end and a caret after it but
+// before anything else.
+func rpmVercmp(a, b string) int {
+	for {
+		a, b = strings.TrimLeftFunc(a, isRPMSeparator), strings.TrimLeftFunc(b, isRPMSeparator)
+		if tildeA, tildeB := strings.HasPrefix(a, "~"), strings.HasPrefix(b, "~"); tildeA || tildeB {
+			if tildeA != tildeB {
+				return pick(tildeB)
+			}
+			a, b = a[1:], b[1:]
+			continue
+		}
+		if caretA, caretB := strings.HasPrefix(a, "^"), strings.HasPrefix(b, "^"); caretA || caretB {
+			if caretA != caretB {
+				return pick(caretA && b == "" || caretB && a != "")
+			}
+			a, b = a[1:], b[1:]
+			continue
+		}
+		if a == "" || b == "" {
+			return cmp.Compare(len(a), len(b))
+		}
+		class := isLetter
+		if isDigit(a[0]) {
+			class = isDigit
+		}
+		var runA, runB string
+		runA, a = span(a, class)
+		runB, b = span(b, class)
+		switch {
+		case runB == "": // a number is newer than a word
+			return pick(isDigit(runA[0]))
+		case isDigit(runA[0]):
+			if c := compareNumbers(runA, runB); c != 0 {
+				return c
+			}
+		default:
+			if c := strings.Compare(runA, runB); c != 0 {
+				return c
+			}
+		}
+	}
+}
+
+// pick is the comparison's result when the first is newer or else older.
+func pick(firstIsNewer bool) int {
+	if firstIsNewer {
+		return 1
+	}
+	return -1
+}
+
+func isRPMSeparator(r rune) bool {
+	return r > 127 || !isDigit(byte(r)) && !isLetter(byte(r)) && r != '~' && r != '^'
+}
+
+// compareNumbers compares runs of digits of any length.
+func compareNumbers(a, b string) int {
+	a, b = strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
+	if len(a) != len(b) {
+		return cmp.Compare(len(a), len(b))
+	}
+	return strings.Compare(a, b)
+}
+
+// span splits off the beginning whose characters are all of one class.
+func span(s string, class func(byte) bool) (run, rest string) {
+	n := 0
+	for n < len(s) && class(s[n]) {
+		n++
+	}
+	return s[:n], s[n:]
+}
+
+func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
+func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
