@@ -1,0 +1,333 @@
+package nbd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// maxExtents bounds the reply to one BLOCK_STATUS; the client asks on where it ends.
+const maxExtents = 4096
+
+// request is one command of a client.
+type request struct {
+	flags  uint16
+	cmd    uint16
+	cookie uint64
+	offset uint64
+	length uint32
+}
+
+// transmit serves requests until the client leaves (nil, or io.EOF when without a word) or an error ends
+// the connection. When it returns no request is under way.
+func (c *conn) transmit(ctx context.Context) error {
+	defer c.inFlight.Acquire(context.Background(), connMemory) // all of it: waits for every request
+	for {
+		r, err := c.readRequest()
+		if err != nil {
+			if cause := c.cause.Load(); cause != nil {
+				return *cause
+			}
+			return err
+		}
+		if r.cmd == cmdDisc {
+			return nil
+		}
+		if r.cmd == cmdWrite {
+			if err := c.skipPayload(r); err != nil {
+				return err
+			}
+		}
+		if err := c.handle(ctx, r); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *conn) readRequest() (request, error) {
+	b, err := c.r.Peek(requestHead)
+	if err != nil {
+		if err == io.EOF && len(b) > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		return request{}, err
+	}
+	if m := be.Uint32(b); m != magicRequest {
+		return request{}, fmt.Errorf("request begins with %#08x, not with the protocol's magic", m)
+	}
+	r := request{
+		flags: be.Uint16(b[4:]), cmd: be.Uint16(b[6:]), cookie: be.Uint64(b[8:]),
+		offset: be.Uint64(b[16:]), length: be.Uint32(b[24:]),
+	}
+	c.r.Discard(requestHead) // cannot fail after Peek
+	return r, nil
+}
+
+// skipPayload reads past the data of a WRITE, which is refused after.
+func (c *conn) skipPayload(r request) error {
+	if r.length > maxPayload {
+		return fmt.Errorf("WRITE of %d bytes: more than %d", r.length, maxPayload)
+	}
+	if _, err := c.r.Discard(int(r.length)); err != nil {
+		return fmt.Errorf("data of a WRITE: %w", notEOF(err))
+	}
+	return nil
+}
+
+// handle answers r at once, or starts what takes time.
+func (c *conn) handle(ctx context.Context, r request) error {
+	if code, text := c.check(r); code != 0 {
+		return c.refuse(r, code, text)
+	}
+	switch {
+	case r.cmd == cmdBlockStatus:
+		return c.start(ctx, r, smallRead)
+	case r.cmd == cmdRead && r.length > 0:
+		return c.start(ctx, r, bufferSize(r.length))
+	}
+	return c.succeed(r) // FLUSH and CACHE have nothing to do, an empty READ has no data
+}
+
+// check returns the error number and text for a request that cannot be served, or 0.
+func (c *conn) check(r request) (code uint32, text string) {
+	var allowed uint16
+	switch r.cmd {
+	case cmdWrite, cmdTrim, cmdWriteZeroes:
+		return errPerm, "the export is read-only"
+	case cmdRead:
+		if c.structured {
+			allowed = cmdFlagDF
+		}
+	case cmdBlockStatus:
+		allowed = cmdFlagReqOne
+		if c.context == nil || *c.context != c.name {
+			return errInval, "no metadata context was selected for this export"
+		}
+		if r.length == 0 {
+			return errInval, "a status of nothing"
+		}
+	case cmdFlush, cmdCache:
+	default:
+		return errInval, "unknown command"
+	}
+	switch size := uint64(c.size); {
+	case r.flags&^allowed != 0:
+		return errInval, "command flag that was not offered"
+	case r.cmd == cmdFlush: // its offset and length are reserved
+	case r.offset > size || uint64(r.length) > size-r.offset:
+		return errInval, "past the end of the export"
+	case r.cmd == cmdRead && r.length > maxPayload && c.structured:
+		return errOverflow, "more than the advertised maximum"
+	case r.cmd == cmdRead && r.length > maxPayload:
+		return errInval, "more than the advertised maximum"
+	}
+	return 0, ""
+}
+
+// start serves r once there is room for its n bytes: beside others, or at once when that is likely to be
+// quick. A small read from the page cache takes less time than handing it to a goroutine, which would halve
+// the requests a second; one that must wait for a disk should not keep the next from waiting beside it.
+func (c *conn) start(ctx context.Context, r request, n int64) error {
+	p, err := c.admit(ctx, n)
+	if err != nil {
+		return err
+	}
+	if r.cmd == cmdRead && r.length <= quickRead && !c.slow.Load() {
+		c.run(r, p)
+	} else {
+		go c.run(r, p)
+	}
+	return nil
+}
+
+// run serves r and gives back its permit.
+func (c *conn) run(r request, p permit) {
+	defer c.leave(p)
+	defer c.survive("request")
+	var err error
+	if r.cmd == cmdRead {
+		err = c.read(r)
+	} else {
+		err = c.blockStatus(r)
+	}
+	if err != nil {
+		c.fail(err)
+	}
+}
+
+// permit is what a request holds of the connection's and of the server's memory, in bytes.
+type permit struct{ own, shared int64 }
+
+// admit waits until a request of n bytes may hold its buffer. Each counts for at least a sixteenth of the
+// connection's memory, which bounds their number. When the server's memory is taken, by clients that do not
+// read what they asked for, this connection goes one request at a time; a small one then needs no permit,
+// so that nobody can stop the others.
+func (c *conn) admit(ctx context.Context, n int64) (p permit, err error) {
+	p.own = min(max(n, connMemory/connInFlight), connMemory)
+	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
+		return p, err
+	}
+	if c.srv.memory.TryAcquire(n) {
+		p.shared = n
+		return p, nil
+	}
+	c.inFlight.Release(p.own)
+	p.own = connMemory
+	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
+		return p, err
+	}
+	if n <= smallRead {
+		return p, nil
+	}
+	if err := c.srv.memory.Acquire(ctx, n); err != nil {
+		c.inFlight.Release(p.own)
+		return p, err
+	}
+	p.shared = n
+	return p, nil
+}
+
+func (c *conn) leave(p permit) {
+	if p.shared > 0 {
+		c.srv.memory.Release(p.shared)
+	}
+	c.inFlight.Release(p.own)
+}
+
+// read answers a READ. Nothing of a reply is sent before all of its data is there: a simple reply cannot
+// take back its success.
+func (c *conn) read(r request) error {
+	buf := c.srv.bufs.get(r.length)
+	defer c.srv.bufs.put(buf)
+	b := (*buf)[:headRoom+int(r.length)]
+	begin := time.Now()
+	n, err := c.export.Backend.ReadAt(b[headRoom:], int64(r.offset))
+	c.slow.Store(time.Since(begin) > slowBackend)
+	if n < int(r.length) {
+		c.backendFailed(r, err)
+		return c.refuse(r, errIO, "the server cannot read this part of the export")
+	}
+	head := b[headRoom-simpleHead : headRoom-simpleHead]
+	if c.structured {
+		head = b[headRoom-dataChunkHead : headRoom-dataChunkHead]
+		head = appendChunk(head, r, chunkData, 8+r.length)
+		be.AppendUint64(head, r.offset)
+		b = b[headRoom-dataChunkHead:]
+	} else {
+		appendSimple(head, r, 0)
+		b = b[headRoom-simpleHead:]
+	}
+	if err := c.send1(b); err != nil {
+		return err
+	}
+	c.reads.Add(1)
+	c.bytes.Add(uint64(r.length))
+	return nil
+}
+
+// backendFailed logs the first failure of a connection: a lost disk would fill the log otherwise.
+func (c *conn) backendFailed(r request, err error) {
+	if c.ioFailed.CompareAndSwap(false, true) {
+		c.srv.Log.Error("nbd: read failed, told the client EIO; further ones on this connection are not logged",
+			"export", c.name, "peer", c.peer, "offset", r.offset, "length", r.length, "why", err)
+	}
+}
+
+// blockStatus answers BLOCK_STATUS with the extents of base:allocation.
+func (c *conn) blockStatus(r request) error {
+	count := maxExtents
+	if r.flags&cmdFlagReqOne != 0 {
+		count = 1
+	}
+	all := extents(c.export.Backend, int64(r.offset), int64(r.length), count)
+	b := appendChunk(nil, r, chunkBlockStatus, uint32(4+8*len(all)))
+	b = be.AppendUint32(b, contextAllocationID)
+	for _, e := range all {
+		b = be.AppendUint32(b, e.length)
+		b = be.AppendUint32(b, e.status)
+	}
+	return c.send1(b)
+}
+
+// extent is a run of bytes of one status.
+type extent struct{ length, status uint32 }
+
+// extents describes n bytes from off in at most count extents; they may end early. What a backend does not
+// know is data.
+func extents(b Backend, off, n int64, count int) []extent {
+	s, ok := b.(Sparse)
+	if !ok {
+		return []extent{{length: uint32(n)}}
+	}
+	var all []extent
+	for n > 0 {
+		k, hole, err := s.Extent(off, n)
+		if err != nil || k <= 0 || k > n {
+			k, hole = n, false
+		}
+		var status uint32
+		if hole {
+			status = stateHole | stateZero
+		}
+		if last := len(all) - 1; last >= 0 && all[last].status == status {
+			all[last].length += uint32(k)
+		} else if len(all) == count {
+			break
+		} else {
+			all = append(all, extent{uint32(k), status})
+		}
+		off, n = off+k, n-k
+	}
+	return all
+}
+
+// succeed answers a request that has no data to return.
+func (c *conn) succeed(r request) error {
+	if c.structured {
+		return c.send1(appendChunk(nil, r, chunkNone, 0))
+	}
+	return c.send1(appendSimple(nil, r, 0))
+}
+
+// refuse answers with an error number; text reaches clients with structured replies.
+func (c *conn) refuse(r request, code uint32, text string) error {
+	if !c.structured {
+		return c.send1(appendSimple(nil, r, code))
+	}
+	b := appendChunk(nil, r, chunkError, uint32(6+len(text)))
+	b = be.AppendUint32(b, code)
+	b = be.AppendUint16(b, uint16(len(text)))
+	return c.send1(append(b, text...))
+}
+
+func appendSimple(b []byte, r request, code uint32) []byte {
+	b = be.AppendUint32(b, magicSimple)
+	b = be.AppendUint32(b, code)
+	return be.AppendUint64(b, r.cookie)
+}
+
+// appendChunk appends the header of the only chunk of a reply, whose payload has n bytes.
+func appendChunk(b []byte, r request, kind uint16, n uint32) []byte {
+	b = be.AppendUint32(b, magicStructured)
+	b = be.AppendUint16(b, chunkDone)
+	b = be.AppendUint16(b, kind)
+	b = be.AppendUint64(b, r.cookie)
+	return be.AppendUint32(b, n)
+}
+
+// send1 sends one reply whole. An error means that the connection is of no more use.
+func (c *conn) send1(b []byte) error {
+	c.write.Lock()
+	defer c.write.Unlock()
+	c.raw.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := c.nc.Write(b); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("the client took no data for %v", writeTimeout)
+		}
+		return fmt.Errorf("reply: %w", err)
+	}
+	return nil
+}
