@@ -1,0 +1,250 @@
+// Package boot decides what one machine is told when it boots: which kernel, which initial RAM file systems, which kernel
+// arguments. Decide is a pure function of facts about the machine, the image and the label, its result is a Plan that can
+// be printed, and the texts of boot loaders are renderings of a Plan.
+//
+// It reads nothing, serves nothing and opens no store: package serve gathers the facts and sends the texts. What the
+// kernel arguments mean is package handoff's.
+package boot
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"netroot/internal/handoff"
+)
+
+// Firmware is what started the machine's boot loader.
+type Firmware string
+
+// The firmwares that boot loaders tell apart. An empty Firmware is not known.
+const (
+	BIOS Firmware = "bios"
+	UEFI Firmware = "uefi"
+)
+
+// Machine is what is known of the machine that asks. All but Server may be empty.
+type Machine struct {
+	Server   string   `json:"server"`         // host and perhaps port, as in a URL, under which the machine reached us
+	Arch     string   `json:"arch,omitempty"` // "amd64", "arm64" (GOARCH names)
+	Firmware Firmware `json:"firmware,omitempty"`
+	MAC      string   `json:"mac,omitempty"`    // "52:54:00:12:34:56"
+	Virtio   bool     `json:"virtio,omitempty"` // a virtual machine that has no hardware but virtio devices
+	Ref      string   `json:"ref,omitempty"`    // the image it asked for, "label" or "label@id"; empty: the image's own name
+}
+
+// Image is what Decide needs to know of an image.
+type Image struct {
+	Name          string // "label@id"; also the name of its NBD export
+	Arch          string // GOARCH name
+	KernelRelease string
+	RootFormat    string // file system type of the packed root, "squashfs"
+	Kernel        File   // its URL is filled in by Decide
+	Initrds       []File // the base first; only the base is needed by a Virtio machine
+}
+
+// File is one file that a boot loader fetches.
+type File struct {
+	Name   string `json:"name"`   // what the loader calls it: "vmlinuz", "initramfs"
+	Digest string `json:"digest"` // "sha256:..."
+	Size   int64  `json:"size"`   // bytes
+	URL    string `json:"url"`
+}
+
+// Settings are what the configuration says about a label, and where the servers listen.
+type Settings struct {
+	Transport handoff.Transport // empty: NBD
+	NBDPort   uint16            // 0: handoff.DefaultNBDPort
+	RW        bool              // the root is writable, in memory
+	Debug     bool
+	Layers    []string // digests of layers that the HTTP server has, in the order of application
+	Console   []string // values of console=, "ttyS0,115200"; the last is /dev/console
+	Cmdline   []string // more kernel arguments, the last: they win
+}
+
+// Plan is everything that one machine is told.
+type Plan struct {
+	Machine Machine  `json:"machine"`
+	Image   string   `json:"image"`
+	Kernel  File     `json:"kernel"`
+	Initrds []File   `json:"initrds"`
+	Cmdline []string `json:"cmdline"`
+	// Script is the URL of this plan as an iPXE script; a machine that could not boot asks there again.
+	Script string `json:"script"`
+}
+
+// maxCmdline is the longest kernel command line in bytes: COMMAND_LINE_SIZE of x86 and arm64 less its NUL byte.
+const maxCmdline = 2047
+
+// Paths of the HTTP server, the part of the contract that a boot script depends on.
+const (
+	ScriptPath = "/boot/"      // see ScriptURL
+	BlobPath   = "/v1/blobs/"  // + digest
+	LayerPath  = "/v1/layers/" // + digest
+)
+
+// Decide makes the plan for machine m booting image im as s says. Its errors name what is wrong with the image or the
+// settings; there is no error that a second try would mend.
+func Decide(m Machine, im Image, s Settings) (Plan, error) {
+	host, err := checkServer(m.Server)
+	if err != nil {
+		return Plan{}, err
+	}
+	if m.Arch != "" && im.Arch != "" && m.Arch != im.Arch {
+		return Plan{}, fmt.Errorf("image %s is for %s and this machine is %s: build the image for it", im.Name, im.Arch, m.Arch)
+	}
+	if im.Kernel.Digest == "" || len(im.Initrds) == 0 {
+		return Plan{}, fmt.Errorf("image %s has no kernel or no initramfs, so no machine can boot it: build it from a recipe that installs a kernel", im.Name)
+	}
+	if len(s.Layers) > 0 && !s.RW {
+		return Plan{}, fmt.Errorf("image %s: layers need a writable root: set rw: true for the label", im.Name)
+	}
+	if m.MAC, err = checkMAC(m.MAC); err != nil {
+		return Plan{}, err
+	}
+	base := "http://" + m.Server
+	p := Plan{
+		Machine: m,
+		Image:   im.Name,
+		Kernel:  im.Kernel,
+		Initrds: slices.Clone(im.Initrds),
+		Script:  ScriptURL(m.Server, cmp.Or(m.Ref, im.Name), m.Virtio),
+	}
+	if m.Virtio {
+		p.Initrds = p.Initrds[:1]
+	}
+	p.Kernel.URL = base + BlobPath + p.Kernel.Digest
+	for i := range p.Initrds {
+		p.Initrds[i].URL = base + BlobPath + p.Initrds[i].Digest
+	}
+	if p.Cmdline, err = cmdline(base, host, m, im, s); err != nil {
+		return Plan{}, fmt.Errorf("image %s: %w", im.Name, err)
+	}
+	if n := len(strings.Join(p.arguments(), " ")); n > maxCmdline {
+		return Plan{}, fmt.Errorf("image %s: the kernel command line has %d bytes and a kernel reads %d: shorten cmdline", im.Name, n, maxCmdline)
+	}
+	return p, nil
+}
+
+// ScriptURL is where a machine asks for its plan as an iPXE script. The server is HOST or HOST:PORT, ref names the image
+// as a user does ("debian12"), and virtio says that drivers for virtio devices will do.
+func ScriptURL(server, ref string, virtio bool) string {
+	u := "http://" + server + ScriptPath + url.PathEscape(ref) + ".ipxe"
+	if virtio {
+		u += "?virtio=1"
+	}
+	return u
+}
+
+func cmdline(base, host string, m Machine, im Image, s Settings) ([]string, error) {
+	b := handoff.Boot{
+		Root:    handoff.Root{Transport: cmp.Or(s.Transport, handoff.NBD), Server: host, Port: s.NBDPort, Export: im.Name, FSType: im.RootFormat},
+		Overlay: handoff.Overlay{Enabled: s.RW},
+		BootMAC: m.MAC,
+		Shell:   s.Debug,
+		Debug:   s.Debug,
+	}
+	if !slices.ContainsFunc(s.Cmdline, func(a string) bool { return strings.HasPrefix(a, "ip=") }) {
+		b.Interfaces = []handoff.Interface{{Method: "dhcp"}}
+	}
+	for _, digest := range s.Layers {
+		l, err := handoff.ParseLayer(base + LayerPath + digest)
+		if err != nil {
+			return nil, err
+		}
+		b.Layers = append(b.Layers, l)
+	}
+	args := b.Format()
+	for _, c := range s.Console {
+		args = append(args, "console="+c)
+	}
+	args = append(args, s.Cmdline...)
+	for _, a := range args {
+		if err := checkArgument(a); err != nil {
+			return nil, err
+		}
+	}
+	return args, nil
+}
+
+// checkArgument refuses what a boot loader would not hand on as it is. iPXE splits lines at blanks, knows no quotes,
+// expands "${", and takes "||", "&&", ";" and a leading "#" for its own (core/exec.c).
+func checkArgument(a string) error {
+	bad := strings.ContainsFunc(a, func(r rune) bool { return r < ' ' || r == 0x7f })
+	switch {
+	case strings.TrimSpace(a) == "" || bad:
+		return fmt.Errorf("the kernel argument %q is empty or has control characters", a)
+	case strings.Contains(a, "${"):
+		return fmt.Errorf("the kernel argument %q has \"${\", which boot loaders expand", a)
+	}
+	for word := range strings.FieldsSeq(a) {
+		if word == "||" || word == "&&" || word == ";" || word[0] == '#' {
+			return fmt.Errorf("the kernel argument %q has the word %q, at which boot loaders end the line", a, word)
+		}
+	}
+	return nil
+}
+
+// checkServer accepts a host name or address with an optional port, as in a URL or a Host header, and returns the host
+// without port and brackets. The text goes into boot scripts and kernel arguments, so nothing else may pass.
+func checkServer(server string) (host string, err error) {
+	host = server
+	if h, port, splitErr := net.SplitHostPort(server); splitErr == nil {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", fmt.Errorf("server %q: %q is not a port", server, port)
+		}
+		host = h
+		if strings.Contains(host, ":") != strings.HasPrefix(server, "[") {
+			return "", fmt.Errorf("server %q: only IPv6 addresses have brackets", server)
+		}
+	} else if h, ok := strings.CutPrefix(server, "["); ok {
+		host = strings.TrimSuffix(h, "]")
+		if !strings.Contains(host, ":") {
+			return "", fmt.Errorf("server %q: only IPv6 addresses have brackets", server)
+		}
+	} else if strings.Contains(server, ":") {
+		return "", fmt.Errorf("server %q is not HOST, HOST:PORT or [IPv6]:PORT", server)
+	}
+	if strings.Contains(host, ":") {
+		if addr, err := netip.ParseAddr(host); err != nil || addr.Zone() != "" {
+			return "", fmt.Errorf("server %q: %q is not an IPv6 address without a zone", server, host)
+		}
+		return host, nil
+	}
+	return host, checkHostName(host)
+}
+
+// checkHostName takes names of letters, digits, hyphens, underscores and dots (RFC 952, RFC 1123, and what people use),
+// which includes IPv4 addresses.
+func checkHostName(host string) error {
+	if host == "" || len(host) > 253 {
+		return errors.New("the server's name is empty or longer than 253 bytes")
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		odd := strings.ContainsFunc(label, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+		})
+		if label == "" || len(label) > 63 || odd {
+			return fmt.Errorf("%q is not a host name", host)
+		}
+	}
+	return nil
+}
+
+// checkMAC returns the address of an Ethernet interface in the form of Machine.MAC, from any form that net.ParseMAC takes.
+func checkMAC(mac string) (string, error) {
+	if mac == "" {
+		return "", nil
+	}
+	hw, err := net.ParseMAC(mac)
+	if err != nil || len(hw) != 6 {
+		return "", fmt.Errorf("%q is not a MAC address", mac)
+	}
+	return hw.String(), nil
+}

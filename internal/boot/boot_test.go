@@ -1,0 +1,183 @@
+package boot
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"netroot/internal/handoff"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func digest(c string) string { return "sha256:" + strings.Repeat(c, 64) }
+
+func debian() Image {
+	return Image{
+		Name: "debian12@0123456789ab", Arch: "amd64", KernelRelease: "6.1.0-56-amd64", RootFormat: "squashfs",
+		Kernel: File{Name: "vmlinuz", Digest: digest("a"), Size: 8 << 20},
+		Initrds: []File{
+			{Name: "initramfs", Digest: digest("b"), Size: 4 << 20},
+			{Name: "initramfs-hardware", Digest: digest("c"), Size: 12 << 20},
+		},
+	}
+}
+
+func TestGolden(t *testing.T) {
+	vm := Machine{Server: "10.0.2.2:8010", Virtio: true, Ref: "debian12"}
+	for _, test := range []struct {
+		name string
+		m    Machine
+		s    Settings
+	}{
+		{"plain", Machine{Server: "boot1.example.org"}, Settings{}},
+		{"vm", vm, Settings{RW: true, NBDPort: 40001, Layers: []string{digest("d")}, Console: []string{"ttyS0,115200"}}},
+		{"debug", vm, Settings{RW: true, Debug: true, Console: []string{"tty0", "ttyS1"}, Cmdline: []string{"nosmt", `dyndbg="file nbd.c +p"`}}},
+		{"known", Machine{Server: "192.0.2.1:8010", Arch: "amd64", Firmware: UEFI, MAC: "52-54-00-AB-CD-EF"}, Settings{NBDPort: handoff.DefaultNBDPort, Cmdline: []string{"ip=eth1:dhcp"}}},
+		{"ipv6", Machine{Server: "[2001:db8::1]:8010"}, Settings{RW: true}},
+	} {
+		p, err := Decide(test.m, debian(), test.s)
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		golden(t, test.name+".ipxe", p.IPXE())
+		golden(t, test.name+".txt", p.Text())
+		js, err := json.MarshalIndent(p, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, test.name+".json", string(js)+"\n")
+	}
+	golden(t, "refusal.ipxe", Refusal("no image \"debain12\"; did you mean ${debian12}? # ; || \nreboot", "http://10.0.2.2/boot/debain12.ipxe"))
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
+	}
+}
+
+// What is written here must be what the node reads there.
+func TestNodeReadsIt(t *testing.T) {
+	m := Machine{Server: "[2001:db8::1]:8010", MAC: "52:54:00:12:34:56"}
+	p, err := Decide(m, debian(), Settings{RW: true, Debug: true, NBDPort: 2000, Layers: []string{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := handoff.Parse(strings.Join(p.Cmdline, " "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://[2001:db8::1]:8010/v1/layers/"
+	want := handoff.Boot{
+		Root:       handoff.Root{Transport: handoff.NBD, Server: "2001:db8::1", Port: 2000, Export: "debian12@0123456789ab", FSType: "squashfs"},
+		Overlay:    handoff.Overlay{Enabled: true},
+		Layers:     []handoff.Layer{{URL: url + digest("d"), Digest: digest("d")}, {URL: url + digest("e"), Digest: digest("e")}},
+		Interfaces: got.Interfaces,
+		BootMAC:    "52:54:00:12:34:56",
+		Shell:      true,
+		Debug:      true,
+	}
+	if len(got.Interfaces) != 1 || got.Interfaces[0].Method != "dhcp" {
+		t.Errorf("interfaces: %+v", got.Interfaces)
+	}
+	got.Interfaces, want.Interfaces = nil, nil
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDecideRefuses(t *testing.T) {
+	ok := Machine{Server: "10.0.2.2"}
+	for _, test := range []struct {
+		name string
+		m    Machine
+		im   func(*Image)
+		s    Settings
+		want string
+	}{
+		{"no server", Machine{}, nil, Settings{}, "empty"},
+		{"a blank in the server", Machine{Server: "a b"}, nil, Settings{}, "host name"},
+		{"a command in the server", Machine{Server: "a\nreboot"}, nil, Settings{}, "host name"},
+		{"a setting in the server", Machine{Server: "${x}:80"}, nil, Settings{}, "host name"},
+		{"a user in the server", Machine{Server: "a@b:80"}, nil, Settings{}, "host name"},
+		{"port 0", Machine{Server: "a:0"}, nil, Settings{}, "port"},
+		{"port text", Machine{Server: "a:http"}, nil, Settings{}, "port"},
+		{"bare IPv6", Machine{Server: "fe80::1"}, nil, Settings{}, "HOST:PORT"},
+		{"IPv6 zone", Machine{Server: "[fe80::1%eth0]:80"}, nil, Settings{}, "zone"},
+		{"brackets", Machine{Server: "[10.0.0.1]:80"}, nil, Settings{}, "brackets"},
+		{"MAC", Machine{Server: "a", MAC: "no"}, nil, Settings{}, "MAC"},
+		{"another architecture", Machine{Server: "a", Arch: "arm64"}, nil, Settings{}, "is for amd64"},
+		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{}, "no kernel"},
+		{"no initramfs", ok, func(im *Image) { im.Initrds = nil }, Settings{}, "no initramfs"},
+		{"layers on a read-only root", ok, nil, Settings{Layers: []string{digest("d")}}, "rw: true"},
+		{"no digest", ok, nil, Settings{RW: true, Layers: []string{"md5:x"}}, "sha256"},
+		{"two lines", ok, nil, Settings{Cmdline: []string{"a\nreboot"}}, "control"},
+		{"an expansion", ok, nil, Settings{Cmdline: []string{"a=${net0/ip}"}}, "expand"},
+		{"a comment", ok, nil, Settings{Cmdline: []string{"#quiet"}}, "end the line"},
+		{"a command", ok, nil, Settings{Cmdline: []string{"a || reboot"}}, "end the line"},
+		{"nothing", ok, nil, Settings{Cmdline: []string{" "}}, "empty"},
+		{"too long", ok, nil, Settings{Cmdline: []string{strings.Repeat("x", 2000)}}, "shorten"},
+	} {
+		im := debian()
+		if test.im != nil {
+			test.im(&im)
+		}
+		if _, err := Decide(test.m, im, test.s); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
+// Whatever a machine calls the server, and whatever is configured, a script has the lines that the plan gave it.
+func FuzzIPXE(f *testing.F) {
+	f.Add("10.0.2.2:80", "quiet", "debian12")
+	f.Add("[::1]:80", "a=b || reboot", "../x y\n${z}")
+	f.Fuzz(func(t *testing.T, server, arg, ref string) {
+		p, err := Decide(Machine{Server: server, Ref: ref}, debian(), Settings{Cmdline: []string{arg}})
+		if err == nil {
+			checkScript(t, p.IPXE(), 13)
+			if _, err := handoff.Parse(strings.Join(p.Cmdline[:2], " ")); err != nil {
+				t.Errorf("server %q: %v", server, err)
+			}
+		}
+		checkScript(t, Refusal(arg, ScriptURL("10.0.2.2", ref, true)), 7)
+	})
+}
+
+func checkScript(t *testing.T, script string, want int) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSuffix(script, "\n"), "\n")
+	if len(lines) != want {
+		t.Errorf("%d lines, not %d:\n%s", len(lines), want, script)
+	}
+	script = strings.ReplaceAll(script, "${netX/mac:hexhyp}", "")
+	if strings.Contains(script, "${") || strings.ContainsRune(script, '\r') {
+		t.Errorf("something to expand in:\n%q", script)
+	}
+	for _, line := range lines {
+		for i, word := range strings.Fields(line) {
+			end := word == "||" || word == "&&" || word == ";" || i > 0 && word[0] == '#'
+			if end && !strings.HasSuffix(line, "|| goto failed") && !strings.HasSuffix(line, "|| goto start") && line != "sleep 5 ||" {
+				t.Errorf("line ends at %q: %q", word, line)
+			}
+		}
+	}
+}
