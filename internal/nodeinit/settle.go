@@ -110,11 +110,12 @@ func machineID(productUUID, mac string) string {
 
 // networkServices are the files that keep each network service from taking the
 // boot interface down, by path. They lie below /run: nothing in the image
-// changes, and whoever boots it otherwise does not meet them.
+// changes, and whoever boots it otherwise does not meet them. The name beside the
+// address keeps them off a bridge or bond that takes the interface's address.
 func networkServices(c *netConfig) map[string]string {
 	return map[string]string{
 		// udev: the name it has; renaming an interface that is up fails before Linux 6.2.
-		"run/systemd/network/00-netroot.link": "[Match]\nMACAddress=" + c.MAC + "\n\n[Link]\nNamePolicy=keep\n",
+		"run/systemd/network/00-netroot.link": "[Match]\nOriginalName=" + c.Link + "\nMACAddress=" + c.MAC + "\n\n[Link]\nNamePolicy=keep\n",
 		// systemd-networkd configures the same again and keeps it on stop and restart.
 		"run/systemd/network/00-netroot.network": networkdFile(c),
 		// NetworkManager leaves the interface alone and resolv.conf as the boot wrote it.
@@ -132,7 +133,7 @@ const keepRunning = "# the root is behind this interface\n[Service]\nExecStop=\n
 
 func networkdFile(c *netConfig) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "[Match]\nMACAddress=%s\n\n[Link]\nRequiredForOnline=yes\n", c.MAC)
+	fmt.Fprintf(&b, "[Match]\nName=%s\nMACAddress=%s\n\n[Link]\nRequiredForOnline=yes\n", c.Link, c.MAC)
 	if c.MTU != 0 {
 		fmt.Fprintf(&b, "MTUBytes=%d\n", c.MTU)
 	}

@@ -1,0 +1,88 @@
+package nodeinit
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/rfc1035label"
+)
+
+var cmpAddr = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
+
+func ack(t *testing.T, modifiers ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+	t.Helper()
+	m, err := dhcpv4.New(append([]dhcpv4.Modifier{
+		dhcpv4.WithMessageType(dhcpv4.MessageTypeAck),
+		dhcpv4.WithYourIP(net.IPv4(10, 1, 2, 3)),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IPv4(10, 1, 2, 1))),
+	}, modifiers...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestFromACK(t *testing.T) {
+	got, err := fromACK(ack(t,
+		dhcpv4.WithNetmask(net.CIDRMask(20, 32)),
+		dhcpv4.WithRouter(net.IPv4(10, 1, 0, 1), net.IPv4(10, 1, 0, 2)),
+		dhcpv4.WithDNS(net.IPv4(10, 1, 0, 53)),
+		dhcpv4.WithOption(dhcpv4.OptHostName("n7")),
+		dhcpv4.WithOption(dhcpv4.OptDomainName("cluster.example")),
+		dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, []byte{0x23, 0x28}),
+		dhcpv4.WithLeaseTime(600)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Lease.Server != "10.1.2.1" || got.Lease.Duration != 10*time.Minute || len(got.Lease.ACK) == 0 {
+		t.Errorf("lease %+v", got.Lease)
+	}
+	got.Lease = nil
+	want := &netConfig{
+		Address: netip.MustParsePrefix("10.1.2.3/20"), Hostname: "n7", MTU: 9000, Search: []string{"cluster.example"},
+		DNS:    []netip.Addr{netip.MustParseAddr("10.1.0.53")},
+		Routes: []route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.1.0.1")}},
+	}
+	if d := cmp.Diff(want, got, cmpAddr); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestClasslessRoutesWin: RFC 3442, "the DHCP client MUST ignore the Router option".
+func TestClasslessRoutesWin(t *testing.T) {
+	m := ack(t, dhcpv4.WithRouter(net.IPv4(10, 1, 0, 1)), dhcpv4.WithOption(dhcpv4.OptClasslessStaticRoute(
+		&dhcpv4.Route{Dest: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Router: net.IPv4(10, 1, 0, 254)},
+		&dhcpv4.Route{Dest: &net.IPNet{IP: net.IPv4(10, 9, 0, 0), Mask: net.CIDRMask(16, 32)}, Router: net.IPv4zero})))
+	want := []route{
+		{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.1.0.254")},
+		{Dst: netip.MustParsePrefix("10.9.0.0/16")},
+	}
+	if d := cmp.Diff(want, routes(m), cmpAddr); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestSparseAnswers(t *testing.T) {
+	got, err := fromACK(ack(t))
+	if err != nil || got.Address.Bits() != 8 || got.Routes != nil || got.MTU != 0 {
+		t.Errorf("an answer with an address alone: %+v, %v", got, err)
+	}
+	got, err = fromACK(ack(t, dhcpv4.WithOption(dhcpv4.OptDomainSearch(&rfc1035label.Labels{Labels: []string{"a.example", "b.example"}}))))
+	if err != nil || len(got.Search) != 2 {
+		t.Errorf("search list: %+v, %v", got, err)
+	}
+	if _, err := fromACK(ack(t, dhcpv4.WithYourIP(net.IPv4zero))); err == nil {
+		t.Error("an answer without an address is taken")
+	}
+	got, err = fromACK(ack(t, dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, []byte{0, 68})))
+	if err != nil || got.MTU != 0 {
+		t.Errorf("an MTU of 68 bytes is taken: %+v, %v", got, err)
+	}
+}
