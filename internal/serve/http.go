@@ -1,0 +1,165 @@
+package serve
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"netroot/internal/boot"
+	"netroot/internal/layer"
+	"netroot/internal/store"
+)
+
+// statusError is an error with the HTTP status that tells of it.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (e *statusError) Error() string { return e.err.Error() }
+func (e *statusError) Unwrap() error { return e.err }
+
+func notFound(err error) error { return &statusError{http.StatusNotFound, err} }
+
+// route is a handler that leaves its errors to answer.
+type route func(http.ResponseWriter, *http.Request) error
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	for pattern, fn := range map[string]route{
+		"GET " + boot.ScriptPath + "{script}": s.getScript,
+		"GET " + boot.BlobPath + "{digest}":   s.getBlob,
+		"GET " + boot.LayerPath + "{digest}":  s.getLayer,
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := fn(w, r); err != nil {
+				s.answer(w, r, err)
+			}
+		})
+	}
+	return s.logged(mux)
+}
+
+// answer tells the client about an error. What is not meant for it goes to the log alone.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, err error) {
+	status, text := http.StatusInternalServerError, "internal error; the server's log says more"
+	if known := (*statusError)(nil); errors.As(err, &known) {
+		status, text = known.status, known.Error()
+	} else {
+		s.cfg.Log.Error("http: failed", "peer", r.RemoteAddr, "path", r.URL.Path, "why", err)
+	}
+	http.Error(w, text, status)
+}
+
+// getScript renders the plan for the machine that asks. The machine reached us as r.Host, so that is the server's name
+// in everything the script has it fetch.
+func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
+	ref, ok := strings.CutSuffix(r.PathValue("script"), ".ipxe")
+	if !ok || ref == "" {
+		return notFound(errors.New("boot scripts are named LABEL.ipxe or LABEL@ID.ipxe"))
+	}
+	m := boot.Machine{Server: r.Host, Ref: ref, Virtio: r.URL.Query().Get("virtio") == "1"}
+	plan, err := s.Plan(m)
+	script := ""
+	switch {
+	case err == nil:
+		script = plan.IPXE()
+	case strings.HasPrefix(r.UserAgent(), "iPXE/"):
+		// A status other than 200 would end the boot with iPXE's own words; this ends it with ours, and goes on trying.
+		s.cfg.Log.Warn("boot refused", "peer", r.RemoteAddr, "image", ref, "why", err)
+		script = boot.Refusal(err.Error(), boot.ScriptURL(r.Host, ref, m.Virtio))
+	case errors.Is(err, store.ErrNotFound):
+		return notFound(err)
+	default:
+		return &statusError{http.StatusBadRequest, err}
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	io.WriteString(w, script) // to a client that has gone it cannot be told
+	return nil
+}
+
+func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
+	digest := r.PathValue("digest")
+	blob, err := s.catalog.blob(digest)
+	if errors.Is(err, errNoBlob) || errors.Is(err, fs.ErrNotExist) { // or its image has been removed since
+		return notFound(errNoBlob)
+	}
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	// A file of its own, since only *os.File goes out by sendfile(2).
+	f, err := os.Open(blob.Path())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	immutable(w, r, digest, "application/octet-stream", f)
+	return nil
+}
+
+func (s *Server) getLayer(w http.ResponseWriter, r *http.Request) error {
+	digest := r.PathValue("digest")
+	archive, ok := s.layers[digest]
+	if !ok {
+		return notFound(errors.New("no such layer"))
+	}
+	immutable(w, r, digest, layer.MediaType, bytes.NewReader(archive))
+	return nil
+}
+
+// immutable sends, whole or in the ranges asked for, what is named by its digest.
+func immutable(w http.ResponseWriter, r *http.Request, digest, contentType string, content io.ReadSeeker) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("ETag", `"`+digest+`"`)
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	http.ServeContent(w, r, "", time.Time{}, content)
+}
+
+// logged writes one line for each request.
+func (s *Server) logged(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		started := time.Now()
+		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+		next.ServeHTTP(rec, r)
+		level := slog.LevelInfo
+		if rec.status >= 400 {
+			level = slog.LevelWarn
+		}
+		s.cfg.Log.Log(r.Context(), level, "http", "peer", r.RemoteAddr, "method", r.Method, "path", r.URL.RequestURI(),
+			"status", rec.status, "bytes", rec.bytes, "took", time.Since(started).Round(time.Microsecond))
+	})
+}
+
+// recorder counts what a handler sends.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (r *recorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	n, err := r.ResponseWriter.Write(b)
+	r.bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps the way to sendfile(2) open, which the server's own ResponseWriter has.
+func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
+	n, err := io.Copy(r.ResponseWriter, src)
+	r.bytes += n
+	return n, err
+}

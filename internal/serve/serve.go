@@ -1,0 +1,176 @@
+// Package serve answers booting machines: over HTTP the boot script, the kernel, the initial RAM file systems and layers,
+// and over NBD the packed root. All of it comes from one image store.
+//
+// It builds nothing and decides nothing: what a machine is told is package boot's decision, made anew for each request
+// from the store and the configuration as they are then. Everything it sends is public on the boot network; it knows no
+// secrets and no users.
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/boot"
+	"netroot/internal/layer"
+	"netroot/internal/proto/nbd"
+	"netroot/internal/store"
+)
+
+// Config is what a Server serves.
+type Config struct {
+	Store *store.Store
+	// Settings says how machines of a label boot; NBDPort in its answer is not used, the listener knows better. Nil means
+	// no settings for any label. An error reaches the machine's console.
+	Settings func(label string) (boot.Settings, error)
+	// Layers are archives (package layer) that Settings may name by their digests. They live in memory.
+	Layers [][]byte
+	// Default is the image that an NBD client gets who names no export, as store.Resolve takes it. Empty: none.
+	Default string
+	// Log gets one line for each request and each NBD client. Nil discards.
+	Log *slog.Logger
+}
+
+// Server is an HTTP and an NBD server over one store.
+type Server struct {
+	cfg     Config
+	catalog catalog
+	layers  map[string][]byte
+	http    net.Listener
+	nbd     net.Listener
+	nbdPort uint16
+}
+
+// Listen opens a TCP listener for a Server. The option is what the user sets the address with, for the error that says
+// what to do.
+func Listen(option, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, fmt.Errorf("%s is in use; choose another with %s", address, option)
+	case errors.Is(err, unix.EACCES):
+		return nil, fmt.Errorf("%s is for root only; choose a port above 1023 with %s", address, option)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("%s is not an address of this machine; choose another with %s", address, option)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", option, err)
+	}
+	return l, nil
+}
+
+// New makes a Server that will accept on the two listeners. They queue clients from now on, so whoever has a Server may
+// send machines to it before Run is under way.
+func New(cfg Config, httpListener, nbdListener net.Listener) (*Server, error) {
+	addr, ok := nbdListener.Addr().(*net.TCPAddr)
+	if !ok {
+		return nil, fmt.Errorf("NBD listener %s: machines need a TCP port", nbdListener.Addr())
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Settings == nil {
+		cfg.Settings = func(string) (boot.Settings, error) { return boot.Settings{}, nil }
+	}
+	s := &Server{
+		cfg: cfg, catalog: newCatalog(cfg.Store), layers: make(map[string][]byte),
+		http: httpListener, nbd: nbdListener, nbdPort: uint16(addr.Port),
+	}
+	for _, archive := range cfg.Layers {
+		s.layers[layer.Digest(archive)] = archive
+	}
+	return s, nil
+}
+
+// Run serves until ctx ends or a listener fails, closes both listeners and ends all connections. Transfers that are under
+// way get a moment to finish. It returns nil when it was ctx that ended it.
+func (s *Server) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.runHTTP(ctx) })
+	group.Go(func() error {
+		server := nbd.Server{Lookup: s.lookup, List: s.list, Log: s.cfg.Log}
+		return server.Serve(ctx, s.nbd)
+	})
+	return group.Wait()
+}
+
+// Time limits of HTTP. The write limit is generous, for it bounds a whole transfer over whatever link a machine has.
+const (
+	headerTimeout = 10 * time.Second
+	writeTimeout  = time.Hour
+	idleTimeout   = 2 * time.Minute
+	closeGrace    = time.Second
+)
+
+func (s *Server) runHTTP(ctx context.Context) error {
+	server := http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       headerTimeout, // requests have no bodies
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(s.http) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("HTTP on %s: %w", s.http.Addr(), err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+	defer cancel()
+	if server.Shutdown(grace) != nil {
+		server.Close()
+	}
+	<-failed
+	return nil
+}
+
+// Plan decides what machine m is told when it asks for the image m.Ref.
+func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
+	im, err := s.catalog.resolve(m.Ref)
+	if err != nil {
+		return boot.Plan{}, err
+	}
+	settings, err := s.cfg.Settings(im.Label)
+	if err != nil {
+		return boot.Plan{}, err
+	}
+	settings.NBDPort = s.nbdPort
+	for _, digest := range settings.Layers {
+		if _, ok := s.layers[digest]; !ok {
+			return boot.Plan{}, fmt.Errorf("label %s: layer %s is not served here", im.Label, digest)
+		}
+	}
+	return boot.Decide(m, facts(im), settings)
+}
+
+// facts are what package boot needs to know of an image.
+func facts(im *store.Image) boot.Image {
+	out := boot.Image{
+		Name: im.Name(), Arch: im.Config.Architecture, KernelRelease: im.Config.KernelRelease, RootFormat: im.Config.RootFormat,
+	}
+	file := func(role store.Role, name string) (boot.File, bool) {
+		for _, l := range im.Manifest.Layers {
+			if l.Annotations[store.AnnotationRole] == string(role) {
+				return boot.File{Name: name, Digest: l.Digest.String(), Size: l.Size}, true
+			}
+		}
+		return boot.File{}, false
+	}
+	out.Kernel, _ = file(store.RoleKernel, "vmlinuz")
+	for _, role := range []store.Role{store.RoleInitramfs, store.RoleInitramfsHardware, store.RoleInitramfsFirmware} {
+		if f, ok := file(role, string(role)); ok {
+			out.Initrds = append(out.Initrds, f)
+		}
+	}
+	return out
+}
