@@ -61,7 +61,7 @@ type File struct {
 type Settings struct {
 	Transport handoff.Transport // empty: NBD
 	NBDPort   uint16            // 0: handoff.DefaultNBDPort
-	RW        bool              // the root is writable, in memory
+	Overlay   handoff.Overlay   // writable memory over the root
 	Debug     bool
 	Layers    []string // digests of layers that the HTTP server has, in the order of application
 	Console   []string // values of console=, "ttyS0,115200"; the last is /dev/console
@@ -102,8 +102,8 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 	if im.Kernel.Digest == "" || len(im.Initrds) == 0 {
 		return Plan{}, fmt.Errorf("image %s has no kernel or no initramfs, so no machine can boot it: build it from a recipe that installs a kernel", im.Name)
 	}
-	if len(s.Layers) > 0 && !s.RW {
-		return Plan{}, fmt.Errorf("image %s: layers need a writable root: set rw: true for the label", im.Name)
+	if len(s.Layers) > 0 && !s.Overlay.Enabled {
+		return Plan{}, fmt.Errorf("image %s: layers need a writable root: set overlay: true for the label", im.Name)
 	}
 	if m.MAC, err = checkMAC(m.MAC); err != nil {
 		return Plan{}, err
@@ -145,7 +145,7 @@ func ScriptURL(server, ref string, virtio bool) string {
 func cmdline(base, host string, m Machine, im Image, s Settings) ([]string, error) {
 	b := handoff.Boot{
 		Root:    handoff.Root{Transport: cmp.Or(s.Transport, handoff.NBD), Server: host, Port: s.NBDPort, Export: im.Name, FSType: im.RootFormat},
-		Overlay: handoff.Overlay{Enabled: s.RW},
+		Overlay: s.Overlay,
 		BootMAC: m.MAC,
 		Shell:   s.Debug,
 		Debug:   s.Debug,

@@ -36,10 +36,10 @@ func TestGolden(t *testing.T) {
 		s    Settings
 	}{
 		{"plain", Machine{Server: "boot1.example.org"}, Settings{}},
-		{"vm", vm, Settings{RW: true, NBDPort: 40001, Layers: []string{digest("d")}, Console: []string{"ttyS0,115200"}}},
-		{"debug", vm, Settings{RW: true, Debug: true, Console: []string{"tty0", "ttyS1"}, Cmdline: []string{"nosmt", `dyndbg="file nbd.c +p"`}}},
+		{"vm", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, NBDPort: 40001, Layers: []string{digest("d")}, Console: []string{"ttyS0,115200"}}},
+		{"debug", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, Console: []string{"tty0", "ttyS1"}, Cmdline: []string{"nosmt", `dyndbg="file nbd.c +p"`}}},
 		{"known", Machine{Server: "192.0.2.1:8010", Arch: "amd64", Firmware: UEFI, MAC: "52-54-00-AB-CD-EF"}, Settings{NBDPort: handoff.DefaultNBDPort, Cmdline: []string{"ip=eth1:dhcp"}}},
-		{"ipv6", Machine{Server: "[2001:db8::1]:8010"}, Settings{RW: true}},
+		{"ipv6", Machine{Server: "[2001:db8::1]:8010"}, Settings{Overlay: handoff.Overlay{Enabled: true}}},
 	} {
 		p, err := Decide(test.m, debian(), test.s)
 		if err != nil {
@@ -77,7 +77,7 @@ func golden(t *testing.T, name, got string) {
 // What is written here must be what the node reads there.
 func TestNodeReadsIt(t *testing.T) {
 	m := Machine{Server: "[2001:db8::1]:8010", MAC: "52:54:00:12:34:56"}
-	p, err := Decide(m, debian(), Settings{RW: true, Debug: true, NBDPort: 2000, Layers: []string{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
+	p, err := Decide(m, debian(), Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, NBDPort: 2000, Layers: []string{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,8 +127,8 @@ func TestDecideRefuses(t *testing.T) {
 		{"another architecture", Machine{Server: "a", Arch: "arm64"}, nil, Settings{}, "is for amd64"},
 		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{}, "no kernel"},
 		{"no initramfs", ok, func(im *Image) { im.Initrds = nil }, Settings{}, "no initramfs"},
-		{"layers on a read-only root", ok, nil, Settings{Layers: []string{digest("d")}}, "rw: true"},
-		{"no digest", ok, nil, Settings{RW: true, Layers: []string{"md5:x"}}, "sha256"},
+		{"layers on a read-only root", ok, nil, Settings{Layers: []string{digest("d")}}, "overlay: true"},
+		{"no digest", ok, nil, Settings{Overlay: handoff.Overlay{Enabled: true}, Layers: []string{"md5:x"}}, "sha256"},
 		{"two lines", ok, nil, Settings{Cmdline: []string{"a\nreboot"}}, "control"},
 		{"an expansion", ok, nil, Settings{Cmdline: []string{"a=${net0/ip}"}}, "expand"},
 		{"a comment", ok, nil, Settings{Cmdline: []string{"#quiet"}}, "end the line"},

@@ -27,8 +27,8 @@ import (
 // Config is what a Server serves.
 type Config struct {
 	Store *store.Store
-	// Settings says how machines of a label boot; NBDPort in its answer is not used, the listener knows better. Nil means
-	// no settings for any label. An error reaches the machine's console.
+	// Settings says how machines of a label boot; NBDPort in its answer is not used where there is an NBD listener, which
+	// knows better. Nil means no settings for any label. An error reaches the machine's console.
 	Settings func(label string) (boot.Settings, error)
 	// Layers are archives (package layer) that Settings may name by their digests. They live in memory.
 	Layers [][]byte
@@ -44,8 +44,7 @@ type Server struct {
 	catalog catalog
 	layers  map[string][]byte
 	http    net.Listener
-	nbd     net.Listener
-	nbdPort uint16
+	nbd     net.Listener // nil: another server's
 }
 
 // Listen opens a TCP listener for a Server. The option is what the user sets the address with, for the error that says
@@ -66,11 +65,13 @@ func Listen(option, address string) (net.Listener, error) {
 }
 
 // New makes a Server that will accept on the two listeners. They queue clients from now on, so whoever has a Server may
-// send machines to it before Run is under way.
+// send machines to it before Run is under way. A nil NBD listener leaves the roots to another server, whose port
+// Settings name.
 func New(cfg Config, httpListener, nbdListener net.Listener) (*Server, error) {
-	addr, ok := nbdListener.Addr().(*net.TCPAddr)
-	if !ok {
-		return nil, fmt.Errorf("NBD listener %s: machines need a TCP port", nbdListener.Addr())
+	if nbdListener != nil {
+		if _, ok := nbdListener.Addr().(*net.TCPAddr); !ok {
+			return nil, fmt.Errorf("NBD listener %s: machines need a TCP port", nbdListener.Addr())
+		}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -80,7 +81,7 @@ func New(cfg Config, httpListener, nbdListener net.Listener) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, catalog: newCatalog(cfg.Store), layers: make(map[string][]byte),
-		http: httpListener, nbd: nbdListener, nbdPort: uint16(addr.Port),
+		http: httpListener, nbd: nbdListener,
 	}
 	for _, archive := range cfg.Layers {
 		s.layers[layer.Digest(archive)] = archive
@@ -93,10 +94,12 @@ func New(cfg Config, httpListener, nbdListener net.Listener) (*Server, error) {
 func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.runHTTP(ctx) })
-	group.Go(func() error {
-		server := nbd.Server{Lookup: s.lookup, List: s.list, Log: s.cfg.Log}
-		return server.Serve(ctx, s.nbd)
-	})
+	if s.nbd != nil {
+		group.Go(func() error {
+			server := nbd.Server{Lookup: s.lookup, List: s.list, Log: s.cfg.Log}
+			return server.Serve(ctx, s.nbd)
+		})
+	}
 	return group.Wait()
 }
 
@@ -144,17 +147,19 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 	if err != nil {
 		return boot.Plan{}, err
 	}
-	settings.NBDPort = s.nbdPort
+	if s.nbd != nil {
+		settings.NBDPort = uint16(s.nbd.Addr().(*net.TCPAddr).Port)
+	}
 	for _, digest := range settings.Layers {
 		if _, ok := s.layers[digest]; !ok {
 			return boot.Plan{}, fmt.Errorf("label %s: layer %s is not served here", im.Label, digest)
 		}
 	}
-	return boot.Decide(m, facts(im), settings)
+	return boot.Decide(m, Facts(im), settings)
 }
 
-// facts are what package boot needs to know of an image.
-func facts(im *store.Image) boot.Image {
+// Facts are what package boot needs to know of an image.
+func Facts(im *store.Image) boot.Image {
 	out := boot.Image{
 		Name: im.Name(), Arch: im.Config.Architecture, KernelRelease: im.Config.KernelRelease, RootFormat: im.Config.RootFormat,
 	}

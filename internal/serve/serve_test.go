@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"netroot/internal/boot"
+	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/store"
 )
@@ -104,7 +105,7 @@ func start(t *testing.T) *fixture {
 	f.Server, err = New(Config{
 		Store: s, Layers: [][]byte{f.layer}, Default: "debian", Log: slog.New(slog.NewTextHandler(f.log, nil)),
 		Settings: func(label string) (boot.Settings, error) {
-			return boot.Settings{RW: true, Layers: []string{layer.Digest(f.layer)}, Cmdline: []string{"label=" + label}}, nil
+			return boot.Settings{Overlay: handoff.Overlay{Enabled: true}, Layers: []string{layer.Digest(f.layer)}, Cmdline: []string{"label=" + label}}, nil
 		},
 	}, web, blocks)
 	if err != nil {
