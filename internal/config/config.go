@@ -178,6 +178,9 @@ func (c *Config) Logs() string { return filepath.Join(c.State, "logs") }
 
 func (c *Config) tree(label string) string { return filepath.Join(c.State, "trees", label) }
 
+// DefaultOverlay is what lies over the root of a label that says nothing of it.
+func DefaultOverlay() handoff.Overlay { return handoff.Overlay{Enabled: true} }
+
 // newLabel is a label with every default.
 func (c *Config) newLabel(name string) *Label {
 	return &Label{
@@ -185,7 +188,7 @@ func (c *Config) newLabel(name string) *Label {
 		Recipe:      filepath.Join(filepath.Dir(c.Path), "recipes", name+".def"),
 		Tree:        c.tree(name),
 		Transport:   handoff.NBD,
-		Overlay:     handoff.Overlay{Enabled: true},
+		Overlay:     DefaultOverlay(),
 		VM:          VM{Memory: 2 << 30, SSHPort: 2222, Firmware: BIOS},
 		defaultTree: true,
 	}
