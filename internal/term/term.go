@@ -1,0 +1,306 @@
+// Package term tells people, and programs that start netroot, how far the work
+// is: one live line on a terminal, plain lines in a pipe, one JSON object a line
+// when asked. It prints and decides nothing; logs for operators are log/slog's.
+package term
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	xterm "golang.org/x/term"
+)
+
+// Options say what the reader of the output can take.
+type Options struct {
+	Live  bool // a terminal that can redraw a line
+	Color bool
+	Width int  // columns of the terminal; 0: 80
+	JSON  bool // an Event a line, and nothing else
+}
+
+// Detect finds the options for w. NO_COLOR (no-color.org) turns colours off, and
+// a terminal that calls itself dumb gets plain lines. getenv is os.Getenv.
+func Detect(w io.Writer, getenv func(string) string) Options {
+	f, ok := w.(*os.File)
+	if !ok || !xterm.IsTerminal(int(f.Fd())) {
+		return Options{}
+	}
+	width, _, err := xterm.GetSize(int(f.Fd()))
+	if err != nil {
+		width = 0
+	}
+	return capable(width, getenv)
+}
+
+// capable are the options for a terminal.
+func capable(width int, getenv func(string) string) Options {
+	live := getenv("TERM") != "dumb" && getenv("TERM") != ""
+	return Options{Live: live, Color: live && getenv("NO_COLOR") == "", Width: width}
+}
+
+// Kind says what happened.
+type Kind string
+
+// The kinds of events.
+const (
+	Started  Kind = "start"
+	Progress Kind = "progress"
+	Done     Kind = "done"
+	Failed   Kind = "failed"
+	Message  Kind = "message"
+	Warning  Kind = "warning"
+)
+
+// Event is one line of JSON output.
+type Event struct {
+	Time     time.Time `json:"time"`
+	Kind     Kind      `json:"event"`
+	Phase    string    `json:"phase,omitempty"`
+	Detail   string    `json:"detail,omitempty"`
+	Note     string    `json:"note,omitempty"`
+	Fraction float64   `json:"fraction,omitempty"` // of the phase that is done, 0 to 1
+	Seconds  float64   `json:"seconds,omitempty"`  // since the phase began
+	Error    string    `json:"error,omitempty"`
+	Text     string    `json:"text,omitempty"`
+}
+
+const (
+	redrawEvery = 100 * time.Millisecond // of the live line
+	reportEvery = 500 * time.Millisecond // of JSON progress
+)
+
+// Printer writes messages and phases. It may be used by several goroutines.
+// What cannot be written is dropped: a reader that has gone must not stop a
+// build.
+type Printer struct {
+	mu      sync.Mutex
+	w       io.Writer
+	opt     Options
+	active  []*Phase    // begun and not ended; the live line is the last one's
+	timer   *time.Timer // of the next redraw; nil before the first phase
+	drawn   bool        // the live line is on the screen
+	frame   int         // of the spinner
+	partial []byte      // of a line given to Write
+}
+
+// New returns a printer to w.
+func New(w io.Writer, opt Options) *Printer {
+	if opt.Width <= 0 {
+		opt.Width = 80
+	}
+	opt.Live = opt.Live && !opt.JSON
+	return &Printer{w: w, opt: opt}
+}
+
+// Message prints a line.
+func (p *Printer) Message(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.say(Event{Kind: Message, Text: fmt.Sprintf(format, args...)})
+}
+
+// Warn prints a line that the user should not miss.
+func (p *Printer) Warn(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.say(Event{Kind: Warning, Text: fmt.Sprintf(format, args...)})
+}
+
+// Write prints the complete lines in b as messages and keeps the rest for the
+// next call, so that a log can share the terminal with the live line.
+func (p *Printer) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.partial = append(p.partial, b...)
+	for {
+		line, rest, ok := strings.Cut(string(p.partial), "\n")
+		if !ok {
+			return len(b), nil
+		}
+		p.partial = []byte(rest)
+		p.say(Event{Kind: Message, Text: line})
+	}
+}
+
+// Phase begins a part of the work. The caller ends it with Done or Fail.
+func (p *Printer) Phase(name, detail string) *Phase {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ph := &Phase{p: p, name: name, detail: clean(detail), began: time.Now()}
+	p.active = append(p.active, ph)
+	if p.opt.Live {
+		p.draw()
+		if p.timer == nil {
+			p.timer = time.AfterFunc(redrawEvery, p.tick)
+		}
+	} else {
+		p.say(Event{Kind: Started, Phase: name, Detail: ph.detail})
+	}
+	return ph
+}
+
+// Phase is a part of the work under way.
+type Phase struct {
+	p            *Printer
+	name, detail string
+	began        time.Time
+
+	// Guarded by p.mu.
+	fraction float64
+	note     string
+	reported time.Time // when JSON last said how far it is
+	ended    bool
+}
+
+// Progress says which part of the phase, 0 to 1, is done.
+func (ph *Phase) Progress(fraction float64) {
+	ph.p.mu.Lock()
+	defer ph.p.mu.Unlock()
+	ph.fraction = min(max(fraction, 0), 1)
+	ph.report()
+}
+
+// Note says what the phase is at just now. Pipes do not get to see it.
+func (ph *Phase) Note(text string) {
+	ph.p.mu.Lock()
+	defer ph.p.mu.Unlock()
+	ph.note = clean(text)
+	ph.report()
+}
+
+// Done ends the phase.
+func (ph *Phase) Done() { ph.end(Event{Kind: Done}) }
+
+// Fail ends the phase without success. Only JSON output has the reason: people
+// get it once, from whoever is returned err in the end.
+func (ph *Phase) Fail(err error) {
+	e := Event{Kind: Failed}
+	if err != nil {
+		e.Error = err.Error()
+	}
+	ph.end(e)
+}
+
+func (ph *Phase) end(e Event) {
+	p := ph.p
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ph.ended {
+		return
+	}
+	ph.ended = true
+	p.active = slices.DeleteFunc(p.active, func(other *Phase) bool { return other == ph })
+	if len(p.active) == 0 && p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	e.Phase, e.Detail, e.Seconds = ph.name, ph.detail, time.Since(ph.began).Seconds()
+	p.say(e)
+}
+
+// report tells a reader of JSON how far the phase is, now and then.
+func (ph *Phase) report() {
+	now := time.Now()
+	if !ph.p.opt.JSON || ph.ended || now.Sub(ph.reported) < reportEvery {
+		return
+	}
+	ph.reported = now
+	ph.p.say(Event{Kind: Progress, Phase: ph.name, Note: ph.note, Fraction: ph.fraction, Seconds: now.Sub(ph.began).Seconds()})
+}
+
+// say prints one event for good. The caller holds the lock, here and below.
+func (p *Printer) say(e Event) {
+	if p.opt.JSON {
+		e.Time = time.Now()
+		json.NewEncoder(p.w).Encode(e) //nolint:errcheck // see Printer
+		return
+	}
+	if p.drawn {
+		io.WriteString(p.w, eraseLine)
+		p.drawn = false
+	}
+	io.WriteString(p.w, p.line(e)+"\n")
+	p.draw()
+}
+
+// line is the event for people.
+func (p *Printer) line(e Event) string {
+	took := Duration(time.Duration(e.Seconds * float64(time.Second)))
+	name := e.Phase
+	if p.opt.Live && e.Detail != "" { // on its own: the line that announced it was erased
+		name += ": " + e.Detail
+	}
+	switch e.Kind {
+	case Started:
+		return strings.TrimSuffix(e.Phase+": "+e.Detail, ": ")
+	case Done:
+		return name + ": " + p.color("32", "done") + " in " + took
+	case Failed:
+		return name + ": " + p.color("31", "failed") + " after " + took
+	case Warning:
+		return p.color("33", "warning") + ": " + e.Text
+	default:
+		return e.Text
+	}
+}
+
+func (p *Printer) color(code, text string) string {
+	if !p.opt.Color {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// eraseLine is ECMA-48's carriage return and "erase to the end of the line".
+const eraseLine = "\r\x1b[K"
+
+func (p *Printer) tick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer != nil {
+		p.frame++
+		p.draw()
+		p.timer.Reset(redrawEvery)
+	}
+}
+
+// draw puts the live line of the newest phase on the screen, if there is one.
+func (p *Printer) draw() {
+	if !p.opt.Live || len(p.active) == 0 {
+		return
+	}
+	ph := p.active[len(p.active)-1]
+	elapsed := int(time.Since(ph.began).Seconds())
+	fields := []string{string(`|/-\`[p.frame%4]) + " " + ph.name, ph.detail, fmt.Sprintf("%d:%02d", elapsed/60, elapsed%60)}
+	if ph.fraction > 0 {
+		fields = append(fields, fmt.Sprintf("%.0f %%", 100*ph.fraction))
+	}
+	fields = append(fields, ph.note)
+	fields = slices.DeleteFunc(fields, func(s string) bool { return s == "" })
+	line := []rune(strings.Join(fields, "  "))
+	line = line[:min(len(line), p.opt.Width-1)] // a full line would wrap, and stay
+	io.WriteString(p.w, eraseLine+string(line))
+	p.drawn = true
+}
+
+var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[@-~]")
+
+// clean makes foreign text fit for a line that is redrawn.
+func clean(s string) string {
+	s = escapes.ReplaceAllString(s, "")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	return strings.TrimSpace(s)
+}
