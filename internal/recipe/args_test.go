@@ -1,0 +1,79 @@
+package recipe
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestBuildArguments(t *testing.T) {
+	const src = `Bootstrap: scratch
+From: {{A}}-{{ B }}
+%arguments
+A=default
+B=<{{ A }}>
+%post {{SHELL}}
+#!{{ SHELL }}
+x#{{ A }}
+`
+	r := parse(t, src, Options{Args: map[string]string{"A": "given", "SHELL": "-u"}})
+	st := r.Stages[0]
+	if from, _ := st.Header.Get("From"); from != "given-<given>" {
+		t.Errorf("From is %q", from)
+	}
+	if diff := cmp.Diff([]Pair{{"A", "default", 4}, {"B", "<given>", 5}}, st.Arguments); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(Script{Args: []string{"-u"}, Body: "#!-u\nx#given\n", Line: 6}, *st.Post); diff != "" {
+		t.Error(diff)
+	}
+	want := strings.NewReplacer("{{A}}-{{ B }}", "given-<given>", "{{ A }}", "given", "{{SHELL}}", "-u", "{{ SHELL }}", "-u").Replace(src)
+	if diff := cmp.Diff(want, string(r.Source)); diff != "" {
+		t.Errorf("source:\n%s", diff)
+	}
+	roundTrip(t, r, Options{})
+}
+
+// TestStrictRemark: Apptainer needs no blank before the '#'.
+func TestStrictRemark(t *testing.T) {
+	const src = "Bootstrap: scratch\n%post\nx#y {{ A }}\n%arguments\nA=1\n"
+	if body := parse(t, src, Options{Strict: true}).Stages[0].Post.Body; body != "x#y {{ A }}\n" {
+		t.Errorf("strict: %q", body)
+	}
+	if body := parse(t, src, Options{}).Stages[0].Post.Body; body != "x#y 1\n" {
+		t.Errorf("default: %q", body)
+	}
+}
+
+func TestGivenArguments(t *testing.T) {
+	const src = "Bootstrap: scratch\n%arguments\nUSED=1\n%post\n{{ USED }}\n"
+	for _, test := range []struct {
+		src, want string
+		args      map[string]string
+	}{
+		{src, "x.def: build arguments that nothing uses: A, B; the recipe uses USED", map[string]string{"B": "", "A": "", "USED": "x"}},
+		{"Bootstrap: scratch\n", "x.def: build arguments that nothing uses: A; the recipe uses none", map[string]string{"A": ""}},
+		{src, "x.def: the value of build argument USED is not one line of text", map[string]string{"USED": "a\n%post"}},
+		{src, "", map[string]string{"USED": "%test"}},
+	} {
+		_, err := Parse("x.def", []byte(test.src), Options{Args: test.args})
+		checkError(t, "default", err, test.want)
+	}
+}
+
+func TestParseArgs(t *testing.T) {
+	args, warnings, err := ParseArgs("args", []byte("# comment\r\nA = 1=2 \r\n\nbad\nB=\nA=3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"A": "3", "B": ""}, args); diff != "" {
+		t.Error(diff)
+	}
+	if len(warnings) != 1 || warnings[0].String() != `args:4: "bad" is skipped, being no KEY=VALUE` {
+		t.Errorf("warnings: %v", warnings)
+	}
+	if _, _, err := ParseArgs("args", []byte("A=\x00")); err == nil {
+		t.Error("a binary file was read")
+	}
+}
