@@ -205,11 +205,11 @@ func (s *Server) attached(ctx context.Context, c *conn) {
 		st.Done = true
 		s.observe(st)
 	}()
-	err := c.transmit(ctx)
+	why := leaving(ctx, c.transmit(ctx))
 	c.close()
 	st := c.stat()
 	s.Log.Info("nbd: left", "peer", c.peer, "export", c.name, "reads", st.Reads, "bytes", st.Bytes,
-		"after", time.Since(st.Since).Round(time.Millisecond), "why", leaving(ctx, err))
+		"after", time.Since(st.Since).Round(time.Millisecond), "why", why)
 }
 
 func leaving(ctx context.Context, err error) string {

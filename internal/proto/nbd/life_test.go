@@ -1,0 +1,439 @@
+package nbd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// attach returns a connection on which the transmission has begun, with simple replies.
+func attach(t testing.TB, addr, export string) *net.TCPConn {
+	t.Helper()
+	conn := dial(t, addr)
+	if _, err := Handshake(t.Context(), conn, export); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func ask(w io.Writer, cmd uint16, cookie, off uint64, n uint32) error {
+	b := be.AppendUint32(nil, magicRequest)
+	b = be.AppendUint32(b, uint32(cmd))
+	b = be.AppendUint64(b, cookie)
+	b = be.AppendUint64(b, off)
+	_, err := w.Write(be.AppendUint32(b, n))
+	return err
+}
+
+// answer reads one simple reply; its data, if without error, has the length that n says for its cookie.
+func answer(r io.Reader, n func(cookie uint64) uint32) (cookie uint64, code uint32, data []byte, err error) {
+	var head [simpleHead]byte
+	if _, err = io.ReadFull(r, head[:]); err != nil {
+		return 0, 0, nil, err
+	}
+	if be.Uint32(head[:]) != magicSimple {
+		return 0, 0, nil, errors.New("no simple reply")
+	}
+	code, cookie = be.Uint32(head[4:]), be.Uint64(head[8:])
+	if code == 0 {
+		data = make([]byte, n(cookie))
+		_, err = io.ReadFull(r, data)
+	}
+	return cookie, code, data, err
+}
+
+func always(n uint32) func(uint64) uint32 { return func(uint64) uint32 { return n } }
+
+// until waits for a fact.
+func until(t *testing.T, what string, fact func() bool) {
+	t.Helper()
+	end := time.After(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !fact() {
+		select {
+		case <-end:
+			t.Fatalf("waited %v for: %s", patience, what)
+		case <-tick.C:
+		}
+	}
+}
+
+// TestManyClients reads from many connections with many requests under way, of all sizes, and looks at
+// every byte. The race detector has most to say here.
+func TestManyClients(t *testing.T) {
+	addr, _, _ := start(t, &Server{})
+	want := &disk{size: 128 << 20}
+	var clients sync.WaitGroup
+	for client := range 8 {
+		conn := attach(t, addr, "big")
+		conn.SetDeadline(time.Now().Add(6 * patience))
+		rnd := rand.New(rand.NewPCG(1, uint64(client)))
+		const requests = 64
+		var offs [requests]uint64
+		var lens [requests]uint32
+		for i := range requests {
+			lens[i] = 1 + rnd.Uint32N(1<<rnd.IntN(20))
+			offs[i] = rnd.Uint64N(uint64(want.size) - uint64(lens[i]))
+		}
+		clients.Go(func() {
+			for i := range requests {
+				if err := ask(conn, cmdRead, uint64(i), offs[i], lens[i]); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		clients.Go(func() {
+			for range requests {
+				cookie, code, data, err := answer(conn, func(c uint64) uint32 { return lens[c%requests] })
+				if err != nil || code != 0 || cookie >= requests {
+					t.Errorf("request %d: error %d, %v", cookie, code, err)
+					return
+				}
+				expect := make([]byte, len(data))
+				want.ReadAt(expect, int64(offs[cookie]))
+				if !bytes.Equal(data, expect) {
+					t.Errorf("wrong bytes at %d, %d", offs[cookie], lens[cookie])
+				}
+			}
+		})
+	}
+	clients.Wait()
+}
+
+// gate is a disk whose reads wait until they are let through.
+type gate struct {
+	disk
+	waiting atomic.Int32
+	open    chan struct{}
+}
+
+func newGate(size int64) *gate {
+	g := &gate{open: make(chan struct{})}
+	g.disk = disk{size: size, read: func(p []byte, off int64) (int, error) {
+		g.waiting.Add(1)
+		<-g.open
+		g.waiting.Add(-1)
+		return len(p), nil
+	}}
+	return g
+}
+
+func serving(b Backend) func(context.Context, string) (*Export, error) {
+	return func(context.Context, string) (*Export, error) { return &Export{Backend: b}, nil }
+}
+
+// TestInFlightIsBounded: a connection has 16 requests under way or 8 MiB, and the next must wait.
+func TestInFlightIsBounded(t *testing.T) {
+	for _, tt := range []struct {
+		length uint32
+		want   int32
+	}{{quickRead + 1, connInFlight}, {1 << 20, 8}, {maxPayload, 1}} {
+		g := newGate(64 << 20)
+		addr, _, stop := start(t, &Server{Lookup: serving(g)})
+		conn := attach(t, addr, "")
+		conn.SetDeadline(time.Now().Add(patience))
+		requests := int(tt.want) + 2
+		for i := range requests {
+			if err := ask(conn, cmdRead, uint64(i), 0, tt.length); err != nil {
+				t.Fatal(err)
+			}
+		}
+		until(t, "requests under way", func() bool { return g.waiting.Load() == tt.want })
+		close(g.open)
+		seen := make(map[uint64]bool)
+		for range requests {
+			cookie, code, _, err := answer(conn, always(tt.length))
+			if err != nil || code != 0 {
+				t.Fatal(code, err)
+			}
+			seen[cookie] = true
+		}
+		if len(seen) != requests {
+			t.Errorf("%d different answers", len(seen))
+		}
+		stop()
+	}
+}
+
+// TestStalledClientsDoNotStopOthers: clients that never read what they asked for hold all of the server's
+// memory. Another's small reads go on; a large one waits until they are gone.
+func TestStalledClientsDoNotStopOthers(t *testing.T) {
+	s := &Server{MaxBuffer: 1} // raised to one largest request
+	addr, _, _ := start(t, s)
+	stalled := attach(t, addr, "big")
+	if err := ask(stalled, cmdRead, 1, 0, maxPayload); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "all memory to be taken", func() bool { return s.full() })
+	conn := attach(t, addr, "big")
+	conn.SetDeadline(time.Now().Add(patience))
+	for i := range 100 {
+		if err := ask(conn, cmdRead, uint64(i), 0, smallRead); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 100 {
+		if _, code, _, err := answer(conn, always(smallRead)); code != 0 || err != nil {
+			t.Fatal(code, err)
+		}
+	}
+	if err := ask(conn, cmdRead, 1, 0, maxPayload); err != nil {
+		t.Fatal(err)
+	}
+	stalled.Close()
+	if _, code, _, err := answer(conn, always(maxPayload)); code != 0 || err != nil {
+		t.Fatal(code, err)
+	}
+}
+
+// full reports whether all of the server's memory is taken.
+func (s *Server) full() bool {
+	free := s.memory.TryAcquire(1)
+	if free {
+		s.memory.Release(1)
+	}
+	return !free
+}
+
+// TestServeEnds: with clients in every state, it ends after the second of grace for the one that does
+// not take its reply.
+func TestServeEnds(t *testing.T) {
+	s := &Server{MaxBuffer: 1} // raised to one largest request
+	addr, log, stop := start(t, s)
+	dial(t, addr)           // says nothing
+	attach(t, addr, "root") // idle
+	stalled := attach(t, addr, "big")
+	ask(stalled, cmdRead, 1, 0, maxPayload)
+	until(t, "all clients", func() bool { return len(s.Active()) == 2 && s.open.Load() == 3 && s.full() })
+	begin := time.Now()
+	stop()
+	if d := time.Since(begin); d < closeGrace || d > patience {
+		t.Errorf("took %v", d)
+	}
+	if n := strings.Count(log.String(), `why="the server stops"`); n != 2 {
+		t.Errorf("%d clients left because the server stops, want 2:\n%s", n, log)
+	}
+	if _, err := net.Dial("tcp", addr); err == nil {
+		t.Error("still listening")
+	}
+}
+
+func TestMaxConns(t *testing.T) {
+	s := &Server{MaxConns: 2}
+	addr, log, _ := start(t, s)
+	first := attach(t, addr, "root")
+	attach(t, addr, "root")
+	refused := dial(t, addr)
+	refused.SetDeadline(time.Now().Add(patience))
+	if n, err := refused.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("third connection read %d, %v", n, err)
+	}
+	if !strings.Contains(log.String(), `msg="nbd: refused" peer=127.0.0.1 why="more than 2 connections"`) {
+		t.Error(log)
+	}
+	first.Close()
+	until(t, "the first to be gone", func() bool { return s.open.Load() == 1 })
+	attach(t, addr, "root")
+}
+
+// TestPanicEndsOneConnection, in the connection's goroutine (a small read) and in a request's.
+func TestPanicEndsOneConnection(t *testing.T) {
+	addr, log, stop := start(t, &Server{})
+	bystander := attach(t, addr, "root")
+	for _, n := range []uint32{512, quickRead + 1} {
+		conn := attach(t, addr, "panic")
+		conn.SetDeadline(time.Now().Add(patience))
+		ask(conn, cmdRead, 1, 0, n)
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Errorf("read of %d was answered", n)
+		}
+	}
+	ask(bystander, cmdRead, 1, 0, 512)
+	if _, code, _, err := answer(bystander, always(512)); code != 0 || err != nil {
+		t.Error(code, err)
+	}
+	stop()
+	if n := strings.Count(log.String(), "panic=backend"); n != 2 {
+		t.Errorf("%d panics in the log:\n%s", n, log)
+	}
+}
+
+// TestReleaseOnce: whatever a client does in the haggling, each export that was opened is released once.
+func TestReleaseOnce(t *testing.T) {
+	var opened, released atomic.Int32
+	s := &Server{Lookup: func(ctx context.Context, name string) (*Export, error) {
+		e, err := exports(ctx, name)
+		if err == nil {
+			opened.Add(1)
+			var once atomic.Bool
+			e.Release = func() {
+				if once.Swap(true) {
+					t.Error("released twice")
+				}
+				released.Add(1)
+			}
+		}
+		return e, err
+	}}
+	addr, _, stop := start(t, s)
+	const (
+		infoRoot = `"IHAVEOPT" 00000006 0000000a u32"root" 0000`
+		infoBig  = `"IHAVEOPT" 00000006 00000009 u32"big" 0000`
+		goRoot   = `"IHAVEOPT" 00000007 0000000a u32"root" 0000`
+		abort    = `"IHAVEOPT" 00000002 00000000`
+	)
+	for _, tt := range []struct {
+		said string
+		want int32 // opened
+	}{
+		{infoRoot + infoRoot + goRoot, 1},
+		{infoRoot + infoBig + goRoot, 3},
+		{infoRoot + abort, 1},
+		{infoRoot, 1},
+		{goRoot + `25609513`, 1},
+		{goRoot + `"not a request at all, but long"`, 1},
+		{infoRoot + `"not an option of a client"`, 1},
+	} {
+		opened.Store(0)
+		released.Store(0)
+		b, err := unquote("00000003" + tt.said)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn := dial(t, addr)
+		conn.Write(b)
+		conn.CloseWrite()
+		io.Copy(io.Discard, conn)
+		until(t, "the connection to be gone", func() bool { return s.open.Load() == 0 })
+		if o, r := opened.Load(), released.Load(); o != tt.want || r != o {
+			t.Errorf("%s: opened %d, want %d; released %d", tt.said, o, tt.want, r)
+		}
+	}
+	stop()
+}
+
+func TestStats(t *testing.T) {
+	var mu sync.Mutex
+	var seen []Stat
+	s := &Server{Observe: func(st Stat) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen = append(seen, st)
+	}}
+	addr, _, stop := start(t, s)
+	conn := attach(t, addr, "root")
+	for _, n := range []uint32{512, 4096} {
+		ask(conn, cmdRead, 1, 0, n)
+		if _, code, _, err := answer(conn, always(n)); code != 0 || err != nil {
+			t.Fatal(code, err)
+		}
+	}
+	read := Stat{Peer: conn.LocalAddr().String(), Export: "root", Reads: 2, Bytes: 4608}
+	apart := cmpopts.IgnoreFields(Stat{}, "Since")
+	until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []Stat{read}, apart) })
+	ask(conn, cmdDisc, 0, 0, 0)
+	io.Copy(io.Discard, conn)
+	stop()
+	begun, done := read, read
+	begun.Reads, begun.Bytes, done.Done = 0, 0, true
+	if d := cmp.Diff([]Stat{begun, done}, seen, apart); d != "" {
+		t.Error(d)
+	}
+	if len(s.Active()) != 0 {
+		t.Error("still active:", s.Active())
+	}
+}
+
+// TestSlowPeers: the time limits, with a clock of the test's own.
+func TestSlowPeers(t *testing.T) {
+	yes, infoRoot := []byte{0, 0, 0, 3}, appendInfo("root")
+	for name, tt := range map[string]struct {
+		peer func(conn net.Conn)
+		want time.Duration
+	}{
+		"says nothing":   {func(net.Conn) {}, optionTimeout},
+		"reads nothing":  {func(conn net.Conn) { conn.Write(yes); conn.Write(infoRoot) }, optionTimeout},
+		"half an option": {func(conn net.Conn) { go io.Copy(io.Discard, conn); conn.Write(yes); conn.Write(infoRoot[:20]) }, optionTimeout},
+		"never decides": {func(conn net.Conn) {
+			go io.Copy(io.Discard, conn)
+			conn.Write(yes)
+			for _, err := conn.Write(infoRoot); err == nil; _, err = conn.Write(infoRoot) {
+				<-time.After(9 * time.Second)
+			}
+		}, haggleTimeout},
+		"takes no reply": {func(conn net.Conn) {
+			if _, err := Handshake(context.Background(), conn, "root"); err == nil {
+				ask(conn, cmdRead, 1, 0, 512)
+			}
+		}, writeTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Server{Lookup: exports}
+				s.once.Do(s.setup)
+				conn, peer := net.Pipe()
+				var talk sync.WaitGroup
+				talk.Go(func() { tt.peer(peer) })
+				begin := time.Now()
+				s.serve(t.Context(), conn)
+				if d := time.Since(begin); d != tt.want {
+					t.Errorf("gone after %v, want %v", d, tt.want)
+				}
+				peer.Close()
+				talk.Wait()
+			})
+		})
+	}
+}
+
+// appendInfo returns an INFO option for an export.
+func appendInfo(name string) []byte {
+	b := be.AppendUint64(nil, magicOption)
+	b = be.AppendUint32(b, optInfo)
+	b = be.AppendUint32(b, uint32(len(name)+6))
+	b = be.AppendUint32(b, uint32(len(name)))
+	return append(append(b, name...), 0, 0)
+}
+
+// TestIdleConnectionsAreCheap: 500 of them, each after a read, within 64 MiB for both ends.
+func TestIdleConnectionsAreCheap(t *testing.T) {
+	const clients = 500
+	addr, _, _ := start(t, &Server{})
+	use := func() uint64 {
+		runtime.GC()
+		runtime.GC() // pools keep what they have through one
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	before, goroutines := use(), runtime.NumGoroutine()
+	for range clients {
+		conn := attach(t, addr, "root")
+		ask(conn, cmdRead, 1, 0, 4096)
+		if _, code, _, err := answer(conn, always(4096)); code != 0 || err != nil {
+			t.Fatal(code, err)
+		}
+	}
+	each := (int64(use()) - int64(before)) / clients
+	t.Logf("%d bytes for each connection", each)
+	if each > 64<<20/clients {
+		t.Errorf("an idle connection takes %d bytes", each)
+	}
+	if n := runtime.NumGoroutine() - goroutines; n > clients+10 {
+		t.Errorf("%d goroutines for %d connections", n, clients)
+	}
+}
