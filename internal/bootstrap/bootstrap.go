@@ -1,0 +1,254 @@
+// Package bootstrap makes the first files of a Tree: one agent for each value of a recipe's Bootstrap key, one file for
+// each agent. An agent runs the distribution's own tool on the host, in namespaces of its own (package sandbox), so a
+// cancelled or killed build leaves none of its processes and mounts.
+//
+// It does not run the recipe's sections, does not copy %files, and removes nothing when it fails: the build that owns
+// the Tree's directory does.
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"netroot/internal/nearest"
+	"netroot/internal/recipe"
+	"netroot/internal/sandbox"
+)
+
+// Job is what an agent is to do.
+type Job struct {
+	Root  string        // the Tree's directory: it exists, and holds no more than %pre put there
+	Stage *recipe.Stage // whose header says what to install
+	Dir   string        // the caller's working directory, which relative paths in the header start from
+	Log   io.Writer     // gets the tool's output, whole lines; nil discards it
+	Env   []string      // the tool's environment, INCLUDE and GPG with it; nil means the caller's
+}
+
+// Agent fills Job.Root. It returns an error that wraps ctx.Err() when ctx ends.
+type Agent func(ctx context.Context, j Job) error
+
+// For returns the agent of a Bootstrap key's value. Apptainer's agents that are not built in are told from names that
+// nobody knows.
+func For(name string) (Agent, error) {
+	var a Agent
+	switch strings.ToLower(name) {
+	case "debootstrap":
+		a = debootstrap
+	case "yum", "dnf":
+		a = yum
+	case "localimage":
+		a = localImage
+	case "scratch":
+		a = scratch
+	default:
+		built := []string{"debootstrap", "dnf", "localimage", "scratch", "yum"}
+		others := []string{
+			"arch", "busybox", "docker", "docker-archive", "docker-daemon", "dockerfile", "buildkit", "library", "oci",
+			"oci-archive", "oras", "shub", "zypper",
+		}
+		if slices.Contains(others, strings.ToLower(name)) {
+			return nil, fmt.Errorf("the bootstrap agent %s is not built in yet: there are %s", name, strings.Join(built, ", "))
+		}
+		return nil, fmt.Errorf("unknown bootstrap agent %q: there are %s%s", name, strings.Join(built, ", "),
+			nearest.Hint(name, append(built, others...)))
+	}
+	return func(ctx context.Context, j Job) error {
+		if err := a(ctx, j); err != nil {
+			return fmt.Errorf("bootstrap %s: %w", strings.ToLower(name), err)
+		}
+		return baseDirs(j.Root)
+	}, nil
+}
+
+// baseDirs makes the directories that every root file system has, where the agent did not. What is there, be it a
+// symbolic link, stays as it is.
+func baseDirs(root string) error {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for _, d := range []struct {
+		name string
+		mode os.FileMode
+	}{
+		{"dev", 0o755},
+		{"etc", 0o755},
+		{"proc", 0o555},
+		{"root", 0o700},
+		{"run", 0o755},
+		{"sys", 0o555},
+		{"tmp", 0o777 | os.ModeSticky},
+		{"var", 0o755},
+		{"var/tmp", 0o777 | os.ModeSticky},
+	} {
+		if _, err := r.Lstat(d.name); err == nil {
+			continue
+		}
+		if err := r.Mkdir(d.name, 0o755); err != nil {
+			return fmt.Errorf("make the tree's /%s: %w", d.name, err)
+		}
+		if err := r.Chmod(d.name, d.mode); err != nil {
+			return fmt.Errorf("make the tree's /%s: %w", d.name, err)
+		}
+	}
+	return nil
+}
+
+func (j Job) environ() []string {
+	if j.Env == nil {
+		return os.Environ()
+	}
+	return j.Env
+}
+
+// getenv returns a variable of the job's environment: as in execve(2), the last one counts.
+func (j Job) getenv(name string) string {
+	var value string
+	for _, kv := range j.environ() {
+		if v, ok := strings.CutPrefix(kv, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+func (j Job) header(key string) string {
+	v, _ := j.Stage.Header.Get(key)
+	return strings.TrimSpace(v)
+}
+
+// include returns the packages of the header's Include and the environment's INCLUDE, which blanks or commas separate.
+func (j Job) include() ([]string, error) {
+	names := strings.FieldsFunc(j.header("Include")+" "+j.getenv("INCLUDE"), func(r rune) bool {
+		return strings.ContainsRune(", \t\r\n", r)
+	})
+	for _, n := range names {
+		if strings.HasPrefix(n, "-") {
+			return nil, fmt.Errorf("Include: %q is not a package's name", n)
+		}
+	}
+	return names, nil
+}
+
+// logf writes a line of the agent's own into the log.
+func (j Job) logf(format string, args ...any) {
+	if j.Log != nil {
+		fmt.Fprintf(j.Log, format+"\n", args...)
+	}
+}
+
+// tool is a program of the host that an agent needs, and how to come by it.
+type tool struct{ name, debian, fedora string }
+
+// find returns the path of the first of the tools that the host has.
+func find(tools ...tool) (string, error) {
+	var names, hints []string
+	for _, t := range tools {
+		if p, err := exec.LookPath(t.name); err == nil {
+			return p, nil
+		}
+		names = append(names, t.name)
+	}
+	for _, t := range tools {
+		if t.debian != "" {
+			hints = append(hints, "on Debian and Ubuntu `apt install "+t.debian+"`")
+			break
+		}
+	}
+	for _, t := range tools {
+		if t.fedora != "" {
+			hints = append(hints, "on Fedora and EL `dnf install "+t.fedora+"`")
+			break
+		}
+	}
+	return "", fmt.Errorf("this host has no %s: install it, %s", strings.Join(names, " or "), strings.Join(hints, ", "))
+}
+
+// run runs a tool, its output to the log. Its failure is told with its own last words.
+func (j Job) run(ctx context.Context, argv []string, env ...string) error {
+	out := &lineLog{to: j.Log}
+	h := sandbox.Host{Dir: j.Dir, Env: append(slices.Clone(j.environ()), env...), Stdout: out, Stderr: out}
+	err := h.Run(ctx, argv)
+	out.flush()
+	if exit, ok := errors.AsType[*sandbox.ExitError](err); ok && len(out.last) > 0 {
+		return fmt.Errorf("%w:\n\t%s", exit, strings.Join(out.lastWords(), "\n\t"))
+	}
+	return err
+}
+
+// lineLog passes whole lines on, and keeps the last ones.
+type lineLog struct {
+	to   io.Writer
+	part []byte
+	last []string
+	err  []string // the last lines that look like an error
+}
+
+const keptLines = 5
+
+func (l *lineLog) Write(p []byte) (int, error) {
+	l.part = append(l.part, p...)
+	for {
+		i := bytes.IndexByte(l.part, '\n')
+		if i < 0 {
+			return len(p), nil
+		}
+		if err := l.line(l.part[:i+1]); err != nil {
+			return 0, err
+		}
+		l.part = l.part[i+1:]
+	}
+}
+
+func (l *lineLog) flush() {
+	if len(l.part) > 0 {
+		_ = l.line(append(l.part, '\n')) // the tool has ended: its status says more
+		l.part = nil
+	}
+}
+
+func (l *lineLog) line(line []byte) error {
+	if s := strings.TrimSpace(string(line)); s != "" {
+		l.last = keep(l.last, s)
+		for _, p := range []string{"E:", "E: ", "Error", "error:", "ERROR", "cp: "} {
+			if strings.HasPrefix(s, p) {
+				l.err = keep(l.err, s)
+				break
+			}
+		}
+	}
+	if l.to == nil {
+		return nil
+	}
+	_, err := l.to.Write(line)
+	return err
+}
+
+func (l *lineLog) lastWords() []string {
+	if len(l.err) > 0 {
+		return l.err
+	}
+	return l.last
+}
+
+func keep(lines []string, s string) []string {
+	lines = append(lines, s)
+	return lines[max(0, len(lines)-keptLines):]
+}
+
+// absolute resolves a path of the header.
+func (j Job) absolute(path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(j.Dir, path)
+}

@@ -1,0 +1,225 @@
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"netroot/internal/recipe"
+	"netroot/internal/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	sandbox.Main()
+	os.Exit(m.Run())
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// job makes a job with an empty Tree from header lines.
+func job(t *testing.T, header string) Job {
+	t.Helper()
+	r, err := recipe.Parse("test.def", []byte(header), recipe.Options{})
+	must(t, err)
+	return Job{Root: t.TempDir(), Stage: r.Stages[0], Dir: t.TempDir(), Env: []string{"PATH=" + os.Getenv("PATH")}}
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: the tools run in namespaces of their own")
+	}
+}
+
+// fakeTool puts a program into the PATH: what a distribution's tool would be to the agent.
+func fakeTool(t *testing.T, name, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script), 0o755))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestFor(t *testing.T) {
+	for _, name := range []string{"debootstrap", "yum", "dnf", "localimage", "scratch", "Yum"} {
+		if _, err := For(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, want := range map[string]string{
+		"docker":      "the bootstrap agent docker is not built in yet: there are debootstrap, dnf, localimage, scratch, yum",
+		"deboostrap":  `unknown bootstrap agent "deboostrap": there are debootstrap, dnf, localimage, scratch, yum; did you mean "debootstrap"?`,
+		"frobnicator": `unknown bootstrap agent "frobnicator": there are debootstrap, dnf, localimage, scratch, yum`,
+	} {
+		if _, err := For(name); err == nil || err.Error() != want {
+			t.Errorf("For(%q): %v, want %s", name, err, want)
+		}
+	}
+}
+
+func TestScratch(t *testing.T) {
+	j := job(t, "Bootstrap: scratch\n")
+	outside := t.TempDir()
+	must(t, os.Symlink(outside, filepath.Join(j.Root, "var"))) // as %pre might
+	must(t, os.Mkdir(filepath.Join(j.Root, "tmp"), 0o700))
+	agent, err := For("scratch")
+	must(t, err)
+	if err := agent(t.Context(), j); err == nil {
+		t.Error("a symbolic link out of the tree was followed for /var/tmp")
+	}
+	must(t, os.Remove(filepath.Join(j.Root, "var")))
+	must(t, agent(t.Context(), j))
+	must(t, agent(t.Context(), j))
+	got := map[string]string{}
+	must(t, filepath.WalkDir(j.Root, func(path string, d os.DirEntry, err error) error {
+		fi, err := d.Info()
+		rel, _ := filepath.Rel(j.Root, path)
+		if rel != "." {
+			got[rel] = fi.Mode().String()
+		}
+		return err
+	}))
+	want := map[string]string{
+		"dev": "drwxr-xr-x", "etc": "drwxr-xr-x", "proc": "dr-xr-xr-x", "root": "drwx------", "run": "drwxr-xr-x",
+		"sys": "dr-xr-xr-x", "tmp": "drwx------", "var": "drwxr-xr-x", "var/tmp": "dtrwxrwxrwx",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the tree (-want +got):\n%s", diff)
+	}
+}
+
+func TestHeaderErrors(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "file.sif"), nil, 0o644))
+	for header, want := range map[string]string{
+		"Bootstrap: localimage\nFrom:\n":                                          "bootstrap localimage: From: is missing",
+		"Bootstrap: localimage\nFrom: none\n":                                     "no such file or directory",
+		"Bootstrap: localimage\nFrom: file.sif\n":                                 "From: file.sif is a file: only directories",
+		"Bootstrap: localimage\nFrom: /\n":                                        "lie one inside the other",
+		"Bootstrap: debootstrap\n":                                                "OSVersion: is missing",
+		"Bootstrap: debootstrap\nOSVersion: --help\n":                             "not a suite's name",
+		"Bootstrap: debootstrap\nOSVersion: sid\nInclude: a -b\n":                 `"-b" is not a package's name`,
+		"Bootstrap: yum\nInclude: a\n":                                            "MirrorURL: (or MetaLink:) is missing",
+		"Bootstrap: yum\nMirrorURL: http://m/%{osversion}/\n":                     "MirrorURL: asks for %{OSVERSION}, but OSVersion: is missing",
+		"Bootstrap: yum\nMirrorURL: http://m/\nGPG: http://m/key\nOSVersion: 9\n": "GPG: http://m/key is no safe place",
+	} {
+		fakeTool(t, "dnf", "exit 9")
+		fakeTool(t, "mmdebstrap", "exit 9")
+		j := job(t, header)
+		j.Dir = dir
+		agent, err := For(j.Stage.Agent())
+		must(t, err)
+		if err := agent(t.Context(), j); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want an error that says %q", header, err, want)
+		}
+	}
+}
+
+func TestMissingTool(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for header, want := range map[string]string{
+		"Bootstrap: debootstrap\nOSVersion: sid\n": "this host has no mmdebstrap or debootstrap: install it, " +
+			"on Debian and Ubuntu `apt install mmdebstrap`, on Fedora and EL `dnf install debootstrap`",
+		"Bootstrap: dnf\nMirrorURL: http://m/\n": "this host has no dnf or yum: install it, " +
+			"on Debian and Ubuntu `apt install dnf`, on Fedora and EL `dnf install dnf`",
+	} {
+		j := job(t, header)
+		agent, err := For(j.Stage.Agent())
+		must(t, err)
+		if err := agent(t.Context(), j); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+func TestToolFails(t *testing.T) {
+	needRoot(t)
+	fakeTool(t, "mmdebstrap", `
+echo "I: running apt-get update..."
+echo "E: Unable to fetch" >&2
+echo "I: cleaning up"
+printf 'half'
+exit 25`)
+	var log bytes.Buffer
+	j := job(t, "Bootstrap: debootstrap\nOSVersion: sid\nMirrorURL: http://m.invalid/\n")
+	j.Log = &log
+	agent, err := For("debootstrap")
+	must(t, err)
+	err = agent(t.Context(), j)
+	exit, ok := errors.AsType[*sandbox.ExitError](err)
+	if !ok || exit.Code != 25 || err.Error() != "bootstrap debootstrap: mmdebstrap: exit status 25:\n\tE: Unable to fetch" {
+		t.Errorf("error %q", err)
+	}
+	if want := "I: running apt-get update...\nE: Unable to fetch\nI: cleaning up\nhalf\n"; log.String() != want {
+		t.Errorf("the log is %q, want %q", log.String(), want)
+	}
+}
+
+// TestDebootstrap runs the second choice, with a debootstrap that writes what the real one writes.
+func TestDebootstrap(t *testing.T) {
+	needRoot(t)
+	fakeTool(t, "debootstrap", `
+echo "$http_proxy $*"
+mkdir -p "$4/etc/apt/sources.list.d"
+echo "deb $5 $3 main" > "$4/etc/apt/sources.list"
+for f in resolv.conf hostname; do if test -e /etc/$f; then cat /etc/$f > "$4/etc/$f"; fi; done`)
+	prog, err := find(tool{"debootstrap", "", ""})
+	must(t, err)
+	var log bytes.Buffer
+	j := job(t, "Bootstrap: debootstrap\nOSVersion: trixie\n")
+	j.Log = &log
+	d := debian{prog: prog, suite: "trixie", root: j.Root, sources: forSuite(parseList(oneLine), "bookworm", "trixie")}
+	must(t, d.debootstrap(t.Context(), j, []setting{{"Acquire::http::Proxy", "http://p.invalid"}}))
+	must(t, forgetHost(j.Root))
+	if want := "http://p.invalid --variant=minbase --include=apt trixie " + j.Root + " http://a.invalid/debian\n"; log.String() != want {
+		t.Errorf("it was called with %q, want %q", log.String(), want)
+	}
+	sources, err := os.ReadFile(filepath.Join(j.Root, "etc/apt/sources.list.d/host.sources"))
+	if err != nil || !strings.Contains(string(sources), "Suites: trixie-security\n") {
+		t.Errorf("apt's sources in the tree: %s %v", sources, err)
+	}
+	for _, name := range []string{"etc/apt/sources.list", "etc/resolv.conf", "etc/hostname"} {
+		if _, err := os.Stat(filepath.Join(j.Root, name)); !os.IsNotExist(err) {
+			t.Errorf("%s: %v, want none", name, err)
+		}
+	}
+}
+
+func TestToolCancelled(t *testing.T) {
+	needRoot(t)
+	// The tool leaves a mount and a process, and dies of SIGTERM.
+	fakeTool(t, "mmdebstrap", `mount -t tmpfs left "$7/mnt" || exit 1; sleep 606.25 & echo ready; wait`)
+	j := job(t, "Bootstrap: debootstrap\nOSVersion: sid\nMirrorURL: http://m.invalid/\nInclude: x\n")
+	must(t, os.Mkdir(filepath.Join(j.Root, "mnt"), 0o755))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	j.Log = writerFunc(func(p []byte) { cancel() })
+	agent, err := For("debootstrap")
+	must(t, err)
+	if err := agent(ctx, j); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	if info, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(info), j.Root) {
+		t.Errorf("a mount is left: %s %v", info, err)
+	}
+	cmdlines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range cmdlines {
+		if c, _ := os.ReadFile(f); strings.Contains(string(c), "606.25") {
+			t.Errorf("a process is left: %q", c)
+		}
+	}
+}
+
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }

@@ -1,0 +1,199 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// debootstrap is the agent that installs Debian or one of its kin with mmdebstrap or, where that is missing, debootstrap: the variant
+// minbase, apt, and Include. No packages are excluded (Apptainer excludes udev and e2fsprogs, which machines need).
+//
+// Without MirrorURL the host's own apt sources serve, see sources.go, with the settings of the host's apt that say how
+// to reach them. mmdebstrap keeps those settings in the Tree, in /etc/apt/apt.conf.d/99mmdebstrap, for apt in %post
+// needs them too; a recipe whose nodes shall not have them removes the file.
+func debootstrap(ctx context.Context, j Job) error {
+	suite := j.header("OSVersion")
+	if suite == "" {
+		return errors.New("OSVersion: is missing: name the suite, for example `OSVersion: bookworm`")
+	}
+	if strings.HasPrefix(suite, "-") {
+		return fmt.Errorf("OSVersion: %q is not a suite's name", suite)
+	}
+	packages, err := j.include()
+	if err != nil {
+		return err
+	}
+	prog, err := find(tool{"mmdebstrap", "mmdebstrap", ""}, tool{"debootstrap", "debootstrap", "debootstrap"})
+	if err != nil {
+		return err
+	}
+	d := debian{prog: prog, suite: suite, root: j.Root, include: packages, mirror: j.header("MirrorURL")}
+	if d.mirror == "" {
+		all, err := readSources("/etc")
+		if err != nil {
+			return err
+		}
+		d.sources = forSuite(all, hostSuite(), suite)
+		if len(d.sources) == 0 {
+			return fmt.Errorf("MirrorURL: is missing, and this host's apt sources know no archive for %s: add MirrorURL", suite)
+		}
+		j.logf("no MirrorURL: using this host's apt sources for %s", suite)
+	}
+	settings := aptSettings(ctx)
+	if filepath.Base(prog) == "mmdebstrap" {
+		err = d.mmdebstrap(ctx, j, settings)
+	} else {
+		err = d.debootstrap(ctx, j, settings)
+	}
+	if err != nil {
+		return err
+	}
+	return forgetHost(j.Root)
+}
+
+// debian is one run of mmdebstrap or debootstrap. Either mirror or sources is set.
+type debian struct {
+	prog, suite, root string
+	include           []string
+	mirror            string
+	sources           []source
+}
+
+func (d debian) mmdebstrap(ctx context.Context, j Job, settings []setting) error {
+	mirror := d.mirror
+	if mirror == "" {
+		dir, err := os.MkdirTemp("", "netroot-apt-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		mirror = filepath.Join(dir, "host.sources") // the name that it gets in the Tree, with a number before it
+		if err := os.WriteFile(mirror, []byte(render(d.sources)), 0o644); err != nil {
+			return err
+		}
+	}
+	left, err := os.ReadDir(d.root)
+	if err != nil {
+		return err
+	}
+	return j.run(ctx, d.mmdebstrapArgs(mirror, settings, len(left) == 0))
+}
+
+func (d debian) mmdebstrapArgs(mirror string, settings []setting, empty bool) []string {
+	argv := []string{d.prog, "--mode=root", "--format=directory", "--variant=minbase"}
+	if !empty { // %pre put something there
+		argv = append(argv, "--skip=check/empty")
+	}
+	if len(d.include) > 0 {
+		argv = append(argv, "--include="+strings.Join(d.include, ","))
+	}
+	for _, s := range settings {
+		argv = append(argv, "--aptopt="+s.String())
+	}
+	return append(argv, d.suite, d.root, mirror)
+}
+
+// debootstrap can install from one archive only, without -updates and -security. The Tree's apt gets them all, for
+// %post to upgrade from.
+func (d debian) debootstrap(ctx context.Context, j Job, settings []setting) error {
+	if err := j.run(ctx, d.debootstrapArgs(), proxyEnv(j, settings)...); err != nil || d.mirror != "" {
+		return err
+	}
+	r, err := os.OpenRoot(d.root)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.WriteFile("etc/apt/sources.list.d/host.sources", []byte(render(d.sources)), 0o644); err != nil {
+		return err
+	}
+	return r.Remove("etc/apt/sources.list")
+}
+
+func (d debian) debootstrapArgs() []string {
+	mirror := d.mirror
+	for _, s := range d.sources {
+		if mirror == "" && s.has(d.suite) && len(s.URIs) > 0 {
+			mirror = s.URIs[0]
+		}
+	}
+	argv := []string{d.prog, "--variant=minbase", "--include=" + strings.Join(append([]string{"apt"}, d.include...), ",")}
+	return append(argv, d.suite, d.root, mirror)
+}
+
+// proxyEnv tells debootstrap, which does not read apt's settings, of apt's proxy.
+func proxyEnv(j Job, settings []setting) []string {
+	var env []string
+	for _, s := range settings {
+		name, ok := map[string]string{"acquire::http::proxy": "http_proxy", "acquire::https::proxy": "https_proxy"}[strings.ToLower(s.name)]
+		if ok && j.getenv(name) == "" {
+			env = append(env, name+"="+s.value)
+		}
+	}
+	return env
+}
+
+// setting is one of apt's, such as Acquire::http::Proxy.
+type setting struct{ name, value string }
+
+func (s setting) String() string { return s.name + ` "` + s.value + `"` }
+
+// aptSettings asks the host's apt for its settings. A host without apt has none.
+func aptSettings(ctx context.Context) []setting {
+	out, err := exec.CommandContext(ctx, "apt-config", "dump").Output()
+	if err != nil {
+		return nil
+	}
+	return parseSettings(string(out))
+}
+
+// parseSettings picks from apt-config's dump what bears on reaching and believing an archive: apt.conf(5), "The Acquire
+// group", and apt-transport-https(1). The rest (hooks, caches, languages) is the host's own business.
+func parseSettings(dump string) []setting {
+	var out []setting
+	for line := range strings.Lines(dump) {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		value = strings.TrimSuffix(strings.TrimPrefix(value, `"`), `";`)
+		if !ok || value == "" || strings.HasSuffix(name, "::") {
+			continue
+		}
+		group, isAcquire := strings.CutPrefix(strings.ToLower(name), "acquire::")
+		for _, p := range []string{"http::", "https::", "check-", "max-futuretime", "max-validtime", "min-validtime", "retries", "forceipv"} {
+			if isAcquire && strings.HasPrefix(group, p) {
+				out = append(out, setting{name, value})
+				break
+			}
+		}
+	}
+	return out
+}
+
+// forgetHost removes what both tools copy of the host's identity into the Tree, if it is that still.
+func forgetHost(root string) error {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for _, name := range []string{"etc/resolv.conf", "etc/hostname"} {
+		host, err := os.ReadFile("/" + name)
+		if err != nil {
+			continue
+		}
+		if fi, err := r.Lstat(name); err != nil || !fi.Mode().IsRegular() {
+			continue
+		}
+		if ours, err := r.ReadFile(name); err != nil || string(ours) != string(host) {
+			continue
+		}
+		if err := r.Remove(name); err != nil {
+			return fmt.Errorf("remove the host's /%s from the tree: %w", name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,6 @@
+package bootstrap
+
+import "context"
+
+// scratch leaves the Tree empty: For adds the base directories, %setup and %files the rest.
+func scratch(ctx context.Context, _ Job) error { return ctx.Err() }

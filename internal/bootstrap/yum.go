@@ -1,0 +1,192 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// yum installs an RPM distribution with the host's dnf or yum and --installroot: coreutils, whatever holds
+// /etc/redhat-release, and Include. The Tree keeps etc/bootstrap-yum.conf, the configuration that was used, as with
+// Apptainer: old recipes use it in %post.
+func yum(ctx context.Context, j Job) error {
+	prog, err := find(tool{"dnf", "dnf", "dnf"}, tool{"yum", "", "yum"})
+	if err != nil {
+		return err
+	}
+	r, err := rpmFrom(j)
+	if err != nil {
+		return err
+	}
+	if err := checkRPMDB(ctx); err != nil {
+		return err
+	}
+	if r.gpg == "" {
+		j.logf("no GPG key is given: the packages' signatures are not checked")
+	}
+	if err := rpmRoot(j.Root, r.conf()); err != nil {
+		return err
+	}
+	if err := j.run(ctx, r.args(prog, j.Root)); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(j.Root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.RemoveAll(rpmCache)
+}
+
+const (
+	rpmConf  = "etc/bootstrap-yum.conf"
+	rpmCache = "var/cache/yum-bootstrap"
+)
+
+// rpm is what a header of a yum or dnf recipe says.
+type rpm struct {
+	base, updates repo // updates may be empty
+	version       string
+	include       []string
+	setopt        []string
+	gpg           string // URL of the key, or empty: no check
+}
+
+// repo is where a repository lies: by its own URL, or by a metalink's.
+type repo struct{ url, metalink string }
+
+// osVersion is the place for OSVersion in a mirror's URL; Singularity 2 took it without the braces too.
+var osVersion = regexp.MustCompile(`(?i)%\{OSVERSION\}|%OSVERSION`)
+
+func rpmFrom(j Job) (rpm, error) {
+	r := rpm{version: j.header("OSVersion"), setopt: strings.Fields(j.header("Setopt")), gpg: j.header("GPG")}
+	if r.gpg == "" {
+		r.gpg = j.getenv("GPG")
+	}
+	if r.gpg != "" && !strings.HasPrefix(r.gpg, "https://") && !strings.HasPrefix(r.gpg, "file:///") {
+		return r, fmt.Errorf("GPG: %s is no safe place for a key: give an https:// or file:/// URL", r.gpg)
+	}
+	var err error
+	if r.include, err = j.include(); err != nil {
+		return r, err
+	}
+	for _, f := range []struct {
+		key string
+		to  *string
+	}{
+		{"MirrorURL", &r.base.url},
+		{"MetaLink", &r.base.metalink},
+		{"UpdateURL", &r.updates.url},
+		{"UpdateMetaLink", &r.updates.metalink},
+	} {
+		url := j.header(f.key)
+		if osVersion.MatchString(url) && r.version == "" {
+			return r, fmt.Errorf("%s: asks for %%{OSVERSION}, but OSVersion: is missing", f.key)
+		}
+		*f.to = osVersion.ReplaceAllLiteralString(url, r.version)
+	}
+	if r.base == (repo{}) {
+		return r, errors.New("MirrorURL: (or MetaLink:) is missing: give the URL of the distribution's base repository")
+	}
+	return r, nil
+}
+
+// conf is the configuration for dnf and yum: dnf.conf(5), yum.conf(5).
+func (r rpm) conf() string {
+	var b strings.Builder
+	check := "gpgcheck=0\n"
+	if r.gpg != "" {
+		check = "gpgcheck=1\ngpgkey=" + r.gpg + "\n"
+	}
+	b.WriteString("[main]\ncachedir=/" + rpmCache + "\nkeepcache=0\ndebuglevel=2\nlogfile=/var/log/yum.log\n" +
+		"syslog_device=/dev/null\nexactarch=1\nobsoletes=1\nplugins=1\nreposdir=0\ndeltarpm=0\n" + check)
+	section := func(id, name string, at repo) {
+		if at == (repo{}) {
+			return
+		}
+		fmt.Fprintf(&b, "\n[%s]\nname=%s\n", id, name)
+		if at.url != "" {
+			b.WriteString("baseurl=" + at.url + "\n")
+		}
+		if at.metalink != "" {
+			b.WriteString("metalink=" + at.metalink + "\n")
+		}
+		b.WriteString("enabled=1\n" + check)
+	}
+	section("base", "Linux $releasever - $basearch", r.base)
+	section("updates", "Linux $releasever - $basearch updates", r.updates)
+	return b.String()
+}
+
+// args is the command line. --releasever is always there: without it the host's own release would count.
+func (r rpm) args(prog, root string) []string {
+	argv := []string{
+		prog, "--noplugins", "-c", filepath.Join(root, rpmConf), "--installroot", root, "--releasever=" + r.version, "-y",
+	}
+	for _, s := range r.setopt {
+		argv = append(argv, "--setopt", s)
+	}
+	return append(append(argv, "install", "/etc/redhat-release", "coreutils"), r.include...)
+}
+
+// rpmRoot puts into the Tree what must be there before the first package: the configuration, and the devices that
+// packages' scripts open.
+func rpmRoot(root, conf string) error {
+	r, err := os.OpenRoot(root)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for _, d := range []string{"etc", "dev"} {
+		if err := r.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := r.WriteFile(rpmConf, []byte(conf), 0o644); err != nil {
+		return err
+	}
+	dev, err := r.Open("dev")
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	for _, d := range []struct {
+		name         string
+		major, minor uint32
+	}{{"null", 1, 3}, {"zero", 1, 5}, {"random", 1, 8}, {"urandom", 1, 9}} {
+		err := unix.Mknodat(int(dev.Fd()), d.name, unix.S_IFCHR, int(unix.Mkdev(d.major, d.minor)))
+		if err == unix.EEXIST {
+			continue
+		}
+		if err == nil {
+			err = r.Chmod("dev/"+d.name, 0o666) // the umask had its say in mknod
+		}
+		if err != nil {
+			return fmt.Errorf("make the tree's /dev/%s: %w", d.name, err)
+		}
+	}
+	return nil
+}
+
+// checkRPMDB refuses a host whose rpm would put the Tree's package database where the Tree's own rpm never looks, as
+// Debian's does by default.
+func checkRPMDB(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "rpm", "--eval", "%{_dbpath}").Output()
+	if err != nil {
+		return nil // no rpm command: dnf can do without, and says so otherwise
+	}
+	switch path := strings.TrimSpace(string(out)); path {
+	case "/var/lib/rpm", "/usr/lib/sysimage/rpm":
+		return nil
+	default:
+		return fmt.Errorf("this host's rpm keeps its database in %s, where the tree's rpm would not find it: "+
+			"write `%%_dbpath /var/lib/rpm` into ~/.rpmmacros", path)
+	}
+}
