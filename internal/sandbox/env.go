@@ -12,11 +12,9 @@ import (
 // header is the recipe's header, whose keys scripts written for Singularity 2 read as SINGULARITY_DEFFILE_<KEY>.
 func Environ(host []string, header recipe.Header) []string {
 	env := map[string]string{
-		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME": "/root",
-		"LANG": "C",
-		// systemctl then does not look for a running systemd (systemd, docs/ENVIRONMENT.md); see park for the others.
-		"SYSTEMD_OFFLINE":    "1",
+		"PATH":               "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME":               "/root",
+		"LANG":               "C",
 		"APPTAINER_ROOTFS":   "/",
 		"SINGULARITY_ROOTFS": "/",
 	}
@@ -47,8 +45,10 @@ func HostEnviron(host []string, root string, header recipe.Header) []string {
 }
 
 func addSectionVars(env map[string]string, header recipe.Header) {
-	const added = "/.singularity.d/env/91-environment.sh" // scripts append `export X=1` to it
-	env["APPTAINER_ENVIRONMENT"], env["SINGULARITY_ENVIRONMENT"] = added, added
+	// Files in the Tree that scripts append to: lines `export X=1`, and `KEY value`.
+	const exports, labels = "/.singularity.d/env/91-environment.sh", "/.build.labels"
+	env["APPTAINER_ENVIRONMENT"], env["SINGULARITY_ENVIRONMENT"] = exports, exports
+	env["APPTAINER_LABELS"], env["SINGULARITY_LABELS"] = labels, labels
 	for _, f := range header {
 		env["SINGULARITY_DEFFILE_"+strings.ToUpper(f.Key)] = f.Value
 	}

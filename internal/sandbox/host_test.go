@@ -85,6 +85,7 @@ func TestEnviron(t *testing.T) {
 	want := []string{
 		"A=new=er",
 		"APPTAINER_ENVIRONMENT=/.singularity.d/env/91-environment.sh",
+		"APPTAINER_LABELS=/.build.labels",
 		"APPTAINER_ROOTFS=/",
 		"HOME=/root",
 		"LANG=de_DE",
@@ -93,8 +94,8 @@ func TestEnviron(t *testing.T) {
 		"SINGULARITY_DEFFILE_BOOTSTRAP=yum",
 		"SINGULARITY_DEFFILE_OSVERSION=8",
 		"SINGULARITY_ENVIRONMENT=/.singularity.d/env/91-environment.sh",
+		"SINGULARITY_LABELS=/.build.labels",
 		"SINGULARITY_ROOTFS=/",
-		"SYSTEMD_OFFLINE=1",
 		"TERM=vt100",
 		"http_proxy=http://p:1",
 	}

@@ -174,7 +174,11 @@ func supervise(pid int, grace time.Duration, signals <-chan os.Signal, orphaned 
 	for {
 		select {
 		case status = <-ended:
-			_ = unix.Kill(-1, unix.SIGKILL) // daemons that it left
+			if timeout == nil {
+				_ = unix.Kill(-1, unix.SIGKILL)
+			} else { // what it started has its time to end, too; the last of it may be younger than the first SIGTERM
+				_ = unix.Kill(-1, unix.SIGTERM)
+			}
 		case sig := <-signals:
 			if sig != unix.SIGTERM || timeout != nil {
 				continue
