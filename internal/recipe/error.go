@@ -3,6 +3,7 @@ package recipe
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // headerSection is the Section of an Error in a header.
@@ -33,7 +34,16 @@ func (e *Error) Error() string {
 	if e.Fix != "" {
 		b.WriteString("; " + e.Fix)
 	}
-	return b.String()
+	return strings.Map(printable, b.String())
+}
+
+// printable keeps what a recipe holds from moving the cursor of a terminal that
+// shows it.
+func printable(r rune) rune {
+	if unicode.IsControl(r) && r != '\n' && r != '\t' {
+		return unicode.ReplacementChar
+	}
+	return r
 }
 
 // Warning is about something that was read but may not mean what its author

@@ -243,6 +243,18 @@ func TestHereDocuments(t *testing.T) {
 	}
 }
 
+// TestControlCharacters: a recipe cannot write to the terminal that shows it.
+func TestControlCharacters(t *testing.T) {
+	var out bytes.Buffer
+	r := parse(t, "Bootstrap: scratch\nFrom: a\x1b[2Jb\n%post\n%\x1b[2J\n", Options{})
+	if err := r.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	if s := out.String() + r.Warnings[0].String(); strings.Contains(s, "\x1b") || !strings.Contains(s, "a\ufffd[2Jb") {
+		t.Errorf("%q", s)
+	}
+}
+
 // TestHereDocumentOfHelp: only scripts have here-documents.
 func TestHereDocumentOfHelp(t *testing.T) {
 	r := parse(t, "Bootstrap: scratch\n%help\nuse <<EOF\n%post\nEOF\n", Options{})

@@ -37,7 +37,7 @@ type printer struct {
 
 func (p *printer) printf(format string, args ...any) {
 	if p.err == nil {
-		_, p.err = fmt.Fprintf(p.w, format, args...)
+		_, p.err = io.WriteString(p.w, strings.Map(printable, fmt.Sprintf(format, args...)))
 	}
 }
 
@@ -136,7 +136,7 @@ func (p *printer) pairs(in, name string, pairs []Pair) {
 	if len(pairs) == 0 {
 		return
 	}
-	p.row(in, name, "line %d", pairs[0].Line)
+	p.row(in, name, "")
 	for _, pair := range pairs {
 		p.printf("%s    %s = %s\n", in, pair.Key, pair.Value)
 	}

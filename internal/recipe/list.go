@@ -1,0 +1,153 @@
+package recipe
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// files reads a %files section with its "from STAGE".
+func (p *parser) files(b *block) (FilesBlock, error) {
+	f := FilesBlock{Line: b.line}
+	args := strings.Fields(p.uncomment(b.args))
+	switch {
+	case len(args) == 0:
+	case args[0] == "from" && len(args) == 2:
+		f.From = args[1]
+	case args[0] == "from":
+		return f, p.fail(b.line, "%files", fmt.Sprintf("%q does not name one stage", strings.Join(args, " ")), "write %files from STAGE")
+	default:
+		p.warn(b.line, "%files", fmt.Sprintf("%q means nothing here", strings.Join(args, " ")), "write each file in a line of its own, or %files from STAGE")
+	}
+	var err error
+	f.Entries, err = p.entries(b)
+	return f, err
+}
+
+func (p *parser) entries(b *block) ([]FileEntry, error) {
+	entries := []FileEntry{}
+	for i, text := range b.body {
+		line := b.first + i
+		if isIdle(text) {
+			continue
+		}
+		words, err := p.words(text)
+		switch {
+		case errors.Is(err, errOpenQuote):
+			return nil, p.fail(line, b.section(), err.Error(), `close it, or put a name that holds a quote between quotes of the other kind`)
+		case err != nil:
+			return nil, p.fail(line, b.section(), err.Error(), `write "`)
+		case words[0] == "":
+			return nil, p.fail(line, b.section(), "the source is empty", "name a file")
+		}
+		e := FileEntry{Src: words[0], Line: line}
+		if len(words) > 1 {
+			e.Dst = words[1]
+		}
+		switch {
+		case p.strict && e.Dst == "#":
+			p.warn(line, b.section(), `Apptainer takes the "#" after the source for the destination`, "write the comment in a line of its own")
+		case len(words) > 2 && !strings.HasPrefix(words[2], "#"):
+			p.warn(line, b.section(), fmt.Sprintf("%q is left out: a line is a source and a destination", strings.Join(words[2:], " ")), "quote a name that holds blanks")
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+var (
+	errOpenQuote   = errors.New("a quote is not closed")
+	errSingleQuote = errors.New("Apptainer misreads single quotes")
+)
+
+// words splits a line of %files, which is neither blank nor a comment, at
+// blanks. Quotes of both kinds keep blanks together and are removed.
+func (p *parser) words(text string) ([]string, error) {
+	var words []string
+	var word strings.Builder
+	open := false // a word has begun, though it may be empty as in ""
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == ' ' || c == '\t':
+			if open {
+				words = append(words, word.String())
+				word.Reset()
+				open = false
+			}
+		case c == '#' && !open && !p.strict:
+			return words, nil
+		case c == '\'' && p.strict:
+			return nil, errSingleQuote
+		case c == '\'' || c == '"':
+			end := strings.IndexByte(text[i+1:], c)
+			if end < 0 {
+				return nil, errOpenQuote
+			}
+			word.WriteString(text[i+1 : i+1+end])
+			open = true
+			i += 1 + end
+		default:
+			word.WriteByte(c)
+			open = true
+		}
+	}
+	if open {
+		words = append(words, word.String())
+	}
+	return words, nil
+}
+
+// labels reads "KEY value" lines. There is no quoting, and a '#' after a value
+// is a part of it.
+func (p *parser) labels(b *block) []Pair {
+	blanks := " \t"
+	if p.strict {
+		blanks = " "
+	}
+	var pairs []Pair
+	for i, text := range b.body {
+		if isIdle(text) {
+			continue
+		}
+		pair := Pair{Key: strings.TrimSpace(text), Line: b.first + i}
+		if at := strings.IndexAny(pair.Key, blanks); at >= 0 {
+			pair.Key, pair.Value = strings.TrimSpace(pair.Key[:at]), strings.TrimSpace(pair.Key[at:])
+		}
+		pairs = append(pairs, pair)
+	}
+	return pairs
+}
+
+// assignments reads "KEY=value" lines: %arguments, or a file of build arguments.
+func (p *parser) assignments(b *block) []Pair {
+	var pairs []Pair
+	for i, text := range b.body {
+		if isIdle(text) {
+			continue
+		}
+		key, value, ok := strings.Cut(text, "=")
+		if key = strings.TrimSpace(key); !ok || key == "" {
+			section := ""
+			if b.name != "" {
+				section = b.section()
+			}
+			p.warn(b.first+i, section, fmt.Sprintf("%q is skipped, being no KEY=VALUE", strings.TrimSpace(text)), "")
+			continue
+		}
+		pairs = append(pairs, Pair{Key: key, Value: strings.TrimSpace(value), Line: b.first + i})
+	}
+	return pairs
+}
+
+// setPairs adds pairs; a later one takes the place of one of the same key.
+func setPairs(all, more []Pair) []Pair {
+	for _, pair := range more {
+		if i := slices.IndexFunc(all, func(o Pair) bool { return o.Key == pair.Key }); i >= 0 {
+			all[i] = pair
+			continue
+		}
+		all = append(all, pair)
+	}
+	return all
+}
