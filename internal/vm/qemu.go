@@ -1,0 +1,140 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// tools are the files of other packages that a machine is made of.
+type tools struct {
+	qemu string
+	code string // UEFI firmware
+	vars string // its variables, to be copied for each machine
+}
+
+// findTools finds qemu and what it needs, or says which package brings what is missing.
+func findTools(ctx context.Context, firmware Firmware) (tools, error) {
+	var t tools
+	var err error
+	if t.qemu, err = findQemu(); err != nil {
+		return tools{}, err
+	}
+	if !hasROM(ctx, t.qemu) {
+		return tools{}, errors.New("qemu has no network boot ROM (efi-virtio.rom): install ipxe-qemu (Debian, Ubuntu) or ipxe-roms-qemu (Fedora, EL)")
+	}
+	if firmware == UEFI {
+		t.code, t.vars, err = findOVMF("/")
+	}
+	return t, err
+}
+
+func findQemu() (string, error) {
+	// EL keeps it out of the way, under another name.
+	for _, name := range []string{"qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm"} {
+		if p, err := exec.LookPath(name); err == nil {
+			return p, nil
+		}
+	}
+	return "", errors.New("qemu-system-x86_64 is not installed: install qemu-system-x86 (Debian, Ubuntu) or qemu-kvm (Fedora, EL)")
+}
+
+// hasROM looks for the ROM of the network card in the directories that this qemu searches. A qemu that does not tell them
+// gets the benefit of the doubt, and will name the file itself.
+func hasROM(ctx context.Context, qemu string) bool {
+	out, err := exec.CommandContext(ctx, qemu, "-L", "help").Output()
+	if err != nil {
+		return true
+	}
+	for _, dir := range strings.Fields(string(out)) {
+		if _, err := os.Stat(filepath.Join(dir, "efi-virtio.rom")); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// ovmfFiles are firmware and variables, in the places of Debian and Ubuntu, Fedora and EL, Arch, and SUSE.
+var ovmfFiles = [][2]string{
+	{"usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"},
+	{"usr/share/OVMF/OVMF_CODE.fd", "usr/share/OVMF/OVMF_VARS.fd"},
+	{"usr/share/edk2/ovmf/OVMF_CODE.fd", "usr/share/edk2/ovmf/OVMF_VARS.fd"},
+	{"usr/share/edk2/x64/OVMF_CODE.4m.fd", "usr/share/edk2/x64/OVMF_VARS.4m.fd"},
+	{"usr/share/qemu/ovmf-x86_64-code.bin", "usr/share/qemu/ovmf-x86_64-vars.bin"},
+}
+
+func findOVMF(root string) (code, vars string, err error) {
+	for _, pair := range ovmfFiles {
+		code, vars = filepath.Join(root, pair[0]), filepath.Join(root, pair[1])
+		_, err1 := os.Stat(code)
+		_, err2 := os.Stat(vars)
+		if err1 == nil && err2 == nil {
+			return code, vars, nil
+		}
+	}
+	return "", "", errors.New("no UEFI firmware for qemu (OVMF without secure boot): install ovmf (Debian, Ubuntu) or edk2-ovmf (Fedora, EL), or use bios")
+}
+
+// arguments are qemu's. They make the firmware's variables, which it writes to.
+func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
+	args := []string{
+		"-name", "netroot", "-no-user-config", "-nodefaults", "-display", "none",
+		// Without graphics SeaBIOS and iPXE speak on the serial console, as they do on a server.
+		"-machine", "q35,graphics=off",
+		"-m", strconv.Itoa(cfg.Mem),
+		"-chardev", "stdio,id=serial0,signal=on,logfile=" + option(m.serialLog()), "-serial", "chardev:serial0",
+		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control",
+		"-netdev", netdev(cfg), "-device", "virtio-net-pci,netdev=n0,bootindex=1",
+		"-device", "virtio-rng-pci", // sshd makes its keys at boot, and would wait for entropy
+		// Firmware that finds nothing to boot tries again after 5 s: a reset, so it ends without Reboot.
+		"-boot", "strict=on,reboot-timeout=5000",
+	}
+	args = append(args, accelArgs(cfg.Accel)...)
+	if !cfg.Reboot {
+		args = append(args, "-no-reboot")
+	}
+	if cfg.Firmware == UEFI {
+		vars := filepath.Join(m.dir, "vars.fd")
+		if err := copyFile(vars, t.vars); err != nil {
+			return nil, fmt.Errorf("firmware variables: %w", err)
+		}
+		args = append(args,
+			"-drive", "if=pflash,format=raw,readonly=on,file="+option(t.code),
+			"-drive", "if=pflash,format=raw,file="+option(vars))
+	}
+	return append(args, cfg.Args...), nil
+}
+
+// accelArgs choose the processor. With TCG a second one ended in soft lockups of Linux 6.1 (clear_page_erms), and five
+// levels of page tables only cost time.
+func accelArgs(a Accel) []string {
+	if a == AccelKVM {
+		return []string{"-accel", "kvm", "-cpu", "host", "-smp", "2"}
+	}
+	return []string{"-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1"}
+}
+
+func netdev(cfg Config) string {
+	s := fmt.Sprintf("user,id=n0,hostfwd=tcp:127.0.0.1:%d-:22", cfg.SSHPort)
+	if cfg.Bootfile != "" {
+		s += ",bootfile=" + option(cfg.Bootfile)
+	}
+	return s
+}
+
+// option quotes a value in a list of qemu's options.
+func option(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+func copyFile(dst, src string) error {
+	b, err := os.ReadFile(src)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(dst, b, fs.FileMode(0o600))
+}
