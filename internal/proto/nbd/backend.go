@@ -17,10 +17,10 @@ type Backend interface {
 }
 
 // Sparse is what a Backend may offer besides: where its holes are, for clients that copy. Extent returns how
-// many of the max bytes from off are of one kind, at least one, and whether they are a hole that reads as
+// many of the limit bytes from off are of one kind, at least one, and whether they are a hole that reads as
 // zeroes. An error means "unknown", which the server tells clients as data.
 type Sparse interface {
-	Extent(off, max int64) (n int64, hole bool, err error)
+	Extent(off, limit int64) (n int64, hole bool, err error)
 }
 
 // Export is something that a client can attach.
@@ -62,15 +62,15 @@ func (f *File) Size() int64 { return f.size }
 
 // Extent asks the file system by SEEK_DATA and SEEK_HOLE (lseek(2)). They move the file's offset, which
 // nothing here uses.
-func (f *File) Extent(off, max int64) (n int64, hole bool, err error) {
+func (f *File) Extent(off, limit int64) (n int64, hole bool, err error) {
 	data, err := f.f.Seek(off, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, unix.ENXIO): // no data from here to the end
-		return max, true, nil
+		return limit, true, nil
 	case err != nil:
 		return 0, false, err
 	case data > off:
-		return min(data-off, max), true, nil
+		return min(data-off, limit), true, nil
 	}
 	end, err := f.f.Seek(off, unix.SEEK_HOLE)
 	if err != nil {
@@ -79,5 +79,5 @@ func (f *File) Extent(off, max int64) (n int64, hole bool, err error) {
 	if end <= off { // the file changed between the two questions
 		return 0, false, fmt.Errorf("no extent at byte %d", off)
 	}
-	return min(end-off, max), false, nil
+	return min(end-off, limit), false, nil
 }

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bufio"
+	"errors"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -72,7 +73,7 @@ func (c *conn) survive(what string) {
 	if p := recover(); p != nil {
 		c.srv.Log.Error("nbd: panic, connection closed", "in", what, "peer", c.peer, "export", c.name,
 			"panic", p, "stack", string(debug.Stack()))
-		c.raw.Close()
+		c.fail(errors.New("panic"))
 	}
 }
 

@@ -54,11 +54,12 @@ func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 			return false, err
 		}
 		done, err := c.answer(ctx, o, flags)
-		if done || err != nil {
-			if err == nil && c.export != nil {
-				err = c.raw.SetDeadline(time.Time{})
-			}
-			return c.export != nil && err == nil, err
+		if err != nil {
+			return false, err
+		}
+		if done {
+			c.raw.SetDeadline(time.Time{})
+			return c.export != nil, nil
 		}
 	}
 	return false, fmt.Errorf("more than %d options", maxOptions)

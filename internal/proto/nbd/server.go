@@ -10,7 +10,6 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -50,7 +49,8 @@ type Server struct {
 	TLS        *tls.Config
 	RequireTLS bool
 	// MaxConns bounds the connections; MaxBuffer the bytes of replies held in memory for all of them
-	// together, beside 128 KiB for each connection that has a request. 0 means the defaults above.
+	// together (at least 32 MiB, one largest request), beside 128 KiB for each connection that has a
+	// request. 0 means the defaults above.
 	MaxConns  int
 	MaxBuffer int64
 	// Observe, when set, is told when a client attaches an export and when it leaves.
@@ -245,7 +245,7 @@ func tune(nc net.Conn) {
 	tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlivePause, Interval: 10 * time.Second, Count: 3})
 	if raw, err := tc.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) {
-			syscall.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(writeTimeout.Milliseconds()))
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(writeTimeout.Milliseconds()))
 		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
@@ -45,11 +46,11 @@ func (d *disk) ReadAt(p []byte, off int64) (int, error) {
 // holey is a disk that knows where its zeroes are.
 type holey struct{ disk }
 
-func (h *holey) Extent(off, max int64) (int64, bool, error) {
+func (h *holey) Extent(off, limit int64) (int64, bool, error) {
 	if off < h.size/2 {
-		return min(max, h.size/2-off), false, nil
+		return min(limit, h.size/2-off), false, nil
 	}
-	return max, true, nil
+	return limit, true, nil
 }
 
 const smallDisk = 8 << 10
@@ -282,5 +283,34 @@ func TestFileExtents(t *testing.T) {
 	f.Close()
 	if got := extents(b, 0, 4*mib, 9); len(got) != 1 || got[0] != (extent{4 * mib, 0}) {
 		t.Errorf("of a backend that cannot say: %v, want data", got)
+	}
+}
+
+// TestSlowBackendGoesParallel: small reads are served one after the other while they are quick, and beside
+// each other once one had to wait.
+func TestSlowBackendGoesParallel(t *testing.T) {
+	g := newGate(1 << 20)
+	gated := g.read
+	first := true // read by one goroutine, then written, before there are others
+	g.read = func(p []byte, off int64) (int, error) {
+		if first {
+			first = false
+			<-time.After(2 * slowBackend)
+			return len(p), nil
+		}
+		return gated(p, off)
+	}
+	addr, _, _ := start(t, &Server{Lookup: serving(g)})
+	conn := attach(t, addr, "")
+	conn.SetDeadline(time.Now().Add(patience))
+	for i := range connInFlight + 1 {
+		ask(conn, cmdRead, uint64(i), 0, 512)
+	}
+	until(t, "reads beside each other", func() bool { return g.waiting.Load() == connInFlight })
+	close(g.open)
+	for range connInFlight + 1 {
+		if _, code, _, err := answer(conn, always(512)); code != 0 || err != nil {
+			t.Fatal(code, err)
+		}
 	}
 }

@@ -9,8 +9,10 @@ import (
 	"time"
 )
 
-// maxExtents bounds the reply to one BLOCK_STATUS; the client asks on where it ends.
-const maxExtents = 4096
+const (
+	maxExtents   = 4096               // in the reply to one BLOCK_STATUS; the client asks on where it ends
+	statusMemory = 4 * maxExtents * 8 // bytes that making it may take, with what append leaves behind
+)
 
 // request is one command of a client.
 type request struct {
@@ -24,13 +26,18 @@ type request struct {
 // transmit serves requests until the client leaves (nil, or io.EOF when without a word) or an error ends
 // the connection. When it returns no request is under way.
 func (c *conn) transmit(ctx context.Context) error {
-	defer c.inFlight.Acquire(context.Background(), connMemory) // all of it: waits for every request
+	err := c.requests(ctx)
+	c.inFlight.Acquire(context.Background(), connMemory) // all of it: waits for every request
+	if cause := c.cause.Load(); cause != nil {
+		return *cause
+	}
+	return err
+}
+
+func (c *conn) requests(ctx context.Context) error {
 	for {
 		r, err := c.readRequest()
 		if err != nil {
-			if cause := c.cause.Load(); cause != nil {
-				return *cause
-			}
 			return err
 		}
 		if r.cmd == cmdDisc {
@@ -84,7 +91,7 @@ func (c *conn) handle(ctx context.Context, r request) error {
 	}
 	switch {
 	case r.cmd == cmdBlockStatus:
-		return c.start(ctx, r, smallRead)
+		return c.start(ctx, r, statusMemory)
 	case r.cmd == cmdRead && r.length > 0:
 		return c.start(ctx, r, bufferSize(r.length))
 	}
@@ -205,7 +212,9 @@ func (c *conn) read(r request) error {
 	b := (*buf)[:headRoom+int(r.length)]
 	begin := time.Now()
 	n, err := c.export.Backend.ReadAt(b[headRoom:], int64(r.offset))
-	c.slow.Store(time.Since(begin) > slowBackend)
+	if r.length <= quickRead {
+		c.slow.Store(time.Since(begin) > slowBackend)
+	}
 	if n < int(r.length) {
 		c.backendFailed(r, err)
 		return c.refuse(r, errIO, "the server cannot read this part of the export")
@@ -220,7 +229,7 @@ func (c *conn) read(r request) error {
 		appendSimple(head, r, 0)
 		b = b[headRoom-simpleHead:]
 	}
-	if err := c.send1(b); err != nil {
+	if err := c.sendReply(b); err != nil {
 		return err
 	}
 	c.reads.Add(1)
@@ -249,7 +258,7 @@ func (c *conn) blockStatus(r request) error {
 		b = be.AppendUint32(b, e.length)
 		b = be.AppendUint32(b, e.status)
 	}
-	return c.send1(b)
+	return c.sendReply(b)
 }
 
 // extent is a run of bytes of one status.
@@ -287,20 +296,20 @@ func extents(b Backend, off, n int64, count int) []extent {
 // succeed answers a request that has no data to return.
 func (c *conn) succeed(r request) error {
 	if c.structured {
-		return c.send1(appendChunk(nil, r, chunkNone, 0))
+		return c.sendReply(appendChunk(nil, r, chunkNone, 0))
 	}
-	return c.send1(appendSimple(nil, r, 0))
+	return c.sendReply(appendSimple(nil, r, 0))
 }
 
 // refuse answers with an error number; text reaches clients with structured replies.
 func (c *conn) refuse(r request, code uint32, text string) error {
 	if !c.structured {
-		return c.send1(appendSimple(nil, r, code))
+		return c.sendReply(appendSimple(nil, r, code))
 	}
 	b := appendChunk(nil, r, chunkError, uint32(6+len(text)))
 	b = be.AppendUint32(b, code)
 	b = be.AppendUint16(b, uint16(len(text)))
-	return c.send1(append(b, text...))
+	return c.sendReply(append(b, text...))
 }
 
 func appendSimple(b []byte, r request, code uint32) []byte {
@@ -318,8 +327,8 @@ func appendChunk(b []byte, r request, kind uint16, n uint32) []byte {
 	return be.AppendUint32(b, n)
 }
 
-// send1 sends one reply whole. An error means that the connection is of no more use.
-func (c *conn) send1(b []byte) error {
+// sendReply sends one reply whole. An error means that the connection is of no more use.
+func (c *conn) sendReply(b []byte) error {
 	c.write.Lock()
 	defer c.write.Unlock()
 	c.raw.SetWriteDeadline(time.Now().Add(writeTimeout))
