@@ -118,31 +118,34 @@ func (s *Store) create() error {
 	if err := s.cleanUp(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(s.path(v1.ImageIndexFile)); errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Stat(s.path(v1.ImageLayoutFile)); err == nil {
-			return s.noIndex()
-		}
+	// The layout file comes last: where it is, the rest has been made.
+	if exists(s.path(v1.ImageLayoutFile)) {
+		return nil
+	}
+	if !exists(s.path(v1.ImageIndexFile)) {
 		if err := s.writeIndex(v1.Index{Manifests: []v1.Descriptor{}}); err != nil {
 			return err
 		}
 	}
-	if _, err := os.Stat(s.path(v1.ImageLayoutFile)); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	return s.writeJSON(v1.ImageLayoutFile, v1.ImageLayout{Version: v1.ImageLayoutVersion})
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // onlyOurs refuses a directory that holds something and is no store, so that a
 // mistyped path does not strew blobs over somebody's home.
 func (s *Store) onlyOurs() error {
+	if exists(s.path(v1.ImageLayoutFile)) {
+		return nil
+	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	known := []string{v1.ImageLayoutFile, v1.ImageIndexFile, v1.ImageBlobsDir, lockFile, tempDir}
-	if slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == v1.ImageLayoutFile }) {
-		return nil
-	}
+	known := []string{v1.ImageIndexFile, v1.ImageBlobsDir, lockFile, tempDir}
 	for _, e := range entries {
 		if !slices.Contains(known, e.Name()) {
 			return fmt.Errorf("image store: %s is no image store and not empty (it holds %s): choose another directory", s.dir, e.Name())
