@@ -2,78 +2,17 @@ package vm
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
-
-	"netroot/internal/layer"
 )
-
-// Key is who may log in to a machine as root.
-type Key struct {
-	// Authorized is the public half, as a line of authorized_keys.
-	Authorized []byte
-
-	signer ssh.Signer // nil when only the public half is known
-}
-
-// NewKey makes a key for one run.
-func NewKey() (Key, error) {
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return Key{}, fmt.Errorf("ssh key: %w", err)
-	}
-	signer, err := ssh.NewSignerFromKey(private)
-	if err != nil {
-		return Key{}, fmt.Errorf("ssh key: %w", err)
-	}
-	return keyOf(signer), nil
-}
-
-// ReadKey reads a private key without a passphrase, or a public one, with which only its owner can log in.
-func ReadKey(file string) (Key, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return Key{}, fmt.Errorf("ssh key: %w", err)
-	}
-	signer, err := ssh.ParsePrivateKey(b)
-	if err == nil {
-		return keyOf(signer), nil
-	}
-	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {
-		return Key{}, fmt.Errorf("ssh key %s has a passphrase; give the public key %s.pub, or leave the key out", file, file)
-	}
-	public, _, _, _, err := ssh.ParseAuthorizedKey(b)
-	if err != nil {
-		return Key{}, fmt.Errorf("ssh key %s: is neither a private key nor a public one", file)
-	}
-	return Key{Authorized: ssh.MarshalAuthorizedKey(public)}, nil
-}
-
-func keyOf(signer ssh.Signer) Key {
-	return Key{Authorized: ssh.MarshalAuthorizedKey(signer.PublicKey()), signer: signer}
-}
-
-// CanLogIn reports whether the private half is known.
-func (k Key) CanLogIn() bool { return k.signer != nil }
-
-// Layer is the archive that brings the key to a machine as the whole of root's authorized_keys.
-func (k Key) Layer() ([]byte, error) {
-	var b layer.Builder
-	b.AddDir("root/.ssh", 0o700, 0, 0)
-	b.AddFile("root/.ssh/authorized_keys", 0o600, 0, 0, k.Authorized)
-	return b.Archive()
-}
 
 // Client is a login on a machine.
 type Client struct {

@@ -1,0 +1,90 @@
+package vm
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/crypto/ssh"
+
+	"netroot/internal/layer"
+)
+
+// Key is who may log in to a machine as root.
+type Key struct {
+	// Authorized is the public half, as a line of authorized_keys.
+	Authorized []byte
+
+	signer  ssh.Signer         // nil when only the public half is known
+	private ed25519.PrivateKey // of a key made here
+}
+
+// NewKey makes a key for one run.
+func NewKey() (Key, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return Key{}, fmt.Errorf("ssh key: %w", err)
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		return Key{}, fmt.Errorf("ssh key: %w", err)
+	}
+	key := keyOf(signer)
+	key.private = private
+	return key, nil
+}
+
+// ReadKey reads a private key without a passphrase, or a public one, with which only its owner can log in.
+func ReadKey(file string) (Key, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return Key{}, fmt.Errorf("ssh key: %w", err)
+	}
+	signer, err := ssh.ParsePrivateKey(b)
+	if err == nil {
+		return keyOf(signer), nil
+	}
+	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {
+		return Key{}, fmt.Errorf("ssh key %s has a passphrase; give the public key %s.pub, or leave the key out", file, file)
+	}
+	public, _, _, _, err := ssh.ParseAuthorizedKey(b)
+	if err != nil {
+		return Key{}, fmt.Errorf("ssh key %s: is neither a private key nor a public one", file)
+	}
+	return Key{Authorized: ssh.MarshalAuthorizedKey(public)}, nil
+}
+
+func keyOf(signer ssh.Signer) Key {
+	return Key{Authorized: ssh.MarshalAuthorizedKey(signer.PublicKey()), signer: signer}
+}
+
+// CanLogIn reports whether the private half is known.
+func (k Key) CanLogIn() bool { return k.signer != nil }
+
+// Layer is the archive that brings the key to a machine as the whole of root's authorized_keys.
+func (k Key) Layer() ([]byte, error) {
+	var b layer.Builder
+	b.AddDir("root/.ssh", 0o700, 0, 0)
+	b.AddFile("root/.ssh/authorized_keys", 0o600, 0, 0, k.Authorized)
+	return b.Archive()
+}
+
+// WritePrivate writes the private half of a key made by NewKey to a new file
+// that only its owner can read, for the ssh program.
+func (k Key) WritePrivate(file string) error {
+	if k.private == nil {
+		return errors.New("ssh key: its private half is not ours to write")
+	}
+	block, err := ssh.MarshalPrivateKey(k.private, "netroot vm")
+	if err != nil {
+		return fmt.Errorf("ssh key: %w", err)
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("ssh key: %w", err)
+	}
+	return errors.Join(pem.Encode(f, block), f.Close())
+}
