@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -9,74 +8,16 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
-
-func TestMain(m *testing.M) {
-	if os.Getenv("NETROOT_VM_ORPHAN") != "" {
-		orphan()
-		return
-	}
-	goleak.VerifyTestMain(m)
-}
-
-// orphan is a process that has a machine and is about to be killed.
-func orphan() {
-	m, err := Start(context.Background(), halted())
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println(m.cmd.Process.Pid)
-	m.Wait()
-}
-
-// A process that is killed takes its machine along.
-func TestKilledParent(t *testing.T) {
-	needQemu(t, BIOS)
-	cmd := exec.Command(os.Args[0])
-	// Its directory cannot be removed by anyone but us.
-	cmd.Env = append(os.Environ(), "NETROOT_VM_ORPHAN=1", "TMPDIR="+t.TempDir())
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, _ := bufio.NewReader(out).ReadString('\n')
-	cmd.Process.Kill()
-	cmd.Wait()
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil {
-		t.Fatalf("said %q", line)
-	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	// A pidfd is readable when its process has ended (pidfd_open(2)).
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(fds, 10_000); n != 1 {
-		syscall.Kill(pid, syscall.SIGKILL)
-		t.Errorf("qemu %d is alive 10 s after its parent (%v)", pid, err)
-	}
-}
 
 var testStart = time.Now()
 
