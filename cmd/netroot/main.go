@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"netroot/internal/sandbox"
 )
 
 // Exit codes, named in the help of the root command.
@@ -24,6 +26,9 @@ const (
 	exitSignal = 130
 )
 
+// version is set by the linker.
+var version = "unknown"
+
 // env is what a verb needs from the process around it. Tests make their own.
 type env struct {
 	stdin          io.Reader
@@ -33,6 +38,7 @@ type env struct {
 }
 
 func main() {
+	sandbox.Main() // does not return in the processes that run inside a tree
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
@@ -98,12 +104,13 @@ every build as an immutable image, and boots any number of machines from it.
 
 Exit status: 0 done, 1 the work failed, 2 the command line or the configuration
 is wrong, 130 interrupted; "netroot vm --run" exits with its command's status.`,
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.PersistentFlags().StringVar(&e.configFile, "config", "", "configuration `file` (default: netroot.yaml here, then /etc/netroot/netroot.yaml)")
 	root.PersistentFlags().StringVar(&e.stateDir, "state", "", "`directory` of trees, images and logs (default: the configuration's, then /var/lib/netroot)")
-	root.AddCommand()
+	root.AddCommand(buildCmd(e), vmCmd(e), serveCmd(e), imagesCmd(e), planCmd(e), showCmd(e))
 	return root
 }

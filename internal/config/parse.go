@@ -256,7 +256,7 @@ func (p *reader) overlay(n ast.Node) (handoff.Overlay, error) {
 		}
 		return handoff.Overlay{Enabled: true, Size: s}, nil
 	}
-	if _, err := parseBytes(s); err != nil {
+	if _, err := ParseSize(s); err != nil {
 		return handoff.Overlay{}, p.errorf(n, "overlay: want true, false, a size such as 2G or a share of the memory such as 50%%, not %q", s)
 	}
 	return handoff.Overlay{Enabled: true, Size: strings.TrimRight(s, "iB")}, nil
@@ -267,7 +267,7 @@ func (p *reader) bytes(n ast.Node) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	size, err := parseBytes(s)
+	size, err := ParseSize(s)
 	if err != nil {
 		return 0, p.errorf(n, "%s", err.Error())
 	}
@@ -276,9 +276,9 @@ func (p *reader) bytes(n ast.Node) (int64, error) {
 
 var sizeForm = regexp.MustCompile(`^([0-9]+)([KMGT])(?:i?B)?$`)
 
-// parseBytes reads "512M" or "2GiB": units are powers of 1024, and one must be
+// ParseSize reads "512M" or "2GiB": units are powers of 1024, and one must be
 // there, because programs disagree about what a bare number counts.
-func parseBytes(s string) (int64, error) {
+func ParseSize(s string) (int64, error) {
 	m := sizeForm.FindStringSubmatch(s)
 	if m == nil {
 		return 0, fmt.Errorf("%q is no size: want a whole number and a unit, such as 512M or 2G", s)

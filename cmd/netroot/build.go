@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"netroot/internal/build"
+	"netroot/internal/config"
+	"netroot/internal/store"
+	"netroot/internal/term"
+)
+
+func buildCmd(e *env) *cobra.Command {
+	var read recipeFlags
+	var opt build.Options
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "build LABEL|FILE.def",
+		Short: "Build a tree and an image from a recipe",
+		Long: `Build runs a recipe and keeps what comes out: the tree, which stays writable, and
+an image of it in the store, which never changes. The label's name then means the
+new image; older ones stay, and machines that run from them are not disturbed.
+
+The sections run in Apptainer's order: %pre, the bootstrap agent, %files from
+other stages, %setup, %files, %post, %test. %pre and %setup run on this host, in
+the directory of the recipe's netroot.yaml; %post and %test inside the tree, with
+/proc, /sys, /dev and /tmp of their own. What they print is kept in a log, whose
+end is shown when one of them fails.
+
+A build that fails, or is stopped by Ctrl-C, leaves the old tree and the old
+images as they were, and nothing of its own but the log.`,
+		Example: `  netroot build debian12
+  netroot build recipes/debian12.def
+  netroot build centos8 --build-arg MIRROR=http://mirror.example/centos`,
+		Args:              oneArg("label or definition file"),
+		ValidArgsFunction: e.completeLabels,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.build(cmd.Context(), args[0], read, opt, asJSON)
+		},
+	}
+	read.register(cmd)
+	cmd.Flags().BoolVar(&opt.NoTest, "notest", false, "leave out %test")
+	cmd.Flags().IntVar(&opt.Level, "level", 0, "compression `level` of the packed root (default: a good one)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print progress and result as JSON, an object a line")
+	return cmd
+}
+
+func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build.Options, asJSON bool) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	l, err := label(cfg, arg)
+	if err != nil {
+		return err
+	}
+	out := term.Detect(e.stdout, os.Getenv)
+	out.JSON = asJSON
+	opt.Progress = term.New(e.stdout, out)
+	r, err := read.read(e, l.Recipe, l.BuildArgs)
+	if err != nil {
+		return err
+	}
+	opt.Label, opt.Recipe, opt.Tree, opt.Kernel = l.Name, r, l.Tree, l.Kernel
+	opt.Transport, opt.LogDir, opt.Dir = l.Transport, cfg.Logs(), recipeDir(cfg, l)
+	if opt.Init, err = initPath(); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("building needs root: a tree has files of many owners, device nodes and mounts; run it with sudo")
+	}
+	if opt.Store, err = store.Create(cfg.Images()); err != nil {
+		return err
+	}
+	syscall.Umask(0o022)
+	result, err := build.Run(ctx, opt)
+	if err != nil {
+		e.explain(err)
+		return err
+	}
+	if asJSON {
+		return json.NewEncoder(e.stdout).Encode(result)
+	}
+	return printResult(e.stdout, result)
+}
+
+// recipeDir is where %pre, %setup and relative %files start: beside the
+// configuration that names the recipe, or where the caller is.
+func recipeDir(cfg *config.Config, l *config.Label) string {
+	if _, named := cfg.Labels[l.Name]; named && cfg.Path != "" {
+		return filepath.Dir(cfg.Path)
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return filepath.Dir(l.Recipe)
+	}
+	return dir
+}
+
+// explain shows what the failing part of a build printed last.
+func (e *env) explain(err error) {
+	var failed *build.Error
+	if !errors.As(err, &failed) || len(failed.Tail) == 0 {
+		return
+	}
+	fmt.Fprintf(e.stderr, "\nthe end of what %s printed (all of it: %s):\n", failed.Phase, failed.Log)
+	for _, line := range failed.Tail {
+		fmt.Fprintln(e.stderr, "  | "+line)
+	}
+	fmt.Fprintln(e.stderr)
+}
+
+func printResult(w io.Writer, r *build.Result) error {
+	im := r.Image
+	rows := [][]string{
+		{"image", fmt.Sprintf("%s, %s", im.Name(), im.Config.System)},
+		{"kernel", im.Config.KernelRelease},
+		{"tree", fmt.Sprintf("%s, %s, %d packages", r.Tree, term.Size(r.TreeSize), len(im.Config.Packages))},
+	}
+	for _, part := range im.Manifest.Layers {
+		rows = append(rows, []string{part.Annotations[store.AnnotationRole], term.Size(part.Size)})
+	}
+	var slow []string
+	for _, p := range r.Phases {
+		if p.Took >= time.Second {
+			slow = append(slow, p.Name+" "+term.Duration(p.Took))
+		}
+	}
+	rows = append(rows, []string{"time", term.Duration(r.Took) + " (" + strings.Join(slow, ", ") + ")"})
+	fmt.Fprintln(w)
+	return term.Table(w, rows)
+}

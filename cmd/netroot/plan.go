@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"netroot/internal/boot"
+	"netroot/internal/serve"
+)
+
+func planCmd(e *env) *cobra.Command {
+	var server string
+	var nbdPort uint16
+	var asJSON, asIPXE, virtio bool
+	cmd := &cobra.Command{
+		Use:   "plan LABEL[@ID]",
+		Short: "Print what a machine that boots a label is told",
+		Long: `Plan prints the decision about one machine before any machine boots: the image,
+where its files come from, and the kernel command line. "netroot serve" sends
+exactly this.`,
+		Example: `  netroot plan debian12
+  netroot plan debian12 --server 10.0.0.1:8010 --ipxe`,
+		Args:              oneArg("label"),
+		ValidArgsFunction: e.completeLabels,
+		RunE: func(_ *cobra.Command, args []string) error {
+			cfg, err := e.config()
+			if err != nil {
+				return err
+			}
+			_, im, err := openImage(cfg, args[0])
+			if err != nil {
+				return err
+			}
+			set := settings(cfg, im.Label)
+			set.NBDPort = nbdPort
+			plan, err := boot.Decide(boot.Machine{Server: server, Ref: args[0], Virtio: virtio}, serve.Facts(im), set)
+			if err != nil {
+				return err
+			}
+			switch {
+			case asJSON:
+				enc := json.NewEncoder(e.stdout)
+				enc.SetIndent("", "  ")
+				return enc.Encode(plan)
+			case asIPXE:
+				_, err = fmt.Fprint(e.stdout, plan.IPXE())
+			default:
+				_, err = fmt.Fprint(e.stdout, plan.Text())
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&server, "server", "127.0.0.1:8010", "HTTP `address` under which the machine reaches the server")
+	cmd.Flags().Uint16Var(&nbdPort, "nbd-port", 10809, "`port` of the NBD server there")
+	cmd.Flags().BoolVar(&virtio, "virtio", false, "the plan of a virtual machine, which needs no drivers of real hardware")
+	cmd.Flags().BoolVar(&asIPXE, "ipxe", false, "as the iPXE script")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	cmd.MarkFlagsMutuallyExclusive("ipxe", "json")
+	return cmd
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"netroot/internal/boot"
+	"netroot/internal/config"
+	"netroot/internal/store"
+)
+
+// config loads the configuration. Without any file it is that of a machine
+// where only recipes named on the command line are known.
+func (e *env) config() (*config.Config, error) {
+	path, err := config.Find(e.configFile)
+	var cfg *config.Config
+	switch {
+	case err == nil:
+		cfg, err = config.Load(path)
+	case errors.Is(err, config.ErrNone) && e.configFile == "":
+		cfg, err = config.Default(), nil
+	}
+	if err != nil {
+		return nil, usage(err)
+	}
+	if e.stateDir != "" {
+		err = usage(cfg.SetState(e.stateDir))
+	}
+	return cfg, err
+}
+
+// label finds what a verb's argument names: a label of the configuration, or,
+// where it is the path of a definition file, one with every default.
+func label(cfg *config.Config, arg string) (*config.Label, error) {
+	if strings.HasSuffix(arg, ".def") || strings.ContainsRune(arg, filepath.Separator) {
+		l, err := cfg.ForRecipe(arg)
+		return l, usage(err)
+	}
+	l, err := cfg.Label(arg)
+	return l, usage(err)
+}
+
+// settings are what a label's configuration says about its boot. An image whose
+// label the configuration does not know boots with the defaults.
+func settings(cfg *config.Config, name string) boot.Settings {
+	l, ok := cfg.Labels[name]
+	if !ok {
+		return boot.Settings{Overlay: config.DefaultOverlay()}
+	}
+	return boot.Settings{Transport: l.Transport, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}
+}
+
+// openImage finds an image of the store: "label", "label@id" or "id".
+func openImage(cfg *config.Config, ref string) (*store.Store, *store.Image, error) {
+	s, err := store.Open(cfg.Images())
+	if err != nil {
+		return nil, nil, err
+	}
+	im, err := s.Resolve(ref)
+	if errors.Is(err, store.ErrNotFound) {
+		if _, known := cfg.Labels[ref]; known {
+			return nil, nil, fmt.Errorf("label %s has no image yet: run \"netroot build %s\" first", ref, ref)
+		}
+		return nil, nil, usage(err)
+	}
+	return s, im, err
+}
+
+// completeLabels completes the labels of the configuration.
+func (e *env) completeLabels(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	cfg, err := e.config()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return cfg.Names(), cobra.ShellCompDirectiveDefault
+}
+
+// oneArg is cobra's ExactArgs(1) with an error that says what is wanted.
+func oneArg(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usage(fmt.Errorf("%s wants one %s; see \"%s --help\"", cmd.CommandPath(), what, cmd.CommandPath()))
+		}
+		return nil
+	}
+}
+
+// logger writes an operator's log, one line an event, to standard error.
+func (e *env) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(e.stderr, nil))
+}
+
+// initPath finds the node's init beside our own program, or where packages put it.
+func initPath() (string, error) {
+	if p := os.Getenv("NETROOT_INIT"); p != "" {
+		return p, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(self)
+	tried := []string{filepath.Join(dir, "netroot-init"), filepath.Join(dir, "../lib/netroot/netroot-init")}
+	for _, p := range tried {
+		if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("netroot-init, the node's init, is neither %s: \"make\" builds both programs (NETROOT_INIT names another place)", strings.Join(tried, " nor "))
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"netroot/internal/recipe"
+)
+
+func showCmd(e *env) *cobra.Command {
+	var flags recipeFlags
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show RECIPE.def",
+		Short: "Print what netroot understands of a recipe",
+		Long: `Show reads an Apptainer or Singularity definition file and prints what a build
+would do with it, without building: the stages with their headers, where each
+section stands and what runs it, files and labels, build arguments put in.
+Nothing in the file is run.`,
+		Example: `  netroot show recipes/debian12.def
+  netroot show --build-arg SUITE=trixie --json node.def
+  netroot show --strict node.def        # would Apptainer take it?`,
+		Args: oneArg("recipe"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			r, err := flags.read(e, args[0], nil)
+			if err != nil {
+				return err
+			}
+			if !asJSON {
+				return r.Print(e.stdout)
+			}
+			enc := json.NewEncoder(e.stdout)
+			enc.SetEscapeHTML(false)
+			enc.SetIndent("", "  ")
+			return enc.Encode(r)
+		},
+	}
+	flags.register(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON, with the text of every section and the warnings")
+	return cmd
+}
+
+// recipeFlags are the flags of every verb that reads a recipe.
+type recipeFlags struct {
+	strict  bool
+	args    []string
+	argFile string
+}
+
+func (f *recipeFlags) register(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "take only what Apptainer takes")
+	cmd.Flags().StringArrayVar(&f.args, "build-arg", nil, "`NAME=VALUE`: the value of {{ NAME }} in the recipe; may be repeated")
+	cmd.Flags().StringVar(&f.argFile, "build-arg-file", "", "`file` of NAME=VALUE lines; --build-arg wins")
+}
+
+// read parses a definition file and prints its warnings. Build arguments come
+// from defaults, then from --build-arg-file, then from --build-arg: the last
+// word counts.
+func (f *recipeFlags) read(e *env, path string, defaults map[string]string) (*recipe.Recipe, error) {
+	args := make(map[string]string)
+	maps.Copy(args, defaults)
+	warnings, err := f.buildArgs(args)
+	if err != nil {
+		return nil, usage(err)
+	}
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return nil, usage(fmt.Errorf("cannot read the recipe: %w", err))
+	}
+	r, err := recipe.Parse(path, src, recipe.Options{Strict: f.strict, Args: args})
+	if err != nil {
+		return nil, usage(err)
+	}
+	for _, w := range append(warnings, r.Warnings...) {
+		fmt.Fprintf(e.stderr, "netroot: %s (warning)\n", w)
+	}
+	return r, nil
+}
+
+var buildArgName = regexp.MustCompile(`^\w+$`)
+
+// buildArgs adds what the flags say to args.
+func (f *recipeFlags) buildArgs(args map[string]string) ([]recipe.Warning, error) {
+	var warnings []recipe.Warning
+	if f.argFile != "" {
+		src, err := os.ReadFile(f.argFile)
+		if err != nil {
+			return nil, fmt.Errorf("--build-arg-file: %w", err)
+		}
+		fromFile, skipped, err := recipe.ParseArgs(f.argFile, src)
+		if err != nil {
+			return nil, err
+		}
+		warnings = skipped
+		maps.Copy(args, fromFile)
+	}
+	for _, arg := range f.args {
+		name, value, ok := strings.Cut(arg, "=")
+		if !ok || !buildArgName.MatchString(name) {
+			return nil, fmt.Errorf("--build-arg %q is no NAME=VALUE", arg)
+		}
+		args[name] = value
+	}
+	return warnings, nil
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"netroot/internal/boot"
+	"netroot/internal/config"
+	"netroot/internal/handoff"
+	"netroot/internal/layer"
+	"netroot/internal/serve"
+	"netroot/internal/store"
+	"netroot/internal/term"
+	"netroot/internal/vm"
+)
+
+// vmFlags are the flags of "netroot vm"; those that were not given leave the
+// label's configuration as it is.
+type vmFlags struct {
+	run, serial, key, server, memory string
+	firmware, accel                  string
+	sshPort                          uint16
+	debug                            bool
+}
+
+func vmCmd(e *env) *cobra.Command {
+	var f vmFlags
+	cmd := &cobra.Command{
+		Use:   "vm LABEL[@ID]",
+		Short: "Boot an image diskless in a qemu machine",
+		Long: `Vm boots an image the way a real machine does: its firmware starts iPXE from the
+network card, iPXE fetches script, kernel and initramfs over HTTP, and the root
+comes over NBD. It needs no root and no set-up: qemu's user network is the DHCP
+server, and ours run inside this command.
+
+The machine's serial console is this terminal; Ctrl-C ends the machine. Port 22 is
+reached at 127.0.0.1:2222. A key made for the run lets you in as root; it comes
+to the machine in a layer, never in an image.
+
+KVM is used where it can boot a kernel, which is tried once; else the processor
+is emulated, which is slower by far.`,
+		Example: `  netroot vm debian12
+  netroot vm debian12 --run 'findmnt /; systemctl is-system-running --wait'
+  netroot vm debian12 --set-key ~/.ssh/id_ed25519.pub --serial console.log
+  netroot vm debian12 --server 127.0.0.1:10809     # root from a running "netroot serve"`,
+		Args:              oneArg("label"),
+		ValidArgsFunction: e.completeLabels,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.vm(cmd.Context(), args[0], f, cmd.Flags().Changed)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.run, "run", "", "boot, run `command` as root by ssh, power off, and exit with its status")
+	fl.Uint16Var(&f.sshPort, "ssh-port", 2222, "`port` of 127.0.0.1 that leads to the machine's 22; 0 takes a free one")
+	fl.StringVar(&f.serial, "serial", "", "write the serial console to `file` instead of this terminal")
+	fl.StringVar(&f.key, "set-key", "", "let the owner of this key `file`, public or private, log in (default: a key made for the run)")
+	fl.StringVar(&f.memory, "mem", "2G", "`size` of the machine's memory")
+	fl.StringVar(&f.firmware, "firmware", "bios", "`bios` or uefi")
+	fl.StringVar(&f.accel, "accel", "auto", "`auto`, kvm or tcg")
+	fl.StringVar(&f.server, "server", "", "take the root from the NBD server at this `address` of this host")
+	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, and show what is served")
+	return cmd
+}
+
+func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string) bool) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	s, im, err := openImage(cfg, ref)
+	if err != nil {
+		return err
+	}
+	mc, err := f.machine(cfg, im.Label, changed)
+	if err != nil {
+		return usage(err)
+	}
+	key, err := f.sshKey()
+	if err != nil {
+		return usage(err)
+	}
+	// A terminal gone is an end like Ctrl-C: the machine must not outlive it.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	server, url, err := e.vmServer(cfg, s, im, f, key)
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Run(ctx) }()
+	defer func() { cancel(); <-served }()
+
+	mc.Bootfile = url
+	mc.Message = func(text string) { fmt.Fprintln(e.stderr, "netroot: "+text) }
+	if kernel, ok, err := im.Blob(store.RoleKernel); err == nil && ok {
+		mc.Kernel = kernel.Path()
+		kernel.Close()
+	}
+	closeConsole, err := e.console(&mc, f)
+	if err != nil {
+		return err
+	}
+	defer closeConsole()
+	started := time.Now()
+	m, err := vm.Start(ctx, mc)
+	if err != nil {
+		return err
+	}
+	defer m.Kill()
+	fmt.Fprintf(e.stderr, "netroot: booting %s by %s with %s\n", im.Name(), m.Accel, mc.Firmware)
+	if f.run != "" {
+		return e.runInMachine(ctx, m, key, f.run, started)
+	}
+	forget, err := e.tellLogin(m, key, f)
+	if err != nil {
+		return err
+	}
+	defer forget()
+	return m.Wait()
+}
+
+// machine is the qemu machine that label and flags ask for.
+func (f vmFlags) machine(cfg *config.Config, label string, changed func(string) bool) (vm.Config, error) {
+	mc := vm.Config{Accel: vm.Accel(f.accel), Firmware: vm.Firmware(f.firmware), SSHPort: int(f.sshPort), Reboot: true}
+	memory := int64(2 << 30)
+	if l, ok := cfg.Labels[label]; ok {
+		memory, mc.Args = l.VM.Memory, l.Qemu
+		if !changed("firmware") {
+			mc.Firmware = vm.Firmware(l.VM.Firmware)
+		}
+		if !changed("ssh-port") {
+			mc.SSHPort = int(l.VM.SSHPort)
+		}
+	}
+	if changed("mem") {
+		var err error
+		if memory, err = config.ParseSize(f.memory); err != nil {
+			return vm.Config{}, fmt.Errorf("--mem: %w", err)
+		}
+	}
+	mc.Mem = int(memory >> 20)
+	return mc, nil
+}
+
+func (f vmFlags) sshKey() (vm.Key, error) {
+	if f.key == "" {
+		return vm.NewKey()
+	}
+	key, err := vm.ReadKey(f.key)
+	if err == nil && f.run != "" && !key.CanLogIn() {
+		err = fmt.Errorf("--run logs in itself and needs the private half of %s", f.key)
+	}
+	return key, err
+}
+
+// vmServer makes the servers of one machine and the URL of its boot script.
+func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vmFlags, key vm.Key) (*serve.Server, string, error) {
+	archive, err := key.Layer()
+	if err != nil {
+		return nil, "", err
+	}
+	set := settings(cfg, im.Label)
+	set.Console = []string{"ttyS0,115200"}
+	set.Debug = set.Debug || f.debug
+	if set.Overlay.Enabled {
+		set.Layers = []string{layer.Digest(archive)}
+	}
+	var nbd net.Listener
+	if f.server == "" {
+		nbd, err = serve.Listen("the NBD server", "127.0.0.1:0")
+	} else {
+		set.NBDPort, err = localPort(f.server)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	http, err := serve.Listen("the HTTP server", "127.0.0.1:0")
+	if err != nil {
+		return nil, "", err
+	}
+	log := slog.New(slog.DiscardHandler)
+	if f.debug {
+		log = e.logger()
+	}
+	server, err := serve.New(serve.Config{
+		Store:    s,
+		Settings: func(string) (boot.Settings, error) { return set, nil },
+		Layers:   [][]byte{archive},
+		Default:  im.Name(),
+		Log:      log,
+	}, http, nbd)
+	port := http.Addr().(*net.TCPAddr).Port
+	return server, boot.ScriptURL(net.JoinHostPort(vm.GuestHost, strconv.Itoa(port)), im.Name(), true), err
+}
+
+// localPort is the port of an address of this host, which is all that a
+// machine behind qemu's user network can be sent to.
+func localPort(address string) (uint16, error) {
+	host, port, err := net.SplitHostPort(address)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	if err != nil || perr != nil || n == 0 {
+		return 0, usage(fmt.Errorf("--server %s: want HOST:PORT, such as 127.0.0.1:%d", address, handoff.DefaultNBDPort))
+	}
+	if ip := net.ParseIP(host); host != "localhost" && host != "" && (ip == nil || !ip.IsLoopback()) {
+		return 0, usage(fmt.Errorf("--server %s: the machine reaches this host's loopback alone: want 127.0.0.1:%d", address, n))
+	}
+	return uint16(n), nil
+}
+
+// console connects the serial console: to a file, to nothing under --run (the
+// machine's own log keeps it for an error), or to this terminal.
+func (e *env) console(mc *vm.Config, f vmFlags) (closeIt func(), err error) {
+	switch {
+	case f.serial != "":
+		file, err := os.Create(f.serial)
+		if err != nil {
+			return nil, fmt.Errorf("--serial: %w", err)
+		}
+		mc.Serial = file
+		return func() { file.Close() }, nil
+	case f.run == "":
+		mc.Serial = e.stdout
+		if stdin, ok := e.stdin.(*os.File); ok {
+			mc.Stdin = stdin
+		}
+	}
+	return func() {}, nil
+}
+
+// runInMachine runs the command and gives the machine an orderly end.
+func (e *env) runInMachine(ctx context.Context, m *vm.Machine, key vm.Key, command string, started time.Time) error {
+	client, err := m.SSH(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	fmt.Fprintf(e.stderr, "netroot: logged in after %s\n", term.Duration(time.Since(started)))
+	status, err := client.Run(ctx, command, e.stdout, e.stderr)
+	if err != nil {
+		return err
+	}
+	if err := m.PowerOff(ctx, client); err != nil {
+		return fmt.Errorf("power off: %w", err)
+	}
+	if status != 0 {
+		return &exitError{code: status}
+	}
+	return nil
+}
+
+// tellLogin says how to log in. A key made for the run lies in a file for as
+// long as the machine runs.
+func (e *env) tellLogin(m *vm.Machine, key vm.Key, f vmFlags) (forget func(), err error) {
+	identity := ""
+	forget = func() {}
+	if f.key == "" {
+		dir, err := os.MkdirTemp(os.Getenv("XDG_RUNTIME_DIR"), "netroot-key-")
+		if err != nil {
+			return nil, err
+		}
+		forget = func() { os.RemoveAll(dir) }
+		file := filepath.Join(dir, "id_ed25519")
+		if err := key.WritePrivate(file); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+		identity = " -i " + file
+	}
+	fmt.Fprintf(e.stderr, "netroot: log in with: ssh -p %d%s -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1\n", m.SSHPort, identity)
+	fmt.Fprintln(e.stderr, "netroot: Ctrl-C ends the machine")
+	return forget, nil
+}

@@ -1,0 +1,160 @@
+// Package build turns a recipe into a tree and the tree into an image in the
+// store. It is the only orchestrator: it knows the order of the sections, what
+// is reported, and what must be left behind when something fails, which is
+// nothing. The work itself is done by recipe, bootstrap, sandbox, kernel, pack,
+// initramfs and store. It serves nothing and boots nothing.
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"netroot/internal/handoff"
+	"netroot/internal/recipe"
+	"netroot/internal/store"
+	"netroot/internal/term"
+)
+
+// Options say what to build and where.
+type Options struct {
+	Label     string         // the image's name in the store
+	Recipe    *recipe.Recipe // parsed
+	Dir       string         // working directory of %pre and %setup, and base of relative %files
+	Tree      string         // where the finished tree is to lie
+	LogDir    string         // for LABEL.log
+	Store     *store.Store
+	Init      string            // path of the static netroot-init
+	Kernel    string            // release to take; empty: the newest in the tree
+	Transport handoff.Transport // which the initramfs must be able to attach
+	NoTest    bool              // leave out %test
+	Level     int               // squashfs compression level; 0: the packer's own
+
+	Progress *term.Printer
+}
+
+// Result is what a build made.
+type Result struct {
+	Image    *store.Image  `json:"image"`
+	Tree     string        `json:"tree"`
+	TreeSize int64         `json:"tree_size"` // bytes of the files, as du counts them
+	Log      string        `json:"log"`
+	Took     time.Duration `json:"took"`
+	Phases   []PhaseTime   `json:"phases"`
+}
+
+// PhaseTime is how long one phase took.
+type PhaseTime struct {
+	Name string        `json:"name"`
+	Took time.Duration `json:"took"`
+}
+
+// Error is a build that failed. Tail is what the failing part printed last.
+type Error struct {
+	Phase string
+	Err   error
+	Tail  []string
+	Log   string // the file with all of it
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Phase, e.Err) }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Run builds. When it fails or ctx ends, the old tree and the old images are as
+// before, and nothing of the new ones is left but the log.
+func Run(ctx context.Context, opt Options) (_ *Result, err error) {
+	started := time.Now()
+	ws, err := openWorkspace(ctx, opt.Tree, opt.Label)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, ws.close()) }()
+	log, err := newLog(opt.LogDir, opt.Label)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+
+	b := &builder{opt: opt, ws: ws, log: log, trees: map[string]string{}}
+	for i := range opt.Recipe.Stages {
+		if err := b.stage(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	image, err := b.image(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.phase("tree", opt.Tree, func(*term.Phase) error { return ws.publish(b.tree) }); err != nil {
+		return nil, err
+	}
+	size, err := diskUsage(opt.Tree)
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Image: image, Tree: opt.Tree, TreeSize: size, Log: log.Name(), Took: time.Since(started), Phases: b.phases}, nil
+}
+
+// builder is the state of one build.
+type builder struct {
+	opt    Options
+	ws     *workspace
+	log    *buildLog
+	tree   string            // of the stage at hand, in the end of the last one
+	trees  map[string]string // by stage name, for %files from
+	phases []PhaseTime
+}
+
+// phase runs one part of the build under the user's eyes.
+func (b *builder) phase(name, detail string, run func(*term.Phase) error) error {
+	p := b.opt.Progress.Phase(name, detail)
+	fmt.Fprintf(b.log, "\n=== %s %s\n", name, detail)
+	b.log.mark()
+	started := time.Now()
+	err := run(p)
+	b.phases = append(b.phases, PhaseTime{name, time.Since(started)})
+	if err == nil {
+		p.Done()
+		return nil
+	}
+	p.Fail(err)
+	return &Error{Phase: name, Err: err, Tail: b.log.tail(), Log: b.log.Name()}
+}
+
+// diskUsage adds up the blocks that the files below dir take.
+func diskUsage(dir string) (int64, error) {
+	var total int64
+	seen := map[inode]bool{}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		id, blocks, err := stat(path)
+		if err == nil && !seen[id] {
+			seen[id] = true
+			total += blocks * 512
+		}
+		return err
+	})
+	return total, err
+}
+
+// stageName is how a stage is called in messages; a recipe of one stage needs none.
+func stageName(r *recipe.Recipe, i int) string {
+	if len(r.Stages) == 1 {
+		return ""
+	}
+	if name := r.Stages[i].Name; name != "" {
+		return name
+	}
+	return fmt.Sprintf("stage %d", i+1)
+}
+
+func join(words ...string) string {
+	return strings.Join(strings.Fields(strings.Join(words, " ")), " ")
+}

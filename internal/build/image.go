@@ -1,0 +1,163 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"netroot/internal/handoff"
+	"netroot/internal/initramfs"
+	"netroot/internal/kernel"
+	"netroot/internal/layer"
+	"netroot/internal/pack"
+	"netroot/internal/store"
+	"netroot/internal/term"
+)
+
+// image makes an image of the finished tree and commits it.
+func (b *builder) image(ctx context.Context) (*store.Image, error) {
+	parts := filepath.Join(b.ws.dir, "parts")
+	if err := os.Mkdir(parts, 0o755); err != nil {
+		return nil, err
+	}
+	var k *kernel.Kernel
+	var files []store.Part
+	add := func(role store.Role, path string) { files = append(files, store.Part{Role: role, Path: path}) }
+	err := b.phase("kernel", "", func(p *term.Phase) (err error) {
+		if k, err = kernel.Find(b.tree, b.opt.Kernel); err != nil {
+			return err
+		}
+		for _, skipped := range k.Skipped {
+			b.warn("passed over: %v", skipped)
+		}
+		p.Note(k.Release)
+		path := filepath.Join(parts, "vmlinuz")
+		add(store.RoleKernel, path)
+		return copyOut(b.tree, k.Image, path)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.initramfs(ctx, k, parts, add); err != nil {
+		return nil, err
+	}
+	if err := b.pack(ctx, k, filepath.Join(parts, "root.squashfs"), add); err != nil {
+		return nil, err
+	}
+	var image *store.Image
+	err = b.phase("store", b.opt.Store.Dir(), func(*term.Phase) error {
+		cfg, err := b.facts(ctx, k)
+		if err != nil {
+			return err
+		}
+		image, err = b.opt.Store.Commit(ctx, b.opt.Label, cfg, files)
+		return err
+	})
+	return image, err
+}
+
+func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, dir string, add func(store.Role, string)) error {
+	roles := map[string]store.Role{
+		initramfs.Base:     store.RoleInitramfs,
+		initramfs.Hardware: store.RoleInitramfsHardware,
+		initramfs.Firmware: store.RoleInitramfsFirmware,
+	}
+	return b.phase("initramfs", k.Release, func(p *term.Phase) error {
+		parts, err := initramfs.Generate(ctx, initramfs.Options{
+			Tree: b.tree, Kernel: k, Init: b.opt.Init, OutDir: dir, Transports: []handoff.Transport{b.opt.Transport},
+		})
+		if err != nil {
+			return err
+		}
+		var said []string
+		for _, part := range parts {
+			add(roles[part.Name], part.Path)
+			said = append(said, part.Name+" "+term.Size(part.Size))
+		}
+		p.Note(strings.Join(said, ", "))
+		return nil
+	})
+}
+
+func (b *builder) pack(ctx context.Context, k *kernel.Kernel, out string, add func(store.Role, string)) error {
+	compressor := pack.Compressor(k.Config)
+	return b.phase("pack", "squashfs, "+compressor, func(p *term.Phase) error {
+		r, err := pack.Squashfs(ctx, b.tree, out, pack.SquashfsOptions{
+			Compressor: compressor, Level: b.opt.Level,
+			Progress: func(percent int) { p.Progress(float64(percent) / 100) },
+		})
+		if err != nil {
+			return err
+		}
+		for _, w := range r.Warnings {
+			b.warn("%s", w)
+		}
+		p.Note(term.Size(r.Size))
+		add(store.RoleRoot, out)
+		return nil
+	})
+}
+
+// facts are what the image says about itself.
+func (b *builder) facts(ctx context.Context, k *kernel.Kernel) (store.Config, error) {
+	list, err := packages(ctx, b.tree)
+	if err != nil {
+		return store.Config{}, err
+	}
+	size, err := diskUsage(b.tree)
+	if err != nil {
+		return store.Config{}, err
+	}
+	return store.Config{
+		Created:       created(),
+		Architecture:  runtime.GOARCH,
+		System:        systemName(b.tree),
+		RecipeDigest:  layer.Digest(b.opt.Recipe.Source),
+		KernelRelease: k.Release,
+		RootFormat:    "squashfs",
+		TreeSize:      size,
+		Packages:      list,
+	}, nil
+}
+
+func (b *builder) warn(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	fmt.Fprintln(b.log, "warning: "+text)
+	b.opt.Progress.Warn("%s", text)
+}
+
+// copyOut copies a file out of a tree.
+func copyOut(tree, name, to string) error {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	in, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// created is the image's time: now, or what SOURCE_DATE_EPOCH says
+// (reproducible-builds.org/specs/source-date-epoch).
+func created() time.Time {
+	var seconds int64
+	if _, err := fmt.Sscan(os.Getenv("SOURCE_DATE_EPOCH"), &seconds); err == nil {
+		return time.Unix(seconds, 0).UTC()
+	}
+	return time.Now().UTC().Truncate(time.Second)
+}
