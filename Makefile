@@ -1,0 +1,48 @@
+# netroot: build, test, measure. CONTRIBUTING.md says what each is for.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+GOBUILD  = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+PREFIX  ?= /usr/local
+
+.PHONY: all
+all: bin/netroot bin/netroot-init
+
+.PHONY: bin/netroot bin/netroot-init
+bin/netroot bin/netroot-init:
+	$(GOBUILD) -o $@ ./cmd/$(@F)
+
+.PHONY: setup
+setup:
+	./.ci/setup
+
+# The main job on a fresh machine: build the Debian recipe, boot it diskless, show the login.
+.PHONY: demo
+demo: setup all
+	bin/netroot build debian12
+	bin/netroot vm debian12
+
+.PHONY: test
+test: all
+	./.ci/test
+
+# Everything, with what it needs installed first: the same as CI.
+.PHONY: check
+check:
+	./.ci/run
+
+.PHONY: bench
+bench: all
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m -v ./test/bench
+
+.PHONY: install
+install: all
+	install -D -m 755 bin/netroot $(DESTDIR)$(PREFIX)/bin/netroot
+	install -D -m 755 bin/netroot-init $(DESTDIR)$(PREFIX)/lib/netroot/netroot-init
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
+	bin/netroot completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/netroot
+
+.PHONY: clean
+clean:
+	rm -rf bin
