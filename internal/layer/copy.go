@@ -29,13 +29,14 @@ func Copy(root *os.Root, src, name string, edit func(*tar.Header)) error {
 // component, too, is followed. What is not there is fs.ErrNotExist.
 func Resolve(root *os.Root, name string) (string, error) {
 	for range maxLinks {
-		parent, err := walk(root, path.Dir(name), false)
+		// Nothing is cleaned here: "link/.." is above what the link leads to, and not beside the link.
+		dir, base := path.Split(strings.TrimRight(name, "/"))
+		if base == "" || base == "." || base == ".." {
+			return walk(root, name, false)
+		}
+		parent, err := walk(root, dir, false)
 		if err != nil {
 			return "", err
-		}
-		base := path.Base(path.Clean("/" + name))
-		if base == "/" {
-			return ".", nil
 		}
 		place := path.Join(parent, base)
 		fi, err := root.Lstat(place)
@@ -47,7 +48,7 @@ func Resolve(root *os.Root, name string) (string, error) {
 			return "", err
 		}
 		if name = target; !path.IsAbs(target) {
-			name = path.Join(parent, target)
+			name = parent + "/" + target
 		}
 	}
 	return "", &fs.PathError{Op: "resolve", Path: name, Err: errors.New("too many symbolic links")}
