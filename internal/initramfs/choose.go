@@ -1,0 +1,158 @@
+package initramfs
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"netroot/internal/handoff"
+	"netroot/internal/kmod"
+)
+
+// need is a module that a boot cannot do without. It may be built into the kernel.
+type need struct{ module, option string }
+
+// needed by every boot, and by each transport. No device asks for these: the init loads them by name.
+var (
+	needed = []need{{"af_packet", "PACKET"}, {"squashfs", "SQUASHFS"}, {"overlay", "OVERLAY_FS"}}
+
+	neededBy = map[handoff.Transport][]need{
+		handoff.NBD: {{"nbd", "BLK_DEV_NBD"}},
+	}
+)
+
+// virtual lists what the devices of virtual machines ask for, and file systems that a root may have. A kernel may lack
+// any of them.
+var virtual = []string{
+	"virtio_pci", "virtio_pci_modern_dev", "virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "virtio_console",
+	"e1000", "e1000e", "8139cp", // the network cards that qemu offers beside virtio
+	"loop", "erofs",
+}
+
+// physical lists the parts of module paths that put a module into the hardware archive: network hardware, and what must
+// work for it or for a rescue shell's keyboard to be found. It leaves out wireless, WAN, CAN and the drivers of what is no
+// device (tunnels, bridges, VLANs).
+var physical = []string{
+	"/drivers/net/ethernet/", "/drivers/net/usb/", "/drivers/net/phy/", "/drivers/net/mdio/", "/drivers/net/pcs/",
+	"/drivers/net/mdio.ko", "/drivers/net/mii.ko", "/drivers/net/hyperv/", "/drivers/net/vmxnet3/", "/drivers/net/xen-netfront.ko",
+	"/drivers/infiniband/hw/mlx4/", "/drivers/infiniband/hw/mlx5/", "/drivers/infiniband/hw/hfi1/", "/drivers/infiniband/ulp/ipoib/",
+	"/drivers/pci/controller/", "/drivers/pci/host/",
+	"/drivers/usb/host/xhci", "/drivers/usb/host/ehci", "/drivers/usb/host/ohci", "/drivers/usb/host/uhci",
+	"/drivers/hid/usbhid/usbhid.ko", "/drivers/hid/hid-generic.ko", "/drivers/hid/hid-hyperv.ko",
+	"/drivers/input/keyboard/atkbd.ko", "/drivers/input/serio/i8042.ko", "/drivers/input/serio/hyperv-keyboard.ko",
+}
+
+// switches lists the exceptions: chips of switches, which nobody boots diskless through, with much firmware.
+var switches = []string{"/mellanox/mlxsw/", "/marvell/prestera/", "/microchip/sparx5/", "/mscc/"}
+
+// companions are modules that another one has modprobe load when it finds its device: the initramfs has no modprobe,
+// so the index says that the same devices ask for both. (drivers/net/ethernet/mellanox/mlx4/main.c; IP over InfiniBand is
+// loaded by udev's rules on a full system.)
+var companions = []struct{ of, module string }{
+	{"mlx4_core", "mlx4_en"}, {"mlx4_core", "mlx4_ib"}, {"mlx4_core", "ib_ipoib"},
+	{"mlx5_ib", "ib_ipoib"},
+	{"hfi1", "ib_ipoib"},
+}
+
+// choice is what goes where.
+type choice struct {
+	base, hardware []kmod.Module // ordered by path, none in both
+	load           []string      // modules that every boot loads
+}
+
+// choose decides which modules go into which archive, with all that they need.
+func choose(index *kmod.Index, opt Options) (choice, error) {
+	var c choice
+	taken := map[string]bool{}
+	transports := opt.Transports
+	if transports == nil {
+		for _, t := range handoff.Transports() {
+			transports = append(transports, handoff.Transport(t))
+		}
+	}
+	needs := slices.Clone(needed)
+	for _, t := range transports {
+		if neededBy[t] == nil {
+			return c, fmt.Errorf("transport %q: its modules are not known", t)
+		}
+		needs = append(needs, neededBy[t]...)
+	}
+
+	var missing []string
+	for _, n := range needs {
+		switch {
+		case index.Builtin(n.module) || opt.Kernel.Config[n.option] == "y":
+		case !index.Has(n.module):
+			missing = append(missing, fmt.Sprintf("%s (CONFIG_%s)", n.module, n.option))
+		default:
+			c.load = append(c.load, n.module)
+		}
+	}
+	if missing != nil {
+		return c, fmt.Errorf("it has no module %s: install another kernel, or the package with the rest of this one's modules",
+			strings.Join(missing, ", "))
+	}
+	for _, name := range opt.Modules {
+		if !index.Builtin(name) {
+			c.load = append(c.load, kmod.Name(name))
+		}
+	}
+	for _, name := range c.load {
+		order, err := index.LoadOrder(name)
+		if err != nil {
+			return c, err
+		}
+		c.base = add(c.base, taken, order)
+	}
+	for _, name := range virtual {
+		if order, err := index.LoadOrder(name); err == nil {
+			c.base = add(c.base, taken, order)
+		}
+	}
+	for _, m := range index.Modules() {
+		if isPhysical(m.Path) {
+			// A driver whose dependency is not installed could not be loaded from the full system either.
+			if order, err := index.LoadOrder(m.Name); err == nil {
+				c.hardware = add(c.hardware, taken, order)
+			}
+		}
+	}
+	slices.SortFunc(c.base, byPath)
+	slices.SortFunc(c.hardware, byPath)
+	return c, nil
+}
+
+func add(list []kmod.Module, taken map[string]bool, order []kmod.Module) []kmod.Module {
+	for _, m := range order {
+		if !taken[m.Name] {
+			taken[m.Name] = true
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+func byPath(a, b kmod.Module) int { return strings.Compare(a.Path, b.Path) }
+
+func isPhysical(path string) bool {
+	has := func(part string) bool { return strings.Contains("/"+path, part) }
+	return slices.ContainsFunc(physical, has) && !slices.ContainsFunc(switches, has)
+}
+
+// companionAliases gives lines of modules.alias for the companions among the modules.
+func companionAliases(index *kmod.Index, modules []kmod.Module) string {
+	present := map[string]bool{}
+	for _, m := range modules {
+		present[m.Name] = true
+	}
+	var text strings.Builder
+	for _, c := range companions {
+		if !present[c.of] || !present[c.module] {
+			continue
+		}
+		for _, pattern := range index.Aliases(c.of) {
+			fmt.Fprintf(&text, "alias %s %s\n", pattern, c.module)
+		}
+	}
+	return text.String()
+}
