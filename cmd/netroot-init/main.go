@@ -1,6 +1,7 @@
-// Command netroot-init is /init of the initramfs: process 1 of a booting node,
-// and, under the name that package nodeinit gives it, the keeper that stays
-// behind. All it does is in that package.
+// Command netroot-init is /init of the initramfs: process 1 of a booting node.
+// Under other names it is the keeper that stays behind, and the modprobe that
+// the kernel runs for modules it wants itself. All it does is in package
+// nodeinit.
 package main
 
 import (
@@ -14,6 +15,13 @@ func main() {
 	if nodeinit.IsKeeper(os.Args[0]) {
 		fmt.Fprintln(os.Stderr, nodeinit.Keep(os.Stdin))
 		os.Exit(1)
+	}
+	if nodeinit.IsModprobe(os.Args[0]) {
+		if err := nodeinit.Modprobe(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "netroot-init is the first process of a diskless node; it is of no use elsewhere")

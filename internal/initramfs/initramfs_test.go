@@ -70,6 +70,7 @@ func TestGenerate(t *testing.T) {
 	want := map[string]string{
 		"base": `dev/console
 init
+sbin/modprobe
 etc/netroot/transports
 lib/modules/R/netroot/base.builtin
 lib/modules/R/netroot/base.dep

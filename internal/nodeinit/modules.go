@@ -82,6 +82,31 @@ func (l *loader) count() int {
 	return len(l.loaded)
 }
 
+// IsModprobe tells whether the kernel started this process to load a module for
+// it (kernel/module/kmod.c): a file system by its name, a crypto algorithm, the
+// driver of a network card's PHY.
+func IsModprobe(argv0 string) bool { return filepath.Base(argv0) == "modprobe" }
+
+// Modprobe does what the kernel asks, "modprobe -q -- NAME-OR-ALIAS". A name
+// that the initramfs knows nothing of is no error: the kernel asks on suspicion.
+func Modprobe(args []string) error {
+	l, err := newLoader()
+	if err != nil {
+		return err
+	}
+	for _, word := range args {
+		if strings.HasPrefix(word, "-") {
+			continue
+		}
+		for _, name := range l.index.Resolve(word) {
+			if err := l.load(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func insert(path, params string) error {
 	f, err := os.Open(path)
 	if err != nil {

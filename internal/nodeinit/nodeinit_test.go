@@ -185,6 +185,16 @@ func TestExecutableIn(t *testing.T) {
 	}
 }
 
+func TestNames(t *testing.T) {
+	for argv0, want := range map[string][2]bool{
+		"/init": {}, "@netroot-keeper": {true, false}, "/sbin/modprobe": {false, true}, "modprobe": {false, true},
+	} {
+		if got := [2]bool{IsKeeper(argv0), IsModprobe(argv0)}; got != want {
+			t.Errorf("%s: keeper and modprobe %v, want %v", argv0, got, want)
+		}
+	}
+}
+
 func TestMountOptions(t *testing.T) {
 	if got := mountOptions(handoff.Root{MountOptions: []string{"ro", "errors=continue", "rw", "threads=multi"}}); got != "errors=continue,threads=multi" {
 		t.Errorf("mountOptions = %q", got)
