@@ -4,6 +4,7 @@
 package term
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -156,6 +157,7 @@ type Phase struct {
 	// Guarded by p.mu.
 	fraction float64
 	note     string
+	result   string
 	reported time.Time // when JSON last said how far it is
 	ended    bool
 }
@@ -174,6 +176,13 @@ func (ph *Phase) Note(text string) {
 	defer ph.p.mu.Unlock()
 	ph.note = clean(text)
 	ph.report()
+}
+
+// Result says what came of the phase; Done prints it in place of "done".
+func (ph *Phase) Result(text string) {
+	ph.p.mu.Lock()
+	defer ph.p.mu.Unlock()
+	ph.result = clean(text)
 }
 
 // Done ends the phase.
@@ -203,6 +212,9 @@ func (ph *Phase) end(e Event) {
 		p.timer = nil
 	}
 	e.Phase, e.Detail, e.Seconds = ph.name, ph.detail, time.Since(ph.began).Seconds()
+	if e.Kind == Done {
+		e.Text = ph.result
+	}
 	p.say(e)
 }
 
@@ -242,7 +254,7 @@ func (p *Printer) line(e Event) string {
 	case Started:
 		return strings.TrimSuffix(e.Phase+": "+e.Detail, ": ")
 	case Done:
-		return name + ": " + p.color("32", "done") + " in " + took
+		return name + ": " + p.color("32", cmp.Or(e.Text, "done")) + " in " + took
 	case Failed:
 		return name + ": " + p.color("31", "failed") + " after " + took
 	case Warning:

@@ -109,6 +109,7 @@ func TestLive(t *testing.T) {
 		pass(time.Second)
 		inner := p.Phase("post", "")
 		pass(time.Second)
+		inner.Result("4 files")
 		inner.Done()
 		ph.Done()
 		before := out.Len()
@@ -117,7 +118,7 @@ func TestLive(t *testing.T) {
 		if out.Len() != before {
 			t.Error("draws on after the last phase")
 		}
-		want = []string{"warning: something", "post: done in 1.0 s", "bootstrap: mmdebstrap bookworm: done in 1 min 07 s", ""}
+		want = []string{"warning: something", "post: 4 files in 1.0 s", "bootstrap: mmdebstrap bookworm: done in 1 min 07 s", ""}
 		if diff := cmp.Diff(want, screen(t, out.String(), 70)); diff != "" {
 			t.Error(diff)
 		}
