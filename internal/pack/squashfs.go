@@ -8,9 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -146,7 +148,11 @@ func run(ctx context.Context, cmd *exec.Cmd, progress func(int)) ([]string, erro
 	cmd.Stderr = &stderr
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	// Killed with us, whatever kills us. The signal comes when the thread ends that started the child (prctl(2)).
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
 	err := cmd.Run()
+	runtime.UnlockOSThread()
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
