@@ -189,23 +189,25 @@ func TestColor(t *testing.T) {
 }
 
 func TestWrite(t *testing.T) {
-	var out bytes.Buffer
-	p := New(&out, Options{Live: true})
-	ph := p.Phase("serve", "")
-	log := slog.New(slog.NewTextHandler(p, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p := New(&out, Options{Live: true})
+		ph := p.Phase("serve", "")
+		log := slog.New(slog.NewTextHandler(p, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+		log.Info("first")
+		fmt.Fprint(p, "half")
+		fmt.Fprint(p, " a line\nthe next\nrest")
+		ph.Done()
+		got := screen(t, out.String(), 80)
+		if diff := cmp.Diff([]string{"level=INFO msg=first", "half a line", "the next", "serve: done in 0 ms", ""}, got); diff != "" {
+			t.Error(diff)
 		}
-		return a
-	}}))
-	log.Info("first")
-	fmt.Fprint(p, "half")
-	fmt.Fprint(p, " a line\nthe next\nrest")
-	ph.Done()
-	got := screen(t, out.String(), 80)
-	if diff := cmp.Diff([]string{"level=INFO msg=first", "half a line", "the next", "serve: done in 0 ms", ""}, got); diff != "" {
-		t.Error(diff)
-	}
+	})
 }
 
 func TestManyGoroutines(t *testing.T) {
