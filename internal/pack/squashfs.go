@@ -122,7 +122,10 @@ func (o SquashfsOptions) args() []string {
 	if block == 0 {
 		block = DefaultBlockSize
 	}
-	args := []string{"-comp", compressor, "-b", strconv.Itoa(block), "-xattrs",
+	// Small files get blocks of their own instead of sharing one: a node reads what it wants and nothing beside it, and the
+	// kernel, which keeps three shared blocks (SQUASHFS_FRAGMENT_CACHE_SIZE), does not fetch them again and again. Debian
+	// read 17.3 instead of 19.5 MiB until its login, from an image of 135 instead of 128 MiB.
+	args := []string{"-comp", compressor, "-b", strconv.Itoa(block), "-no-fragments", "-xattrs",
 		"-noappend", "-no-recovery", "-quiet", "-progress",
 		"-exit-on-error"} // else a file that cannot be read becomes an empty one
 	if level != 0 && compressor != "xz" {
