@@ -1,0 +1,105 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// copyTree copies what is in the directory from into the directory to, and gives to the owner, mode and times of from.
+// Hard links, extended attributes (capabilities and ACLs among them), holes, devices and times are kept; what is
+// mounted below from is left out. An attribute that cannot be kept is an error: a ping that lost its capability would
+// be found out on the node.
+func copyTree(ctx context.Context, from, to string) error {
+	var said bytes.Buffer
+	cmd := exec.CommandContext(ctx, "cp", "--archive", "--preserve=xattr", "--one-file-system", "--reflink=auto",
+		"--no-target-directory", "--", from, to)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Stderr = &said
+	// It must not go on when we are killed: nobody would know of it. The signal comes when the thread ends that
+	// started it (prctl(2), PR_SET_PDEATHSIG), so the thread is held.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case strings.Contains(said.String(), "No space left on device"):
+		return fmt.Errorf("no space left in %s", filepath.Dir(to))
+	}
+	words := strings.Split(strings.TrimSpace(said.String()), "\n")
+	return fmt.Errorf("%w: %s", err, strings.Join(words[max(0, len(words)-3):], "; "))
+}
+
+// errBusy says that another process has a directory locked.
+var errBusy = errors.New("in use by another build")
+
+// lockDir opens and locks a directory, and makes sure that it still has its name then. Directories are locked
+// themselves (flock(2) takes any open file), so that no lock file can outlive its snapshot.
+func lockDir(path string, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(int(f.Fd()), how)
+	}
+	if err != nil {
+		f.Close()
+		if err == unix.EWOULDBLOCK {
+			return nil, errBusy
+		}
+		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
+	}
+	ours, err := f.Stat()
+	if err == nil {
+		var named os.FileInfo
+		if named, err = os.Lstat(path); err == nil && !os.SameFile(ours, named) {
+			err = &fs.PathError{Op: "lock", Path: path, Err: fs.ErrNotExist}
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// diskUsage adds up the blocks that the files below dir take, in bytes.
+func diskUsage(dir string) (int64, error) {
+	type inode struct{ dev, ino uint64 }
+	var total int64
+	linked := map[inode]bool{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return &fs.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		if st.Nlink > 1 && !d.IsDir() {
+			id := inode{uint64(st.Dev), st.Ino}
+			if linked[id] {
+				return nil
+			}
+			linked[id] = true
+		}
+		total += st.Blocks * 512
+		return nil
+	})
+	return total, err
+}
