@@ -32,9 +32,12 @@ test: all
 check:
 	./.ci/run
 
+# The numbers, each beside a peer in the same run. BENCH_STATE is a state directory with an image of debian12.
+BENCH_STATE ?= /var/lib/netroot
 .PHONY: bench
 bench: all
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m -v ./test/bench
+	$(GO) run ./test/bench/nbd
+	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
 
 .PHONY: install
 install: all

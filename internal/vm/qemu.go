@@ -85,8 +85,9 @@ func findOVMF(root string) (code, vars string, err error) {
 func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 	args := []string{
 		"-name", "netroot", "-no-user-config", "-nodefaults", "-display", "none",
-		// Without graphics SeaBIOS and iPXE speak on the serial console, as they do on a server.
-		"-machine", "q35,graphics=off",
+		// Without graphics SeaBIOS and iPXE speak on the serial console, as they do on a server; and a diskless machine has
+		// no controller for disks.
+		"-machine", "q35,graphics=off,sata=off",
 		"-m", strconv.Itoa(cfg.Mem),
 		"-chardev", "stdio,id=serial0,signal=on,logfile=" + option(m.serialLog()), "-serial", "chardev:serial0",
 		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control",
@@ -112,12 +113,12 @@ func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 }
 
 // accelArgs choose the processor. With TCG a second one ended in soft lockups of Linux 6.1 (clear_page_erms), and five
-// levels of page tables only cost time.
+// levels of page tables only cost time, as does a hypervisor inside, for which Linux would load KVM.
 func accelArgs(a Accel) []string {
 	if a == AccelKVM {
 		return []string{"-accel", "kvm", "-cpu", "host", "-smp", "2"}
 	}
-	return []string{"-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "1"}
+	return []string{"-accel", "tcg,thread=multi", "-cpu", "max,la57=off,svm=off", "-smp", "1"}
 }
 
 func netdev(cfg Config) string {
