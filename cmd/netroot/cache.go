@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"netroot/internal/cache"
+	"netroot/internal/config"
+	"netroot/internal/term"
+)
+
+func cacheCmd(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cache",
+		Short: "List and remove what builds keep to be faster",
+		Long: `Builds keep snapshots of the trees they make, above all of what the bootstrap
+agent installed, each under a key of everything that made it. The next build with
+the same inputs starts from there. "netroot build --no-cache" does not.
+
+A snapshot is used for a week. Those that were not used for the longest time are
+removed when all together would take more than 20 GiB. Nothing is lost with a
+snapshot but time.`,
+	}
+	cmd.AddCommand(cacheListCmd(e), cacheRemoveCmd(e))
+	return cmd
+}
+
+// openCache returns the cache of the configuration's state directory.
+func openCache(cfg *config.Config) *cache.Cache {
+	return cache.New(filepath.Join(cfg.State, "cache"), cache.Options{})
+}
+
+func cacheListCmd(e *env) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "ls",
+		Short: "List the snapshots, the last used first",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := e.config()
+			if err != nil {
+				return err
+			}
+			entries, err := openCache(cfg).List()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(e.stdout)
+				enc.SetIndent("", "  ")
+				return enc.Encode(append([]cache.Entry{}, entries...)) // never null
+			}
+			return printSnapshots(e, entries)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON, with whole keys, bytes and nanoseconds")
+	return cmd
+}
+
+func printSnapshots(e *env, entries []cache.Entry) error {
+	if len(entries) == 0 {
+		fmt.Fprintln(e.stderr, "no snapshots: builds make them")
+		return nil
+	}
+	var total int64
+	rows := [][]string{{"KEY", "WHAT", "LABEL", "SIZE", "MADE IN", "USED"}}
+	for _, s := range entries {
+		total += s.Size
+		rows = append(rows, []string{s.Key.ID(), s.What, s.Label, term.Size(s.Size), term.Duration(s.Took), s.Used.Local().Format(time.DateTime)})
+	}
+	if err := term.Table(e.stdout, rows); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(e.stdout, "together", term.Size(total))
+	return err
+}
+
+func cacheRemoveCmd(e *env) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "rm KEY...|--all",
+		Short: "Remove snapshots",
+		Long: `Rm removes snapshots, and what builds that were killed left in the cache. The
+beginning of a key (four digits or more) is enough. One that a build is just
+restoring stays.`,
+		Example: `  netroot cache rm 3f9a1c
+  netroot cache rm --all`,
+		RunE: func(_ *cobra.Command, keys []string) error {
+			if all == (len(keys) > 0) {
+				return usage(errors.New("netroot cache rm wants keys, or --all; \"netroot cache ls\" lists them"))
+			}
+			cfg, err := e.config()
+			if err != nil {
+				return err
+			}
+			c := openCache(cfg)
+			for _, key := range keys {
+				err = errors.Join(err, c.Remove(key))
+			}
+			if all {
+				_, err = c.Prune(0)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "remove every snapshot")
+	return cmd
+}
