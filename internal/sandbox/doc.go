@@ -26,6 +26,16 @@
 // The umask is 0022, not the 0002 that Apptainer forces whoever calls it: system files that a group may write are a
 // trap for the node, and the distributions' packages expect 0022. Who needs the other sets Umask.
 //
+// # Terminals
+//
+// A command that is given a terminal as its standard input is in the caller's session and process group; there is no
+// second terminal in between. So the kernel sends Ctrl-C, Ctrl-\ and Ctrl-Z to the command as to any other, and a shell
+// makes process groups of its own and moves the terminal's foreground among them. It asks three things of the caller:
+// not to take SIGINT and SIGQUIT for itself, which it gets, too, as long as it is in the foreground; to set the
+// terminal's foreground group back to its own afterwards, because a shell inside cannot name a group outside its pid
+// namespace; and to restore the terminal's modes, which a killed program leaves behind. tty(1) says "not a tty" inside,
+// for the terminal's name belongs to the host's /dev; /dev/tty works.
+//
 // It is not a security boundary. The command is root with all capabilities, on the host's network and kernel; a recipe
 // is a program that its owner runs as root.
 package sandbox

@@ -17,6 +17,11 @@ func Environ(host []string, header recipe.Header) []string {
 		"LANG":               "C",
 		"APPTAINER_ROOTFS":   "/",
 		"SINGULARITY_ROOTFS": "/",
+		// By these, shells' start-up files tell that they run inside.
+		"APPTAINER_CONTAINER":   "/",
+		"SINGULARITY_CONTAINER": "/",
+		"APPTAINER_NAME":        "rootfs",
+		"SINGULARITY_NAME":      "rootfs",
 	}
 	addSectionVars(env, header)
 	for _, prefix := range []string{"SINGULARITYENV_", "APPTAINERENV_"} {

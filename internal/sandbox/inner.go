@@ -74,6 +74,10 @@ func obey(o order, signals <-chan os.Signal, orphaned <-chan struct{}) (out outc
 			putBack, stageErr := stageFiles(host)
 			defer func() { err = errors.Join(err, putBack()) }()
 			err = stageErr
+			if err == nil && o.ReadOnly {
+				err = protectTree()
+				defer func() { err = errors.Join(err, remountTree(0)) }()
+			}
 		}
 	}
 	if err != nil {

@@ -32,6 +32,8 @@ type order struct {
 	Umask  os.FileMode
 	Grace  time.Duration
 	Script *scriptFile
+
+	ReadOnly bool // the Tree, for the command
 }
 
 // scriptFile is a script that exists for the time of the run.

@@ -79,6 +79,34 @@ func park() error {
 	return nil
 }
 
+// protectTree makes the Tree read-only for the command.
+func protectTree() error {
+	const scratch = "/var/tmp"
+	if fi, err := os.Stat(scratch); err == nil && fi.IsDir() {
+		if err := unix.Mount("tmpfs", scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
+			return fmt.Errorf("mount tmpfs on the tree's %s: %w", scratch, err)
+		}
+	}
+	return remountTree(unix.MS_RDONLY)
+}
+
+// remountTree sets whether the Tree, this process's working directory, is read-only.
+func remountTree(readOnly uintptr) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(".", &st); err != nil {
+		return err
+	}
+	if err := unix.Mount("", ".", "", unix.MS_BIND|unix.MS_REMOUNT|readOnly|lockedFlags(st), ""); err != nil {
+		return fmt.Errorf("make the tree read-only, or writable again: %w", err)
+	}
+	return nil
+}
+
+// lockedFlags are those of a mount that a remount must repeat: mount(2).
+func lockedFlags(st unix.Statfs_t) uintptr {
+	return uintptr(st.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME)
+}
+
 // mountSystem mounts proc, sys, dev and tmp.
 func mountSystem() error {
 	const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
@@ -165,13 +193,12 @@ func bind(source, target string, readOnly bool) error {
 	if !readOnly {
 		return nil
 	}
-	// A bind's own flags take a second call; those that the source's mount has locked must be repeated: mount(2).
+	// A bind's own flags take a second call.
 	var st unix.Statfs_t
 	if err := unix.Statfs(target, &st); err != nil {
 		return err
 	}
-	keep := uintptr(st.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME)
-	if err := unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|keep, ""); err != nil {
+	if err := unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|lockedFlags(st), ""); err != nil {
 		return fmt.Errorf("make the bind on %s read-only: %w", target, err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,18 +29,46 @@ type Bind struct {
 	ReadOnly bool
 }
 
+// ParseBind reads "SRC:DST" or "SRC:DST:ro"; ":rw" may be said, and is the rule. "SRC" alone is shown under its own
+// name.
+func ParseBind(text string) (Bind, error) {
+	parts := strings.Split(text, ":")
+	b := Bind{Source: parts[0], Target: parts[0]}
+	if len(parts) > 1 {
+		b.Target = parts[1]
+	}
+	ok := len(parts) <= 3 && b.Source != "" && filepath.IsAbs(b.Target)
+	if len(parts) == 3 {
+		b.ReadOnly = parts[2] == "ro"
+		ok = ok && (b.ReadOnly || parts[2] == "rw")
+	}
+	if !ok {
+		return Bind{}, fmt.Errorf("%q is no bind: write SRC:DST or SRC:DST:ro, DST being an absolute path in the tree", text)
+	}
+	return b, nil
+}
+
 // Sandbox runs commands inside the Tree at Root. It needs root. The zero values of all fields but Root are useful. A
 // Sandbox may run several commands, one after another: two at a time would fight over the Tree's resolv.conf.
 type Sandbox struct {
 	Root  string // the Tree's directory
+	Name  string // of the command, for messages; empty means argv[0]'s, or the section's
 	Binds []Bind
 	Env   []string    // the command's whole environment; nil means Environ(os.Environ(), nil)
 	Dir   string      // working directory inside the Tree; empty means /
 	Umask os.FileMode // permission bits withheld from new files; 0 means DefaultUmask
 	Grace time.Duration
 
+	// Through is put before every command: a program that in the end runs its arguments, for example a shell that sets
+	// up an environment first.
+	Through []string
+
+	// ReadOnly lets the command write to /dev, /tmp, /var/tmp (empty, in memory) and writable binds, and nowhere else.
+	ReadOnly bool
+
 	// Stdin nil means /dev/null, and a process group of its own, so that a terminal's Ctrl-C reaches only the caller,
-	// which cancels ctx. Given, as for a shell, the command stays in the caller's process group and gets Ctrl-C itself.
+	// which cancels ctx. Given, as for a shell, the command stays in the caller's process group and gets Ctrl-C itself:
+	// the package comment says what that asks of the caller.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer // nil means discard
 }
@@ -68,7 +97,11 @@ func (s *Sandbox) run(ctx context.Context, o order) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.Name, err)
 	}
-	o.Root, o.Binds, o.Env, o.Dir = root, s.Binds, s.Env, s.Dir
+	if s.Name != "" {
+		o.Name = s.Name
+	}
+	o.Argv = append(slices.Clone(s.Through), o.Argv...)
+	o.Root, o.Binds, o.Env, o.Dir, o.ReadOnly = root, s.Binds, s.Env, s.Dir, s.ReadOnly
 	if o.Env == nil {
 		o.Env = Environ(os.Environ(), nil)
 	}

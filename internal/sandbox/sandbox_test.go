@@ -218,6 +218,53 @@ func TestBinds(t *testing.T) {
 	}
 }
 
+func TestParseBind(t *testing.T) {
+	for text, want := range map[string]Bind{
+		"/a:/b":    {Source: "/a", Target: "/b"},
+		"a:/b:ro":  {Source: "a", Target: "/b", ReadOnly: true},
+		"/a:/b:rw": {Source: "/a", Target: "/b"},
+		"/a":       {Source: "/a", Target: "/a"},
+		"a":        {}, "": {}, "/a:b": {}, ":/b": {}, "/a:/b:r": {}, "/a:/b:ro:": {}, "/a:": {},
+	} {
+		if got, err := ParseBind(text); got != want || (err != nil) != (want == Bind{}) {
+			t.Errorf("%q: %+v, %v", text, got, err)
+		}
+	}
+}
+
+func TestThrough(t *testing.T) {
+	root := tinyTree(t)
+	s := Sandbox{Root: root, Name: "%test", Through: []string{"/bin/sh", "-c", `A=1; export A; exec "$@"`, "x"}}
+	if got, err := post(t, s, "echo $A $1", "-c", "/bin/sh"); err != nil || got != "1\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := s.Run(t.Context(), []string{"sh", "-c", "exit 4"}); err == nil || err.Error() != "%test: exit status 4" {
+		t.Errorf("error %v", err)
+	}
+	if len(s.Through) != 4 {
+		t.Errorf("it grew: %q", s.Through)
+	}
+}
+
+func TestReadOnly(t *testing.T) {
+	root := tinyTree(t)
+	must(t, os.WriteFile(filepath.Join(root, "var/tmp/mine"), nil, 0o644))
+	must(t, os.WriteFile(filepath.Join(root, "etc/hosts"), nil, 0o644)) // the host's stands in for it
+	got, err := post(t, Sandbox{Root: root, ReadOnly: true}, `
+		touch /x 2>/dev/null || echo no
+		touch /etc/hosts 2>/dev/null || echo no
+		touch /tmp/x /var/tmp/x /dev/shm/x && ls /var/tmp`)
+	if err != nil || got != "no\nno\nx\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if text, err := os.ReadFile(filepath.Join(root, "etc/hosts")); err != nil || len(text) > 0 {
+		t.Errorf("/etc/hosts was not put back: %q, %v", text, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(root, "var/tmp/*")); len(left) != 1 || filepath.Base(left[0]) != "mine" {
+		t.Errorf("/var/tmp has %v", left)
+	}
+}
+
 func TestDaemonsEnd(t *testing.T) {
 	root := tinyTree(t)
 	began := time.Now()
