@@ -152,6 +152,11 @@ func rpmRoot(root, conf string) error {
 	if err := r.WriteFile(rpmConf, []byte(conf), 0o644); err != nil {
 		return err
 	}
+	return rpmDevices(r)
+}
+
+// rpmDevices makes the devices that packages' scripts open, in the Tree's dev.
+func rpmDevices(r *os.Root) error {
 	dev, err := r.Open("dev")
 	if err != nil {
 		return err
