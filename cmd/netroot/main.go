@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netroot/internal/nearest"
 	"netroot/internal/sandbox"
 )
 
@@ -95,6 +97,19 @@ func usage(err error) error {
 	return &exitError{code: exitUsage, err: err}
 }
 
+// knownVerb refuses what is no verb, and suggests what is.
+func knownVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var verbs []string
+	for _, c := range cmd.Commands() {
+		verbs = append(verbs, c.Name())
+	}
+	hint := cmp.Or(nearest.Hint(args[0], verbs), "; \"netroot --help\" lists them")
+	return usage(fmt.Errorf("unknown command %q%s", args[0], hint))
+}
+
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "netroot",
@@ -107,6 +122,8 @@ is wrong, 130 interrupted; "netroot vm --run" exits with its command's status.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          knownVerb,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.PersistentFlags().StringVar(&e.configFile, "config", "", "configuration `file` (default: netroot.yaml here, then /etc/netroot/netroot.yaml)")

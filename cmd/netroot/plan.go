@@ -33,7 +33,10 @@ exactly this.`,
 			if err != nil {
 				return err
 			}
-			set := settings(cfg, im.Label)
+			set, err := settings(cfg, im.Label)
+			if err != nil {
+				return err
+			}
 			set.NBDPort = nbdPort
 			plan, err := boot.Decide(boot.Machine{Server: server, Ref: args[0], Virtio: virtio}, serve.Facts(im), set)
 			if err != nil {

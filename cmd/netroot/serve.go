@@ -64,7 +64,7 @@ func (e *env) serve(ctx context.Context, httpAddr, nbdAddr, image string) error 
 	}
 	server, err := serve.New(serve.Config{
 		Store:    s,
-		Settings: func(name string) (boot.Settings, error) { return settings(cfg, name), nil },
+		Settings: func(name string) (boot.Settings, error) { return settings(cfg, name) },
 		Default:  image,
 		Log:      e.logger(),
 	}, httpListener, nbdListener)

@@ -48,12 +48,15 @@ func label(cfg *config.Config, arg string) (*config.Label, error) {
 
 // settings are what a label's configuration says about its boot. An image whose
 // label the configuration does not know boots with the defaults.
-func settings(cfg *config.Config, name string) boot.Settings {
+func settings(cfg *config.Config, name string) (boot.Settings, error) {
 	l, ok := cfg.Labels[name]
 	if !ok {
-		return boot.Settings{Overlay: config.DefaultOverlay()}
+		return boot.Settings{Overlay: config.DefaultOverlay()}, nil
 	}
-	return boot.Settings{Transport: l.Transport, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}
+	if l.RW {
+		return boot.Settings{}, usage(fmt.Errorf("label %s: rw: true wants a transport that a node can write through, and %s is read-only: leave rw out, the overlay takes what the node writes", name, l.Transport))
+	}
+	return boot.Settings{Transport: l.Transport, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
 }
 
 // openImage finds an image of the store: "label", "label@id" or "id".

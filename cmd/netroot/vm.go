@@ -168,11 +168,14 @@ func (f vmFlags) sshKey() (vm.Key, error) {
 
 // vmServer makes the servers of one machine and the URL of its boot script.
 func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vmFlags, key vm.Key) (*serve.Server, string, error) {
+	set, err := settings(cfg, im.Label)
+	if err != nil {
+		return nil, "", err
+	}
 	archive, err := key.Layer()
 	if err != nil {
 		return nil, "", err
 	}
-	set := settings(cfg, im.Label)
 	set.Console = []string{"ttyS0,115200"}
 	set.Debug = set.Debug || f.debug
 	if set.Overlay.Enabled {
