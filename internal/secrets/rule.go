@@ -1,0 +1,222 @@
+package secrets
+
+import (
+	"bytes"
+	"path"
+	"regexp"
+	"strings"
+)
+
+// rule says what a file of a certain name is, when check finds something in it: the numbers of the lines, or 0 for the
+// file as a whole.
+type rule struct {
+	pattern string // as in path.Match; one that begins with "**/" may lie in any folder
+	kind    Kind
+	check   func(text []byte) []int
+}
+
+// rules are the usual places of secrets. The first that finds something in a file counts.
+var rules = []rule{
+	// Systems and their accounts.
+	{"etc/shadow", PasswordHash, hashes}, {"etc/shadow-", PasswordHash, hashes},
+	{"etc/gshadow", PasswordHash, hashes}, {"etc/gshadow-", PasswordHash, hashes},
+	{"etc/passwd", PasswordHash, hashes}, {"etc/passwd-", PasswordHash, hashes},
+	{"etc/group", PasswordHash, hashes},
+	{"etc/security/opasswd", PasswordHash, oldHashes}, {"etc/security/opasswd.old", PasswordHash, oldHashes},
+	{"boot/grub*/user.cfg", PasswordHash, lines(`grub\.pbkdf2\.`)},
+	{"boot/grub*/grub.cfg", PasswordHash, lines(`grub\.pbkdf2\.`)},
+	{"etc/grub.d/*", PasswordHash, lines(`grub\.pbkdf2\.\w+\.[0-9]`)},
+	{"etc/machine-id", MachineID, identity}, {"var/lib/dbus/machine-id", MachineID, identity},
+	{"var/lib/systemd/random-seed", RandomSeed, whole}, {"var/lib/urandom/random-seed", RandomSeed, whole},
+	{"var/lib/random-seed", RandomSeed, whole}, {"var/lib/seedrng/*", RandomSeed, whole}, {"boot/loader/random-seed", RandomSeed, whole},
+	{"var/lib/systemd/credential.secret", ServiceKey, whole},
+	{"etc/credstore*/*", ServiceKey, whole}, {"usr/lib/credstore*/*", ServiceKey, whole},
+	{"etc/luks/*", ServiceKey, whole}, {"etc/cryptsetup-keys.d/*", ServiceKey, whole},
+
+	// Keys by their names. Others are told by what is in them.
+	{"etc/ssh/ssh_host_*key", HostKey, keyFile},
+	{"**/authorized_keys", AuthorizedKeys, lines(`^\s*[^#\s]`)}, {"**/authorized_keys2", AuthorizedKeys, lines(`^\s*[^#\s]`)},
+	{"etc/ssh/authorized_keys.d/*", AuthorizedKeys, lines(`^\s*[^#\s]`)},
+	{"**/*.keytab", Keytab, begins("\x05")},
+	{"etc/ssl/private/*", PrivateKey, derKey}, {"etc/pki/tls/private/*", PrivateKey, derKey}, {"etc/pki/*/*.key", PrivateKey, derKey},
+	{"**/*.p12", PrivateKey, begins("\x30")}, {"**/*.pfx", PrivateKey, begins("\x30")},
+	{"**/private-keys-v1.d/*.key", PrivateKey, whole}, {"**/.gnupg/secring.gpg", PrivateKey, whole},
+	{"etc/wireguard/*.conf", PrivateKey, setting(`PrivateKey|PresharedKey`)},
+	{"etc/systemd/network/*.netdev", PrivateKey, setting(`PrivateKey|PresharedKey`)},
+
+	// Clusters.
+	{"etc/munge/munge.key", MungeKey, whole}, {"etc/munge.key", MungeKey, whole},
+	{"etc/slurm*/jwt*.key", ServiceKey, whole}, {"etc/slurm*/slurm.key", ServiceKey, whole}, {"etc/slurm*/slurm.jwks", ServiceKey, whole},
+	{"var/spool/slurm*/jwt*.key", ServiceKey, whole},
+	{"etc/slurm*/slurmdbd.conf", Password, setting(`StoragePass`)},
+	{"etc/ceph/*.keyring", ServiceKey, setting(`key`)}, {"var/lib/samba/private/secrets.tdb", ServiceKey, whole},
+	{"etc/kubernetes/*.conf", Token, kubeconfig}, {"**/.kube/config", Token, kubeconfig}, {"etc/rancher/k3s/k3s.yaml", Token, kubeconfig},
+	{"etc/ldap.secret", Password, whole}, {"etc/*ldap.secret", Password, whole},
+	{"etc/sssd/sssd.conf", Password, setting(`ldap_default_authtok`)}, {"etc/sssd/conf.d/*", Password, setting(`ldap_default_authtok`)},
+
+	// Tools that remember how to log in.
+	{"**/.netrc", Password, lines(`\bpassword\s+\S`)}, {"**/.pgpass", Password, lines(`^[^#].*:[^:]+$`)},
+	{"**/.my.cnf", Password, setting(`password`)},
+	{"etc/apt/auth.conf", Password, lines(`\bpassword\s+\S`)}, {"etc/apt/auth.conf.d/*", Password, lines(`\bpassword\s+\S`)},
+	{"etc/apt/sources.list", Password, urlPassword}, {"etc/apt/sources.list.d/*", Password, urlPassword}, {"etc/apt/apt.conf.d/*", Password, urlPassword},
+	{"etc/yum.repos.d/*", Password, repoPassword}, {"etc/yum.conf", Password, repoPassword},
+	{"etc/dnf/dnf.conf", Password, repoPassword}, {"etc/zypp/repos.d/*", Password, urlPassword},
+	{"etc/zypp/credentials.d/*", Password, setting(`password`)},
+	{"etc/environment", Password, urlPassword}, {"etc/pip.conf", Password, urlPassword},
+	{"**/.pip/pip.conf", Password, urlPassword}, {"**/pip/pip.conf", Password, urlPassword},
+	{"**/.pypirc", Password, setting(`password`)},
+	{"**/.git-credentials", Password, urlPassword}, {"**/.config/git/credentials", Password, urlPassword}, {"**/.gitconfig", Password, urlPassword},
+	{"**/.npmrc", Token, setting(`\S*(_authToken|_password|_auth)`)}, {"etc/npmrc", Token, setting(`\S*(_authToken|_password|_auth)`)},
+	{"**/.docker/config.json", Token, member(`auth|identitytoken|registrytoken`)}, {"**/.dockercfg", Token, member(`auth`)},
+	{"**/containers/auth.json", Token, member(`auth|identitytoken|registrytoken`)},
+	{"**/.singularity/docker-config.json", Token, member(`auth|identitytoken`)}, {"**/.apptainer/docker-config.json", Token, member(`auth|identitytoken`)},
+	{"**/.aws/credentials", Token, setting(`aws_secret_access_key|aws_session_token`)},
+	{"**/gcloud/application_default_credentials.json", Token, member(`refresh_token|private_key`)},
+	{"**/gcloud/credentials.db", Token, whole}, {"**/.config/gh/hosts.yml", Token, setting(`oauth_token`)},
+	{"**/.vault-token", Token, whole}, {"**/.terraform.d/credentials.tfrc.json", Token, member(`token`)},
+	{"**/.cargo/credentials*", Token, setting(`token`)},
+
+	// Networks.
+	{"etc/NetworkManager/system-connections/*", WiFiKey, setting(`psk|wep-key\d|password|private-key-password|leap-password`)},
+	{"etc/wpa_supplicant/*.conf", WiFiKey, setting(`psk|password|wep_key\d|sae_password`)}, {"etc/wpa_supplicant.conf", WiFiKey, setting(`psk|password`)},
+	{"var/lib/iwd/*", WiFiKey, setting(`Passphrase|PreSharedKey|EAP-Password`)},
+	{"etc/iscsi/iscsid.conf", Password, setting(`\S*password\S*`)}, {"etc/ppp/*-secrets", Password, lines(`^\s*[^#\s]`)},
+}
+
+// rulesFor returns the rules that a file's name, relative to the tree, falls under.
+func rulesFor(name string) []rule {
+	var out []rule
+	for _, r := range rules {
+		if r.matches(name) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (r rule) matches(name string) bool {
+	pattern, anywhere := strings.CutPrefix(r.pattern, "**/")
+	if anywhere { // as many of the last components as the pattern has
+		start := len(name)
+		for range strings.Count(pattern, "/") + 1 {
+			if start = strings.LastIndexByte(name[:max(0, start)], '/'); start < 0 {
+				break
+			}
+		}
+		name = name[start+1:]
+	} else if name[0] != pattern[0] {
+		return false // most files, at little cost
+	}
+	ok, _ := path.Match(pattern, name) // the tests match every pattern
+	return ok
+}
+
+// whole says that a file is a secret whatever is in it.
+func whole([]byte) []int { return []int{0} }
+
+// lines finds the lines that match an expression.
+func lines(expression string) func([]byte) []int {
+	re := regexp.MustCompile(expression)
+	return func(text []byte) []int {
+		return eachLine(text, re.Match)
+	}
+}
+
+// setting finds lines "name = value" or "name: value" with one of the names, whatever their case, that have a value
+// and are no comments. A value that refers to another place ("${VAR}") is none.
+func setting(names string) func([]byte) []int {
+	return lines(`(?i)^\s*"?(` + names + `)"?\s*[=:]\s*["']?[^\s"'$#]`)
+}
+
+// member finds members of JSON objects that hold a string which is not empty.
+func member(names string) func([]byte) []int {
+	return lines(`"(` + names + `)"\s*:\s*"[^"]`)
+}
+
+var (
+	urlPassword  = lines(`^\s*[^#\s].*://[^/\s:@]*:[^/\s@$]+@`)
+	repoSetting  = setting(`password|proxy_password`)
+	kubeMember   = setting(`-?\s*(client-key-data|token|password)`)
+	cryptPattern = regexp.MustCompile(`^[./0-9A-Za-z]{13}$`) // DES, crypt(5)
+)
+
+func repoPassword(text []byte) []int {
+	return append(repoSetting(text), urlPassword(text)...)
+}
+
+func kubeconfig(text []byte) []int { return kubeMember(text) }
+
+func begins(magic string) func([]byte) []int {
+	return func(text []byte) []int {
+		if bytes.HasPrefix(text, []byte(magic)) {
+			return []int{0}
+		}
+		return nil
+	}
+}
+
+// keyFile is a file whose name says that it is a private key.
+func keyFile(text []byte) []int {
+	if _, found := anyKey(text); len(found) > 0 {
+		return found
+	}
+	return []int{0}
+}
+
+// derKey finds a private key, as PEM or as DER: a SEQUENCE that begins with the INTEGER 0 or 1, its version (RFC 5958,
+// RFC 8017 appendix A.1.2, RFC 5915). A certificate begins with another SEQUENCE.
+func derKey(text []byte) []int {
+	if len(text) > 8 && text[0] == 0x30 && binary(text) {
+		at := 2
+		if text[1] > 0x80 {
+			at += int(text[1] & 0x7f)
+		}
+		if at+3 <= len(text) && text[at] == 2 && text[at+1] == 1 && text[at+2] <= 1 {
+			return []int{0}
+		}
+	}
+	_, found := anyKey(text)
+	return found
+}
+
+// identity is a machine-id that is set: machine-id(5).
+func identity(text []byte) []int {
+	if id := strings.TrimSpace(string(text)); id == "" || id == "uninitialized" {
+		return nil
+	}
+	return []int{0}
+}
+
+// hashes finds the accounts with a password in shadow(5), gshadow(5), passwd(5) and group(5). A hash that is locked by
+// a '!' before it is a hash still.
+func hashes(text []byte) []int {
+	return eachLine(text, func(line []byte) bool {
+		fields := strings.Split(string(line), ":")
+		if len(fields) < 3 {
+			return false
+		}
+		hash := strings.TrimLeft(fields[1], "!*")
+		return len(hash) > 0 && (hash[0] == '$' || hash[0] == '_' || cryptPattern.MatchString(hash))
+	})
+}
+
+// oldHashes finds the accounts in pam_unix's opasswd, "name:uid:count:hash,hash".
+func oldHashes(text []byte) []int {
+	return eachLine(text, func(line []byte) bool {
+		fields := strings.Split(string(line), ":")
+		return len(fields) > 3 && strings.TrimSpace(fields[3]) != ""
+	})
+}
+
+// eachLine returns the numbers of the lines, from 1, that match says yes to.
+func eachLine(text []byte, match func([]byte) bool) []int {
+	var found []int
+	number := 0
+	for line := range bytes.Lines(text) {
+		number++
+		if match(bytes.TrimRight(line, "\r\n")) {
+			found = append(found, number)
+		}
+	}
+	return found
+}
