@@ -23,6 +23,7 @@ import (
 func buildCmd(e *env) *cobra.Command {
 	var read recipeFlags
 	var opt build.Options
+	var sections, binds []string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "build LABEL|FILE.def",
@@ -31,24 +32,44 @@ func buildCmd(e *env) *cobra.Command {
 an image of it in the store, which never changes. The label's name then means the
 new image; older ones stay, and machines that run from them are not disturbed.
 
-The sections run in Apptainer's order: %pre, the bootstrap agent, %files from
-other stages, %setup, %files, %post, %test. %pre and %setup run on this host, in
-the directory of the recipe's netroot.yaml; %post and %test inside the tree, with
-/proc, /sys, /dev and /tmp of their own. What they print is kept in a log, whose
-end is shown when one of them fails.
+The sections run in Apptainer's order: %pre, the bootstrap agent, %app, %files
+from other stages, %setup, %files, %post, %test. %pre and %setup run on this host,
+in the directory of the recipe's netroot.yaml; %post and %test inside the tree,
+with /proc, /sys, /dev and /tmp of their own. What they print is kept in a log,
+whose end is shown when one of them fails.
+
+With --update the bootstrap agent stays away: the sections run in a copy of the
+tree there is. If the recipe is the one that the tree was built from, nothing
+runs but %test, and the tree is packed as it is, with what "netroot shell" has
+changed in it. --section or --force have the sections run all the same.
+
+--force also replaces a directory that no build has made, and gives labels and
+help of the recipe precedence over those that the tree has from its base.
 
 A build that fails, or is stopped by Ctrl-C, leaves the old tree and the old
 images as they were, and nothing of its own but the log.`,
 		Example: `  netroot build debian12
   netroot build recipes/debian12.def
+  netroot build --update debian12
   netroot build centos8 --build-arg MIRROR=http://mirror.example/centos`,
 		Args:              oneArg("label or definition file"),
 		ValidArgsFunction: e.completeLabels,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if opt.Sections, err = build.ParseSections(sections); err != nil {
+				return usage(fmt.Errorf("--section: %w", err))
+			}
+			if opt.Binds, err = parseBinds(binds); err != nil {
+				return usage(err)
+			}
 			return e.build(cmd.Context(), args[0], read, opt, asJSON)
 		},
 	}
 	read.register(cmd)
+	cmd.Flags().StringSliceVar(&sections, "section", nil, "carry out only these `sections`, separated by commas (%post, too, only when it is named)")
+	cmd.Flags().BoolVar(&opt.Update, "update", false, "begin with the tree there is; if the recipe is the same, only pack it")
+	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made, and labels and help of the base; update in any case")
+	registerBinds(cmd, &binds, "%post and %test")
 	cmd.Flags().BoolVar(&opt.NoTest, "notest", false, "leave out %test")
 	cmd.Flags().IntVar(&opt.Level, "level", 0, "compression `level` of the packed root (default: a good one)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print progress and result as JSON, an object a line")
@@ -82,6 +103,7 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 	if opt.Store, err = store.Create(cfg.Images()); err != nil {
 		return err
 	}
+	opt.Strict, opt.Version = read.strict, version
 	syscall.Umask(0o022)
 	result, err := build.Run(ctx, opt)
 	if err != nil {
@@ -123,7 +145,7 @@ func (e *env) explain(err error) {
 func printResult(w io.Writer, r *build.Result) error {
 	im := r.Image
 	rows := [][]string{
-		{"image", fmt.Sprintf("%s, %s", im.Name(), im.Config.System)},
+		{"image", strings.TrimSuffix(im.Name()+", "+im.Config.System, ", ")},
 		{"kernel", im.Config.KernelRelease},
 		{"tree", fmt.Sprintf("%s, %s, %d packages", r.Tree, term.Size(r.TreeSize), len(im.Config.Packages))},
 	}

@@ -9,13 +9,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"netroot/internal/handoff"
+	"netroot/internal/layer"
 	"netroot/internal/recipe"
+	"netroot/internal/sandbox"
 	"netroot/internal/store"
 	"netroot/internal/term"
 )
@@ -31,8 +35,14 @@ type Options struct {
 	Init      string            // path of the static netroot-init
 	Kernel    string            // release to take; empty: the newest in the tree
 	Transport handoff.Transport // which the initramfs must be able to attach
+	Strict    bool              // Apptainer's ways where they differ: docs/recipe.md lists them
+	Sections  Sections          // to carry out; none: all
 	NoTest    bool              // leave out %test
+	Update    bool              // begin with the tree there is; if the recipe is the same, only pack it
+	Force     bool              // replace what is no tree, give labels and help the recipe's values, update in any case
+	Binds     []sandbox.Bind    // for %post and %test
 	Level     int               // squashfs compression level; 0: the packer's own
+	Version   string            // netroot's
 
 	Progress *term.Printer
 }
@@ -69,7 +79,10 @@ func (e *Error) Unwrap() error { return e.Err }
 // before, and nothing of the new ones is left but the log.
 func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	started := time.Now()
-	ws, err := openWorkspace(ctx, opt.Tree, opt.Label)
+	if err := checkTree(opt); err != nil {
+		return nil, err
+	}
+	ws, err := openWorkspace(opt.Tree, opt.Label, opt.Force)
 	if err != nil {
 		return nil, err
 	}
@@ -80,35 +93,115 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	}
 	defer log.Close()
 
-	b := &builder{opt: opt, ws: ws, log: log, trees: map[string]string{}}
-	for i := range opt.Recipe.Stages {
-		if err := b.stage(ctx, i); err != nil {
-			return nil, err
-		}
-	}
-	image, err := b.image(ctx)
+	b := &builder{opt: opt, ws: ws, log: log, trees: map[string]string{}, created: created()}
+	image, err := b.run(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.phase("tree", opt.Tree, func(*term.Phase) error { return ws.publish(b.tree) }); err != nil {
-		return nil, err
+	return &Result{
+		Image: image, Tree: opt.Tree, TreeSize: image.Config.TreeSize,
+		Log: log.Name(), Took: time.Since(started), Phases: b.phases,
+	}, nil
+}
+
+func checkTree(opt Options) error {
+	if _, err := os.Stat(opt.Tree); opt.Update && errors.Is(err, fs.ErrNotExist) {
+		return noTree(opt.Label)
 	}
-	size, err := diskUsage(opt.Tree)
-	if err != nil {
-		return nil, err
-	}
-	return &Result{Image: image, Tree: opt.Tree, TreeSize: size, Log: log.Name(), Took: time.Since(started), Phases: b.phases}, nil
+	return nil
 }
 
 // builder is the state of one build.
 type builder struct {
-	opt    Options
-	ws     *workspace
-	log    *buildLog
-	tree   string            // of the stage at hand, in the end of the last one
-	trees  map[string]string // by stage name, for %files from
-	phases []PhaseTime
+	opt     Options
+	ws      *workspace
+	log     *buildLog
+	tree    string            // of the stage at hand, in the end of the last one
+	trees   map[string]string // by stage name, for %files from
+	phases  []PhaseTime
+	created time.Time
 }
+
+func (b *builder) run(ctx context.Context) (*store.Image, error) {
+	asItIs, err := b.repacks()
+	if err != nil {
+		return nil, err
+	}
+	if asItIs {
+		return b.repack(ctx)
+	}
+	for i := range b.opt.Recipe.Stages {
+		if err := b.stage(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	rec, image, err := b.record(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return image, b.phase("tree", b.opt.Tree, func(*term.Phase) error { return b.publish(rec) })
+}
+
+// publish puts the tree and its record in their places. In between there is no
+// record: better none than one of another tree.
+func (b *builder) publish(rec *record) error {
+	ready, place := filepath.Join(b.ws.dir, "files"), recordFile(b.opt.Tree)
+	if err := rec.save(ready); err != nil {
+		return err
+	}
+	if err := os.Remove(place); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := b.ws.publish(b.tree); err != nil {
+		return err
+	}
+	return os.Rename(ready, place)
+}
+
+// repacks tells whether an update has nothing to do but to pack the tree: its
+// recipe is the one that it was built from.
+func (b *builder) repacks() (bool, error) {
+	if !b.opt.Update || b.opt.Force || len(b.opt.Sections) > 0 {
+		return false, nil
+	}
+	old, err := loadRecord(recordFile(b.opt.Tree))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && old.recipe == b.recipeDigest(), err
+}
+
+// repack makes an image of the tree as it is, where it is.
+func (b *builder) repack(ctx context.Context) (*store.Image, error) {
+	b.opt.Progress.Message("the recipe is the one that %s was built from: the tree is packed as it is", b.opt.Tree)
+	b.tree = b.opt.Tree
+	if _, err := os.Stat(filepath.Join(b.tree, testFile)); err == nil && b.wantsTest() {
+		err := b.phase("%test", "", func(p *term.Phase) error { return b.test(ctx, io.MultiWriter(b.log, lastLine(p))) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	rec, image, err := b.record(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return image, rec.save(recordFile(b.tree))
+}
+
+// record makes the image, and notes down what is in the tree just before.
+func (b *builder) record(ctx context.Context) (*record, *store.Image, error) {
+	files, err := listFiles(b.tree)
+	if err != nil {
+		return nil, nil, err
+	}
+	image, err := b.image(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &record{recipe: b.recipeDigest(), image: image.Name(), files: files}, image, nil
+}
+
+func (b *builder) recipeDigest() string { return layer.Digest(b.opt.Recipe.Source) }
 
 // phase runs one part of the build under the user's eyes.
 func (b *builder) phase(name, detail string, run func(*term.Phase) error) error {

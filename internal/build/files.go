@@ -2,8 +2,10 @@ package build
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -14,12 +16,22 @@ import (
 
 	"netroot/internal/layer"
 	"netroot/internal/recipe"
+	"netroot/internal/sandbox"
 )
 
+// copier copies into a tree what %files and %appfiles name.
+type copier struct {
+	root *os.Root
+	src  source
+	dir  string // holds the tree: what is copied must not hold it in turn
+
+	// strict copies with Apptainer's own command; nil copies files as they are.
+	strict *sandbox.Host
+}
+
 // copyFiles does the %files sections of a stage: those from other stages, or
-// those from the host. What is copied arrives as it is: links stay links, and
-// modes, times and attributes are kept.
-func (b *builder) copyFiles(st *recipe.Stage, from bool) error {
+// those from the host.
+func (b *builder) copyFiles(ctx context.Context, st *recipe.Stage, from bool, log io.Writer) error {
 	root, err := os.OpenRoot(b.tree)
 	if err != nil {
 		return err
@@ -29,20 +41,41 @@ func (b *builder) copyFiles(st *recipe.Stage, from bool) error {
 		if (block.From != "") != from {
 			continue
 		}
-		src := source{base: b.opt.Dir, edit: b.ownerEdit()}
-		if from {
-			src = source{base: b.trees[block.From], stage: true}
-			if src.base == "" {
-				return fmt.Errorf("line %d: %%files from %s: no earlier stage has that name", block.Line, block.From)
-			}
-		}
-		for _, e := range block.Entries {
-			if err := src.copy(root, e); err != nil {
-				return fmt.Errorf("line %d: %s: %w", e.Line, e.Src, err)
-			}
+		if err := b.copyBlock(ctx, root, block, log); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (b *builder) copyBlock(ctx context.Context, root *os.Root, block recipe.FilesBlock, log io.Writer) error {
+	c := b.hostCopier(root, log)
+	if block.From != "" {
+		tree := b.trees[block.From]
+		if tree == "" {
+			return fmt.Errorf("line %d: %%files from %s: no earlier stage has that name", block.Line, block.From)
+		}
+		stage, err := os.OpenRoot(tree)
+		if err != nil {
+			return err
+		}
+		defer stage.Close()
+		c = &copier{root: root, src: stageFiles{stage}, dir: b.tree}
+	}
+	for _, e := range block.Entries {
+		if err := c.copy(ctx, e); err != nil {
+			return fmt.Errorf("line %d: %s: %w", e.Line, e.Src, err)
+		}
+	}
+	return nil
+}
+
+func (b *builder) hostCopier(root *os.Root, log io.Writer) *copier {
+	c := &copier{root: root, src: hostFiles{base: b.opt.Dir, edit: b.ownerEdit()}, dir: b.ws.dir}
+	if b.opt.Strict {
+		c.strict = &sandbox.Host{Umask: b.umask(), Stdout: log, Stderr: log}
+	}
+	return c
 }
 
 // ownerEdit makes root the owner of what belongs to whoever owns the recipe's
@@ -60,139 +93,198 @@ func (b *builder) ownerEdit() func(*tar.Header) {
 	}
 }
 
-// source is where a %files section takes its files.
-type source struct {
-	base  string // directory that relative names start at
-	stage bool   // base is another stage's tree, which absolute names start at, too
-	edit  func(*tar.Header)
-}
-
-func (s source) copy(root *os.Root, e recipe.FileEntry) error {
-	matches, err := s.expand(e.Src)
+// copy copies what one line names.
+func (c *copier) copy(ctx context.Context, e recipe.FileEntry) error {
+	matches, err := c.src.find(e.Src)
 	if err != nil {
 		return err
 	}
 	for _, m := range matches {
 		dst := e.Dst
 		if dst == "" {
-			dst = m.name
+			dst = path.Clean("/" + m.name)
 		}
-		if dst, err = destination(root, dst, path.Base(m.name)); err != nil {
-			return err
+		if within(m.file, c.dir) {
+			return fmt.Errorf("it holds the tree that is being built: name what is in it, or have the state directory elsewhere")
 		}
-		if err := layer.Copy(root, m.file, dst, s.edit); err != nil {
+		if c.strict != nil {
+			err = c.cp(ctx, m, dst)
+		} else {
+			err = c.keep(m, dst, len(matches) > 1 && e.Dst != "")
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// keep copies a match as it is: links in it stay links; modes, owners, times and
+// attributes are kept; a directory is merged into one that is there. What goes
+// with others goes into a directory.
+func (c *copier) keep(m match, dst string, many bool) error {
+	base := path.Base(m.name)
+	if base == ".." {
+		base = "."
+	}
+	switch place, err := layer.Resolve(c.root, dst); {
+	case many || strings.HasSuffix(dst, "/"):
+		dst = path.Join(dst, base)
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		// A directory is a place to put things in, but not into itself.
+		if fi, err := c.root.Stat(place); err != nil {
+			return err
+		} else if fi.IsDir() && path.Base(dst) != base {
+			dst = path.Join(dst, base)
+		}
+	}
+	return layer.Copy(c.root, m.file, dst, c.src.owners())
+}
+
+// cp copies a match as Apptainer does, with cp(1): links are followed, files are
+// root's, new, and without set-user-ID bits. Several files can hit one name.
+func (c *copier) cp(ctx context.Context, m match, dst string) error {
+	dir := path.Dir(dst)
+	if strings.HasSuffix(dst, "/") {
+		dir = dst
+	}
+	above, err := c.resolveOrMake(dir)
+	if err != nil {
+		return err
+	}
+	to := above
+	if !strings.HasSuffix(dst, "/") {
+		to = path.Join(above, path.Base(dst))
+		if place, err := layer.Resolve(c.root, to); err == nil {
+			to = place
+		}
+	}
+	return c.strict.Run(ctx, []string{"cp", "-fLr", "--", m.file, filepath.Join(c.root.Name(), to)})
+}
+
+// resolveOrMake finds a directory of the tree, and makes what is missing of it.
+func (c *copier) resolveOrMake(name string) (string, error) {
+	name = path.Clean("/" + name)
+	place, err := layer.Resolve(c.root, name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return place, err
+	}
+	above, err := c.resolveOrMake(path.Dir(name))
+	if err != nil {
+		return "", err
+	}
+	place = path.Join(above, path.Base(name))
+	return place, makeDir(c.root, place)
+}
+
+// match is a file or directory that a source's pattern names.
 type match struct {
 	file string // the host's path of it, links at the top followed
 	name string // what the recipe calls it
 }
 
-// expand finds what a source's pattern names. On the host, environment
-// variables and a leading ~ are put in first, as Apptainer does.
-func (s source) expand(pattern string) ([]match, error) {
-	if s.stage {
-		return s.expandStage(pattern)
+// source is where a %files section takes its files.
+type source interface {
+	find(pattern string) ([]match, error)
+	owners() func(*tar.Header)
+}
+
+// hostFiles is the building host. Environment variables and a leading ~ in a
+// pattern are replaced, as in Apptainer.
+type hostFiles struct {
+	base string // where relative names start
+	edit func(*tar.Header)
+}
+
+func (h hostFiles) owners() func(*tar.Header) { return h.edit }
+
+func (h hostFiles) find(pattern string) ([]match, error) {
+	text := os.ExpandEnv(pattern)
+	if home, err := os.UserHomeDir(); err == nil && (text == "~" || strings.HasPrefix(text, "~/")) {
+		text = home + text[1:]
 	}
-	pattern = os.ExpandEnv(pattern)
-	if home, err := os.UserHomeDir(); err == nil && strings.HasPrefix(pattern, "~/") {
-		pattern = home + pattern[1:]
+	if text == "" {
+		return nil, errors.New("nothing is left of it when the variables are put in")
 	}
 	var out []match
-	for _, p := range braces(pattern) {
-		abs := p
-		if !filepath.IsAbs(abs) {
-			abs = filepath.Join(s.base, p)
+	for _, name := range expand(h, text) {
+		file, err := filepath.EvalSymlinks(h.path(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("no such file on the host: %s (relative names start at %s)", name, h.base)
 		}
-		files, err := filepath.Glob(abs)
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range files {
-			real, err := filepath.EvalSymlinks(f)
-			if err != nil {
-				return nil, err
-			}
-			name := f
-			if rel, err := filepath.Rel(s.base, f); err == nil && !filepath.IsAbs(p) {
-				name = rel
-			}
-			out = append(out, match{real, name})
-		}
-	}
-	if out == nil {
-		return nil, errors.New("no such file on the host (relative names start at " + s.base + ")")
+		out = append(out, match{file, name})
 	}
 	return out, nil
 }
 
-func (s source) expandStage(pattern string) ([]match, error) {
-	root, err := os.OpenRoot(s.base)
-	if err != nil {
-		return nil, err
+func (h hostFiles) path(name string) string {
+	if filepath.IsAbs(name) {
+		return name
 	}
-	defer root.Close()
+	return filepath.Join(h.base, name)
+}
+
+func (h hostFiles) names(dir string) []string { return entryNames(os.ReadDir(h.path(dir))) }
+
+func (h hostFiles) exists(name string) bool {
+	_, err := os.Lstat(h.path(name))
+	return err == nil
+}
+
+func entryNames(entries []os.DirEntry, _ error) []string {
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// stageFiles is the tree of an earlier stage. Its links lead where they lead in
+// that tree.
+type stageFiles struct{ root *os.Root }
+
+func (s stageFiles) owners() func(*tar.Header) { return nil }
+
+func (s stageFiles) find(pattern string) ([]match, error) {
 	var out []match
-	for _, p := range braces(pattern) {
-		p = strings.TrimPrefix(path.Clean("/"+p), "/")
-		names := []string{p}
-		if strings.ContainsAny(p, `*?[`) {
-			if names, err = fs.Glob(root.FS(), p); err != nil {
-				return nil, err
-			}
+	for _, name := range expand(s, pattern) {
+		place, err := layer.Resolve(s.root, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("no such file in that stage: %s", name)
 		}
-		for _, name := range names {
-			place, err := layer.Resolve(root, name)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, match{filepath.Join(s.base, place), "/" + name})
+		if err != nil {
+			return nil, err
 		}
-	}
-	if out == nil {
-		return nil, errors.New("nothing in that stage matches")
+		out = append(out, match{filepath.Join(s.root.Name(), place), name})
 	}
 	return out, nil
 }
 
-// destination is where a file called base goes when the recipe says dst: into
-// it when it ends in a slash or is a directory already, else to that very name.
-func destination(root *os.Root, dst, base string) (string, error) {
-	if strings.HasSuffix(dst, "/") {
-		return path.Join(dst, base), nil
+func (s stageFiles) names(dir string) []string {
+	place, err := layer.Resolve(s.root, "/"+dir)
+	if err != nil {
+		return nil
 	}
-	place, err := layer.Resolve(root, dst)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return dst, nil
-	case err != nil:
-		return "", err
-	}
-	if fi, err := root.Stat(place); err != nil || !fi.IsDir() || path.Base(dst) == base {
-		return dst, err
-	}
-	return path.Join(dst, base), nil
+	return entryNames(fs.ReadDir(s.root.FS(), place))
 }
 
-// braces expands {a,b} as the shell does, without nesting.
-func braces(p string) []string {
-	open := strings.IndexByte(p, '{')
-	if open < 0 {
-		return []string{p}
+func (s stageFiles) exists(name string) bool {
+	dir, err := layer.Resolve(s.root, path.Dir("/"+name))
+	if err != nil {
+		return false
 	}
-	end := strings.IndexByte(p[open:], '}')
-	if end < 0 || !strings.Contains(p[open:open+end], ",") {
-		return []string{p}
-	}
-	var out []string
-	for alt := range strings.SplitSeq(p[open+1:open+end], ",") {
-		for _, rest := range braces(p[open+end+1:]) {
-			out = append(out, p[:open]+alt+rest)
-		}
-	}
-	return out
+	_, err = s.root.Lstat(path.Join(dir, path.Base(name)))
+	return err == nil
+}
+
+// within reports whether path is dir or lies below it.
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }

@@ -14,7 +14,6 @@ import (
 	"netroot/internal/handoff"
 	"netroot/internal/initramfs"
 	"netroot/internal/kernel"
-	"netroot/internal/layer"
 	"netroot/internal/pack"
 	"netroot/internal/store"
 	"netroot/internal/term"
@@ -36,7 +35,7 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 		for _, skipped := range k.Skipped {
 			b.warn("passed over: %v", skipped)
 		}
-		p.Note(k.Release)
+		p.Result(k.Release)
 		path := filepath.Join(parts, "vmlinuz")
 		add(store.RoleKernel, path)
 		return copyOut(b.tree, k.Image, path)
@@ -80,7 +79,7 @@ func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, dir string, a
 			add(roles[part.Name], part.Path)
 			said = append(said, part.Name+" "+term.Size(part.Size))
 		}
-		p.Note(strings.Join(said, ", "))
+		p.Result(strings.Join(said, ", "))
 		return nil
 	})
 }
@@ -98,7 +97,7 @@ func (b *builder) pack(ctx context.Context, k *kernel.Kernel, out string, add fu
 		for _, w := range r.Warnings {
 			b.warn("%s", w)
 		}
-		p.Note(term.Size(r.Size))
+		p.Result(term.Size(r.Size))
 		add(store.RoleRoot, out)
 		return nil
 	})
@@ -115,10 +114,10 @@ func (b *builder) facts(ctx context.Context, k *kernel.Kernel) (store.Config, er
 		return store.Config{}, err
 	}
 	return store.Config{
-		Created:       created(),
+		Created:       b.created,
 		Architecture:  runtime.GOARCH,
 		System:        systemName(b.tree),
-		RecipeDigest:  layer.Digest(b.opt.Recipe.Source),
+		RecipeDigest:  b.recipeDigest(),
 		KernelRelease: k.Release,
 		RootFormat:    "squashfs",
 		TreeSize:      size,

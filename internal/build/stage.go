@@ -2,56 +2,46 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"netroot/internal/bootstrap"
+	"netroot/internal/layer"
 	"netroot/internal/recipe"
 	"netroot/internal/sandbox"
 	"netroot/internal/term"
 )
 
-// stage makes one stage's tree: %pre, the agent, %files from other stages,
-// %setup, %files, %post, %test, in Apptainer's order.
+// step is one part of a stage, shown as a phase of the build.
+type step struct {
+	name, detail string
+	wanted       bool
+	run          func(context.Context, io.Writer) error
+}
+
+// stage makes one stage's tree in Apptainer's order: %pre, the agent and what
+// every tree has, apps, %files from other stages, %setup, %files, %post, what is
+// known of the tree, %test.
 func (b *builder) stage(ctx context.Context, i int) error {
 	st := b.opt.Recipe.Stages[i]
-	name := stageName(b.opt.Recipe, i)
 	b.tree = filepath.Join(b.ws.dir, fmt.Sprintf("stage%d", i+1))
 	if err := os.Mkdir(b.tree, 0o755); err != nil {
 		return err
 	}
-	if st.Name != "" {
+	if _, taken := b.trees[st.Name]; !taken && st.Name != "" {
 		b.trees[st.Name] = b.tree
 	}
-	host := sandbox.HostEnviron(os.Environ(), b.tree, st.Header)
-	steps := []struct {
-		script *recipe.Script
-		name   string
-		run    func(context.Context, io.Writer) error
-	}{
-		{st.Pre, "%pre", func(ctx context.Context, w io.Writer) error { return b.onHost(ctx, st.Pre, "%pre", host, w) }},
-		{nil, "bootstrap", func(ctx context.Context, w io.Writer) error { return b.bootstrap(ctx, st, w) }},
-		{nil, "%files from", func(context.Context, io.Writer) error { return b.copyFiles(st, true) }},
-		{st.Setup, "%setup", func(ctx context.Context, w io.Writer) error { return b.onHost(ctx, st.Setup, "%setup", host, w) }},
-		{nil, "%files", func(context.Context, io.Writer) error { return b.copyFiles(st, false) }},
-		{st.Post, "%post", func(ctx context.Context, w io.Writer) error { return b.inTree(ctx, st, st.Post, "%post", w) }},
-		{st.Test, "%test", func(ctx context.Context, w io.Writer) error { return b.inTree(ctx, st, st.Test, "%test", w) }},
-	}
-	for _, s := range steps {
-		if strings.HasPrefix(s.name, "%files") && !hasFiles(st, s.name == "%files from") {
+	name := stageName(b.opt.Recipe, i)
+	for _, s := range b.steps(st, b.opt.Update && i == len(b.opt.Recipe.Stages)-1) {
+		if !s.wanted {
 			continue
 		}
-		if s.script == nil && !strings.HasPrefix(s.name, "%files") && s.name != "bootstrap" || s.name == "%test" && b.opt.NoTest {
-			continue
-		}
-		detail := ""
-		if s.name == "bootstrap" {
-			detail = describe(st)
-		}
-		err := b.phase(s.name, join(name, detail), func(p *term.Phase) error {
+		err := b.phase(s.name, join(name, s.detail), func(p *term.Phase) error {
 			return s.run(ctx, io.MultiWriter(b.log, lastLine(p)))
 		})
 		if err != nil {
@@ -61,13 +51,69 @@ func (b *builder) stage(ctx context.Context, i int) error {
 	return nil
 }
 
-func hasFiles(st *recipe.Stage, from bool) bool {
-	for _, f := range st.Files {
-		if (f.From != "") == from && len(f.Entries) > 0 {
-			return true
-		}
+// steps are those of a stage. With update, its tree begins as a copy of the one
+// there is.
+func (b *builder) steps(st *recipe.Stage, update bool) []step {
+	want := b.opt.Sections
+	start, agent := describe(st), st
+	if update {
+		start, agent = "copy of "+b.opt.Tree, copyOf(b.opt.Tree)
 	}
-	return false
+	return []step{
+		{"%pre", "", st.Pre != nil && want.has("pre"), func(ctx context.Context, log io.Writer) error {
+			return b.onHost(ctx, st, st.Pre, "%pre", log)
+		}},
+		{"bootstrap", start, true, func(ctx context.Context, log io.Writer) error {
+			return b.bootstrap(ctx, agent, log)
+		}},
+		{"%app", "", len(st.Apps) > 0 && want.has("apps"), func(ctx context.Context, log io.Writer) error {
+			return b.inRoot(func(root *os.Root) error {
+				c := b.hostCopier(root, log)
+				return makeApps(root, st.Apps, func(e recipe.FileEntry) error { return c.copy(ctx, e) })
+			})
+		}},
+		{"%files from", "", hasFiles(st, true) && want.has("files"), func(ctx context.Context, log io.Writer) error {
+			return b.copyFiles(ctx, st, true, log)
+		}},
+		{"%setup", "", st.Setup != nil && want.has("setup"), func(ctx context.Context, log io.Writer) error {
+			return b.onHost(ctx, st, st.Setup, "%setup", log)
+		}},
+		{"%files", "", hasFiles(st, false) && want.has("files"), func(ctx context.Context, log io.Writer) error {
+			return b.copyFiles(ctx, st, false, log)
+		}},
+		{"%post", "", want.has("post") && st.Post != nil || want.has("apps") && installApps(st.Apps) != "", func(ctx context.Context, log io.Writer) error {
+			return b.post(ctx, st, log)
+		}},
+		{"metadata", "", true, func(context.Context, io.Writer) error {
+			m := metadata{
+				recipe: b.opt.Recipe, stage: st, sections: want, force: b.opt.Force, update: update,
+				created: b.created, version: b.opt.Version, warn: b.warn,
+			}
+			return b.inRoot(m.write)
+		}},
+		{"%test", "", st.Test != nil && b.wantsTest(), func(ctx context.Context, log io.Writer) error {
+			return b.test(ctx, log)
+		}},
+	}
+}
+
+func (b *builder) wantsTest() bool { return b.opt.Sections.has("test") && !b.opt.NoTest }
+
+// copyOf is a stage that begins as a copy of a tree.
+func copyOf(tree string) *recipe.Stage {
+	return &recipe.Stage{Header: recipe.Header{{Key: "Bootstrap", Value: "localimage"}, {Key: "From", Value: tree}}}
+}
+
+func (b *builder) inRoot(do func(*os.Root) error) error {
+	root, err := os.OpenRoot(b.tree)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(root), root.Close())
+}
+
+func hasFiles(st *recipe.Stage, from bool) bool {
+	return slices.ContainsFunc(st.Files, func(f recipe.FilesBlock) bool { return (f.From != "") == from && len(f.Entries) > 0 })
 }
 
 // describe names the agent and what it is to bring.
@@ -88,18 +134,94 @@ func (b *builder) bootstrap(ctx context.Context, st *recipe.Stage, log io.Writer
 	if err := agent(ctx, bootstrap.Job{Root: b.tree, Stage: st, Dir: b.opt.Dir, Log: log, Env: os.Environ()}); err != nil {
 		return err
 	}
-	// Sections may append to $APPTAINER_ENVIRONMENT, which lies here.
-	return os.MkdirAll(filepath.Join(b.tree, ".singularity.d", "env"), 0o755)
+	return b.inRoot(func(root *os.Root) error {
+		if err := baseEnvironment(root, st.Agent() == "localimage", b.opt.Strict); err != nil {
+			return err
+		}
+		return writeBase(root, appsBaseEnv, nil, 0o755, true)
+	})
 }
 
-func (b *builder) onHost(ctx context.Context, script *recipe.Script, name string, env []string, log io.Writer) error {
-	h := sandbox.Host{Dir: b.opt.Dir, Env: env, Stdout: log, Stderr: log}
+// umask is the package sandbox's, which says why, or the one that Apptainer
+// forces.
+func (b *builder) umask() os.FileMode {
+	if b.opt.Strict {
+		return 0o002
+	}
+	return sandbox.DefaultUmask
+}
+
+func (b *builder) onHost(ctx context.Context, st *recipe.Stage, script *recipe.Script, name string, log io.Writer) error {
+	h := sandbox.Host{
+		Dir: b.opt.Dir, Env: sandbox.HostEnviron(os.Environ(), b.tree, st.Header), Umask: b.umask(),
+		Stdout: log, Stderr: log,
+	}
 	return h.RunScript(ctx, *script, name)
 }
 
-func (b *builder) inTree(ctx context.Context, st *recipe.Stage, script *recipe.Script, name string, log io.Writer) error {
-	s := sandbox.Sandbox{Root: b.tree, Env: sandbox.Environ(os.Environ(), st.Header), Stdout: log, Stderr: log}
-	return s.RunScript(ctx, *script, name)
+// post runs %post with every %appinstall behind it, in one shell. Where %post is
+// no shell's, they get one of their own.
+func (b *builder) post(ctx context.Context, st *recipe.Stage, log io.Writer) error {
+	var scripts []recipe.Script
+	if st.Post != nil && b.opt.Sections.has("post") {
+		scripts = append(scripts, *st.Post)
+	}
+	if text := installApps(st.Apps); text != "" && b.opt.Sections.has("apps") {
+		if len(scripts) == 1 && !slices.Contains(scripts[0].Args, "-c") {
+			scripts[0].Body += text
+		} else {
+			scripts = append(scripts, recipe.Script{Body: text})
+		}
+	}
+	for _, script := range scripts {
+		s := sandbox.Sandbox{
+			Root: b.tree, Binds: b.opt.Binds, Env: b.environ(st), Umask: b.umask(), Through: throughEnv(b.tree),
+			Stdout: log, Stderr: log,
+		}
+		if err := s.RunScript(ctx, script, "%post"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// environ is the environment of %post. strict leaves out what Apptainer does not
+// say there.
+func (b *builder) environ(st *recipe.Stage) []string {
+	env := sandbox.Environ(os.Environ(), st.Header)
+	if !b.opt.Strict {
+		return env
+	}
+	return slices.DeleteFunc(env, func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return strings.HasPrefix(name, "SINGULARITY_DEFFILE_") || strings.HasSuffix(name, "_ROOTFS")
+	})
+}
+
+// test runs the %test that is stored in the tree, as apptainer does: the tree is
+// read-only, and what the script's last command says counts. Unlike there,
+// nothing of the caller's environment shows in it.
+func (b *builder) test(ctx context.Context, log io.Writer) error {
+	s := sandbox.Sandbox{
+		Root: b.tree, Name: "%test", Binds: b.opt.Binds, Env: sandbox.Environ(os.Environ(), nil), Umask: b.umask(),
+		Through: throughEnv(b.tree), ReadOnly: true, Stdout: log, Stderr: log,
+	}
+	return s.Run(ctx, []string{"/" + testFile})
+}
+
+// throughEnv has commands in a tree started as "apptainer exec" does: in the
+// environment that its /.singularity.d/env/*.sh make. A tree without a shell has
+// none but the caller's.
+func throughEnv(tree string) []string {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return nil // whoever runs the command says what is wrong
+	}
+	defer root.Close()
+	if _, err := layer.Resolve(root, "/bin/sh"); err != nil {
+		return nil
+	}
+	return []string{"/bin/sh", "-c", `for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done; unset f; exec "$@"`, "netroot"}
 }
 
 // lineWriter shows the last line that was printed beside the running phase.

@@ -1,9 +1,9 @@
 package build
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,44 +13,77 @@ import (
 
 // workspace is where a tree grows before it takes its place: a directory beside
 // the finished tree, on the same file system, so that it can be exchanged with
-// it in one system call. The lock beside it keeps a second build of the same
-// tree out, and tells the next build that what it finds is left over.
+// it in one system call. It holds the tree's lock, which keeps a second build
+// out, and by which the next build knows that what it finds is left over.
 type workspace struct {
 	tree string // where the finished tree goes
 	dir  string // of this build
-	lock *os.File
+	lock *lock
 }
 
 const workPrefix = ".build-"
 
-func openWorkspace(ctx context.Context, tree, label string) (*workspace, error) {
+// openWorkspace makes one for the tree of a label. What is not a tree is
+// replaced only with force.
+func openWorkspace(tree, label string, force bool) (*workspace, error) {
 	parent := filepath.Dir(tree)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the trees: %w", err)
 	}
-	name := filepath.Base(tree)
-	lock, err := os.OpenFile(filepath.Join(parent, "."+name+".lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
+	l, err := lockTree(tree, label, "build")
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another build of %s is running (it holds %s): wait for it to end", label, lock.Name())
-		}
-		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
+	w := &workspace{tree: tree, lock: l}
+	if err = replaceable(tree, force); err == nil {
+		err = w.sweep(parent, filepath.Base(tree))
 	}
-	w := &workspace{tree: tree, lock: lock}
-	if err := w.sweep(parent, name); err != nil {
-		lock.Close()
-		return nil, err
+	if err == nil {
+		w.dir, err = w.makeDir(parent)
 	}
-	w.dir, err = os.MkdirTemp(parent, workPrefix+name+"-")
 	if err != nil {
-		lock.Close()
-		return nil, err
+		return nil, errors.Join(err, l.close())
 	}
 	return w, nil
+}
+
+func (w *workspace) makeDir(parent string) (string, error) {
+	real, err := filepath.EvalSymlinks(parent) // sources of files are held against it
+	if err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(real, workPrefix+filepath.Base(w.tree)+"-")
+}
+
+// replaceable refuses, before any work is done, what the finished tree could
+// not or should not take the place of: a build removes what lies there.
+func replaceable(tree string, force bool) error {
+	fi, err := os.Lstat(tree)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !fi.IsDir():
+		return fmt.Errorf("the place of the tree, %s, is not a directory: move it away", tree)
+	}
+	inside, err := mountsIn(tree)
+	switch {
+	case err != nil:
+		return err
+	case len(inside) > 0:
+		return fmt.Errorf("%s is a mount point, and a build could not replace it: unmount it, or have the tree in a directory below it", inside[0])
+	case force:
+		return nil
+	}
+	entries, err := os.ReadDir(tree)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(tree, metaDir)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s holds files and was not built by netroot or Apptainer: a build would remove them; choose another place, or say --force", tree)
+	}
+	return nil
 }
 
 // sweep removes what builds of this tree left that were killed outright.
@@ -86,26 +119,49 @@ func (w *workspace) publish(finished string) error {
 // close removes the workspace with all that is in it.
 func (w *workspace) close() error {
 	err := removeTree(w.dir)
-	return errors.Join(err, w.lock.Close())
+	return errors.Join(err, w.lock.close())
 }
 
 // removeTree removes a directory, but nothing that is mounted below it: what a
 // recipe's script mounted by force elsewhere is not ours to delete.
 func removeTree(dir string) error {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	inside, err := mountsIn(dir)
 	if err != nil {
 		return err
 	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], abs+"/") {
-			return fmt.Errorf("%s is a mount point: unmount it and remove %s", fields[4], dir)
-		}
+	if len(inside) > 0 {
+		return fmt.Errorf("%s is a mount point: unmount it and remove %s", inside[0], dir)
 	}
 	return os.RemoveAll(dir)
+}
+
+// mountsIn lists the mount points at and below a directory:
+// proc_pid_mountinfo(5), whose fifth field is the place, blanks written \040.
+func mountsIn(dir string) ([]string, error) {
+	abs, err := filepath.Abs(dir)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	plain := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	var found []string
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); len(fields) > 4 {
+			if at := plain.Replace(fields[4]); at == abs || strings.HasPrefix(at, abs+"/") {
+				found = append(found, at)
+			}
+		}
+	}
+	return found, nil
 }
 
 type inode struct{ dev, ino uint64 }

@@ -1,0 +1,2 @@
+#!/bin/sh
+# %environment of the recipe, and of the recipes it is based on.

@@ -1,0 +1,58 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// lock is the one that a tree has: who builds it, or works inside it, holds it
+// alone. It ends with its holder, however that ends. The file stays, and says
+// who holds it.
+type lock struct{ file *os.File }
+
+// lockTree takes the lock of the tree that lies, or will lie, at path. verb is
+// what the holder is: "build", "shell".
+func lockTree(path, label, verb string) (*lock, error) {
+	f, err := os.OpenFile(sibling(path, ".lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		holder, _ := io.ReadAll(io.LimitReader(f, 100)) // it only makes the message better
+		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait for it to end", label, by(string(holder)))
+	}
+	l := &lock{f}
+	if err := f.Truncate(0); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	if _, err := f.WriteAt(fmt.Appendf(nil, "%s %d\n", verb, os.Getpid()), 0); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+// by reads what a holder has written: its verb and process.
+func by(holder string) string {
+	words := strings.Fields(holder)
+	if len(words) != 2 {
+		return ""
+	}
+	return fmt.Sprintf(" %s (process %s)", words[0], words[1])
+}
+
+func (l *lock) close() error { return l.file.Close() }
+
+// sibling is the name of a hidden file beside a tree that belongs to it.
+func sibling(tree, suffix string) string {
+	return filepath.Join(filepath.Dir(tree), "."+filepath.Base(tree)+suffix)
+}

@@ -1,0 +1,208 @@
+package build
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+)
+
+// record is what was in a tree when its image was made. It lies beside the tree
+// and tells later, without reading any file, whether the tree is still that.
+//
+// Of each file it has type, mode, owner, size, modification time, extended
+// attributes, and a link's target or a device's number; of directories no size
+// and no time, because a name that comes or goes shows by itself and a file that
+// is put back where it was changes nothing. Neither inode nor ctime is in it: a
+// package that is installed again, a resolv.conf that stood aside during a run,
+// or a tree that was moved by cp -a are no changes. So, as with rsync and make,
+// a file that was rewritten with its size kept and its time set back passes for
+// unchanged. /run is left out: it is in no image.
+type record struct {
+	recipe string // digest of its text
+	image  string // label@id
+	files  []file // by path
+}
+
+// file is an entry of a tree: its path, and everything else in one word, to be
+// compared.
+type file struct{ path, facts string }
+
+// recordVersion begins the first line of a record; a line for each file follows:
+// the facts, and the path in Go's quotes.
+const recordVersion = "netroot-tree-1"
+
+func recordFile(tree string) string { return sibling(tree, ".files") }
+
+// listFiles describes all that is below dir, in lexical order of whole paths.
+func listFiles(dir string) ([]file, error) {
+	var files []file
+	l := lister{buf: make([]byte, 64<<10)}
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		path := strings.TrimPrefix(name, dir)
+		if path == "" {
+			path = "/"
+		}
+		facts, err := l.facts(name)
+		if err != nil {
+			return err
+		}
+		files = append(files, file{path, facts})
+		if path == "/run" && d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	// WalkDir has "a/b" before "a-b".
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.path, b.path) })
+	return files, err
+}
+
+// lister has the memory that describing a file takes.
+type lister struct{ buf []byte }
+
+func (l lister) facts(name string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(name, &st); err != nil {
+		return "", &fs.PathError{Op: "lstat", Path: name, Err: err}
+	}
+	b := make([]byte, 0, 64)
+	b = strconv.AppendUint(b, uint64(st.Mode), 8)
+	b = strconv.AppendUint(append(b, ','), uint64(st.Uid), 10)
+	b = strconv.AppendUint(append(b, ':'), uint64(st.Gid), 10)
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		b = strconv.AppendInt(append(b, ','), st.Size, 10)
+		b = strconv.AppendInt(append(b, ','), st.Mtim.Nano(), 10)
+	case unix.S_IFLNK:
+		n, err := unix.Readlink(name, l.buf)
+		if err != nil {
+			return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+		}
+		b = append(append(b, ','), short(l.buf[:n])...)
+	case unix.S_IFCHR, unix.S_IFBLK:
+		b = strconv.AppendUint(append(b, ','), st.Rdev, 16)
+	}
+	attrs, err := l.attributes(name)
+	if err == nil && attrs != "" {
+		b = append(append(b, ",x"...), attrs...)
+	}
+	return string(b), err
+}
+
+// attributes is a digest of a file's extended attributes, "" if it has none.
+func (l lister) attributes(name string) (string, error) {
+	n, err := unix.Llistxattr(name, l.buf)
+	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
+		return "", nil
+	}
+	if err != nil {
+		return "", &fs.PathError{Op: "listxattr", Path: name, Err: err}
+	}
+	names := strings.Split(strings.TrimSuffix(string(l.buf[:n]), "\x00"), "\x00")
+	slices.Sort(names)
+	var all bytes.Buffer
+	for _, attr := range names {
+		n, err := unix.Lgetxattr(name, attr, l.buf)
+		if err != nil {
+			return "", &fs.PathError{Op: "getxattr " + attr, Path: name, Err: err}
+		}
+		fmt.Fprintf(&all, "%q=%q ", attr, l.buf[:n])
+	}
+	return short(all.Bytes()), nil
+}
+
+// short is a digest for telling apart, not for proof.
+func short(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
+}
+
+func (r *record) save(name string) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s %s\n", recordVersion, r.recipe, r.image)
+	for _, f := range r.files {
+		b.WriteString(f.facts + " " + strconv.Quote(f.path) + "\n")
+	}
+	if err := renameio.WriteFile(name, b.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("note down what is in the tree: %w", err)
+	}
+	return nil
+}
+
+// loadRecord reads a record; one that another version wrote is as good as none:
+// its error matches fs.ErrNotExist, too.
+func loadRecord(name string) (*record, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r, err := readRecord(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: remove it", name, err)
+	}
+	return r, nil
+}
+
+func readRecord(from io.Reader) (*record, error) {
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, 64<<10)
+	if !lines.Scan() {
+		return nil, errors.Join(errors.New("is empty"), lines.Err())
+	}
+	head := strings.Fields(lines.Text())
+	if len(head) > 0 && head[0] != recordVersion {
+		return nil, fmt.Errorf("is of another version: %w", fs.ErrNotExist)
+	}
+	if len(head) != 3 {
+		return nil, errors.New("its first line is not a record's")
+	}
+	r := &record{recipe: head[1], image: head[2]}
+	for lines.Scan() {
+		facts, quoted, _ := strings.Cut(lines.Text(), " ")
+		path, err := strconv.Unquote(quoted)
+		if err != nil {
+			return nil, fmt.Errorf("line %d is not a record's", len(r.files)+2)
+		}
+		r.files = append(r.files, file{path, facts})
+	}
+	return r, lines.Err()
+}
+
+// compare tells how the files of a tree differ from the ones before; both are in
+// order.
+func compare(before, now []file) Changes {
+	var c Changes
+	for len(before) > 0 || len(now) > 0 {
+		switch {
+		case len(now) == 0 || len(before) > 0 && before[0].path < now[0].path:
+			c.Removed = append(c.Removed, before[0].path)
+			before = before[1:]
+		case len(before) == 0 || now[0].path < before[0].path:
+			c.Added = append(c.Added, now[0].path)
+			now = now[1:]
+		default:
+			if before[0].facts != now[0].facts {
+				c.Changed = append(c.Changed, now[0].path)
+			}
+			before, now = before[1:], now[1:]
+		}
+	}
+	return c
+}

@@ -1,0 +1,37 @@
+package build
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"netroot/internal/nearest"
+)
+
+// Sections are the names of the sections that a build carries out; none given
+// means all of them. The bootstrap agent is no section.
+type Sections []string
+
+// sectionNames are all that can be chosen; apps stands for every %app section.
+var sectionNames = []string{
+	"pre", "setup", "files", "post", "environment", "labels", "runscript", "startscript", "test", "help", "apps",
+}
+
+// ParseSections checks the names, and takes "all" and "none" for what they say.
+func ParseSections(names []string) (Sections, error) {
+	var s Sections
+	for _, name := range names {
+		name = strings.TrimPrefix(strings.TrimSpace(name), "%")
+		switch {
+		case name == "all":
+			s = append(s, sectionNames...)
+		case name == "none", slices.Contains(sectionNames, name):
+			s = append(s, name)
+		default:
+			return nil, fmt.Errorf("%q is no section to choose: there are %s, all and none%s", name, strings.Join(sectionNames, ", "), nearest.Hint(name, sectionNames))
+		}
+	}
+	return s, nil
+}
+
+func (s Sections) has(name string) bool { return len(s) == 0 || slices.Contains(s, name) }

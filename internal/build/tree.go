@@ -1,0 +1,106 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"netroot/internal/layer"
+	"netroot/internal/sandbox"
+)
+
+// Tree is a finished tree that nobody builds, and nobody else works in, while it
+// is open.
+type Tree struct {
+	dir  string
+	lock *lock
+}
+
+// OpenTree opens the tree of a label for the verb that is to work in it.
+func OpenTree(dir, label, verb string) (*Tree, error) {
+	if fi, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, noTree(label)
+	} else if err != nil {
+		return nil, err
+	} else if !fi.IsDir() {
+		return nil, fmt.Errorf("the tree of %s, %s, is not a directory", label, dir)
+	}
+	l, err := lockTree(dir, label, verb)
+	if err != nil {
+		return nil, err
+	}
+	return &Tree{dir, l}, nil
+}
+
+func noTree(label string) error {
+	return fmt.Errorf("label %s has no tree yet: run \"netroot build %s\" first", label, label)
+}
+
+// Close lets others at the tree.
+func (t *Tree) Close() error { return t.lock.close() }
+
+// Sandbox runs commands in the tree as %post is run.
+func (t *Tree) Sandbox() sandbox.Sandbox {
+	return sandbox.Sandbox{Root: t.dir, Env: sandbox.Environ(os.Environ(), nil), Through: throughEnv(t.dir)}
+}
+
+// Shell is the shell of the tree for people.
+func (t *Tree) Shell() (string, error) {
+	root, err := os.OpenRoot(t.dir)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	for _, shell := range []string{"/bin/bash", "/bin/sh"} {
+		if _, err := layer.Resolve(root, shell); err == nil {
+			return shell, nil
+		}
+	}
+	return "", fmt.Errorf("the tree %s has neither /bin/bash nor /bin/sh", t.dir)
+}
+
+// Changes are paths of a tree, each beginning with a slash, in order.
+type Changes struct{ Added, Removed, Changed []string }
+
+// None reports that nothing has changed.
+func (c Changes) None() bool { return len(c.Added)+len(c.Removed)+len(c.Changed) == 0 }
+
+// String says how many there are, and names some.
+func (c Changes) String() string {
+	const named = 5
+	var counts, paths []string
+	for _, part := range []struct {
+		what  string
+		paths []string
+	}{{"changed", c.Changed}, {"added", c.Added}, {"removed", c.Removed}} {
+		if n := len(part.paths); n > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", n, part.what))
+			paths = append(paths, part.paths...)
+		}
+	}
+	more := ""
+	if len(paths) > named {
+		paths, more = paths[:named], ", ..."
+	}
+	return strings.Join(counts, ", ") + ": " + strings.Join(paths, ", ") + more
+}
+
+// Changes tells how the tree differs from what its image was made of. Nothing is
+// read of the files but their metadata: it takes a tenth of a second for 10,000.
+// known is false when the build left no record.
+func (t *Tree) Changes() (c Changes, known bool, err error) {
+	old, err := loadRecord(recordFile(t.dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Changes{}, false, nil
+	}
+	if err != nil {
+		return Changes{}, false, err
+	}
+	now, err := listFiles(t.dir)
+	if err != nil {
+		return Changes{}, false, err
+	}
+	return compare(old.files, now), true, nil
+}
