@@ -1,0 +1,93 @@
+package nvmetcp
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"testing"
+	"time"
+)
+
+// feed is a connection whose peer says what r holds, then goes; what is written to it is counted and gone.
+type feed struct {
+	net.Conn // nil: everything used is below
+	r        io.Reader
+	written  int
+}
+
+func (f *feed) Read(p []byte) (int, error)       { return f.r.Read(p) }
+func (f *feed) Write(p []byte) (int, error)      { f.written += len(p); return len(p), nil }
+func (f *feed) Close() error                     { return nil }
+func (f *feed) RemoteAddr() net.Addr             { return &net.IPAddr{} }
+func (f *feed) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv6loopback, Port: Port} }
+func (f *feed) SetReadDeadline(time.Time) error  { return nil }
+func (f *feed) SetWriteDeadline(time.Time) error { return nil }
+
+// closing is a reader without bytes that is closed by being read.
+type closing chan struct{}
+
+func (c closing) Read([]byte) (int, error) {
+	close(c)
+	return 0, io.EOF
+}
+
+// FuzzServer feeds a server what an admin connection and then an I/O connection may say: it must return, with every
+// subsystem released, every byte of memory given back, and no more said than the commands can ask for.
+func FuzzServer(f *testing.F) {
+	for _, s := range scripts(f) {
+		f.Add(s.said(0), s.said(1))
+	}
+	for _, digests := range []string{"", "-digests"} {
+		f.Add(captured(f, "testdata/captured/admin"+digests+".hex"), captured(f, "testdata/captured/io"+digests+".hex"))
+	}
+	f.Add(captured(f, "testdata/captured/discover.hex"), []byte(nil))
+	f.Fuzz(func(t *testing.T, admin, queue []byte) {
+		held := 0
+		s := &Server{
+			Lookup: func(ctx context.Context, nqn string) (*Subsystem, error) {
+				if nqn == panicNQN {
+					return nil, ErrUnknown
+				}
+				held++
+				sub := subsystem(nqn, &memory{size: smallDisk})
+				sub.Release = func() { held-- }
+				return sub, nil
+			},
+			List:  listed,
+			newID: func() uint16 { return 1 },
+		}
+		s.once.Do(s.setup)
+		// The admin connection has to stay while the other one talks.
+		more, stop := io.Pipe()
+		heard := make(chan struct{})
+		first := &feed{r: io.MultiReader(bytes.NewReader(admin), closing(heard), more)}
+		second := &feed{r: bytes.NewReader(queue)}
+		idle := make(chan struct{})
+		go func() {
+			defer close(idle)
+			s.serve(t.Context(), first)
+		}()
+		select {
+		case <-heard:
+		case <-idle:
+		}
+		s.serve(t.Context(), second)
+		stop.Close()
+		<-idle
+		if held != 0 || len(s.controllers) != 0 {
+			t.Errorf("%d subsystems not released, %d controllers left", held, len(s.controllers))
+		}
+		if !s.memory.TryAcquire(s.MaxBuffer) {
+			t.Error("memory not given back")
+		}
+		// A command of 72 bytes can ask for a mebibyte of a log page, but of a small disk.
+		commands := len(admin)/commandSize + 1
+		if most := 1024 + commands*(maxTransfer+17*64); first.written > most {
+			t.Errorf("%d bytes said to %d", first.written, len(admin))
+		}
+		if most := 1024 + (len(queue)/commandSize+1)*(smallDisk+1024); second.written > most {
+			t.Errorf("%d bytes said to %d on the queue", second.written, len(queue))
+		}
+	})
+}
