@@ -1,0 +1,123 @@
+package imagediff
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/squashfs"
+)
+
+// File is a file that differs.
+type File struct {
+	Op      Op       `json:"op"`
+	Path    string   `json:"path"`
+	Old     *Stat    `json:"old,omitempty"`
+	New     *Stat    `json:"new,omitempty"`
+	Differs []string `json:"differs,omitempty"` // of a changed one: "type", "mode", "owner", "target", "device", "link", "xattrs", "content"
+}
+
+// Stat is what there is to know of a file without its content.
+type Stat struct {
+	Type   string            `json:"type"` // "file", "directory", "link", "character device", "block device", "pipe", "socket"
+	Mode   string            `json:"mode"` // octal, with set-user-ID and its kin: "4755"
+	UID    uint32            `json:"uid"`
+	GID    uint32            `json:"gid"`
+	Size   int64             `json:"size,omitempty"`   // bytes, of a file
+	Target string            `json:"target,omitempty"` // of a symbolic link
+	Device string            `json:"device,omitempty"` // "major:minor"
+	Link   string            `json:"link,omitempty"`   // the first name of a file that has several, when this is another one
+	Xattrs map[string]string `json:"-"`
+}
+
+var typeNames = map[uint32]string{
+	unix.S_IFREG: "file", unix.S_IFDIR: "directory", unix.S_IFLNK: "link", unix.S_IFIFO: "pipe",
+	unix.S_IFSOCK: "socket", unix.S_IFCHR: "character device", unix.S_IFBLK: "block device",
+}
+
+func (r *root) stat(path string) *Stat {
+	f := r.files[path]
+	s := &Stat{Type: typeNames[f.Type()], Mode: fmt.Sprintf("%04o", f.Mode&0o7777), UID: f.UID, GID: f.GID, Target: f.Target, Xattrs: f.Xattrs}
+	switch f.Type() {
+	case unix.S_IFREG:
+		s.Size = f.Size
+	case unix.S_IFCHR, unix.S_IFBLK:
+		s.Device = fmt.Sprintf("%d:%d", unix.Major(f.Rdev), unix.Minor(f.Rdev))
+	}
+	if first := r.first[f.Inode]; first != path {
+		s.Link = first
+	}
+	return s
+}
+
+// files compares all files of two roots, in the order of their paths.
+func files(ctx context.Context, old, young *root) ([]File, error) {
+	out := []File{}
+	paths := names(old.files, young.files)
+	slices.SortFunc(paths, byComponents)
+	for _, path := range paths {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		a, b := old.files[path], young.files[path]
+		switch {
+		case a == nil:
+			out = append(out, File{Op: Added, Path: path, New: young.stat(path)})
+		case b == nil:
+			out = append(out, File{Op: Removed, Path: path, Old: old.stat(path)})
+		default:
+			f := File{Op: Changed, Path: path, Old: old.stat(path), New: young.stat(path)}
+			f.Differs = differs(f.Old, f.New)
+			if a.Type() == unix.S_IFREG && b.Type() == unix.S_IFREG && f.New.Link == "" {
+				same, err := squashfs.Same(old.fs, a, young.fs, b)
+				if err != nil {
+					return nil, fmt.Errorf("compare %s in %s and %s: %w", path, old.name, young.name, err)
+				}
+				if !same {
+					f.Differs = append(f.Differs, "content")
+				}
+			}
+			if len(f.Differs) > 0 {
+				out = append(out, f)
+			}
+		}
+	}
+	return out, nil
+}
+
+// differs names the fields in which two files differ.
+func differs(a, b *Stat) []string {
+	if a.Type != b.Type {
+		return []string{"type"}
+	}
+	var out []string
+	for _, field := range []struct {
+		name   string
+		differ bool
+	}{
+		{"mode", a.Mode != b.Mode}, {"owner", a.UID != b.UID || a.GID != b.GID}, {"target", a.Target != b.Target},
+		{"device", a.Device != b.Device}, {"link", a.Link != b.Link},
+		{"xattrs", !maps.Equal(kept(a.Xattrs), kept(b.Xattrs))},
+	} {
+		if field.differ {
+			out = append(out, field.name)
+		}
+	}
+	return out
+}
+
+// kept are the attributes that count.
+func kept(attrs map[string]string) map[string]string {
+	out := maps.Clone(attrs)
+	delete(out, "security.selinux")
+	return out
+}
+
+// byComponents sorts a directory before what is in it, and that before what follows the directory.
+func byComponents(a, b string) int {
+	return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
+}

@@ -1,0 +1,207 @@
+// Package imagediff compares two images of the store: their packages, every file of their roots, and the parts that
+// machines boot from. It reads the images as they lie, without mounting them and without root.
+//
+// Times of files are not compared, as every build changes them, nor are SELinux labels, which the tree's own file system
+// gives. What changed inside a file is for other tools.
+package imagediff
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"netroot/internal/squashfs"
+	"netroot/internal/store"
+)
+
+// Op is what became of something between the first image and the second.
+type Op string
+
+// The ops there are.
+const (
+	Added   Op = "added"
+	Removed Op = "removed"
+	Changed Op = "changed"
+)
+
+// Diff is what differs between two images.
+type Diff struct {
+	From     string    `json:"from"` // names of the images, "label@id"
+	To       string    `json:"to"`
+	Facts    []Fact    `json:"facts"`
+	Packages []Package `json:"packages"`
+	Files    []File    `json:"files"`
+	Parts    []Part    `json:"parts"`
+}
+
+// Empty reports two images that machines cannot tell from each other. Facts about a build, such as the digest of its
+// recipe, do not count.
+func (d *Diff) Empty() bool { return len(d.Packages)+len(d.Files)+len(d.Parts) == 0 }
+
+// Fact is something that the images say about themselves.
+type Fact struct {
+	Name string `json:"name"` // "kernel", "system", "recipe"
+	Old  string `json:"old"`
+	New  string `json:"new"`
+}
+
+// Package is a package in another version. Several versions at once, as kernels have them, are separated by commas.
+type Package struct {
+	Op   Op     `json:"op"`
+	Name string `json:"name"`
+	Old  string `json:"old,omitempty"`
+	New  string `json:"new,omitempty"`
+}
+
+// Part is a part of an image other than its root, or the root where it can only be compared as a whole.
+type Part struct {
+	Op      Op         `json:"op"`
+	Role    store.Role `json:"role"`
+	OldSize int64      `json:"oldSize,omitempty"` // bytes
+	NewSize int64      `json:"newSize,omitempty"`
+}
+
+// Images compares the image to with the image from, which is usually the older one.
+func Images(ctx context.Context, from, to *store.Image) (*Diff, error) {
+	d := &Diff{From: from.Name(), To: to.Name(), Facts: facts(from.Config, to.Config),
+		Packages: packages(from.Config.Packages, to.Config.Packages), Files: []File{}, Parts: parts(from, to)}
+	rootDiffers := slices.ContainsFunc(d.Parts, func(p Part) bool { return p.Role == store.RoleRoot && p.Op == Changed })
+	if !rootDiffers || from.Config.RootFormat != "squashfs" || to.Config.RootFormat != "squashfs" {
+		return d, nil // nothing to look into, or the parts say that it differs
+	}
+	d.Parts = slices.DeleteFunc(d.Parts, func(p Part) bool { return p.Role == store.RoleRoot })
+	old, err := readRoot(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	defer old.close()
+	young, err := readRoot(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	defer young.close()
+	d.Files, err = files(ctx, old, young)
+	return d, err
+}
+
+func facts(old, young store.Config) []Fact {
+	out := []Fact{}
+	for _, f := range []Fact{
+		{"system", old.System, young.System},
+		{"architecture", old.Architecture, young.Architecture},
+		{"kernel", old.KernelRelease, young.KernelRelease},
+		{"recipe", old.RecipeDigest, young.RecipeDigest},
+	} {
+		if f.Old != f.New {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// packages compares two lists of "name version".
+func packages(old, young []string) []Package {
+	before, after := versions(old), versions(young)
+	out := []Package{}
+	for _, name := range names(before, after) {
+		p := Package{Changed, name, strings.Join(before[name], ", "), strings.Join(after[name], ", ")}
+		switch {
+		case p.Old == p.New:
+			continue
+		case p.Old == "":
+			p.Op = Added
+		case p.New == "":
+			p.Op = Removed
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func versions(list []string) map[string][]string {
+	out := make(map[string][]string)
+	for _, entry := range list {
+		name, version, _ := strings.Cut(entry, " ")
+		out[name] = append(out[name], version)
+	}
+	for _, v := range out {
+		slices.Sort(v)
+	}
+	return out
+}
+
+// names are the keys of two maps, sorted.
+func names[V any](a, b map[string]V) []string {
+	all := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// parts compares the parts by their digests.
+func parts(from, to *store.Image) []Part {
+	type layer struct {
+		digest string
+		size   int64
+	}
+	layers := func(im *store.Image) map[string]layer {
+		out := make(map[string]layer)
+		for _, l := range im.Manifest.Layers {
+			out[l.Annotations[store.AnnotationRole]] = layer{l.Digest.String(), l.Size}
+		}
+		return out
+	}
+	before, after := layers(from), layers(to)
+	out := []Part{}
+	for _, role := range names(before, after) {
+		old, young := before[role], after[role]
+		p := Part{Changed, store.Role(role), old.size, young.size}
+		switch {
+		case old == young:
+			continue
+		case old.digest == "":
+			p.Op = Added
+		case young.digest == "":
+			p.Op = Removed
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// root is the packed root of an image, and all files in it.
+type root struct {
+	name  string
+	blob  *store.Blob
+	fs    *squashfs.FS
+	files map[string]*squashfs.File
+	first map[uint32]string // the first name of each file that has several
+}
+
+func (r *root) close() { r.blob.Close() }
+
+func readRoot(ctx context.Context, im *store.Image) (*root, error) {
+	blob, ok, err := im.Blob(store.RoleRoot)
+	if err == nil && !ok {
+		err = fmt.Errorf("image %s has no root", im.Name())
+	}
+	if err != nil {
+		return nil, err
+	}
+	r := &root{im.Name(), blob, nil, make(map[string]*squashfs.File), make(map[uint32]string)}
+	if r.fs, err = squashfs.Open(blob); err == nil {
+		err = r.fs.Walk(func(path string, f *squashfs.File) error {
+			r.files[path] = f
+			if _, named := r.first[f.Inode]; !named {
+				r.first[f.Inode] = path
+			}
+			return context.Cause(ctx)
+		})
+	}
+	if err != nil {
+		blob.Close()
+		return nil, fmt.Errorf("root of image %s: %w", im.Name(), err)
+	}
+	return r, nil
+}
