@@ -25,6 +25,8 @@ the same inputs starts from there. "netroot build --no-cache" does not.
 A snapshot is used for a week. Those that were not used for the longest time are
 removed when all together would take more than 20 GiB. Nothing is lost with a
 snapshot but time.`,
+		Args: cobra.NoArgs, // else a mistyped verb would pass for a wish for help
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(cacheListCmd(e), cacheRemoveCmd(e))
 	return cmd
