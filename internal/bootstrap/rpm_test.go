@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -49,29 +50,63 @@ func TestRPMRoot(t *testing.T) {
 	}
 }
 
-// TestYum runs the agent to its end, with a dnf that says what it was asked.
+// TestYum runs the agent to its end, with a dnf that says what it was asked and where its rpm would keep the database.
 func TestYum(t *testing.T) {
 	needRoot(t)
-	fakeTool(t, "dnf", `echo "$@"; mkdir -p "$5/var/cache/yum-bootstrap/x"`)
-	fakeTool(t, "rpm", `echo "${RPM_DB_PATH}"`)
-	t.Setenv("RPM_DB_PATH", "/var/lib/rpm")
+	home := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(home, ".rpmmacros"), []byte("%_dbpath %(echo ~/.rpmdb)\n%packager me"), 0o644))
+	fakeTool(t, "dnf", `echo "$@"; cat "$HOME/.rpmmacros"; r=${2#*=}; mkdir -p "$r/var/cache/yum-bootstrap/x" "$r/var/log"; echo x > "$r/var/log/dnf.log"`)
+	fakeTool(t, "rpm", `sed -n 's/^%_dbpath //p' "$HOME/.rpmmacros" | tail -n 1`)
 	var log strings.Builder
 	j := job(t, "Bootstrap: dnf\nMirrorURL: http://mirror.invalid/\nOSVersion: 9\n")
 	j.Log = &log
+	j.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}
 	agent, err := For("dnf")
 	must(t, err)
 	must(t, agent(t.Context(), j))
-	want := "no GPG key is given: the packages' signatures are not checked\n--noplugins -c " + j.Root + "/etc/bootstrap-yum.conf --installroot " +
-		j.Root + " --releasever=9 -y install /etc/redhat-release coreutils\n"
-	if log.String() != want {
-		t.Errorf("the log is %q, want %q", log.String(), want)
+	want := "no GPG key is given: the packages' signatures are not checked\n" +
+		"--config=" + j.Root + "/etc/bootstrap-yum.conf --installroot=" + j.Root + " --releasever=9 -y --setopt=plugins=0 " +
+		"install /etc/redhat-release coreutils\n" +
+		"%_dbpath %(echo ~/.rpmdb)\n%packager me\n%_dbpath /var/lib/rpm\n"
+	if diff := cmp.Diff(want, log.String()); diff != "" {
+		t.Errorf("the log (-want +got):\n%s", diff)
 	}
-	if _, err := os.Stat(filepath.Join(j.Root, rpmCache)); !os.IsNotExist(err) {
-		t.Errorf("the cache is left: %v", err)
+	for _, name := range []string{rpmCache, "var/log/dnf.log"} {
+		if _, err := os.Stat(filepath.Join(j.Root, name)); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", name, err)
+		}
 	}
 
-	t.Setenv("RPM_DB_PATH", "/root/.rpmdb")
+	fakeTool(t, "rpm", `echo /root/.rpmdb`)
+	j.Env[0] = "PATH=" + os.Getenv("PATH")
 	if err := agent(t.Context(), j); err == nil || !strings.Contains(err.Error(), "keeps its database in /root/.rpmdb") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestHostRPM has the host's own rpm say where the database would go, whose distribution may put it elsewhere.
+func TestHostRPM(t *testing.T) {
+	needRoot(t)
+	if _, err := exec.LookPath("rpm"); err != nil {
+		t.Skip("no rpm here")
+	}
+	j := job(t, "Bootstrap: dnf\nMirrorURL: http://mirror.invalid/\n")
+	home := t.TempDir()
+	j.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}
+	db, err := openRPMDB(t.Context(), j)
+	must(t, err)
+	_, err = db.onHost(t.Context(), "--root", j.Root, "--initdb")
+	must(t, err)
+	if _, err := os.Stat(filepath.Join(j.Root, rpmDBPath)); err != nil {
+		t.Error(err)
+	}
+	if _, err := db.onHost(t.Context(), "--no-such-option"); err == nil || !strings.Contains(err.Error(), "--no-such-option: unknown option") {
+		t.Errorf("error %v, want rpm's own words", err)
+	}
+	must(t, db.close())
+	for _, dir := range []string{home, db.home} {
+		if left, _ := os.ReadDir(dir); len(left) > 0 {
+			t.Errorf("left in %s: %v", dir, left)
+		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -13,9 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// yum installs an RPM distribution with the host's dnf or yum and --installroot: coreutils, whatever holds
+// yum installs an RPM distribution with the host's dnf (4 or 5) or yum and --installroot: coreutils, whatever holds
 // /etc/redhat-release, and Include. The Tree keeps etc/bootstrap-yum.conf, the configuration that was used, as with
-// Apptainer: old recipes use it in %post.
+// Apptainer: old recipes use it in %post. It does not keep downloads and logs.
+//
+// The Tree's own rpm finds the package database, wherever the host's would put it and whatever its format: rpmdb.go.
 func yum(ctx context.Context, j Job) error {
 	prog, err := find(tool{"dnf", "dnf", "dnf"}, tool{"yum", "", "yum"})
 	if err != nil {
@@ -25,24 +26,43 @@ func yum(ctx context.Context, j Job) error {
 	if err != nil {
 		return err
 	}
-	if err := checkRPMDB(ctx); err != nil {
+	db, err := openRPMDB(ctx, j)
+	if err != nil {
 		return err
 	}
+	defer db.close()
 	if r.gpg == "" {
 		j.logf("no GPG key is given: the packages' signatures are not checked")
 	}
 	if err := rpmRoot(j.Root, r.conf()); err != nil {
 		return err
 	}
-	if err := j.run(ctx, r.args(prog, j.Root)); err != nil {
+	if err := db.job.run(ctx, r.args(prog, j.Root)); err != nil {
 		return err
 	}
-	root, err := os.OpenRoot(j.Root)
+	if err := forgetDNF(j.Root); err != nil {
+		return err
+	}
+	return db.handOver(ctx)
+}
+
+// forgetDNF removes what the host's dnf or yum leaves in a Tree, other than packages and its history of them.
+func forgetDNF(tree string) error {
+	root, err := os.OpenRoot(tree)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return root.RemoveAll(rpmCache)
+	names := []string{rpmCache, "var/cache/libdnf5"} // dnf 5 has a setting of its own for it
+	for _, log := range []string{"dnf.log", "dnf.librepo.log", "dnf.rpm.log", "dnf5.log", "hawkey.log", "yum.log"} {
+		names = append(names, "var/log/"+log)
+	}
+	for _, name := range names {
+		if err := root.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const (
@@ -106,7 +126,7 @@ func (r rpm) conf() string {
 		check = "gpgcheck=1\ngpgkey=" + r.gpg + "\n"
 	}
 	b.WriteString("[main]\ncachedir=/" + rpmCache + "\nkeepcache=0\ndebuglevel=2\nlogfile=/var/log/yum.log\n" +
-		"syslog_device=/dev/null\nexactarch=1\nobsoletes=1\nplugins=1\nreposdir=0\ndeltarpm=0\n" + check)
+		"syslog_device=/dev/null\nexactarch=1\nobsoletes=1\nplugins=1\nreposdir=/dev/null\ndeltarpm=0\n" + check)
 	section := func(id, name string, at repo) {
 		if at == (repo{}) {
 			return
@@ -125,13 +145,15 @@ func (r rpm) conf() string {
 	return b.String()
 }
 
-// args is the command line. --releasever is always there: without it the host's own release would count.
+// args is the command line, in words that dnf 4, dnf 5 and yum understand. --releasever is always there: without it the
+// host's own release would count.
 func (r rpm) args(prog, root string) []string {
 	argv := []string{
-		prog, "--noplugins", "-c", filepath.Join(root, rpmConf), "--installroot", root, "--releasever=" + r.version, "-y",
+		prog, "--config=" + filepath.Join(root, rpmConf), "--installroot=" + root, "--releasever=" + r.version, "-y",
+		"--setopt=plugins=0",
 	}
 	for _, s := range r.setopt {
-		argv = append(argv, "--setopt", s)
+		argv = append(argv, "--setopt="+s)
 	}
 	return append(append(argv, "install", "/etc/redhat-release", "coreutils"), r.include...)
 }
@@ -178,20 +200,4 @@ func rpmDevices(r *os.Root) error {
 		}
 	}
 	return nil
-}
-
-// checkRPMDB refuses a host whose rpm would put the Tree's package database where the Tree's own rpm never looks, as
-// Debian's does by default.
-func checkRPMDB(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "rpm", "--eval", "%{_dbpath}").Output()
-	if err != nil {
-		return nil // no rpm command: dnf can do without, and says so otherwise
-	}
-	switch path := strings.TrimSpace(string(out)); path {
-	case "/var/lib/rpm", "/usr/lib/sysimage/rpm":
-		return nil
-	default:
-		return fmt.Errorf("this host's rpm keeps its database in %s, where the tree's rpm would not find it: "+
-			"write `%%_dbpath /var/lib/rpm` into ~/.rpmmacros", path)
-	}
 }
