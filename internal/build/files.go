@@ -157,12 +157,11 @@ func (c *copier) cp(ctx context.Context, m match, dst string) error {
 	}
 	to := above
 	if !strings.HasSuffix(dst, "/") {
-		to = path.Join(above, path.Base(dst))
-		if place, err := layer.Resolve(c.root, to); err == nil {
-			to = place
+		if to, err = c.resolveOrNew(path.Join(above, path.Base(dst))); err != nil {
+			return err
 		}
 	}
-	return c.strict.Run(ctx, []string{"cp", "-fLr", "--", m.file, filepath.Join(c.root.Name(), to)})
+	return c.strict.Run(ctx, []string{"cp", "-fLr", "--", m.given, filepath.Join(c.root.Name(), to)})
 }
 
 // resolveOrMake finds a directory of the tree, and makes what is missing of it.
@@ -176,14 +175,30 @@ func (c *copier) resolveOrMake(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	place = path.Join(above, path.Base(name))
+	if place, err = c.resolveOrNew(path.Join(above, path.Base(name))); err != nil {
+		return "", err
+	}
 	return place, makeDir(c.root, place)
+}
+
+// resolveOrNew follows a link at name, where there may be nothing yet. One that
+// leads nowhere in the tree may lead somewhere on the host, where cp would follow.
+func (c *copier) resolveOrNew(name string) (string, error) {
+	place, err := layer.Resolve(c.root, name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return place, err
+	}
+	if _, err := c.root.Lstat(name); err == nil {
+		return "", fmt.Errorf("/%s is a link in the tree that leads nowhere", name)
+	}
+	return name, nil
 }
 
 // match is a file or directory that a source's pattern names.
 type match struct {
-	file string // the host's path of it, links at the top followed
-	name string // what the recipe calls it
+	file  string // the host's path of it, links at the top followed
+	given string // the same as the recipe calls it: with links, and "/." at its end
+	name  string // what the recipe calls it
 }
 
 // source is where a %files section takes its files.
@@ -218,7 +233,7 @@ func (h hostFiles) find(pattern string) ([]match, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, match{file, name})
+		out = append(out, match{file, h.path(name), name})
 	}
 	return out, nil
 }
@@ -227,7 +242,7 @@ func (h hostFiles) path(name string) string {
 	if filepath.IsAbs(name) {
 		return name
 	}
-	return filepath.Join(h.base, name)
+	return h.base + "/" + name
 }
 
 func (h hostFiles) names(dir string) []string { return entryNames(os.ReadDir(h.path(dir))) }
@@ -261,7 +276,7 @@ func (s stageFiles) find(pattern string) ([]match, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, match{filepath.Join(s.root.Name(), place), name})
+		out = append(out, match{file: filepath.Join(s.root.Name(), place), name: name})
 	}
 	return out, nil
 }

@@ -116,14 +116,13 @@ func parseLabels(text []byte) map[string]string {
 	return labels
 }
 
-// schema are the labels of label-schema.org that Apptainer writes, too; the date
-// is written its way.
+// schema are the labels of label-schema.org that Apptainer writes, too.
 func (m *metadata) schema() map[string]string {
 	const schema = "org.label-schema."
 	labels := map[string]string{
 		schema + "schema-version":        "1.0",
 		schema + "build-arch":            runtime.GOARCH,
-		schema + "build-date":            m.created.Format("Monday_2_January_2006_") + fmt.Sprint(m.created.Hour()) + m.created.Format(":4:5_MST"),
+		schema + "build-date":            labelDate(m.created),
 		schema + "usage.netroot.version": m.version,
 	}
 	if m.hasHelp() {
@@ -136,6 +135,12 @@ func (m *metadata) schema() map[string]string {
 		}
 	}
 	return labels
+}
+
+// labelDate writes a time as Apptainer does: Sunday_22_November_2026_21:8:1_UTC.
+func labelDate(t time.Time) string {
+	zone, _ := t.Zone()
+	return fmt.Sprintf("%s_%d_%s_%d_%d:%d:%d_%s", t.Weekday(), t.Day(), t.Month(), t.Year(), t.Hour(), t.Minute(), t.Second(), zone)
 }
 
 const (

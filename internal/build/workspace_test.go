@@ -1,0 +1,147 @@
+package build
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestWorkspace(t *testing.T) {
+	parent := t.TempDir()
+	tree := filepath.Join(parent, "trees/a-1")
+	lay(t, parent, map[string]string{
+		"trees/.build-a-1-123/stage1/f": "left by a killed build", "trees/.build-a-1-x/f": "not ours", "trees/.build-a-2-123/f": "another label's",
+	})
+	w, err := openWorkspace(tree, "a-1", false)
+	must(t, err)
+	left, err := filepath.Glob(filepath.Join(parent, "trees/.build-*"))
+	must(t, err)
+	want := []string{".build-a-1-x", ".build-a-2-123", filepath.Base(w.dir)}
+	for i := range left {
+		left[i] = filepath.Base(left[i])
+	}
+	if d := cmp.Diff(map[string]bool{want[0]: true, want[1]: true, want[2]: true}, set(left)); d != "" {
+		t.Errorf("in the directory of the trees (-want +got):\n%s", d)
+	}
+	_, err = openWorkspace(tree, "a-1", false)
+	if want := fmt.Sprintf("the tree of a-1 is in use by another netroot build (process %d): wait", os.Getpid()); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("a second build: %v; want %q", err, want)
+	}
+
+	for i, text := range []string{"first", "second"} { // one takes an empty place, one an old tree's
+		stage := filepath.Join(w.dir, fmt.Sprint("stage", i))
+		lay(t, stage, map[string]string{"f": text})
+		must(t, w.publish(stage))
+		if got, err := os.ReadFile(filepath.Join(tree, "f")); err != nil || string(got) != text {
+			t.Errorf("published %q, %v; want %q", got, err, text)
+		}
+	}
+	must(t, w.close())
+	if _, err := os.Lstat(w.dir); !os.IsNotExist(err) {
+		t.Errorf("the workspace is left: %v", err)
+	}
+	l, err := lockTree(tree, "a-1", "shell")
+	must(t, err)
+	must(t, l.close())
+}
+
+func set(list []string) map[string]bool {
+	m := map[string]bool{}
+	for _, s := range list {
+		m[s] = true
+	}
+	return m
+}
+
+// TestReplaceable: a label's tree may be pointed at something dear.
+func TestReplaceable(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		files map[string]string
+		force bool
+		want  string
+	}{
+		{"nothing", nil, false, ""},
+		{"empty", map[string]string{"tree/": ""}, false, ""},
+		{"a tree", map[string]string{"tree/.singularity.d/env/x": ""}, false, ""},
+		{"a home", map[string]string{"tree/thesis.tex": ""}, false, "was not built by netroot or Apptainer"},
+		{"a home, by force", map[string]string{"tree/thesis.tex": ""}, true, ""},
+		{"a file", map[string]string{"tree": ""}, true, "is not a directory"},
+		{"a link", map[string]string{"tree": "-> /"}, true, "is not a directory"},
+	} {
+		dir := t.TempDir()
+		lay(t, dir, tc.files)
+		err := replaceable(filepath.Join(dir, "tree"), tc.force)
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
+		}
+	}
+}
+
+func TestMountsAreLeftAlone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	dir := filepath.Join(t.TempDir(), "a b")
+	lay(t, dir, map[string]string{"f": "", "mnt/": ""})
+	must(t, unix.Mount("tmpfs", filepath.Join(dir, "mnt"), "tmpfs", 0, ""))
+	defer unix.Unmount(filepath.Join(dir, "mnt"), unix.MNT_DETACH)
+	lay(t, dir, map[string]string{"mnt/dear": ""})
+	want := filepath.Join(dir, "mnt") + " is a mount point"
+	if err := removeTree(dir); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("remove: %v, want %q", err, want)
+	}
+	if err := replaceable(dir, true); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("replace: %v, want %q", err, want)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(dir, link))
+	if err := removeTree(link + "/mnt"); err == nil {
+		t.Error("a mount point behind a link was removed")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "mnt/dear")); err != nil {
+		t.Error(err)
+	}
+	must(t, unix.Unmount(filepath.Join(dir, "mnt"), 0), removeTree(dir), removeTree(dir))
+}
+
+func TestLog(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "logs")
+	l, err := newLog(dir, "tiny")
+	must(t, err)
+	if tail := l.tail(); tail != nil {
+		t.Errorf("the tail of nothing is %q", tail)
+	}
+	fmt.Fprint(l, "of another part\n")
+	l.mark()
+	for i := range 50 {
+		fmt.Fprintf(l, "line %d\n", i)
+	}
+	tail := l.tail()
+	if len(tail) != tailLines || tail[0] != "line 10" || tail[tailLines-1] != "line 49" {
+		t.Errorf("tail %q", tail)
+	}
+	l.mark()
+	fmt.Fprint(l, strings.Repeat(strings.Repeat("x", 999)+"\n", 1000)+"bad \xff byte, no newline")
+	if tail := l.tail(); len(tail) != tailLines || tail[tailLines-1] != "bad ? byte, no newline" || len(l.last) > 128<<10 {
+		t.Errorf("tail of %d lines ends in %q; %d bytes are kept", len(tail), tail[len(tail)-1], len(l.last))
+	}
+	must(t, l.Close())
+	fi, err := os.Stat(l.Name())
+	must(t, err)
+	if fi.Mode().Perm() != 0o600 || fi.Size() < 1000*1000 {
+		t.Errorf("the log is %v with %d bytes", fi.Mode(), fi.Size())
+	}
+	if l, err = newLog(dir, "tiny"); err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(l.Name()); err != nil || fi.Size() != 0 {
+		t.Errorf("a second build's log begins with the first one's: %v", err)
+	}
+	must(t, l.Close())
+}
