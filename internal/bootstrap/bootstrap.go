@@ -1,6 +1,7 @@
 // Package bootstrap makes the first files of a Tree: one agent for each value of a recipe's Bootstrap key, one file for
-// each agent. An agent runs the distribution's own tool on the host, in namespaces of its own (package sandbox), so a
-// cancelled or killed build leaves none of its processes and mounts.
+// each agent. An agent of a distribution runs its own tool on the host, in namespaces of its own (package sandbox), so a
+// cancelled or killed build leaves none of its processes and mounts. An agent for images fetches and unpacks them itself,
+// so that what an image says of names, links and whiteouts never reaches outside the Tree.
 //
 // It does not run the recipe's sections, does not copy %files, and removes nothing when it fails: the build that owns
 // the Tree's directory does.
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,37 +37,56 @@ type Job struct {
 // Agent fills Job.Root. It returns an error that wraps ctx.Err() when ctx ends.
 type Agent func(ctx context.Context, j Job) error
 
-// For returns the agent of a Bootstrap key's value. Apptainer's agents that are not built in are told from names that
-// nobody knows.
+// For returns the agent of a Bootstrap key's value. Apptainer's agents that netroot does without are told from names that
+// nobody knows, with what to use in their place.
 func For(name string) (Agent, error) {
-	var a Agent
-	switch strings.ToLower(name) {
-	case "debootstrap":
-		a = debootstrap
-	case "yum", "dnf":
-		a = yum
-	case "localimage":
-		a = localImage
-	case "scratch":
-		a = scratch
-	default:
-		built := []string{"debootstrap", "dnf", "localimage", "scratch", "yum"}
-		others := []string{
-			"arch", "busybox", "docker", "docker-archive", "docker-daemon", "dockerfile", "buildkit", "library", "oci",
-			"oci-archive", "oras", "shub", "zypper",
+	agents := map[string]Agent{
+		"arch":           arch,
+		"busybox":        busybox,
+		"debootstrap":    debootstrap,
+		"dnf":            yum,
+		"docker":         docker,
+		"docker-archive": dockerArchive,
+		"localimage":     localImage,
+		"oci":            ociLayout,
+		"oci-archive":    ociArchive,
+		"oras":           oras,
+		"scratch":        scratch,
+		"yum":            yum,
+		"zypper":         zypper,
+	}
+	lower := strings.ToLower(name)
+	a, ok := agents[lower]
+	if !ok {
+		if advice := elsewhere(lower); advice != "" {
+			return nil, fmt.Errorf("the bootstrap agent %s is not built in: %s", lower, advice)
 		}
-		if slices.Contains(others, strings.ToLower(name)) {
-			return nil, fmt.Errorf("the bootstrap agent %s is not built in yet: there are %s", name, strings.Join(built, ", "))
-		}
-		return nil, fmt.Errorf("unknown bootstrap agent %q: there are %s%s", name, strings.Join(built, ", "),
-			nearest.Hint(name, append(built, others...)))
+		known := slices.Sorted(maps.Keys(agents))
+		return nil, fmt.Errorf("unknown bootstrap agent %q: there are %s%s", name, strings.Join(known, ", "), nearest.Hint(name, known))
 	}
 	return func(ctx context.Context, j Job) error {
 		if err := a(ctx, j); err != nil {
-			return fmt.Errorf("bootstrap %s: %w", strings.ToLower(name), err)
+			return fmt.Errorf("bootstrap %s: %w", lower, err)
 		}
 		return baseDirs(j.Root)
 	}, nil
+}
+
+// elsewhere says what a recipe can do instead of an agent that needs a daemon, a service that is no more, or a builder.
+func elsewhere(agent string) string {
+	switch agent {
+	case "docker-daemon":
+		return "write the image into a file with `docker save -o FILE.tar IMAGE`, then `Bootstrap: docker-archive` and `From: FILE.tar`"
+	case "library":
+		return "fetch the image with `apptainer pull FILE.sif library://IMAGE`, then `Bootstrap: localimage` and `From: FILE.sif`"
+	case "shub":
+		return "Singularity Hub takes no more images: use a copy of the image as a file with `Bootstrap: localimage`, " +
+			"or one from a registry with `Bootstrap: docker`"
+	case "buildkit", "dockerfile":
+		return "build the image with `docker buildx build --output type=oci,dest=FILE.tar .` or `podman build` and " +
+			"`podman save --format oci-archive`, then `Bootstrap: oci-archive` and `From: FILE.tar`"
+	}
+	return ""
 }
 
 // baseDirs makes the directories that every root file system has, where the agent did not. What is there, be it a
@@ -175,9 +196,23 @@ func find(tools ...tool) (string, error) {
 
 // run runs a tool, its output to the log. Its failure is told with its own last words.
 func (j Job) run(ctx context.Context, argv []string, env ...string) error {
+	return j.logged(func(out io.Writer) error {
+		h := sandbox.Host{Dir: j.Dir, Env: append(slices.Clone(j.environ()), env...), Stdout: out, Stderr: out}
+		return h.Run(ctx, argv)
+	})
+}
+
+// runInside runs a program of the Tree inside it.
+func (j Job) runInside(ctx context.Context, argv ...string) error {
+	return j.logged(func(out io.Writer) error {
+		s := sandbox.Sandbox{Root: j.Root, Env: sandbox.Environ(j.environ(), nil), Stdout: out, Stderr: out}
+		return s.Run(ctx, argv)
+	})
+}
+
+func (j Job) logged(run func(out io.Writer) error) error {
 	out := &lineLog{to: j.Log}
-	h := sandbox.Host{Dir: j.Dir, Env: append(slices.Clone(j.environ()), env...), Stdout: out, Stderr: out}
-	err := h.Run(ctx, argv)
+	err := run(out)
 	out.flush()
 	if exit, ok := errors.AsType[*sandbox.ExitError](err); ok && len(out.last) > 0 {
 		return fmt.Errorf("%w:\n\t%s", exit, strings.Join(out.lastWords(), "\n\t"))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -33,6 +34,54 @@ func job(t *testing.T, header string) Job {
 	r, err := recipe.Parse("test.def", []byte(header), recipe.Options{})
 	must(t, err)
 	return Job{Root: t.TempDir(), Stage: r.Stages[0], Dir: t.TempDir(), Env: []string{"PATH=" + os.Getenv("PATH")}}
+}
+
+// needTool returns the path of a program that judges ours.
+func needTool(t *testing.T, name string) string {
+	t.Helper()
+	p, err := exec.LookPath(name)
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	return p
+}
+
+// output runs a program to its end.
+func output(t *testing.T, prog string, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command(prog, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s%s", prog, args, err, out, &stderr)
+	}
+	return out
+}
+
+// goldens holds what an agent makes of the recipe's header in testdata/NAME.def against testdata/NAME.golden.
+func goldens(t *testing.T, names string, agent func(Job) string) {
+	t.Helper()
+	defs, err := filepath.Glob("testdata/" + names + ".def")
+	must(t, err)
+	if len(defs) == 0 {
+		t.Fatal("no test data")
+	}
+	for _, def := range defs {
+		src, err := os.ReadFile(def)
+		must(t, err)
+		golden := strings.TrimSuffix(def, ".def") + ".golden"
+		want, err := os.ReadFile(golden)
+		must(t, err)
+		j := job(t, string(src))
+		j.Env = []string{"INCLUDE=vim,less"}
+		if diff := cmp.Diff(string(want), agent(j)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", golden, diff)
+		}
+	}
 }
 
 func needRoot(t *testing.T) {
@@ -51,15 +100,17 @@ func fakeTool(t *testing.T, name, script string) {
 }
 
 func TestFor(t *testing.T) {
-	for _, name := range []string{"debootstrap", "yum", "dnf", "localimage", "scratch", "Yum"} {
-		if _, err := For(name); err != nil {
-			t.Errorf("%s: %v", name, err)
+	const there = "there are arch, busybox, debootstrap, dnf, docker, docker-archive, localimage, oci, oci-archive, oras, scratch, yum, zypper"
+	for _, name := range strings.Split(strings.TrimPrefix(there, "there are "), ", ") {
+		for _, spelled := range []string{name, strings.ToUpper(name)} {
+			if _, err := For(spelled); err != nil {
+				t.Errorf("%s: %v", spelled, err)
+			}
 		}
 	}
 	for name, want := range map[string]string{
-		"docker":      "the bootstrap agent docker is not built in yet: there are debootstrap, dnf, localimage, scratch, yum",
-		"deboostrap":  `unknown bootstrap agent "deboostrap": there are debootstrap, dnf, localimage, scratch, yum; did you mean "debootstrap"?`,
-		"frobnicator": `unknown bootstrap agent "frobnicator": there are debootstrap, dnf, localimage, scratch, yum`,
+		"deboostrap":  `unknown bootstrap agent "deboostrap": ` + there + `; did you mean "debootstrap"?`,
+		"frobnicator": `unknown bootstrap agent "frobnicator": ` + there,
 	} {
 		if _, err := For(name); err == nil || err.Error() != want {
 			t.Errorf("For(%q): %v, want %s", name, err, want)
@@ -104,7 +155,7 @@ func TestHeaderErrors(t *testing.T) {
 	for header, want := range map[string]string{
 		"Bootstrap: localimage\nFrom:\n":                                          "bootstrap localimage: From: is missing",
 		"Bootstrap: localimage\nFrom: none\n":                                     "no such file or directory",
-		"Bootstrap: localimage\nFrom: file.sif\n":                                 "From: file.sif is a file: only directories",
+		"Bootstrap: localimage\nFrom: file.sif\n":                                 "From: file.sif: is no image: neither SIF",
 		"Bootstrap: localimage\nFrom: /\n":                                        "lie one inside the other",
 		"Bootstrap: debootstrap\n":                                                "OSVersion: is missing",
 		"Bootstrap: debootstrap\nOSVersion: --help\n":                             "not a suite's name",
@@ -126,12 +177,20 @@ func TestHeaderErrors(t *testing.T) {
 }
 
 func TestMissingTool(t *testing.T) {
+	sif := filepath.Join(t.TempDir(), "f.sif")
+	must(t, os.WriteFile(sif, siftool(t), 0o644))
 	t.Setenv("PATH", t.TempDir())
 	for header, want := range map[string]string{
 		"Bootstrap: debootstrap\nOSVersion: sid\n": "this host has no mmdebstrap or debootstrap: install it, " +
 			"on Debian and Ubuntu `apt install mmdebstrap`, on Fedora and EL `dnf install debootstrap`",
 		"Bootstrap: dnf\nMirrorURL: http://m/\n": "this host has no dnf or yum: install it, " +
 			"on Debian and Ubuntu `apt install dnf`, on Fedora and EL `dnf install dnf`",
+		"Bootstrap: zypper\nMirrorURL: http://m/\n": "this host has no zypper: install it, " +
+			"on Debian and Ubuntu `apt install zypper`, on Fedora and EL `dnf install zypper`",
+		"Bootstrap: arch\n": "this host has no pacstrap: install it, " +
+			"on Debian and Ubuntu `apt install arch-install-scripts`, on Fedora and EL `dnf install arch-install-scripts`",
+		"Bootstrap: localimage\nFrom: " + sif + "\n": "this host has no unsquashfs: install it, " +
+			"on Debian and Ubuntu `apt install squashfs-tools`, on Fedora and EL `dnf install squashfs-tools`",
 	} {
 		j := job(t, header)
 		agent, err := For(j.Stage.Agent())

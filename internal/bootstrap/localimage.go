@@ -2,21 +2,19 @@ package bootstrap
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
-// localImage copies another Tree: From is its directory. Owners, modes, times, hard links, extended attributes (with
-// them file capabilities and ACLs), sparse files and devices arrive as they are; what is mounted inside does not.
+// localImage takes another Tree: From is its directory, or a file that holds it: a SIF, a squashfs, or an ext3 of
+// Singularity 2. Owners, modes, times, hard links, extended attributes (with them file capabilities and ACLs), sparse
+// files and devices arrive as they are; what is mounted inside a directory does not.
 func localImage(ctx context.Context, j Job) error {
-	from := j.header("From")
-	if from == "" {
-		return errors.New("From: is missing: name the directory of the tree to copy")
+	from, err := j.from("the directory or image file of the tree to copy")
+	if err != nil {
+		return err
 	}
-	from = strings.TrimPrefix(from, "localimage://")
 	src, err := filepath.EvalSymlinks(j.absolute(from))
 	if err != nil {
 		return fmt.Errorf("From: %w", err)
@@ -25,9 +23,21 @@ func localImage(ctx context.Context, j Job) error {
 	if err != nil {
 		return fmt.Errorf("From: %w", err)
 	}
-	if !fi.IsDir() {
-		return fmt.Errorf("From: %s is a file: only directories can be copied, image files are not built in yet", from)
+	if fi.IsDir() {
+		return j.copyTree(ctx, from, src)
 	}
+	if !fi.Mode().IsRegular() {
+		return fmt.Errorf("From: %s is neither a directory nor a file", from)
+	}
+	file, err := os.Open(src)
+	if err != nil {
+		return fmt.Errorf("From: %w", err)
+	}
+	defer file.Close()
+	return j.installFile(ctx, file, from)
+}
+
+func (j Job) copyTree(ctx context.Context, from, src string) error {
 	dst, err := filepath.EvalSymlinks(j.Root)
 	if err != nil {
 		return err

@@ -61,7 +61,7 @@ func TestLocalImage(t *testing.T) {
 }
 
 // describe says of every file what a faithful copy must have in common with it.
-func describe(t *testing.T, root string) map[string]string {
+func describe(t testing.TB, root string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
 	inodes := map[uint64]string{}

@@ -13,26 +13,11 @@ import (
 // TestRPM holds the command line and the configuration against testdata/NAME.golden, for the recipe's header in
 // testdata/NAME.def.
 func TestRPM(t *testing.T) {
-	defs, err := filepath.Glob("testdata/rpm-*.def")
-	must(t, err)
-	if len(defs) == 0 {
-		t.Fatal("no test data")
-	}
-	for _, def := range defs {
-		src, err := os.ReadFile(def)
-		must(t, err)
-		golden := strings.TrimSuffix(def, ".def") + ".golden"
-		want, err := os.ReadFile(golden)
-		must(t, err)
-		j := job(t, string(src))
-		j.Env = []string{"INCLUDE=vim,less"}
+	goldens(t, "rpm-*", func(j Job) string {
 		r, err := rpmFrom(j)
 		must(t, err)
-		got := strings.Join(r.args("/usr/bin/dnf", "/tree"), "\n") + "\n---\n" + r.conf()
-		if diff := cmp.Diff(string(want), got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", golden, diff)
-		}
-	}
+		return strings.Join(r.args("/usr/bin/dnf", "/tree"), "\n") + "\n---\n" + r.conf()
+	})
 }
 
 func TestRPMRoot(t *testing.T) {
