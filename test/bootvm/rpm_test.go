@@ -1,0 +1,200 @@
+package bootvm
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"netroot/test/rpmrepo"
+)
+
+// rpmConfig is the configuration of the RPM world, seen from where the lab's commands run.
+const rpmConfig = "test/bootvm/testdata/rpm/netroot.yaml"
+
+// TestRPM makes an RPM distribution, builds six recipes of the old kind from it with the host's dnf, and boots one.
+func TestRPM(t *testing.T) {
+	needLab(t)
+	for _, tool := range append(rpmrepo.Missing(), missing("dnf", "rpm")...) {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%s is missing: .ci/setup installs it", tool)
+		}
+		t.Skipf("%s is missing", tool)
+	}
+	t.Setenv("no_proxy", "127.0.0.1")
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	dir := filepath.Join(lab.dir, "rpm")
+	state := filepath.Join(dir, "state")
+	url, key := serveRPMs(t, filepath.Join(dir, "repo"))
+
+	rpm := func(t *testing.T, args ...string) result {
+		t.Helper()
+		r := run(limit(t, 6*time.Minute), append([]string{"--config", rpmConfig, "--state", state}, args...)...)
+		t.Log(r.stdout)
+		return r
+	}
+	for _, label := range []string{"centos8-base", "centos7-base", "centos7-hpcnode", "centos7-lustre", "centos8-hpcnode", "fedora32-base"} {
+		t.Run(label, func(t *testing.T) {
+			args := []string{"build", label, "--level", "1", "--build-arg", "MIRROR=" + url}
+			if strings.HasPrefix(label, "centos8") {
+				args = append(args, "--build-arg", "KEY="+key)
+			}
+			if r := rpm(t, args...); r.err != nil {
+				t.Fatalf("%v\n%s", r.err, r.stderr)
+			}
+			checkRPMTree(t, filepath.Join(state, "trees", label))
+		})
+	}
+	t.Run("verify", func(t *testing.T) { verifyRPMTree(t, filepath.Join(state, "trees", "centos8-base")) })
+	t.Run("refused", func(t *testing.T) { refusedRPMs(t, url, key, filepath.Join(state, "trees"), rpm) })
+	if left, err := os.ReadDir(home); err != nil || len(left) > 0 {
+		t.Errorf("left in the home of who builds: %v %v", left, err)
+	}
+	if t.Failed() {
+		return
+	}
+	t.Run("boot", func(t *testing.T) {
+		serial := filepath.Join(t.TempDir(), "console.log")
+		r := rpm(t, "vm", "centos8-base", "--ssh-port", "0", "--serial", serial, "--run", rpmQuestions)
+		console, _ := os.ReadFile(serial)
+		if r.err != nil {
+			t.Fatalf("%v\n%s\n%s", r.err, r.stderr, console)
+		}
+		for _, want := range []string{
+			"state running", "root overlay", "kernel kernel", "database ok", "signed yes", "release centos-release-8-2", "epel epel-release-1-1",
+			"ping cap_net_raw=ep", "suid 4755", "hosts 1", "motd A diskless node, made for tests.", "failed 0",
+		} {
+			if !strings.Contains(r.stdout, want+"\n") {
+				t.Errorf("lacks %q", want)
+			}
+		}
+		if t.Failed() {
+			t.Logf("%s\n%s", r.stderr, console)
+		}
+	})
+}
+
+const rpmQuestions = `
+echo "state $(systemctl is-system-running --wait)"
+echo "root $(findmnt -no FSTYPE /)"
+echo "kernel $(rpm -qf --qf '%{NAME}' /lib/modules/$(uname -r)/modules.dep)"
+echo "database $(rpm --verifydb && [ $(rpm -qa | wc -l) -gt 100 ] && echo ok)"
+echo "signed $(rpm -q gpg-pubkey > /dev/null && rpm -q --qf '%{RSAHEADER:pgpsig}' kernel | grep -q 'Key ID' && echo yes)"
+echo "release $(rpm -q --qf '%{NAME}-%{VERSION}-%{RELEASE}' centos-release)"
+echo "epel $(rpm -q --qf '%{NAME}-%{VERSION}-%{RELEASE}' epel-release)"
+echo "ping $(getcap /usr/bin/ping | cut -d' ' -f2)"
+echo "suid $(stat -c %a /usr/bin/su)"
+echo "hosts $(grep -c localhost4 /etc/hosts)"
+echo "motd $(cat /etc/motd)"
+echo "failed $(systemctl --failed --plain --no-legend | wc -l)"
+systemctl --failed --plain --no-legend
+`
+
+// serveRPMs makes the repositories and serves them on loopback. It returns their URL and the file of their key.
+func serveRPMs(t *testing.T, dir string) (url, key string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url = "http://" + l.Addr().String()
+	started := time.Now()
+	err = rpmrepo.Build(t.Context(), rpmrepo.Options{
+		Dir:    dir,
+		URL:    url,
+		Sign:   true,
+		Debian: append(rpmrepo.Base(), "dnf", "rsync", "libcap2-bin"),
+		Stubs: strings.Fields("yum-plugin-ovl epel-release munge slurm-slurmd openmpi rdma-core nfs-utils chrony kmod-lustre-client " +
+			"lustre-client"),
+		Releases: []rpmrepo.Release{
+			{Name: "centos-release", Version: "7", System: "CentOS Linux", ID: "centos", DBPath: "/var/lib/rpm"},
+			{Name: "centos-release", Version: "8", System: "CentOS Linux", ID: "centos", DBPath: "/var/lib/rpm"},
+			{Name: "fedora-release", Version: "32", System: "Fedora", ID: "fedora", DBPath: "/usr/lib/sysimage/rpm"},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("made the repositories in %s", time.Since(started).Round(time.Second))
+	server := &http.Server{Handler: http.FileServer(http.Dir(dir))}
+	done := make(chan struct{})
+	go func() { server.Serve(l); close(done) }()
+	t.Cleanup(func() { server.Close(); <-done })
+	return url, filepath.Join(dir, rpmrepo.KeyFile)
+}
+
+// checkRPMTree looks at a built tree from outside.
+func checkRPMTree(t *testing.T, tree string) {
+	t.Helper()
+	for name, want := range map[string]bool{
+		"etc/redhat-release": true, "etc/bootstrap-yum.conf": true, "etc/motd": true, "usr/lib/systemd/systemd": true,
+		"var/cache/yum-bootstrap": false, "root/.rpmdb": false,
+	} {
+		if _, err := os.Lstat(filepath.Join(tree, name)); (err == nil) != want {
+			t.Errorf("%s is there: %v, want %v", name, err == nil, want)
+		}
+	}
+	enabled := filepath.Join(tree, "etc/systemd/system/multi-user.target.wants/sshd.service")
+	if _, err := os.Lstat(enabled); err != nil {
+		t.Error(err)
+	}
+}
+
+// verifyRPMTree has the tree's own rpm compare what it installed with what is there: owners, modes, capabilities,
+// links, digests. What the recipe's %post wrote is configuration.
+func verifyRPMTree(t *testing.T, tree string) {
+	t.Helper()
+	out, _ := exec.Command("chroot", tree, "rpm", "-Va").CombinedOutput() // its status counts the changes
+	for line := range strings.Lines(string(out)) {
+		// "S.5....T.  c /etc/hosts": the file's kind stands in column 11.
+		if len(line) < 12 || line[11] != 'c' {
+			t.Errorf("changed: %s", line)
+		}
+	}
+}
+
+// refusedRPMs are builds that cannot be: each must say why in dnf's own words, and leave nothing.
+func refusedRPMs(t *testing.T, url, key, trees string, netroot func(t *testing.T, args ...string) result) {
+	notKey := filepath.Join(t.TempDir(), "not-a-key")
+	if err := os.WriteFile(notKey, []byte("x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ mirror, include, key, want string }{
+		"no-package": {url, "no-such-package", key, "No match for argument: no-such-package"},
+		"no-mirror":  {"http://" + freePort(t), "bash", key, "Couldn't connect to server"},
+		"no-repo":    {url + "/nowhere", "bash", key, "Status code: 404"},
+		"no-key":     {url, "bash", notKey, "GPG"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), name+".def")
+			text := "BootStrap: yum\nOSVersion: 8\nMirrorURL: " + c.mirror + "/centos/%{OSVERSION}/os/$basearch/\n" +
+				"GPG: file://" + c.key + "\nSetopt: retries=1\nInclude: " + c.include + "\n"
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			r := netroot(t, "build", file)
+			t.Log(r.stderr)
+			if r.status == 0 || !strings.Contains(r.stderr, c.want) {
+				t.Errorf("status %d, want an error that says %q", r.status, c.want)
+			}
+			if left, _ := filepath.Glob(filepath.Join(trees, "*"+name+"*")); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+func missing(tools ...string) []string {
+	var out []string
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			out = append(out, tool)
+		}
+	}
+	return out
+}
