@@ -7,19 +7,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/boot"
+	"netroot/internal/handoff"
 	"netroot/internal/serve"
 )
 
 func planCmd(e *env) *cobra.Command {
 	var server string
-	var nbdPort uint16
+	var transport string
 	var asJSON, asIPXE, virtio bool
 	cmd := &cobra.Command{
 		Use:   "plan LABEL[@ID]",
 		Short: "Print what a machine that boots a label is told",
 		Long: `Plan prints the decision about one machine before any machine boots: the image,
-where its files come from, and the kernel command line. "netroot serve" sends
-exactly this.`,
+where its files come from, and the kernel command line. "netroot serve" on the
+standard ports sends exactly this.`,
 		Example: `  netroot plan debian12
   netroot plan debian12 --server 10.0.0.1:8010 --ipxe`,
 		Args:              oneArg("label"),
@@ -37,7 +38,12 @@ exactly this.`,
 			if err != nil {
 				return err
 			}
-			set.NBDPort = nbdPort
+			set.Ports = map[handoff.Transport]uint16{handoff.NVMe: handoff.DefaultNVMePort, handoff.NBD: handoff.DefaultNBDPort, handoff.ISCSI: handoff.DefaultISCSIPort}
+			if transport != "" {
+				if set.Transport, err = transportOf(transport); err != nil {
+					return err
+				}
+			}
 			plan, err := boot.Decide(boot.Machine{Server: server, Ref: args[0], Virtio: virtio}, serve.Facts(im), set)
 			if err != nil {
 				return err
@@ -56,7 +62,7 @@ exactly this.`,
 		},
 	}
 	cmd.Flags().StringVar(&server, "server", "127.0.0.1:8010", "HTTP `address` under which the machine reaches the server")
-	cmd.Flags().Uint16Var(&nbdPort, "nbd-port", 10809, "`port` of the NBD server there")
+	cmd.Flags().StringVar(&transport, "transport", "", "nvme, nbd, iscsi or http (default: the label's `transport`)")
 	cmd.Flags().BoolVar(&virtio, "virtio", false, "the plan of a virtual machine, which needs no drivers of real hardware")
 	cmd.Flags().BoolVar(&asIPXE, "ipxe", false, "as the iPXE script")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")

@@ -6,12 +6,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"netroot/internal/boot"
 	"netroot/internal/config"
+	"netroot/internal/handoff"
+	"netroot/internal/nearest"
 	"netroot/internal/store"
 )
 
@@ -54,9 +57,22 @@ func settings(cfg *config.Config, name string) (boot.Settings, error) {
 		return boot.Settings{Overlay: config.DefaultOverlay()}, nil
 	}
 	if l.RW {
-		return boot.Settings{}, usage(fmt.Errorf("label %s: rw: true wants a transport that a node can write through, and %s is read-only: leave rw out, the overlay takes what the node writes", name, l.Transport))
+		return boot.Settings{}, usage(fmt.Errorf("label %s: rw: true wants a transport that a node can write through, and all there are are read-only: leave rw out, the overlay takes what the node writes", name))
 	}
 	return boot.Settings{Transport: l.Transport, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
+}
+
+// transportOf reads a transport's name.
+func transportOf(name string) (handoff.Transport, error) {
+	t := handoff.Transport(name)
+	if slices.Contains(handoff.Transports(), t) {
+		return t, nil
+	}
+	var known []string
+	for _, t := range handoff.Transports() {
+		known = append(known, string(t))
+	}
+	return "", usage(fmt.Errorf("transport %q: there are %s%s", name, strings.Join(known, ", "), nearest.Hint(name, known)))
 }
 
 // openImage finds an image of the store: "label", "label@id" or "id".

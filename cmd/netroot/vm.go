@@ -28,10 +28,11 @@ import (
 // vmFlags are the flags of "netroot vm"; those that were not given leave the
 // label's configuration as it is.
 type vmFlags struct {
-	run, serial, key, server, memory string
-	firmware, accel                  string
-	sshPort                          uint16
-	debug                            bool
+	run, serial, key, memory string
+	transport, server        string
+	firmware, accel          string
+	sshPort                  uint16
+	debug                    bool
 }
 
 func vmCmd(e *env) *cobra.Command {
@@ -41,7 +42,7 @@ func vmCmd(e *env) *cobra.Command {
 		Short: "Boot an image diskless in a qemu machine",
 		Long: `Vm boots an image the way a real machine does: its firmware starts iPXE from the
 network card, iPXE fetches script, kernel and initramfs over HTTP, and the root
-comes over NBD. It needs no root and no set-up: qemu's user network is the DHCP
+comes over the label's transport. It needs no root and no set-up: qemu's user network is the DHCP
 server, and ours run inside this command.
 
 The machine's serial console is this terminal; Ctrl-C ends the machine. Port 22 is
@@ -53,7 +54,8 @@ is emulated, which is slower by far.`,
 		Example: `  netroot vm debian12
   netroot vm debian12 --run 'findmnt /; systemctl is-system-running --wait'
   netroot vm debian12 --set-key ~/.ssh/id_ed25519.pub --serial console.log
-  netroot vm debian12 --server 127.0.0.1:10809     # root from a running "netroot serve"`,
+  netroot vm debian12 --transport nbd
+  netroot vm debian12 --server 127.0.0.1:4420      # root from a running "netroot serve"`,
 		Args:              oneArg("label"),
 		ValidArgsFunction: e.completeLabels,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -68,7 +70,8 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.memory, "mem", "2G", "`size` of the machine's memory")
 	fl.StringVar(&f.firmware, "firmware", "bios", "`bios` or uefi")
 	fl.StringVar(&f.accel, "accel", "auto", "`auto`, kvm or tcg")
-	fl.StringVar(&f.server, "server", "", "take the root from the NBD server at this `address` of this host")
+	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi or http (default: the label's `transport`)")
+	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host")
 	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, and show what is served")
 	return cmd
 }
@@ -181,12 +184,12 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	if set.Overlay.Enabled {
 		set.Layers = []string{layer.Digest(archive)}
 	}
-	var nbd net.Listener
-	if f.server == "" {
-		nbd, err = serve.Listen("the NBD server", "127.0.0.1:0")
-	} else {
-		set.NBDPort, err = localPort(f.server)
+	if f.transport != "" {
+		if set.Transport, err = transportOf(f.transport); err != nil {
+			return nil, "", err
+		}
 	}
+	roots, err := f.roots(&set)
 	if err != nil {
 		return nil, "", err
 	}
@@ -204,9 +207,39 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 		Layers:   [][]byte{archive},
 		Default:  im.Name(),
 		Log:      log,
-	}, http, nbd)
+	}, http, roots)
 	port := http.Addr().(*net.TCPAddr).Port
 	return server, boot.ScriptURL(net.JoinHostPort(vm.GuestHost, strconv.Itoa(port)), im.Name(), true), err
+}
+
+// roots makes a listener for every transport, or, with --server, points the
+// settings at that server.
+func (f vmFlags) roots(set *boot.Settings) (map[handoff.Transport]net.Listener, error) {
+	roots := map[handoff.Transport]net.Listener{}
+	if f.server != "" {
+		port, err := localPort(f.server)
+		if err != nil {
+			return nil, err
+		}
+		set.Ports = map[handoff.Transport]uint16{}
+		for _, t := range handoff.Transports() { // which one is meant, the port does not say
+			if set.Transport == "" || t == set.Transport {
+				set.Ports[t] = port
+			}
+		}
+		return roots, nil
+	}
+	for _, t := range handoff.Transports() {
+		if t == handoff.HTTP {
+			continue
+		}
+		l, err := serve.Listen("the server of "+string(t), "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		roots[t] = l
+	}
+	return roots, nil
 }
 
 // localPort is the port of an address of this host, which is all that a

@@ -41,12 +41,14 @@ type Machine struct {
 
 // Image is what Decide needs to know of an image.
 type Image struct {
-	Name          string // "label@id"; also the name of its NBD export
+	Name          string // "label@id"; also the name of its NBD export, and what NQN and IQN are made of
 	Arch          string // GOARCH name
 	KernelRelease string
-	RootFormat    string // file system type of the packed root, "squashfs"
-	Kernel        File   // its URL is filled in by Decide
-	Initrds       []File // the base first; only the base is needed by a Virtio machine
+	RootFormat    string              // file system type of the packed root, "squashfs"
+	Root          File                // the packed root
+	Transports    []handoff.Transport // that its kernel can take a root by
+	Kernel        File                // its URL is filled in by Decide
+	Initrds       []File              // the base first; only the base is needed by a Virtio machine
 }
 
 // File is one file that a boot loader fetches.
@@ -59,9 +61,10 @@ type File struct {
 
 // Settings are what the configuration says about a label, and where the servers listen.
 type Settings struct {
-	Transport handoff.Transport // empty: NBD
-	NBDPort   uint16            // 0: handoff.DefaultNBDPort
-	Overlay   handoff.Overlay   // writable memory over the root
+	Transport handoff.Transport            // empty: the best that kernel and server have
+	Ports     map[handoff.Transport]uint16 // where the server listens; one that is not in it is not served, but HTTP always is
+	Servers   []string                     // hosts that serve the same images on the same ports, beside the one asked
+	Overlay   handoff.Overlay              // writable memory over the root
 	Debug     bool
 	Layers    []string // digests of layers that the HTTP server has, in the order of application
 	Console   []string // values of console=, "ttyS0,115200"; the last is /dev/console
@@ -143,8 +146,12 @@ func ScriptURL(server, ref string, virtio bool) string {
 }
 
 func cmdline(base, host string, m Machine, im Image, s Settings) ([]string, error) {
+	r, err := root(base, host, im, s)
+	if err != nil {
+		return nil, err
+	}
 	b := handoff.Boot{
-		Root:    handoff.Root{Transport: cmp.Or(s.Transport, handoff.NBD), Server: host, Port: s.NBDPort, Export: im.Name, FSType: im.RootFormat},
+		Root:    r,
 		Overlay: s.Overlay,
 		BootMAC: m.MAC,
 		Shell:   s.Debug,

@@ -17,10 +17,19 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func digest(c string) string { return "sha256:" + strings.Repeat(c, 64) }
 
+func nbdOn(port uint16) map[handoff.Transport]uint16 {
+	return map[handoff.Transport]uint16{handoff.NBD: port}
+}
+
+// all is a server with every transport.
+var all = map[handoff.Transport]uint16{handoff.NBD: 10809, handoff.NVMe: 4420, handoff.ISCSI: 3260}
+
 func debian() Image {
 	return Image{
 		Name: "debian12@0123456789ab", Arch: "amd64", KernelRelease: "6.1.0-56-amd64", RootFormat: "squashfs",
-		Kernel: File{Name: "vmlinuz", Digest: digest("a"), Size: 8 << 20},
+		Transports: handoff.Transports(),
+		Root:       File{Digest: digest("e"), Size: 131 << 20},
+		Kernel:     File{Name: "vmlinuz", Digest: digest("a"), Size: 8 << 20},
 		Initrds: []File{
 			{Name: "initramfs", Digest: digest("b"), Size: 4 << 20},
 			{Name: "initramfs-hardware", Digest: digest("c"), Size: 12 << 20},
@@ -35,11 +44,14 @@ func TestGolden(t *testing.T) {
 		m    Machine
 		s    Settings
 	}{
-		{"plain", Machine{Server: "boot1.example.org"}, Settings{}},
-		{"vm", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, NBDPort: 40001, Layers: []string{digest("d")}, Console: []string{"ttyS0,115200"}}},
-		{"debug", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, Console: []string{"tty0", "ttyS1"}, Cmdline: []string{"nosmt", `dyndbg="file nbd.c +p"`}}},
-		{"known", Machine{Server: "192.0.2.1:8010", Arch: "amd64", Firmware: UEFI, MAC: "52-54-00-AB-CD-EF"}, Settings{NBDPort: handoff.DefaultNBDPort, Cmdline: []string{"ip=eth1:dhcp"}}},
-		{"ipv6", Machine{Server: "[2001:db8::1]:8010"}, Settings{Overlay: handoff.Overlay{Enabled: true}}},
+		{"plain", Machine{Server: "boot1.example.org"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}},
+		{"vm", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, Ports: nbdOn(40001), Layers: []string{digest("d")}, Console: []string{"ttyS0,115200"}}},
+		{"nvme", vm, Settings{Ports: all, Servers: []string{"10.0.2.3"}}},
+		{"iscsi", vm, Settings{Ports: all, Transport: handoff.ISCSI}},
+		{"http", vm, Settings{Ports: all, Transport: handoff.HTTP}},
+		{"debug", vm, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, Debug: true, Console: []string{"tty0", "ttyS1"}, Cmdline: []string{"nosmt", `dyndbg="file nbd.c +p"`}}},
+		{"known", Machine{Server: "192.0.2.1:8010", Arch: "amd64", Firmware: UEFI, MAC: "52-54-00-AB-CD-EF"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"ip=eth1:dhcp"}}},
+		{"ipv6", Machine{Server: "[2001:db8::1]:8010"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}}},
 	} {
 		p, err := Decide(test.m, debian(), test.s)
 		if err != nil {
@@ -77,7 +89,7 @@ func golden(t *testing.T, name, got string) {
 // What is written here must be what the node reads there.
 func TestNodeReadsIt(t *testing.T) {
 	m := Machine{Server: "[2001:db8::1]:8010", MAC: "52:54:00:12:34:56"}
-	p, err := Decide(m, debian(), Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, NBDPort: 2000, Layers: []string{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
+	p, err := Decide(m, debian(), Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, Ports: nbdOn(2000), Layers: []string{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +99,7 @@ func TestNodeReadsIt(t *testing.T) {
 	}
 	url := "http://[2001:db8::1]:8010/v1/layers/"
 	want := handoff.Boot{
-		Root:       handoff.Root{Transport: handoff.NBD, Server: "2001:db8::1", Port: 2000, Export: "debian12@0123456789ab", FSType: "squashfs"},
+		Root:       handoff.Root{Transport: handoff.NBD, Servers: []string{"2001:db8::1"}, Port: 2000, Name: "debian12@0123456789ab", FSType: "squashfs"},
 		Overlay:    handoff.Overlay{Enabled: true},
 		Layers:     []handoff.Layer{{URL: url + digest("d"), Digest: digest("d")}, {URL: url + digest("e"), Digest: digest("e")}},
 		Interfaces: got.Interfaces,
@@ -113,28 +125,31 @@ func TestDecideRefuses(t *testing.T) {
 		s    Settings
 		want string
 	}{
-		{"no server", Machine{}, nil, Settings{}, "empty"},
-		{"a blank in the server", Machine{Server: "a b"}, nil, Settings{}, "host name"},
-		{"a command in the server", Machine{Server: "a\nreboot"}, nil, Settings{}, "host name"},
-		{"a setting in the server", Machine{Server: "${x}:80"}, nil, Settings{}, "host name"},
-		{"a user in the server", Machine{Server: "a@b:80"}, nil, Settings{}, "host name"},
-		{"port 0", Machine{Server: "a:0"}, nil, Settings{}, "port"},
-		{"port text", Machine{Server: "a:http"}, nil, Settings{}, "port"},
-		{"bare IPv6", Machine{Server: "fe80::1"}, nil, Settings{}, "HOST:PORT"},
-		{"IPv6 zone", Machine{Server: "[fe80::1%eth0]:80"}, nil, Settings{}, "zone"},
-		{"brackets", Machine{Server: "[10.0.0.1]:80"}, nil, Settings{}, "brackets"},
-		{"MAC", Machine{Server: "a", MAC: "no"}, nil, Settings{}, "MAC"},
-		{"another architecture", Machine{Server: "a", Arch: "arm64"}, nil, Settings{}, "is for amd64"},
-		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{}, "no kernel"},
-		{"no initramfs", ok, func(im *Image) { im.Initrds = nil }, Settings{}, "no initramfs"},
-		{"layers on a read-only root", ok, nil, Settings{Layers: []string{digest("d")}}, "overlay: true"},
-		{"no digest", ok, nil, Settings{Overlay: handoff.Overlay{Enabled: true}, Layers: []string{"md5:x"}}, "sha256"},
-		{"two lines", ok, nil, Settings{Cmdline: []string{"a\nreboot"}}, "control"},
-		{"an expansion", ok, nil, Settings{Cmdline: []string{"a=${net0/ip}"}}, "expand"},
-		{"a comment", ok, nil, Settings{Cmdline: []string{"#quiet"}}, "end the line"},
-		{"a command", ok, nil, Settings{Cmdline: []string{"a || reboot"}}, "end the line"},
-		{"nothing", ok, nil, Settings{Cmdline: []string{" "}}, "empty"},
-		{"too long", ok, nil, Settings{Cmdline: []string{strings.Repeat("x", 2000)}}, "shorten"},
+		{"no server", Machine{}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "empty"},
+		{"a blank in the server", Machine{Server: "a b"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "host name"},
+		{"a command in the server", Machine{Server: "a\nreboot"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "host name"},
+		{"a setting in the server", Machine{Server: "${x}:80"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "host name"},
+		{"a user in the server", Machine{Server: "a@b:80"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "host name"},
+		{"port 0", Machine{Server: "a:0"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "port"},
+		{"port text", Machine{Server: "a:http"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "port"},
+		{"bare IPv6", Machine{Server: "fe80::1"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "HOST:PORT"},
+		{"IPv6 zone", Machine{Server: "[fe80::1%eth0]:80"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "zone"},
+		{"brackets", Machine{Server: "[10.0.0.1]:80"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "brackets"},
+		{"MAC", Machine{Server: "a", MAC: "no"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "MAC"},
+		{"another architecture", Machine{Server: "a", Arch: "arm64"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "is for amd64"},
+		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no kernel"},
+		{"no initramfs", ok, func(im *Image) { im.Initrds = nil }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no initramfs"},
+		{"layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Layers: []string{digest("d")}}, "overlay: true"},
+		{"a transport that the kernel lacks", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.NBD} }, Settings{Ports: all, Transport: handoff.NVMe}, "kernel 6.1.0-56-amd64 cannot take a root by nvme"},
+		{"a transport that is not served", ok, nil, Settings{Ports: nbdOn(1), Transport: handoff.ISCSI}, "does not serve iscsi"},
+		{"nothing in common", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.HTTP} }, Settings{Ports: all}, "none of the transports"},
+		{"no digest", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, Layers: []string{"md5:x"}}, "sha256"},
+		{"two lines", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"a\nreboot"}}, "control"},
+		{"an expansion", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"a=${net0/ip}"}}, "expand"},
+		{"a comment", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"#quiet"}}, "end the line"},
+		{"a command", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"a || reboot"}}, "end the line"},
+		{"nothing", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{" "}}, "empty"},
+		{"too long", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{strings.Repeat("x", 2000)}}, "shorten"},
 	} {
 		im := debian()
 		if test.im != nil {
@@ -151,7 +166,7 @@ func FuzzIPXE(f *testing.F) {
 	f.Add("10.0.2.2:80", "quiet", "debian12")
 	f.Add("[::1]:80", "a=b || reboot", "../x y\n${z}")
 	f.Fuzz(func(t *testing.T, server, arg, ref string) {
-		p, err := Decide(Machine{Server: server, Ref: ref}, debian(), Settings{Cmdline: []string{arg}})
+		p, err := Decide(Machine{Server: server, Ref: ref}, debian(), Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{arg}})
 		if err == nil {
 			checkScript(t, p.IPXE(), 13)
 			if _, err := handoff.Parse(strings.Join(p.Cmdline[:2], " ")); err != nil {
@@ -178,6 +193,20 @@ func checkScript(t *testing.T, script string, want int) {
 			if end && !strings.HasSuffix(line, "|| goto failed") && !strings.HasSuffix(line, "|| goto start") && line != "sleep 5 ||" {
 				t.Errorf("line ends at %q: %q", word, line)
 			}
+		}
+	}
+}
+
+func TestQualifiedNames(t *testing.T) {
+	const image = "debian12_x@0123456789ab"
+	for _, name := range []string{NQN(image), IQN(image)} {
+		if id, ok := ImageOf(name); !ok || id != "0123456789ab" {
+			t.Errorf("ImageOf(%q) = %q, %v", name, id, ok)
+		}
+	}
+	for _, name := range []string{"", "nqn", "nqn.2014-08.org.nvmexpress.discovery", "nqn." + naming} {
+		if id, ok := ImageOf(name); ok {
+			t.Errorf("ImageOf(%q) = %q", name, id)
 		}
 	}
 }

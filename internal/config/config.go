@@ -44,10 +44,10 @@ type Config struct {
 // Label is one kind of system: what it is built from and how it boots.
 type Label struct {
 	Name      string
-	Recipe    string // absolute path of the definition file
-	Tree      string // absolute directory of its root filesystem
-	Transport handoff.Transport
-	RW        bool // the root itself is writable
+	Recipe    string            // absolute path of the definition file
+	Tree      string            // absolute directory of its root filesystem
+	Transport handoff.Transport // empty: the best that the image's kernel and the server have
+	RW        bool              // the root itself is writable
 	Debug     bool
 	Cmdline   []string          // extra kernel arguments, one each, quotes kept
 	Qemu      []string          // extra qemu arguments, one each
@@ -187,7 +187,6 @@ func (c *Config) newLabel(name string) *Label {
 		Name:        name,
 		Recipe:      filepath.Join(filepath.Dir(c.Path), "recipes", name+".def"),
 		Tree:        c.tree(name),
-		Transport:   handoff.NBD,
 		Overlay:     DefaultOverlay(),
 		VM:          VM{Memory: 2 << 30, SSHPort: 2222, Firmware: BIOS},
 		defaultTree: true,

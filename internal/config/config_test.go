@@ -28,7 +28,7 @@ func TestReference(t *testing.T) {
 	want := &Config{Path: filepath.Join(dir, "reference.yaml"), State: "/srv/netroot", Labels: map[string]*Label{
 		"debian12": {
 			Name: "debian12", Recipe: filepath.Join(dir, "recipes/debian12.def"), Tree: "/srv/netroot/trees/debian12",
-			Transport: handoff.NBD, Overlay: handoff.Overlay{Enabled: true}, VM: vm,
+			Overlay: handoff.Overlay{Enabled: true}, VM: vm,
 		},
 		"rocky9": {
 			Name: "rocky9", Recipe: filepath.Join(filepath.Dir(dir), "defs/rocky.def"), Tree: "/scratch/trees/rocky9",
@@ -42,7 +42,7 @@ func TestReference(t *testing.T) {
 		},
 		"lab-nfs.writable": {
 			Name: "lab-nfs.writable", Recipe: filepath.Join(dir, "recipes/lab-nfs.writable.def"), Tree: "/srv/netroot/trees/lab-nfs.writable",
-			Transport: handoff.NBD, RW: true, VM: vm,
+			RW: true, VM: vm,
 			Cmdline: []string{"quiet", "net.ifnames=0", "ipv6.disable=1"},
 			Qemu:    []string{"-smp", "2", "-name", "two words"},
 		},
@@ -103,7 +103,7 @@ func TestErrors(t *testing.T) {
 		"label name":                   {"labels:\n  Debian 12:\n", "n.yaml:2:3: \"Debian 12\" cannot be a label"},
 		"label path":                   {"labels:\n  ../x: {}\n", "cannot be a label"},
 		"transport":                    {"labels: {a: {transport: ndb}}", `n.yaml:1:25: unknown value "ndb"; did you mean "nbd"?`},
-		"transport, unlike":            {"labels: {a: {transport: iscsi}}", `unknown value "iscsi": known are nbd`},
+		"transport, unlike":            {"labels: {a: {transport: carrier-pigeon}}", `unknown value "carrier-pigeon": known are nvme, nbd, iscsi, http`},
 		"firmware":                     {"labels: {a: {vm: {firmware: efi}}}", `did you mean "uefi"?`},
 		"rw and overlay":               {"labels:\n  a:\n    overlay: true\n    rw: true\n", "n.yaml:3:14: label a: rw makes the root itself writable"},
 		"rw and size":                  {"labels: {a: {rw: true, overlay: 2G}}", "n.yaml:1:33: label a: rw"},
@@ -248,7 +248,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for name, l := range c.Labels {
-			if checkName(name) != nil || l.Name != name || l.Transport == "" || l.VM.Memory <= 0 || l.VM.SSHPort == 0 || l.RW && l.Overlay.Enabled {
+			if checkName(name) != nil || l.Name != name || l.VM.Memory <= 0 || l.VM.SSHPort == 0 || l.RW && l.Overlay.Enabled {
 				t.Errorf("label %q came out as %+v", name, l)
 			}
 		}

@@ -75,7 +75,7 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 	err := p.mapping(value, "label "+name, fields{
 		"recipe":    p.path(&l.Recipe),
 		"tree":      func(n ast.Node) error { l.defaultTree = false; return p.path(&l.Tree)(n) },
-		"transport": oneOf(p, &l.Transport, transports()),
+		"transport": oneOf(p, &l.Transport, handoff.Transports()),
 		"rw":        p.flag(&l.RW),
 		"debug":     p.flag(&l.Debug),
 		"cmdline":   func(n ast.Node) (err error) { l.Cmdline, err = p.cmdline(n); return err },
@@ -138,14 +138,6 @@ func (p *reader) flag(to *bool) func(ast.Node) error {
 		*to, err = p.boolean(n)
 		return err
 	}
-}
-
-func transports() []handoff.Transport {
-	var all []handoff.Transport
-	for _, name := range handoff.Transports() {
-		all = append(all, handoff.Transport(name))
-	}
-	return all
 }
 
 // oneOf reads a word that must be one of the known ones.

@@ -13,21 +13,8 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
-	"strconv"
 	"strings"
 )
-
-// DefaultNBDPort is the port IANA registers for NBD.
-const DefaultNBDPort = 10809
-
-// Transport is how the root reaches the node.
-type Transport string
-
-// NBD takes the root from a network block device.
-const NBD Transport = "nbd"
-
-// Transports lists the transports that a root= argument can name.
-func Transports() []string { return []string{string(NBD)} }
 
 // Boot is everything the kernel command line tells the initramfs.
 type Boot struct {
@@ -41,16 +28,6 @@ type Boot struct {
 	Debug       bool         // rd.debug: say everything, and rd.shell
 	Break       bool         // rd.break: a shell before the root is switched to
 	Init        string       // init=; empty: the distribution's
-}
-
-// Root says where the root filesystem is.
-type Root struct {
-	Transport    Transport
-	Server       string   // host name or address
-	Port         uint16   // 0: the transport's own
-	Export       string   // NBD export name; empty: the server's default export
-	FSType       string   // file system type; empty: probe
-	MountOptions []string // mount options of the packed root, "ro" implied
 }
 
 // Overlay says whether, and how large, a writable memory layer lies over the root.
@@ -79,7 +56,7 @@ type Interface struct {
 
 // Format renders b as kernel arguments, in a fixed order. Parse reads them back.
 func (b Boot) Format() []string {
-	args := []string{"root=" + b.Root.String()}
+	args := b.Root.arguments()
 	for _, i := range b.Interfaces {
 		args = append(args, "ip="+i.String())
 	}
@@ -113,42 +90,6 @@ func (b Boot) Format() []string {
 	return args
 }
 
-// String renders r as the value of root=, in dracut's form
-// nbd:SERVER:PORT-or-EXPORT:FSTYPE:OPTIONS. dracut takes a port or an export
-// name, never both; where both are needed they are written PORT/EXPORT, which
-// only netroot's own initramfs reads.
-func (r Root) String() string {
-	server := r.Server
-	if strings.Contains(server, ":") {
-		server = "[" + server + "]"
-	}
-	where := r.Export
-	if r.Port != 0 && r.Port != DefaultNBDPort || r.Export == "" || numeric(r.Export) {
-		where = strconv.Itoa(int(r.port()))
-		if r.Export != "" {
-			where += "/" + r.Export
-		}
-	}
-	fields := []string{string(r.Transport), server, where, r.FSType, strings.Join(r.MountOptions, ",")}
-	return strings.TrimRight(strings.Join(fields, ":"), ":")
-}
-
-func (r Root) port() uint16 {
-	if r.Port == 0 {
-		return DefaultNBDPort
-	}
-	return r.Port
-}
-
-// Address is the server's host and port, for dialling.
-func (r Root) Address() string {
-	server := r.Server
-	if strings.Contains(server, ":") {
-		server = "[" + server + "]"
-	}
-	return server + ":" + strconv.Itoa(int(r.port()))
-}
-
 // ParseLayer splits the digest off a layer's URL.
 func ParseLayer(raw string) (Layer, error) {
 	u, err := url.Parse(raw)
@@ -156,11 +97,8 @@ func ParseLayer(raw string) (Layer, error) {
 		return Layer{}, fmt.Errorf("layer %q: want http://HOST/.../sha256:DIGEST", raw)
 	}
 	digest := path.Base(u.Path)
-	hex, ok := strings.CutPrefix(digest, "sha256:")
-	if !ok || len(hex) != 64 || strings.Trim(hex, "0123456789abcdef") != "" {
+	if !isDigest(digest) {
 		return Layer{}, fmt.Errorf("layer %q: its path must end in sha256: and 64 hexadecimal digits", raw)
 	}
 	return Layer{URL: raw, Digest: digest}, nil
 }
-
-func numeric(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

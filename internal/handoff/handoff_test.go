@@ -19,7 +19,7 @@ const layerURL = "http://10.0.2.2:8010/v1/layers/sha256:" +
 	"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 func TestParse(t *testing.T) {
-	nbd := Root{Transport: NBD, Server: "10.0.2.2", Port: 10809, FSType: "squashfs", MountOptions: []string{"ro"}}
+	nbd := Root{Transport: NBD, Servers: []string{"10.0.2.2"}, Port: 10809, FSType: "squashfs", MountOptions: []string{"ro"}}
 	layer := Layer{URL: layerURL, Digest: layerURL[strings.LastIndex(layerURL, "/")+1:]}
 	for _, tt := range []struct {
 		line string
@@ -27,15 +27,19 @@ func TestParse(t *testing.T) {
 	}{
 		{"root=nbd:10.0.2.2:10809:squashfs:ro", Boot{Root: nbd}},
 		{"quiet root=/dev/sda1 netroot=nbd:10.0.2.2:10809 rootfstype=squashfs rootflags=ro", Boot{Root: nbd}},
-		{"root=nbd:boot1:debian12@0123456789ab:squashfs", Boot{Root: Root{Transport: NBD, Server: "boot1", Export: "debian12@0123456789ab", FSType: "squashfs"}}},
-		{"root=nbd:boot1:2000/debian12", Boot{Root: Root{Transport: NBD, Server: "boot1", Port: 2000, Export: "debian12"}}},
-		{"root=nbd:[fd00::2]:2000:erofs", Boot{Root: Root{Transport: NBD, Server: "fd00::2", Port: 2000, FSType: "erofs"}}},
-		{"root=nbd:a:1 rootovl rd.shell=0 rd.debug", Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}, Overlay: Overlay{Enabled: true}, Debug: true, Shell: true}},
-		{"root=nbd:a:1 rootovl=2G init=/bin/sh rd.break", Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}, Overlay: Overlay{Enabled: true, Size: "2G"}, Init: "/bin/sh", Break: true}},
-		{"root=nbd:a:1 rootovl=no", Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}}},
-		{"root=nbd:a:1 root=nbd:b:2 netroot.layer=" + layerURL, Boot{Root: Root{Transport: NBD, Server: "b", Port: 2}, Layers: []Layer{layer}}},
-		{"root=nbd:a:1 BOOTIF=01-52-54-00-12-34-AB nameserver=10.0.2.3", Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}, BootMAC: "52:54:00:12:34:ab", Nameservers: []netip.Addr{netip.MustParseAddr("10.0.2.3")}}},
-		{`root=nbd:a:1 dyndbg="file drivers/x +p root=nbd:evil:1"`, Boot{Root: Root{Transport: NBD, Server: "a", Port: 1}}},
+		{"root=nbd:boot1:debian12@0123456789ab:squashfs", Boot{Root: Root{Transport: NBD, Servers: []string{"boot1"}, Name: "debian12@0123456789ab", FSType: "squashfs"}}},
+		{"root=nbd:boot1:2000/debian12", Boot{Root: Root{Transport: NBD, Servers: []string{"boot1"}, Port: 2000, Name: "debian12"}}},
+		{"root=nbd:[fd00::2]:2000:erofs", Boot{Root: Root{Transport: NBD, Servers: []string{"fd00::2"}, Port: 2000, FSType: "erofs"}}},
+		{"root=nvme:10.0.0.1,10.0.0.2:4420:squashfs:ro:nqn.2026-11.x:debian12", Boot{Root: Root{Transport: NVMe, Servers: []string{"10.0.0.1", "10.0.0.2"}, Port: 4420, FSType: "squashfs", MountOptions: []string{"ro"}, Name: "nqn.2026-11.x:debian12"}}},
+		{"root=nvme:[fd00::1],[fd00::2]::::nqn.y", Boot{Root: Root{Transport: NVMe, Servers: []string{"fd00::1", "fd00::2"}, Name: "nqn.y"}}},
+		{"root=iscsi:10.0.0.1::3261::iqn.2026-11.x:debian12 rootfstype=erofs", Boot{Root: Root{Transport: ISCSI, Servers: []string{"10.0.0.1"}, Port: 3261, FSType: "erofs", Name: "iqn.2026-11.x:debian12"}}},
+		{"root=live:http://10.0.0.1:8010/v1/blobs/sha256:ab rootfstype=squashfs", Boot{Root: Root{Transport: HTTP, URL: "http://10.0.0.1:8010/v1/blobs/sha256:ab", FSType: "squashfs"}}},
+		{"root=nbd:a:1 rootovl rd.shell=0 rd.debug", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true}, Debug: true, Shell: true}},
+		{"root=nbd:a:1 rootovl=2G init=/bin/sh rd.break", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true, Size: "2G"}, Init: "/bin/sh", Break: true}},
+		{"root=nbd:a:1 rootovl=no", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}}},
+		{"root=nbd:a:1 root=nbd:b:2 netroot.layer=" + layerURL, Boot{Root: Root{Transport: NBD, Servers: []string{"b"}, Port: 2}, Layers: []Layer{layer}}},
+		{"root=nbd:a:1 BOOTIF=01-52-54-00-12-34-AB nameserver=10.0.2.3", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, BootMAC: "52:54:00:12:34:ab", Nameservers: []netip.Addr{netip.MustParseAddr("10.0.2.3")}}},
+		{`root=nbd:a:1 dyndbg="file drivers/x +p root=nbd:evil:1"`, Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}}},
 	} {
 		got, err := Parse(tt.line)
 		if err != nil {
@@ -51,6 +55,12 @@ func TestParseErrors(t *testing.T) {
 		"quiet":                                "no root=",
 		"root=/dev/sda1":                       "no transport",
 		"root=nbd:":                            "names no server",
+		"root=nvme:a:1:squashfs":               "names no subsystem",
+		"root=iscsi:a::::":                     "names no target",
+		"root=iscsi:u:p@a::::iqn":              "names no",
+		"root=iscsi:u@a::::iqn":                "password",
+		"root=iscsi:a:::7:iqn":                 "LUN 7",
+		"root=live:/dev/sr0":                   "want live:http://",
 		"root=nbd:a:0":                         "no port",
 		"root=nbd:a:70000":                     "no port",
 		"root=nbd:a:1 ip=eth0":                 "want ip=dhcp",
@@ -101,6 +111,9 @@ func FuzzParse(f *testing.F) {
 	f.Add("root=nbd:10.0.2.2:10809/x:squashfs:ro ip=dhcp rootovl=2G BOOTIF=01-52-54-00-12-34-56")
 	f.Add("netroot=nbd:[fd00::1]:name rd.debug ip=[fd00::9]::[fd00::1]:64:n1:eth0:none nameserver=1.1.1.1")
 	f.Add("root=nbd:a:1 netroot.layer=" + layerURL)
+	f.Add("root=nvme:a,b:4420:squashfs:ro:nqn.x:y")
+	f.Add("root=iscsi:a:tcp:3260:0:iqn.x:y rootfstype=squashfs rootflags=ro")
+	f.Add("root=live:http://h/v1/blobs/x")
 	f.Fuzz(func(t *testing.T, line string) {
 		b, err := Parse(line)
 		if err != nil {

@@ -3,7 +3,6 @@ package handoff
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"net/netip"
@@ -107,40 +106,6 @@ func (p *parser) rootArgument() (Root, error) {
 	return r, nil
 }
 
-// ParseRoot reads the value of root= or netroot=.
-func ParseRoot(value string) (Root, error) {
-	transport, rest, _ := strings.Cut(value, ":")
-	if Transport(transport) != NBD {
-		return Root{}, fmt.Errorf("%q is no transport this initramfs has; it knows %s", transport, strings.Join(Transports(), ", "))
-	}
-	fields := splitColons(rest)
-	r := Root{Transport: NBD}
-	r.Server = unbracket(field(fields, 0))
-	if r.Server == "" {
-		return Root{}, errors.New("names no server: want nbd:SERVER:PORT-or-EXPORT:FSTYPE:OPTIONS")
-	}
-	where := field(fields, 1)
-	port, export, both := strings.Cut(where, "/")
-	switch {
-	case numeric(port):
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 {
-			return Root{}, fmt.Errorf("%q is no port", port)
-		}
-		r.Port = uint16(n)
-		if both {
-			r.Export = export
-		}
-	default:
-		r.Export = where
-	}
-	r.FSType = field(fields, 2)
-	if opts := field(fields, 3); opts != "" {
-		r.MountOptions = strings.Split(opts, ",")
-	}
-	return r, nil
-}
-
 func overlay(value string, given bool) Overlay {
 	if !given || value == "1" || value == "yes" {
 		return Overlay{Enabled: true}
@@ -193,36 +158,4 @@ func split(line string) []string {
 	}
 	flush()
 	return args
-}
-
-// splitColons cuts at colons outside of [brackets], which hold IPv6 addresses.
-func splitColons(s string) []string {
-	var fields []string
-	depth, start := 0, 0
-	for i, r := range s {
-		switch {
-		case r == '[':
-			depth++
-		case r == ']' && depth > 0:
-			depth--
-		case r == ':' && depth == 0:
-			fields = append(fields, s[start:i])
-			start = i + 1
-		}
-	}
-	return append(fields, s[start:])
-}
-
-func field(fields []string, i int) string {
-	if i < len(fields) {
-		return fields[i]
-	}
-	return ""
-}
-
-func unbracket(s string) string {
-	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
-		return s[1 : len(s)-1]
-	}
-	return s
 }

@@ -121,7 +121,7 @@ func (w *writer) base(a *archive, init []byte, c choice, modules []module) {
 	a.do(a.Device("dev/console", fs.ModeDevice|fs.ModeCharDevice|0o600, 5, 1))
 	a.file("init", 0o755, init)
 	a.do(a.Symlink("sbin/modprobe", "/init")) // what the kernel runs when it wants a module itself
-	a.file("etc/netroot/transports", 0o644, []byte(strings.Join(append(c.load, ""), "\n")))
+	a.file("etc/netroot/modules", 0o644, []byte(strings.Join(append(c.load, ""), "\n")))
 	a.file(w.indexFile(Base+".builtin"), 0o644, []byte(w.index.EncodeBuiltin()))
 	w.modules(a, Base, modules, "")
 }

@@ -2,31 +2,24 @@ package initramfs
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"netroot/internal/handoff"
+	"netroot/internal/kernel"
 	"netroot/internal/kmod"
 )
 
-// need is a module that a boot cannot do without. It may be built into the kernel.
-type need struct{ module, option string }
-
-// needed by every boot, and by each transport. No device asks for these: the init loads them by name.
-var (
-	needed = []need{{"af_packet", "PACKET"}, {"squashfs", "SQUASHFS"}, {"overlay", "OVERLAY_FS"}}
-
-	neededBy = map[handoff.Transport][]need{
-		handoff.NBD: {{"nbd", "BLK_DEV_NBD"}},
-	}
-)
+// needed by every boot. No device asks for these: the init loads them by name. They may be built into the kernel.
+var needed = []handoff.Module{{Name: "af_packet", Option: "PACKET"}, {Name: "squashfs", Option: "SQUASHFS"}, {Name: "overlay", Option: "OVERLAY_FS"}}
 
 // virtual lists what the devices of virtual machines ask for, and file systems that a root may have. A kernel may lack
 // any of them.
 var virtual = []string{
 	"virtio_pci", "virtio_pci_modern_dev", "virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "virtio_console",
 	"e1000", "e1000e", "8139cp", // the network cards that qemu offers beside virtio
-	"loop", "erofs",
+	"erofs",
 }
 
 // physical lists the parts of module paths that put a module into the hardware archive: network hardware, and what must
@@ -64,33 +57,8 @@ type choice struct {
 func choose(index *kmod.Index, opt Options) (choice, error) {
 	var c choice
 	taken := map[string]bool{}
-	transports := opt.Transports
-	if transports == nil {
-		for _, t := range handoff.Transports() {
-			transports = append(transports, handoff.Transport(t))
-		}
-	}
-	needs := slices.Clone(needed)
-	for _, t := range transports {
-		if neededBy[t] == nil {
-			return c, fmt.Errorf("transport %q: its modules are not known", t)
-		}
-		needs = append(needs, neededBy[t]...)
-	}
-
-	var missing []string
-	for _, n := range needs {
-		switch {
-		case index.Builtin(n.module) || opt.Kernel.Config[n.option] == "y":
-		case !index.Has(n.module):
-			missing = append(missing, fmt.Sprintf("%s (CONFIG_%s)", n.module, n.option))
-		default:
-			c.load = append(c.load, n.module)
-		}
-	}
-	if missing != nil {
-		return c, fmt.Errorf("it has no module %s: install another kernel, or the package with the rest of this one's modules",
-			strings.Join(missing, ", "))
+	if err := c.require(index, opt); err != nil {
+		return c, err
 	}
 	for _, name := range opt.Modules {
 		if !index.Builtin(name) {
@@ -104,7 +72,13 @@ func choose(index *kmod.Index, opt Options) (choice, error) {
 		}
 		c.base = add(c.base, taken, order)
 	}
-	for _, name := range virtual {
+	optional := slices.Clone(virtual)
+	for _, t := range handoff.Transports() { // the init loads those of the transport it boots by
+		for _, m := range t.Modules() {
+			optional = append(optional, m.Name)
+		}
+	}
+	for _, name := range optional {
 		if order, err := index.LoadOrder(name); err == nil {
 			c.base = add(c.base, taken, order)
 		}
@@ -120,6 +94,37 @@ func choose(index *kmod.Index, opt Options) (choice, error) {
 	slices.SortFunc(c.base, byPath)
 	slices.SortFunc(c.hardware, byPath)
 	return c, nil
+}
+
+// require checks that the kernel has what every boot needs, and what the transports need that must work, and notes what
+// is to be loaded at every boot.
+func (c *choice) require(index *kmod.Index, opt Options) error {
+	var missing []string
+	check := func(m handoff.Module) (loadable bool) {
+		switch {
+		case index.Builtin(m.Name) || opt.Kernel.Config[m.Option] == "y":
+		case !index.Has(m.Name):
+			missing = append(missing, fmt.Sprintf("%s (CONFIG_%s)", m.Name, m.Option))
+		default:
+			return true
+		}
+		return false
+	}
+	for _, m := range needed {
+		if check(m) {
+			c.load = append(c.load, m.Name)
+		}
+	}
+	for _, t := range opt.Transports {
+		for _, m := range t.Modules() {
+			check(m)
+		}
+	}
+	if missing != nil {
+		return fmt.Errorf("it has no module %s: install another kernel, or the package with the rest of this one's modules",
+			strings.Join(missing, ", "))
+	}
+	return nil
 }
 
 func add(list []kmod.Module, taken map[string]bool, order []kmod.Module) []kmod.Module {
@@ -155,4 +160,25 @@ func companionAliases(index *kmod.Index, modules []kmod.Module) string {
 		}
 	}
 	return text.String()
+}
+
+// Transports are those that a kernel has all modules for, and so its archives.
+func Transports(tree string, k *kernel.Kernel) ([]handoff.Transport, error) {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	index, err := kmod.Read(root.FS(), k.ModuleDir)
+	if err != nil {
+		return nil, err
+	}
+	var out []handoff.Transport
+	for _, t := range handoff.Transports() {
+		lacks := func(m handoff.Module) bool { return !index.Has(m.Name) && k.Config[m.Option] != "y" }
+		if !slices.ContainsFunc(t.Modules(), lacks) {
+			out = append(out, t)
+		}
+	}
+	return out, nil
 }

@@ -8,7 +8,7 @@
 //   - hardware: drivers of the network hardware there is, and of what leads to it;
 //   - firmware: files which those drivers ask the kernel for.
 //
-// In base lie /init, /dev/console, /etc/netroot/transports (the modules that every boot loads, one a line), and empty
+// In base lie /init, /dev/console, /etc/netroot/modules (the modules that every boot loads, one a line), and empty
 // folders to mount on. Modules lie decompressed at /lib/modules/RELEASE below their own paths; beside them, in
 // /lib/modules/RELEASE/netroot, each archive has the index (package kmod) of what it holds.
 //
@@ -37,7 +37,7 @@ type Options struct {
 	Init   string         // path of the init: a static program of the image's architecture
 	OutDir string         // where the archives are put; it must exist
 
-	Transports []handoff.Transport // that the node must be able to use; nil: all
+	Transports []handoff.Transport // that must work; modules of others go in where the kernel has them
 	Modules    []string            // further modules to put into base, and to load at every boot
 }
 

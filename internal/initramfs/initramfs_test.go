@@ -20,7 +20,7 @@ import (
 )
 
 func (tr tree) options(t testing.TB) initramfs.Options {
-	return initramfs.Options{Tree: tr.dir, Kernel: tr.kernel, Init: tr.init, OutDir: t.TempDir()}
+	return initramfs.Options{Tree: tr.dir, Kernel: tr.kernel, Init: tr.init, OutDir: t.TempDir(), Transports: []handoff.Transport{handoff.NBD}}
 }
 
 // unpack decompresses a part with the given program, and gives what GNU cpio lists and where it put the files.
@@ -71,7 +71,7 @@ func TestGenerate(t *testing.T) {
 		"base": `dev/console
 init
 sbin/modprobe
-etc/netroot/transports
+etc/netroot/modules
 lib/modules/R/netroot/base.builtin
 lib/modules/R/netroot/base.dep
 lib/modules/R/netroot/base.alias
@@ -135,14 +135,14 @@ func checkContents(t *testing.T, root map[string]string, tr tree) {
 	t.Helper()
 	init, _ := os.ReadFile(tr.init)
 	for name, want := range map[string]string{
-		"init":                                                                 string(init),
-		"etc/netroot/transports":                                               "af_packet\nsquashfs\noverlay\nnbd\n",
-		"lib/firmware/acme/many-2.bin":                                         "two",
-		"lib/firmware/acme/packed.bin":                                         "packed",
-		"lib/firmware/acme/raw.bin":                                            "raw",
-		"lib/firmware/linked.bin":                                              "linked",
-		"lib/firmware/override.bin":                                            "new",
-		"lib/modules/" + release + "/kernel/lib/zstd.ko":                       string(moduleData("zstd.ko")),
+		"init":                                           string(init),
+		"etc/netroot/modules":                            "af_packet\nsquashfs\noverlay\n",
+		"lib/firmware/acme/many-2.bin":                   "two",
+		"lib/firmware/acme/packed.bin":                   "packed",
+		"lib/firmware/acme/raw.bin":                      "raw",
+		"lib/firmware/linked.bin":                        "linked",
+		"lib/firmware/override.bin":                      "new",
+		"lib/modules/" + release + "/kernel/lib/zstd.ko": string(moduleData("zstd.ko")),
 		"lib/modules/" + release + "/kernel/fs/squashfs/squashfs.ko":           string(moduleData("squashfs.ko")),
 		"lib/modules/" + release + "/kernel/fs/overlayfs/overlay.ko":           string(moduleData("overlay.ko")),
 		"lib/modules/" + release + "/kernel/drivers/net/ethernet/acme/acme.ko": string(moduleData("acme.ko")),
@@ -261,7 +261,7 @@ func TestBuiltinModules(t *testing.T) {
 		t.Fatalf("parts %+v", parts)
 	}
 	list, dir := unpack(t, parts[0], "zstd", "-dc")
-	if text, _ := os.ReadFile(filepath.Join(dir, "etc/netroot/transports")); string(text) != "squashfs\nnbd\nsnd\n" {
+	if text, _ := os.ReadFile(filepath.Join(dir, "etc/netroot/modules")); string(text) != "squashfs\nsnd\n" {
 		t.Errorf("transports %q", text)
 	}
 	if !strings.Contains(list, "sound/snd.ko") {
@@ -286,7 +286,6 @@ func TestErrorsLeaveNothing(t *testing.T) {
 			tr.edit(t, "modules.dep", without("zstd.ko.gz:"))
 		}},
 		{"module nonsense: no such module", func(t *testing.T, _ *tree, o *initramfs.Options) { o.Modules = []string{"nonsense"} }},
-		{`transport "pigeon"`, func(t *testing.T, _ *tree, o *initramfs.Options) { o.Transports = []handoff.Transport{"pigeon"} }},
 		{"is not a program", func(t *testing.T, tr *tree, _ *initramfs.Options) {
 			must(t, os.WriteFile(tr.init, []byte("#!/bin/sh\n"), 0o755))
 		}},

@@ -25,15 +25,20 @@ const keeperName = "@netroot-keeper"
 
 // keeperState is handed to the keeper on its standard input.
 type keeperState struct {
-	Device nbdDevice
+	Device *nbdDevice // nil: the kernel keeps the root's connection itself
 	Net    *netConfig
+}
+
+// needed tells whether a keeper has anything to do.
+func (s keeperState) needed() bool {
+	return s.Device != nil || s.Net != nil && s.Net.Lease != nil
 }
 
 // IsKeeper tells whether this process was started as the keeper.
 func IsKeeper(argv0 string) bool { return argv0 == keeperName }
 
-// startKeeper starts the keeper for a device. Its program, like all it needs
-// later, lies in memory; conn is watched for the connection's end.
+// startKeeper starts the keeper. Its program, like all it needs later, lies in
+// memory; conn, where there is a device, is watched for the connection's end.
 func startKeeper(state keeperState, conn *os.File) (*exec.Cmd, error) {
 	text, err := json.Marshal(state)
 	if err != nil {
@@ -52,8 +57,10 @@ func startKeeper(state keeperState, conn *os.File) (*exec.Cmd, error) {
 		Stdin:       bytes.NewReader(text),
 		Stdout:      kmsg,
 		Stderr:      kmsg,
-		ExtraFiles:  []*os.File{conn},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if conn != nil {
+		cmd.ExtraFiles = []*os.File{conn}
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the keeper: %w", err)
@@ -81,11 +88,16 @@ func Keep(stdin io.Reader) error {
 		log.detail("keeper", fmt.Sprintf("lock memory: %v", err))
 	}
 	ctx := context.Background()
+	d := state.Device
+	if d == nil {
+		keepLease(ctx, log, *state.Net)
+		return errors.New("keeper: the lease has no end, there is nothing to keep")
+	}
 	if state.Net != nil && state.Net.Lease != nil {
 		go keepLease(ctx, log, *state.Net)
 	}
-	d := &state.Device
 	d.conn = os.NewFile(3, "nbd")
+	d.server = d.Addresses[0]
 	for {
 		if err := hangUp(d.conn); err != nil {
 			return fmt.Errorf("keeper: watch the connection: %w", err)
@@ -117,12 +129,12 @@ func hangUp(conn *os.File) error {
 func (d *nbdDevice) reconnect(ctx context.Context, log *console) {
 	lost := time.Now()
 	d.conn.Close()
-	log.say("keeper", fmt.Sprintf("the connection to %s ended; reads of the root wait until it is back", d.Address))
+	log.say("keeper", fmt.Sprintf("the connection to %s ended; reads of the root wait until there is another", d.server))
 	said := ""
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := d.again(ctx)
 		if err == nil {
-			log.say("keeper", fmt.Sprintf("connected to %s again after %.1f s", d.Address, time.Since(lost).Seconds()))
+			log.say("keeper", fmt.Sprintf("connected to %s again after %.1f s", d.server, time.Since(lost).Seconds()))
 			return
 		}
 		if err.Error() != said { // once for each reason
@@ -133,15 +145,15 @@ func (d *nbdDevice) reconnect(ctx context.Context, log *console) {
 	}
 }
 
-// again makes one attempt.
+// again makes one attempt with each server.
 func (d *nbdDevice) again(ctx context.Context) error {
 	size := d.Size
-	if _, err := d.dial(ctx, d.Address); err != nil {
+	if _, err := d.dialAny(ctx); err != nil {
 		return err
 	}
 	var err error
 	if d.Size != size {
-		err = fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image this node runs", d.Address, d.Size, d.Export, size)
+		err = fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image this node runs", d.server, d.Size, d.Export, size)
 	} else {
 		err = d.reconfigure()
 	}

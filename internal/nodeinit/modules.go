@@ -15,9 +15,9 @@ import (
 	"netroot/internal/kmod"
 )
 
-// transportList names the modules every boot loads, one a line; the generator
+// moduleList names the modules every boot loads, one a line; the generator
 // writes it.
-const transportList = "/etc/netroot/transports"
+const moduleList = "/etc/netroot/modules"
 
 // parameters are given to modules that the initramfs loads. One NBD device is
 // all a root needs: each more is a device for udev to settle at every boot;
@@ -139,12 +139,20 @@ func (n *node) loadModules(context.Context) (string, error) {
 }
 
 func (n *node) loadListed() error {
-	list, err := os.ReadFile(transportList)
+	list, err := os.ReadFile(moduleList)
 	if err != nil {
 		return err
 	}
 	for name := range strings.FieldsSeq(string(list)) {
 		if err := n.modules.load(name); err != nil {
+			return err
+		}
+	}
+	for _, m := range n.boot.Root.Transport.Modules() {
+		if !n.modules.index.Has(m.Name) { // built in, or the transport will say what it misses
+			continue
+		}
+		if err := n.modules.load(m.Name); err != nil {
 			return err
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"netroot/internal/handoff"
 	"netroot/internal/proto/nbd"
 )
 
@@ -50,43 +49,54 @@ const (
 
 // nbdDevice is an attached device and what it takes to attach it again.
 type nbdDevice struct {
-	Index   int
-	Address string // host:port; the host is an address, for there is no resolver later
-	Export  string
-	Size    uint64 // bytes
+	Index     int
+	Addresses []string // host:port of the servers, in the order to try
+	Export    string
+	Size      uint64 // bytes
 
+	server string    // the address that conn leads to
 	conn   *os.File  // the socket the kernel reads from
 	keeper *exec.Cmd // the process that watches it
 }
 
 func (d *nbdDevice) path() string { return "/dev/nbd" + strconv.Itoa(d.Index) }
 
-// attachRoot connects the root's device and leaves a keeper with it.
-func (n *node) attachRoot(ctx context.Context) (string, error) {
-	if n.boot.Root.Transport != handoff.NBD {
-		return "", fmt.Errorf("root=%s: this initramfs has no transport %s", n.boot.Root, n.boot.Root.Transport)
+// attachNBD connects the root's device and leaves a keeper with it.
+func (n *node) attachNBD(ctx context.Context) (string, error) {
+	addresses, err := resolveAll(ctx, n.boot.Root.Addresses())
+	if err != nil {
+		return "", err
 	}
-	d := &nbdDevice{Export: n.boot.Root.Export}
-	info, err := d.dial(ctx, n.boot.Root.Address())
+	d := &nbdDevice{Addresses: addresses, Export: n.boot.Root.Name}
+	info, err := d.dialAny(ctx)
 	if err != nil {
 		return "", err
 	}
 	if err := d.connect(info); err != nil {
-		return "", fmt.Errorf("give %s to the kernel: %w", d.Address, err)
+		return "", fmt.Errorf("give %s to the kernel: %w", d.server, err)
 	}
-	sectors := fmt.Sprintf("/sys/block/nbd%d/size", d.Index)
-	err = poll(ctx, 10*time.Second, d.path(), func() (bool, error) {
-		_, err := os.Stat(d.path())
-		return err == nil && readTrimmed(sectors) != "0", nil
-	})
-	if err == nil {
-		d.keeper, err = startKeeper(keeperState{Device: *d, Net: n.net}, d.conn)
+	if err := waitDevice(ctx, d.path()); err != nil {
+		return "", errors.Join(err, d.disconnect())
 	}
+	d.keeper, err = startKeeper(keeperState{Device: d, Net: n.net}, d.conn)
 	if err != nil {
 		return "", errors.Join(err, d.disconnect())
 	}
-	n.nbd = d
-	return fmt.Sprintf("%s is export %q of %s, %.1f MiB", d.path(), d.Export, d.Address, float64(d.Size)/(1<<20)), nil
+	n.device = d.path()
+	return fmt.Sprintf("%s is export %q of %s, %s", d.path(), d.Export, d.server, mib(d.Size)), nil
+}
+
+// dialAny tries the servers in their order.
+func (d *nbdDevice) dialAny(ctx context.Context) (nbd.Info, error) {
+	var failures []error
+	for _, address := range d.Addresses {
+		info, err := d.dial(ctx, address)
+		if err == nil {
+			return info, nil
+		}
+		failures = append(failures, err)
+	}
+	return nbd.Info{}, errors.Join(failures...)
 }
 
 // dial connects and negotiates; afterwards the socket carries nothing but
@@ -111,7 +121,7 @@ func (d *nbdDevice) dial(ctx context.Context, address string) (nbd.Info, error) 
 	// Unacknowledged data for so long means that the server is gone; the
 	// keepalive above only speaks on an idle connection (tcp(7)).
 	unix.SetsockoptInt(int(file.Fd()), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(requestTimeout/time.Millisecond))
-	d.conn, d.Address, d.Size = file, conn.RemoteAddr().String(), info.Size
+	d.conn, d.server, d.Size = file, address, info.Size
 	return info, nil
 }
 

@@ -30,7 +30,7 @@ type node struct {
 	boot    handoff.Boot
 	modules *loader
 	net     *netConfig
-	nbd     *nbdDevice
+	device  string   // block device that the packed root is on
 	history []string // what each step said, for the rescue shell
 }
 

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -25,6 +27,50 @@ const (
 	liveImage = "/live/image" // the packed root, read only
 	liveCow   = "/live/cow"   // the memory that takes the writes
 )
+
+// attachRoot brings the device that the packed root is on, by the transport that
+// root= names.
+func (n *node) attachRoot(ctx context.Context) (string, error) {
+	attach := map[handoff.Transport]func(context.Context) (string, error){
+		handoff.NBD:  n.attachNBD,
+		handoff.NVMe: n.attachNVMe,
+		handoff.HTTP: n.attachHTTP,
+	}[n.boot.Root.Transport]
+	if attach == nil {
+		return "", fmt.Errorf("root=%s: this initramfs has no transport %s", n.boot.Root, n.boot.Root.Transport)
+	}
+	return attach(ctx)
+}
+
+// waitDevice waits for a block device to be there and to have a size.
+func waitDevice(ctx context.Context, path string) error {
+	size := "/sys/class/block/" + filepath.Base(path) + "/size"
+	return poll(ctx, 20*time.Second, path, func() (bool, error) {
+		_, err := os.Stat(path)
+		sectors := readTrimmed(size)
+		return err == nil && sectors != "0" && sectors != "", nil
+	})
+}
+
+// resolveAll makes addresses of host names, once: where the answer is used
+// later, nobody is there to ask.
+func resolveAll(ctx context.Context, hostports []string) ([]string, error) {
+	var out []string
+	for _, hp := range hostports {
+		host, port, err := net.SplitHostPort(hp)
+		if err != nil {
+			return nil, err
+		}
+		addrs, err := net.DefaultResolver.LookupHost(ctx, host)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, net.JoinHostPort(addrs[0], port))
+	}
+	return out, nil
+}
+
+func mib[T int64 | uint64](bytes T) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
 
 // mountRoot mounts the device, and over it, with rootovl, memory to write to.
 func (n *node) mountRoot(context.Context) (said string, err error) {
@@ -52,7 +98,7 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 	if n.boot.Overlay.Enabled {
 		target = liveImage
 	}
-	if err := mount(n.nbd.path(), target, fstype, unix.MS_RDONLY, mountOptions(n.boot.Root)); err != nil {
+	if err := mount(n.device, target, fstype, unix.MS_RDONLY, mountOptions(n.boot.Root)); err != nil {
 		return "", err
 	}
 	if !n.boot.Overlay.Enabled {
@@ -99,13 +145,13 @@ func (n *node) rootType() (string, error) {
 		return t, n.modules.load(t)
 	}
 	head := make([]byte, 1028)
-	f, err := os.Open(n.nbd.path())
+	f, err := os.Open(n.device)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
 	if _, err := io.ReadFull(f, head); err != nil {
-		return "", fmt.Errorf("read %s: %w", n.nbd.path(), err)
+		return "", fmt.Errorf("read %s: %w", n.device, err)
 	}
 	switch {
 	case bytes.HasPrefix(head, []byte("hsqs")):
@@ -113,7 +159,7 @@ func (n *node) rootType() (string, error) {
 	case bytes.HasPrefix(head[1024:], []byte{0xe2, 0xe1, 0xf5, 0xe0}):
 		return "erofs", nil
 	}
-	return "", fmt.Errorf("%s holds neither squashfs nor EROFS; name its type in root= or rootfstype=", n.nbd.path())
+	return "", fmt.Errorf("%s holds neither squashfs nor EROFS; name its type in root= or rootfstype=", n.device)
 }
 
 // layerLimit bounds a layer archive, which is checked in memory before a byte

@@ -9,10 +9,14 @@ import (
 	"netroot/internal/store"
 )
 
-// lookup opens the packed root of the image that an NBD client names: "label@id", "label" for its newest image at this
-// moment, or "" for the default image where there is one. A client stays with the bytes it got however often the label
-// is built anew, and so does a machine that comes back, because a plan names the version.
-func (s *Server) lookup(_ context.Context, name string) (*nbd.Export, error) {
+func (s *Server) nbdServer() rootServer {
+	return &nbd.Server{Lookup: s.nbdExport, List: s.nbdExports, Log: s.cfg.Log.With("server", "nbd")}
+}
+
+// nbdExport is the packed root of the image that a client names: "label@id", "label" for its newest image at this moment,
+// or "" for the default image where there is one. A client stays with the bytes it got however often the label is built
+// anew, and so does a machine that comes back, because a plan names the version.
+func (s *Server) nbdExport(_ context.Context, name string) (*nbd.Export, error) {
 	ref := name
 	if ref == "" {
 		ref = s.cfg.Default
@@ -20,29 +24,19 @@ func (s *Server) lookup(_ context.Context, name string) (*nbd.Export, error) {
 	if ref == "" {
 		return nil, fmt.Errorf("%w: there is no default export here; name an image", nbd.ErrUnknown)
 	}
-	im, err := s.catalog.resolve(ref)
+	r, err := s.openRoot(ref)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %w", nbd.ErrUnknown, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	blob, release, ok, err := s.catalog.acquire(im)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		return nil, fmt.Errorf("%w: image %s has no packed root", nbd.ErrUnknown, im.Name())
-	}
-	return &nbd.Export{Name: im.Name(), Description: im.Config.System, Backend: blob, Release: release}, nil
+	return &nbd.Export{Name: r.image.Name(), Description: r.image.Config.System, Backend: r.blob, Release: r.release}, nil
 }
 
-// list names what there is for nbd-client -l and its like: each label, and each of its versions.
-func (s *Server) list(context.Context) ([]nbd.Export, error) {
-	images, err := s.cfg.Store.List()
-	if images == nil && err != nil {
-		return nil, err
-	}
+// nbdExports names what there is for nbd-client -l and its like: each label, and each of its versions.
+func (s *Server) nbdExports(context.Context) ([]nbd.Export, error) {
+	images, err := s.images()
 	var out []nbd.Export
 	for _, im := range images {
 		if im.Newest {
@@ -50,5 +44,5 @@ func (s *Server) list(context.Context) ([]nbd.Export, error) {
 		}
 		out = append(out, nbd.Export{Name: im.Name(), Description: im.Config.System})
 	}
-	return out, nil
+	return out, err
 }

@@ -1,5 +1,5 @@
 // Package serve answers booting machines: over HTTP the boot script, the kernel, the initial RAM file systems and layers,
-// and over NBD the packed root. All of it comes from one image store.
+// and over NBD, NVMe/TCP and iSCSI the packed root. All of it comes from one image store.
 //
 // It builds nothing and decides nothing: what a machine is told is package boot's decision, made anew for each request
 // from the store and the configuration as they are then. Everything it sends is public on the boot network; it knows no
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"time"
@@ -19,16 +20,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/boot"
+	"netroot/internal/handoff"
 	"netroot/internal/layer"
-	"netroot/internal/proto/nbd"
 	"netroot/internal/store"
 )
 
 // Config is what a Server serves.
 type Config struct {
 	Store *store.Store
-	// Settings says how machines of a label boot; NBDPort in its answer is not used where there is an NBD listener, which
-	// knows better. Nil means no settings for any label. An error reaches the machine's console.
+	// Settings says how machines of a label boot. Ports in its answer are those of other servers' transports; a listener
+	// here knows its own. Nil means no settings for any label. An error reaches the machine's console.
 	Settings func(label string) (boot.Settings, error)
 	// Layers are archives (package layer) that Settings may name by their digests. They live in memory.
 	Layers [][]byte
@@ -38,13 +39,13 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Server is an HTTP and an NBD server over one store.
+// Server is an HTTP server and servers of roots over one store.
 type Server struct {
 	cfg     Config
 	catalog catalog
 	layers  map[string][]byte
 	http    net.Listener
-	nbd     net.Listener // nil: another server's
+	roots   map[handoff.Transport]net.Listener
 }
 
 // Listen opens a TCP listener for a Server. The option is what the user sets the address with, for the error that says
@@ -64,13 +65,13 @@ func Listen(option, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// New makes a Server that will accept on the two listeners. They queue clients from now on, so whoever has a Server may
-// send machines to it before Run is under way. A nil NBD listener leaves the roots to another server, whose port
-// Settings name.
-func New(cfg Config, httpListener, nbdListener net.Listener) (*Server, error) {
-	if nbdListener != nil {
-		if _, ok := nbdListener.Addr().(*net.TCPAddr); !ok {
-			return nil, fmt.Errorf("NBD listener %s: machines need a TCP port", nbdListener.Addr())
+// New makes a Server that will accept on the listeners: the roots' by transport. They queue clients from now on, so whoever
+// has a Server may send machines to it before Run is under way. A transport without a listener is left to another server,
+// whose port Settings name.
+func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.Listener) (*Server, error) {
+	for t, l := range roots {
+		if _, ok := l.Addr().(*net.TCPAddr); !ok || serverOf[t] == nil {
+			return nil, fmt.Errorf("%s listener %s: machines need a TCP port, and a transport that is served over one", t, l.Addr())
 		}
 	}
 	if cfg.Log == nil {
@@ -81,7 +82,7 @@ func New(cfg Config, httpListener, nbdListener net.Listener) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, catalog: newCatalog(cfg.Store), layers: make(map[string][]byte),
-		http: httpListener, nbd: nbdListener,
+		http: httpListener, roots: roots,
 	}
 	for _, archive := range cfg.Layers {
 		s.layers[layer.Digest(archive)] = archive
@@ -89,16 +90,25 @@ func New(cfg Config, httpListener, nbdListener net.Listener) (*Server, error) {
 	return s, nil
 }
 
+// rootServer is a server of one protocol.
+type rootServer interface {
+	Serve(ctx context.Context, l net.Listener) error
+}
+
+// serverOf makes the server of each transport that has one of its own.
+var serverOf = map[handoff.Transport]func(*Server) rootServer{
+	handoff.NBD:   (*Server).nbdServer,
+	handoff.NVMe:  (*Server).nvmeServer,
+	handoff.ISCSI: (*Server).iscsiServer,
+}
+
 // Run serves until ctx ends or a listener fails, closes both listeners and ends all connections. Transfers that are under
 // way get a moment to finish. It returns nil when it was ctx that ended it.
 func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.runHTTP(ctx) })
-	if s.nbd != nil {
-		group.Go(func() error {
-			server := nbd.Server{Lookup: s.lookup, List: s.list, Log: s.cfg.Log}
-			return server.Serve(ctx, s.nbd)
-		})
+	for t, l := range s.roots {
+		group.Go(func() error { return serverOf[t](s).Serve(ctx, l) })
 	}
 	return group.Wait()
 }
@@ -147,9 +157,14 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 	if err != nil {
 		return boot.Plan{}, err
 	}
-	if s.nbd != nil {
-		settings.NBDPort = uint16(s.nbd.Addr().(*net.TCPAddr).Port)
+	ports := maps.Clone(settings.Ports)
+	if ports == nil {
+		ports = map[handoff.Transport]uint16{}
 	}
+	for t, l := range s.roots {
+		ports[t] = uint16(l.Addr().(*net.TCPAddr).Port)
+	}
+	settings.Ports = ports
 	for _, digest := range settings.Layers {
 		if _, ok := s.layers[digest]; !ok {
 			return boot.Plan{}, fmt.Errorf("label %s: layer %s is not served here", im.Label, digest)
@@ -172,6 +187,10 @@ func Facts(im *store.Image) boot.Image {
 		return boot.File{}, false
 	}
 	out.Kernel, _ = file(store.RoleKernel, "vmlinuz")
+	out.Root, _ = file(store.RoleRoot, "root")
+	for _, t := range im.Config.Transports {
+		out.Transports = append(out.Transports, handoff.Transport(t))
+	}
 	for _, role := range []store.Role{store.RoleInitramfs, store.RoleInitramfsHardware, store.RoleInitramfsFirmware} {
 		if f, ok := file(role, string(role)); ok {
 			out.Initrds = append(out.Initrds, f)

@@ -71,7 +71,7 @@ func commit(t *testing.T, s *store.Store, label string, parts map[store.Role][]b
 		}
 		list = append(list, store.Part{Role: role, Path: file})
 	}
-	im, err := s.Commit(t.Context(), label, store.Config{Architecture: "amd64", RootFormat: "squashfs", System: "Test Linux"}, list)
+	im, err := s.Commit(t.Context(), label, store.Config{Architecture: "amd64", RootFormat: "squashfs", System: "Test Linux", Transports: []string{"nbd", "nvme", "iscsi", "http"}}, list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func start(t *testing.T) *fixture {
 		Settings: func(label string) (boot.Settings, error) {
 			return boot.Settings{Overlay: handoff.Overlay{Enabled: true}, Layers: []string{layer.Digest(f.layer)}, Cmdline: []string{"label=" + label}}, nil
 		},
-	}, web, blocks)
+	}, web, map[handoff.Transport]net.Listener{handoff.NBD: blocks})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,11 +326,11 @@ func TestNBD(t *testing.T) {
 // All clients of an image share one file, and the last closes it.
 func TestOneFileForAllClients(t *testing.T) {
 	f := start(t)
-	one, err := f.lookup(t.Context(), "debian")
+	one, err := f.nbdExport(t.Context(), "debian")
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := f.lookup(t.Context(), f.image.Name())
+	two, err := f.nbdExport(t.Context(), f.image.Name())
 	if err != nil {
 		t.Fatal(err)
 	}

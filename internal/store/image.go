@@ -52,6 +52,7 @@ type Config struct {
 	RecipeDigest  string    `json:"recipeDigest,omitempty"`  // "sha256:..." of the recipe after substitution
 	KernelRelease string    `json:"kernelRelease,omitempty"` // "6.1.0-56-amd64"
 	RootFormat    string    `json:"rootFormat,omitempty"`    // "squashfs"
+	Transports    []string  `json:"transports,omitempty"`    // that the kernel can take a root by: "nvme", "nbd"
 	TreeSize      int64     `json:"treeSize,omitempty"`      // bytes of the files before packing
 	Packages      []string  `json:"packages,omitempty"`      // "name version", sorted
 }

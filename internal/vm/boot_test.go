@@ -3,6 +3,7 @@ package vm
 import (
 	"bytes"
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"netroot/internal/boot"
+	"netroot/internal/handoff"
 	"netroot/internal/serve"
 	"netroot/internal/store"
 )
@@ -168,7 +170,7 @@ func startServer(t *testing.T, dir string, parts []store.Part) (host string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Commit(t.Context(), "test", store.Config{RootFormat: "squashfs"}, parts); err != nil {
+	if _, err := s.Commit(t.Context(), "test", store.Config{Transports: []string{"nbd"}, RootFormat: "squashfs"}, parts); err != nil {
 		t.Fatal(err)
 	}
 	web, err := serve.Listen("--http", "127.0.0.1:0")
@@ -181,7 +183,7 @@ func startServer(t *testing.T, dir string, parts []store.Part) (host string) {
 	}
 	server, err := serve.New(serve.Config{Store: s, Settings: func(string) (boot.Settings, error) {
 		return boot.Settings{Console: []string{"ttyS0"}, Cmdline: []string{"label=test"}}, nil
-	}}, web, nbd)
+	}}, web, map[handoff.Transport]net.Listener{handoff.NBD: nbd})
 	if err != nil {
 		t.Fatal(err)
 	}

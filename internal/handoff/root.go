@@ -1,0 +1,306 @@
+package handoff
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// Transport is how the root reaches the node.
+type Transport string
+
+// The transports. Each is one word of root= and one file in package nodeinit.
+const (
+	NBD   Transport = "nbd"   // a network block device
+	NVMe  Transport = "nvme"  // NVMe over TCP
+	ISCSI Transport = "iscsi" // a SCSI disk over TCP
+	HTTP  Transport = "http"  // the whole image, fetched into memory
+)
+
+// Ports that IANA registered, or that are in general use.
+const (
+	DefaultNBDPort   = 10809
+	DefaultNVMePort  = 4420
+	DefaultISCSIPort = 3260
+)
+
+// Transports lists the transports that a root= argument can name, the preferred
+// one first.
+func Transports() []Transport { return []Transport{NVMe, NBD, ISCSI, HTTP} }
+
+// Root says where the root filesystem is.
+type Root struct {
+	Transport    Transport
+	Servers      []string // host names or addresses, in the order to try; not for HTTP
+	Port         uint16   // of all of them; 0: the transport's own
+	Name         string   // NBD export (empty: the server's default), NVMe subsystem, iSCSI target
+	URL          string   // HTTP only; may end in the digest, "sha256:" and 64 hexadecimal digits
+	FSType       string   // file system type; empty: probe
+	MountOptions []string // mount options of the packed root, "ro" implied
+}
+
+// Module is a kernel module, by name and by the option that builds it.
+type Module struct{ Name, Option string }
+
+// Modules are those that a transport needs. No device asks for them: the
+// generator puts them into the initramfs, and the init loads them by name.
+func (t Transport) Modules() []Module {
+	switch t {
+	case NBD:
+		return []Module{{"nbd", "BLK_DEV_NBD"}}
+	case NVMe:
+		return []Module{{"nvme_tcp", "NVME_TCP"}}
+	case ISCSI:
+		return []Module{{"iscsi_tcp", "ISCSI_TCP"}, {"sd_mod", "BLK_DEV_SD"}, {"crc32c", "CRYPTO_CRC32C"}}
+	case HTTP:
+		return []Module{{"loop", "BLK_DEV_LOOP"}}
+	}
+	return nil
+}
+
+// port is the port to connect to.
+func (r Root) port() uint16 {
+	if r.Port != 0 {
+		return r.Port
+	}
+	return map[Transport]uint16{NBD: DefaultNBDPort, NVMe: DefaultNVMePort, ISCSI: DefaultISCSIPort}[r.Transport]
+}
+
+// Addresses are the servers' hosts and ports, for dialling.
+func (r Root) Addresses() []string {
+	out := make([]string, len(r.Servers))
+	for i, s := range r.Servers {
+		out[i] = bracket(s) + ":" + strconv.Itoa(int(r.port()))
+	}
+	return out
+}
+
+// Digest is the digest that the image of an HTTP root must have, or empty.
+func (r Root) Digest() string {
+	u, err := url.Parse(r.URL)
+	if err != nil {
+		return ""
+	}
+	if d := path.Base(u.Path); isDigest(d) {
+		return d
+	}
+	return ""
+}
+
+// String renders r as the value of root=. Where dracut has a syntax it is
+// dracut's, with two additions: several servers, with commas between, and an NBD
+// root with both port and export, PORT/EXPORT, where dracut takes either.
+//
+//	nbd:SERVERS:PORT-or-EXPORT:FSTYPE:OPTIONS
+//	iscsi:SERVERS:PROTOCOL:PORT:LUN:TARGET
+//	live:URL
+//	nvme:SERVERS:PORT:FSTYPE:OPTIONS:SUBSYSTEM    (ours)
+func (r Root) String() string {
+	var servers []string
+	for _, s := range r.Servers {
+		servers = append(servers, bracket(s))
+	}
+	list, options := strings.Join(servers, ","), strings.Join(r.MountOptions, ",")
+	switch r.Transport {
+	case NVMe:
+		return strings.Join([]string{"nvme", list, portOr(r.Port, ""), r.FSType, options, r.Name}, ":")
+	case ISCSI:
+		return strings.Join([]string{"iscsi", list, "", portOr(r.Port, ""), "", r.Name}, ":")
+	case HTTP:
+		return "live:" + r.URL
+	}
+	where := r.Name
+	if r.Port != 0 && r.Port != DefaultNBDPort || r.Name == "" || numeric(r.Name) {
+		where = strconv.Itoa(int(r.port()))
+		if r.Name != "" {
+			where += "/" + r.Name
+		}
+	}
+	return strings.TrimRight(strings.Join([]string{"nbd", list, where, r.FSType, options}, ":"), ":")
+}
+
+// arguments are those that r needs beside root=: what its syntax has no place for.
+func (r Root) arguments() []string {
+	args := []string{"root=" + r.String()}
+	if r.Transport == ISCSI || r.Transport == HTTP {
+		if r.FSType != "" {
+			args = append(args, "rootfstype="+r.FSType)
+		}
+		if len(r.MountOptions) > 0 {
+			args = append(args, "rootflags="+strings.Join(r.MountOptions, ","))
+		}
+	}
+	return args
+}
+
+func portOr(port uint16, none string) string {
+	if port == 0 {
+		return none
+	}
+	return strconv.Itoa(int(port))
+}
+
+// ParseRoot reads the value of root= or netroot=.
+func ParseRoot(value string) (Root, error) {
+	word, rest, _ := strings.Cut(value, ":")
+	switch word {
+	case "nbd":
+		return parseNBD(splitColons(rest))
+	case "nvme":
+		return parseNVMe(splitColons(rest))
+	case "iscsi":
+		return parseISCSI(splitColons(rest))
+	case "live":
+		return parseLive(rest)
+	}
+	return Root{}, fmt.Errorf("%q is no transport this initramfs has; it knows nbd, nvme, iscsi and live", word)
+}
+
+func parseNBD(f []string) (Root, error) {
+	r, err := servers(NBD, field(f, 0))
+	if err != nil {
+		return Root{}, fmt.Errorf("%w: want nbd:SERVER:PORT-or-EXPORT:FSTYPE:OPTIONS", err)
+	}
+	port, export, both := strings.Cut(field(f, 1), "/")
+	switch {
+	case !numeric(port):
+		r.Name = field(f, 1)
+	case both:
+		r.Name = export
+		fallthrough
+	default:
+		if r.Port, err = parsePort(port); err != nil {
+			return Root{}, err
+		}
+	}
+	r.FSType, r.MountOptions = field(f, 2), list(field(f, 3))
+	return r, nil
+}
+
+func parseNVMe(f []string) (Root, error) {
+	const form = "want nvme:SERVER:PORT:FSTYPE:OPTIONS:SUBSYSTEM"
+	r, err := servers(NVMe, field(f, 0))
+	if err != nil {
+		return Root{}, fmt.Errorf("%w: %s", err, form)
+	}
+	if len(f) < 5 || f[4] == "" {
+		return Root{}, errors.New("names no subsystem: " + form)
+	}
+	if r.Port, err = parsePort(f[1]); err != nil {
+		return Root{}, err
+	}
+	r.FSType, r.MountOptions = f[2], list(f[3])
+	r.Name = strings.Join(f[4:], ":") // a qualified name has colons of its own
+	return r, nil
+}
+
+func parseISCSI(f []string) (Root, error) {
+	const form = "want iscsi:SERVER:PROTOCOL:PORT:LUN:TARGET"
+	if strings.Contains(field(f, 0), "@") {
+		return Root{}, errors.New("a password on the kernel command line is one that every user of the node can read")
+	}
+	r, err := servers(ISCSI, field(f, 0))
+	if err != nil {
+		return Root{}, fmt.Errorf("%w: %s", err, form)
+	}
+	if len(f) < 5 || f[4] == "" {
+		return Root{}, errors.New("names no target: " + form)
+	}
+	if r.Port, err = parsePort(f[2]); err != nil {
+		return Root{}, err
+	}
+	if lun := f[3]; lun != "" && lun != "0" {
+		return Root{}, fmt.Errorf("LUN %s: only LUN 0 can be a root", lun)
+	}
+	r.Name = strings.Join(f[4:], ":")
+	return r, nil
+}
+
+func parseLive(raw string) (Root, error) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return Root{}, errors.New("want live:http://HOST/PATH")
+	}
+	return Root{Transport: HTTP, URL: raw}, nil
+}
+
+func servers(t Transport, text string) (Root, error) {
+	r := Root{Transport: t}
+	for s := range strings.SplitSeq(text, ",") {
+		if s = unbracket(s); s != "" {
+			r.Servers = append(r.Servers, s)
+		}
+	}
+	if r.Servers == nil {
+		return Root{}, errors.New("names no server")
+	}
+	return r, nil
+}
+
+// parsePort reads a port; none is 0, the transport's own.
+func parsePort(s string) (uint16, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is no port", s)
+	}
+	return uint16(n), nil
+}
+
+func list(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, ",")
+}
+
+func bracket(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
+}
+
+func unbracket(s string) string {
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		return s[1 : len(s)-1]
+	}
+	return s
+}
+
+// splitColons cuts at colons outside of [brackets], which hold IPv6 addresses.
+func splitColons(s string) []string {
+	var fields []string
+	depth, start := 0, 0
+	for i, r := range s {
+		switch {
+		case r == '[':
+			depth++
+		case r == ']' && depth > 0:
+			depth--
+		case r == ':' && depth == 0:
+			fields = append(fields, s[start:i])
+			start = i + 1
+		}
+	}
+	return append(fields, s[start:])
+}
+
+func field(fields []string, i int) string {
+	if i < len(fields) {
+		return fields[i]
+	}
+	return ""
+}
+
+func isDigest(s string) bool {
+	hex, ok := strings.CutPrefix(s, "sha256:")
+	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+func numeric(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

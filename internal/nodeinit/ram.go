@@ -1,0 +1,194 @@
+package nodeinit
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// memoryReserve is what must be left beside an image in memory: for the kernel,
+// and for what runs until the root is there.
+const memoryReserve = 192 << 20
+
+// attachHTTP fetches the whole packed root into memory and makes a read-only
+// loop device of it. The node then depends on no server.
+func (n *node) attachHTTP(ctx context.Context) (string, error) {
+	started := time.Now()
+	d := &download{url: n.boot.Root.URL, want: n.boot.Root.Digest(), log: n.log, sum: sha256.New()}
+	file, err := d.run(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close() // the loop device holds it
+	device, err := attachLoop(ctx, file)
+	if err != nil {
+		return "", err
+	}
+	if state := (keeperState{Net: n.net}); state.needed() {
+		if _, err := startKeeper(state, nil); err != nil {
+			return "", err
+		}
+	}
+	n.device = device
+	checked := "its digest is right"
+	if d.want == "" {
+		checked = "unchecked, for its URL ends in no digest"
+	}
+	return fmt.Sprintf("%s holds %s of %s in memory, %s/s, %s", device, mib(d.size), d.url,
+		mib(int64(float64(d.size)/time.Since(started).Seconds())), checked), nil
+}
+
+// download is one file on its way into memory.
+type download struct {
+	url, want  string
+	log        *console
+	sum        hash.Hash
+	size, have int64
+}
+
+// run fetches the file, going on where a connection broke off.
+func (d *download) run(ctx context.Context) (*os.File, error) {
+	fd, err := unix.MemfdCreate("netroot-root", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "netroot-root")
+	for stalled := 0; ; {
+		before := d.have
+		err := d.fetch(ctx, file)
+		if err == nil {
+			break
+		}
+		if d.have > before {
+			stalled = 0
+		}
+		if stalled++; stalled > 3 || d.size == 0 || errors.Is(err, errNoMemory) {
+			return nil, errors.Join(fmt.Errorf("fetch %s: %w", d.url, err), file.Close())
+		}
+		d.log.fail("attach", fmt.Errorf("fetch %s: %w; going on at %s", d.url, err, mib(d.have)))
+		wait(ctx, time.Second)
+	}
+	if got := "sha256:" + hex.EncodeToString(d.sum.Sum(nil)); d.want != "" && got != d.want {
+		return nil, errors.Join(fmt.Errorf("fetch %s: what came has digest %s", d.url, got), file.Close())
+	}
+	return file, nil
+}
+
+var errNoMemory = errors.New("not enough memory")
+
+// fetch makes one request, for what is missing.
+func (d *download) fetch(ctx context.Context, file *os.File) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
+	if err != nil {
+		return err
+	}
+	if d.have > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", d.have))
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusPartialContent && d.have > 0:
+	case resp.StatusCode == http.StatusOK && d.have == 0:
+		if d.size = resp.ContentLength; d.size <= 0 {
+			return errors.New("the server does not say how much there is")
+		}
+		if free := availableMemory("/proc/meminfo"); free < d.size+memoryReserve {
+			return fmt.Errorf("%w: the image is %s and %s are free, of which %s must stay: take a transport that reads on demand", errNoMemory, mib(d.size), mib(free), mib(int64(memoryReserve)))
+		}
+	default:
+		return fmt.Errorf("the server says %s", resp.Status)
+	}
+	return d.copy(io.LimitReader(resp.Body, d.size-d.have), file)
+}
+
+// copy writes what comes, digests it, and tells how far it is now and then.
+func (d *download) copy(body io.Reader, file *os.File) error {
+	said := time.Now()
+	buf := make([]byte, 256<<10)
+	for d.have < d.size {
+		n, err := body.Read(buf)
+		if n > 0 {
+			if _, err := file.WriteAt(buf[:n], d.have); err != nil {
+				return err
+			}
+			d.sum.Write(buf[:n])
+			d.have += int64(n)
+		}
+		if time.Since(said) > 2*time.Second {
+			said = time.Now()
+			d.log.say("attach", fmt.Sprintf("%s of %s", mib(d.have), mib(d.size)))
+		}
+		if err != nil && d.have < d.size {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// availableMemory reads MemAvailable of /proc/meminfo (proc(5)), in bytes; where
+// the kernel does not say, there is enough.
+func availableMemory(path string) int64 {
+	f, err := os.Open(path)
+	if err != nil {
+		return 1 << 62
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 3 && fields[0] == "MemAvailable:" {
+			kib, _ := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10
+		}
+	}
+	return 1 << 62
+}
+
+// attachLoop makes a read-only loop device of a file (loop(4)).
+func attachLoop(ctx context.Context, file *os.File) (string, error) {
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return "", fmt.Errorf("the kernel's loop driver: %w", err)
+	}
+	defer control.Close()
+	index, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+	if err != nil {
+		return "", fmt.Errorf("find a free loop device: %w", err)
+	}
+	path := "/dev/loop" + strconv.Itoa(index)
+	var loop *os.File
+	if err := poll(ctx, 5*time.Second, path, func() (bool, error) {
+		loop, err = os.OpenFile(path, os.O_RDWR, 0)
+		return err == nil, nil
+	}); err != nil {
+		return "", err
+	}
+	defer loop.Close()
+	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_FD, int(file.Fd())); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	info := unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY}
+	copy(info.File_name[:], "netroot")
+	if err := unix.IoctlLoopSetStatus64(int(loop.Fd()), &info); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return path, waitDevice(ctx, path)
+}
