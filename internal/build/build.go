@@ -34,7 +34,7 @@ type Options struct {
 	Store     *store.Store
 	Init      string            // path of the static netroot-init
 	Kernel    string            // release to take; empty: the newest in the tree
-	Transport handoff.Transport // which the initramfs must be able to attach
+	Transport handoff.Transport // that must work; empty: whatever the kernel has
 	Strict    bool              // Apptainer's ways where they differ: docs/recipe.md lists them
 	Sections  Sections          // to carry out; none: all
 	NoTest    bool              // leave out %test

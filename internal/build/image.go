@@ -68,9 +68,11 @@ func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, dir string, a
 		initramfs.Firmware: store.RoleInitramfsFirmware,
 	}
 	return b.phase("initramfs", k.Release, func(p *term.Phase) error {
-		parts, err := initramfs.Generate(ctx, initramfs.Options{
-			Tree: b.tree, Kernel: k, Init: b.opt.Init, OutDir: dir, Transports: []handoff.Transport{b.opt.Transport},
-		})
+		var must []handoff.Transport
+		if b.opt.Transport != "" {
+			must = append(must, b.opt.Transport)
+		}
+		parts, err := initramfs.Generate(ctx, initramfs.Options{Tree: b.tree, Kernel: k, Init: b.opt.Init, OutDir: dir, Transports: must})
 		if err != nil {
 			return err
 		}
@@ -113,6 +115,10 @@ func (b *builder) facts(ctx context.Context, k *kernel.Kernel) (store.Config, er
 	if err != nil {
 		return store.Config{}, err
 	}
+	transports, err := initramfs.Transports(b.tree, k)
+	if err != nil {
+		return store.Config{}, err
+	}
 	return store.Config{
 		Created:       b.created,
 		Architecture:  runtime.GOARCH,
@@ -120,6 +126,7 @@ func (b *builder) facts(ctx context.Context, k *kernel.Kernel) (store.Config, er
 		RecipeDigest:  b.recipeDigest(),
 		KernelRelease: k.Release,
 		RootFormat:    "squashfs",
+		Transports:    transports,
 		TreeSize:      size,
 		Packages:      list,
 	}, nil

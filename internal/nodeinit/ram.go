@@ -176,18 +176,13 @@ func attachLoop(ctx context.Context, file *os.File) (string, error) {
 	path := "/dev/loop" + strconv.Itoa(index)
 	var loop *os.File
 	if err := poll(ctx, 5*time.Second, path, func() (bool, error) {
-		loop, err = os.OpenFile(path, os.O_RDWR, 0)
+		loop, err = os.OpenFile(path, os.O_RDONLY, 0) // which makes the device read-only
 		return err == nil, nil
 	}); err != nil {
 		return "", err
 	}
 	defer loop.Close()
 	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_FD, int(file.Fd())); err != nil {
-		return "", fmt.Errorf("%s: %w", path, err)
-	}
-	info := unix.LoopInfo64{Flags: unix.LO_FLAGS_READ_ONLY}
-	copy(info.File_name[:], "netroot")
-	if err := unix.IoctlLoopSetStatus64(int(loop.Fd()), &info); err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
 	return path, waitDevice(ctx, path)

@@ -188,9 +188,7 @@ func Facts(im *store.Image) boot.Image {
 	}
 	out.Kernel, _ = file(store.RoleKernel, "vmlinuz")
 	out.Root, _ = file(store.RoleRoot, "root")
-	for _, t := range im.Config.Transports {
-		out.Transports = append(out.Transports, handoff.Transport(t))
-	}
+	out.Transports = im.Config.Transports
 	for _, role := range []store.Role{store.RoleInitramfs, store.RoleInitramfsHardware, store.RoleInitramfsFirmware} {
 		if f, ok := file(role, string(role)); ok {
 			out.Initrds = append(out.Initrds, f)

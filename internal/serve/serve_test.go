@@ -71,7 +71,7 @@ func commit(t *testing.T, s *store.Store, label string, parts map[store.Role][]b
 		}
 		list = append(list, store.Part{Role: role, Path: file})
 	}
-	im, err := s.Commit(t.Context(), label, store.Config{Architecture: "amd64", RootFormat: "squashfs", System: "Test Linux", Transports: []string{"nbd", "nvme", "iscsi", "http"}}, list)
+	im, err := s.Commit(t.Context(), label, store.Config{Architecture: "amd64", RootFormat: "squashfs", System: "Test Linux", Transports: handoff.Transports()}, list)
 	if err != nil {
 		t.Fatal(err)
 	}

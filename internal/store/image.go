@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"netroot/internal/handoff"
 	"netroot/internal/nearest"
 
 	"github.com/opencontainers/go-digest"
@@ -45,16 +46,16 @@ func (r Role) MediaType() string { return "application/vnd.netroot.image." + str
 // Config holds the facts about an image that its builder knew. It is written
 // into the image and is part of its identity.
 type Config struct {
-	Label         string    `json:"label"`
-	Created       time.Time `json:"created"`
-	Architecture  string    `json:"architecture,omitempty"`  // as Go names it: "amd64"
-	System        string    `json:"system,omitempty"`        // PRETTY_NAME of its os-release
-	RecipeDigest  string    `json:"recipeDigest,omitempty"`  // "sha256:..." of the recipe after substitution
-	KernelRelease string    `json:"kernelRelease,omitempty"` // "6.1.0-56-amd64"
-	RootFormat    string    `json:"rootFormat,omitempty"`    // "squashfs"
-	Transports    []string  `json:"transports,omitempty"`    // that the kernel can take a root by: "nvme", "nbd"
-	TreeSize      int64     `json:"treeSize,omitempty"`      // bytes of the files before packing
-	Packages      []string  `json:"packages,omitempty"`      // "name version", sorted
+	Label         string              `json:"label"`
+	Created       time.Time           `json:"created"`
+	Architecture  string              `json:"architecture,omitempty"`  // as Go names it: "amd64"
+	System        string              `json:"system,omitempty"`        // PRETTY_NAME of its os-release
+	RecipeDigest  string              `json:"recipeDigest,omitempty"`  // "sha256:..." of the recipe after substitution
+	KernelRelease string              `json:"kernelRelease,omitempty"` // "6.1.0-56-amd64"
+	RootFormat    string              `json:"rootFormat,omitempty"`    // "squashfs"
+	Transports    []handoff.Transport `json:"transports,omitempty"`    // that the kernel can take a root by, the preferred one first
+	TreeSize      int64               `json:"treeSize,omitempty"`      // bytes of the files before packing
+	Packages      []string            `json:"packages,omitempty"`      // "name version", sorted
 }
 
 // Image is one version of a label's system. It never changes.

@@ -170,7 +170,7 @@ func startServer(t *testing.T, dir string, parts []store.Part) (host string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Commit(t.Context(), "test", store.Config{Transports: []string{"nbd"}, RootFormat: "squashfs"}, parts); err != nil {
+	if _, err := s.Commit(t.Context(), "test", store.Config{Transports: []handoff.Transport{handoff.NBD}, RootFormat: "squashfs"}, parts); err != nil {
 		t.Fatal(err)
 	}
 	web, err := serve.Listen("--http", "127.0.0.1:0")
