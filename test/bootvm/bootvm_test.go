@@ -188,10 +188,18 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// startServe starts "netroot serve" and returns when it listens.
-func startServe(t *testing.T, nbd string) *exec.Cmd {
+// startServe starts "netroot serve" with one transport, and returns when it listens.
+func startServe(t *testing.T, transport, address string) *exec.Cmd {
 	t.Helper()
-	cmd := command(t.Context(), "serve", "--http", "127.0.0.1:0", "--nbd", nbd)
+	args := []string{"serve", "--http", "127.0.0.1:0"}
+	for _, name := range []string{"nbd", "nvme", "iscsi"} {
+		if name == transport {
+			args = append(args, "--"+name, address)
+		} else {
+			args = append(args, "--"+name, "")
+		}
+	}
+	cmd := command(t.Context(), args...)
 	pipe, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -213,26 +221,54 @@ func startServe(t *testing.T, nbd string) *exec.Cmd {
 	return cmd
 }
 
-// TestServerLoss kills the NBD server outright under a node that reads what it
-// has not read before, and starts a new one a minute later.
+// TestTransports boots by each transport that the others do not use.
+func TestTransports(t *testing.T) {
+	needLab(t)
+	for transport, want := range map[string]string{
+		"nbd":  "nbd0  1 squashfs",
+		"http": "loop0  1 squashfs",
+	} {
+		t.Run(transport, func(t *testing.T) {
+			r := run(limit(t, 6*time.Minute), "vm", "debian12", "--ssh-port", "0", "--transport", transport,
+				"--run", "lsblk -rno NAME,TRAN,RO,FSTYPE; systemctl is-system-running --wait")
+			if r.err != nil || r.stdout != want+"\nrunning\n" {
+				t.Errorf("%v, printed %q, want %s and running\n%s", r.err, r.stdout, want, r.stderr)
+			}
+		})
+	}
+}
+
+// TestServerLoss kills the root's server outright under a node that reads what
+// it has not read before, and starts a new one a minute later.
 func TestServerLoss(t *testing.T) {
 	needLab(t)
+	for transport, trace := range map[string]string{
+		"nbd":  "netroot: keeper: connected",
+		"nvme": "Successfully reconnected",
+	} {
+		t.Run(transport, func(t *testing.T) { testServerLoss(t, transport, trace) })
+	}
+}
+
+// testServerLoss expects the trace in the kernel's log when the connection was
+// lost and found again.
+func testServerLoss(t *testing.T, transport, trace string) {
 	const away = 60 * time.Second
-	nbd := freePort(t)
-	server := startServe(t, nbd)
+	address := freePort(t)
+	server := startServe(t, transport, address)
 	defer func() { server.Process.Kill(); server.Wait() }()
 
 	reading, tell := io.Pipe()
 	defer reading.Close()
 	var errs bytes.Buffer
 	ctx := limit(t, 8*time.Minute)
-	cmd := command(ctx, "vm", "debian12", "--ssh-port", "0", "--server", nbd, "--run", `
-before=$(uptime -p > /dev/null; cut -d. -f1 /proc/uptime)
+	cmd := command(ctx, "vm", "debian12", "--ssh-port", "0", "--transport", transport, "--server", address, "--run", `
+before=$(cut -d. -f1 /proc/uptime)
 echo ready
 echo 3 > /proc/sys/vm/drop_caches
-find /usr /lib -xdev -type f -size -4M -print0 | sort -z | xargs -0 cat | sha256sum
+`+readMuch+`
 echo "took $(($(cut -d. -f1 /proc/uptime) - before))"
-dmesg | grep -c 'netroot: keeper: connected'`)
+dmesg | grep -c '`+trace+`'`)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, tell), &errs
 	if err := cmd.Start(); err != nil {
@@ -250,7 +286,7 @@ dmesg | grep -c 'netroot: keeper: connected'`)
 	case <-time.After(away):
 	case <-ctx.Done():
 	}
-	server = startServe(t, nbd)
+	server = startServe(t, transport, address)
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, out.String(), errs.String())
 	}
@@ -260,15 +296,18 @@ dmesg | grep -c 'netroot: keeper: connected'`)
 		t.Errorf("the node read %q, want digest %s", out.String(), want)
 	}
 	if lines[len(lines)-1] == "0" {
-		t.Error("the keeper did not connect again: did the node read before the server was killed?")
+		t.Error("the node did not connect again: did it read all before the server was killed?")
 	}
 	t.Logf("server away for %s; %s", away, strings.Join(lines[3:5], " "))
 }
 
+// readMuch reads what a node has not read before its login, for tens of seconds.
+const readMuch = "find /usr/lib/x86_64-linux-gnu /usr/lib/modules -xdev -type f -size -4M -print0 | sort -z | xargs -0 cat | sha256sum"
+
 // treeDigest is what the node computes, computed from the tree.
 func treeDigest(t *testing.T) string {
 	out, err := exec.Command("chroot", filepath.Join(lab.state, "trees", "debian12"), "sh", "-c",
-		"find /usr /lib -xdev -type f -size -4M -print0 | sort -z | xargs -0 cat | sha256sum").Output()
+		readMuch).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +322,7 @@ func TestBootSaysWhyItFails(t *testing.T) {
 	serial := filepath.Join(t.TempDir(), "console.log")
 	ctx, cancel := context.WithCancel(limit(t, 4*time.Minute))
 	defer cancel()
-	cmd := command(ctx, "vm", "debian12", "--ssh-port", "0", "--server", empty, "--debug", "--serial", serial)
+	cmd := command(ctx, "vm", "debian12", "--ssh-port", "0", "--transport", "nbd", "--server", empty, "--debug", "--serial", serial)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
