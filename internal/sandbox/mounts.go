@@ -79,12 +79,14 @@ func park() error {
 	return nil
 }
 
-// protectTree makes the Tree read-only for the command.
+// protectTree makes the Tree read-only for the command, but for what a machine that runs from it has in memory.
 func protectTree() error {
-	const scratch = "/var/tmp"
-	if fi, err := os.Stat(scratch); err == nil && fi.IsDir() {
-		if err := unix.Mount("tmpfs", scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
-			return fmt.Errorf("mount tmpfs on the tree's %s: %w", scratch, err)
+	for target, mode := range map[string]string{"/run": "mode=0755", "/var/tmp": "mode=1777"} {
+		if fi, err := os.Lstat(target); err != nil || !fi.IsDir() {
+			continue
+		}
+		if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, mode); err != nil {
+			return fmt.Errorf("mount tmpfs on the tree's %s: %w", target, err)
 		}
 	}
 	return remountTree(unix.MS_RDONLY)

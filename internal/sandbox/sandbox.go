@@ -63,7 +63,8 @@ type Sandbox struct {
 	// up an environment first.
 	Through []string
 
-	// ReadOnly lets the command write to /dev, /tmp, /var/tmp (empty, in memory) and writable binds, and nowhere else.
+	// ReadOnly lets the command write to /dev, /tmp, /run and /var/tmp (empty, in memory) and to writable binds, and
+	// nowhere else.
 	ReadOnly bool
 
 	// Stdin nil means /dev/null, and a process group of its own, so that a terminal's Ctrl-C reaches only the caller,

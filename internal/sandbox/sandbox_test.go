@@ -253,15 +253,17 @@ func TestReadOnly(t *testing.T) {
 	got, err := post(t, Sandbox{Root: root, ReadOnly: true}, `
 		touch /x 2>/dev/null || echo no
 		touch /etc/hosts 2>/dev/null || echo no
-		touch /tmp/x /var/tmp/x /dev/shm/x && ls /var/tmp`)
+		touch /tmp/x /var/tmp/x /run/x /dev/shm/x && ls /var/tmp`)
 	if err != nil || got != "no\nno\nx\n" {
 		t.Errorf("%q, %v", got, err)
 	}
 	if text, err := os.ReadFile(filepath.Join(root, "etc/hosts")); err != nil || len(text) > 0 {
 		t.Errorf("/etc/hosts was not put back: %q, %v", text, err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(root, "var/tmp/*")); len(left) != 1 || filepath.Base(left[0]) != "mine" {
-		t.Errorf("/var/tmp has %v", left)
+	left, _ := filepath.Glob(filepath.Join(root, "var/tmp/*"))
+	ran, _ := filepath.Glob(filepath.Join(root, "run/*"))
+	if len(left) != 1 || filepath.Base(left[0]) != "mine" || len(ran) > 0 {
+		t.Errorf("/var/tmp has %v, /run %v", left, ran)
 	}
 }
 
