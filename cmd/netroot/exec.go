@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -76,6 +77,9 @@ func (e *env) inTree(ctx context.Context, arg, verb string, binds []string, prep
 	if err != nil {
 		return usage(err)
 	}
+	if os.Geteuid() != 0 {
+		return errors.New("working in a tree needs root, as building one does: run it with sudo")
+	}
 	tree, err := build.OpenTree(l.Tree, l.Name, verb)
 	if err != nil {
 		return err
@@ -109,10 +113,10 @@ func (e *env) inTree(ctx context.Context, arg, verb string, binds []string, prep
 // leaveKeysToCommand makes a context that Ctrl-C does not end: the command in
 // the foreground gets the keys' signals itself. Other ends stay ends.
 func leaveKeysToCommand(ctx context.Context) (context.Context, func()) {
-	keys, stopKeys := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGQUIT)
+	keys := make(chan os.Signal, 1) // that they are caught is all
+	signal.Notify(keys, syscall.SIGINT, syscall.SIGQUIT)
 	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), syscall.SIGTERM, syscall.SIGHUP)
-	_ = keys // that they are caught is all
-	return ctx, func() { stop(); stopKeys() }
+	return ctx, func() { stop(); signal.Stop(keys) }
 }
 
 // tellChanges says whether the tree still is what it was built to be.

@@ -3,6 +3,10 @@
 // is reported, and what must be left behind when something fails, which is
 // nothing. The work itself is done by recipe, bootstrap, sandbox, kernel, pack,
 // initramfs and store. It serves nothing and boots nothing.
+//
+// docs/recipe.md says what a build does, and where it differs from Apptainer's.
+// A finished tree can be worked in ([OpenTree]); a record beside it tells
+// whether it still is what its image was made of.
 package build
 
 import (

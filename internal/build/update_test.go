@@ -1,0 +1,137 @@
+package build
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"netroot/internal/sandbox"
+)
+
+// TestUpdate follows a tree through its life: built, changed by hand, packed
+// again, given another recipe.
+func TestUpdate(t *testing.T) {
+	s := newSite(t)
+	if _, err := Run(t.Context(), s.options(t, tiny, func(o *Options) { o.Update = true })); err == nil || !strings.Contains(err.Error(), "has no tree yet") {
+		t.Errorf("an update of nothing: %v", err)
+	}
+	first := s.build(t, tiny+"%post\nmkdir -p /etc; echo once >> /etc/post\n%test\n[ ! -e /etc/bad ]\n%environment\nA=1\n", nil)
+	inode := func() uint64 {
+		id, _, err := stat(s.tree)
+		must(t, err)
+		return id.ino
+	}
+	lay(t, s.tree, map[string]string{"etc/hand": "made by hand"})
+
+	// The same recipe: the tree stays where it is, and its change is in the image.
+	place := inode()
+	same := func(o *Options) { o.Update = true }
+	text := tiny + "%post\nmkdir -p /etc; echo once >> /etc/post\n%test\n[ ! -e /etc/bad ]\n%environment\nA=1\n"
+	second := s.build(t, text, same)
+	if inode() != place || second.Image.ID() == first.Image.ID() || strings.Contains(s.out.String(), "%post") || !strings.Contains(s.out.String(), "%test: done") {
+		t.Errorf("moved: %v; the same image: %v; it said\n%s", inode() != place, second.Image.ID() == first.Image.ID(), s.out.String())
+	}
+	if c := s.changes(t); !c.None() {
+		t.Errorf("afterwards it has changed: %v", c)
+	}
+	lay(t, s.tree, map[string]string{"etc/bad": ""})
+	if _, err := Run(t.Context(), s.options(t, text, same)); err == nil || imageOf(t, s) != second.Image.Name() {
+		t.Errorf("%%test of a bad tree: %v, %s", err, imageOf(t, s))
+	}
+	s.build(t, text, func(o *Options) { o.Update, o.NoTest = true, true })
+	must(t, os.Remove(filepath.Join(s.tree, "etc/bad")))
+
+	// By force, or when sections are named, they run: the agent does not.
+	s.build(t, text, func(o *Options) { o.Update, o.Sections = true, Sections{"post"} })
+	s.build(t, text, func(o *Options) { o.Update, o.Force = true, true })
+	if inode() == place {
+		t.Error("it worked in the tree itself")
+	}
+	for name, want := range map[string]string{
+		"etc/post": "once\nonce\nonce\n", "etc/hand": "made by hand", metaDir + "/env/90-environment.sh": "# %environment of the recipe, and of the recipes it is based on.\n\nA=1\n\n",
+	} {
+		if got, err := os.ReadFile(filepath.Join(s.tree, name)); err != nil || !strings.HasSuffix(string(got), want) {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+		}
+	}
+
+	// Another recipe: only its last stage begins with the tree.
+	s.build(t, "Bootstrap: scratch\nStage: one\n%setup\nmkdir $SINGULARITY_ROOTFS/opt; echo 1 > $SINGULARITY_ROOTFS/opt/one\n\n"+
+		"Bootstrap: nosuchagent\n%files from one\n/opt/one\n%post\n[ -e /etc/hand ]\n", func(o *Options) { o.Update = true })
+	if got, err := os.ReadFile(filepath.Join(s.tree, "opt/one")); err != nil || string(got) != "1\n" {
+		t.Errorf("from the stage: %q, %v", got, err)
+	}
+	if c := s.changes(t); !c.None() {
+		t.Errorf("afterwards it has changed: %v", c)
+	}
+	must(t, os.Remove(recordFile(s.tree)))
+	if _, err := Run(t.Context(), s.options(t, tiny+"%post\nexit 6\n", same)); err == nil {
+		t.Error("without a record nothing is known of the recipe, but its sections did not run")
+	}
+}
+
+func (s *site) changes(t *testing.T) Changes {
+	t.Helper()
+	tree, err := OpenTree(s.tree, "tiny", "test")
+	must(t, err)
+	defer tree.Close()
+	c, known, err := tree.Changes()
+	if must(t, err); !known {
+		t.Error("there is no record")
+	}
+	return c
+}
+
+// TestStrict compares what --strict changes of a build.
+func TestStrict(t *testing.T) {
+	s := newSite(t)
+	lay(t, s.dir, map[string]string{"base/etc/hosts": "192.0.2.1 base\n", "conf/f": "f", "conf/l": "-> f", "bind/file": "b"})
+	t.Setenv("APPTAINERENV_PASSED", "1")
+	text := tiny + `
+conf /conf
+%post
+echo "${SINGULARITY_DEFFILE_BOOTSTRAP-unset} ${APPTAINER_ROOTFS-unset} $PASSED" > /made
+cat /root/bound >> /made
+%test
+[ -z "$PASSED_NOT" ] && cat /root/bound
+`
+	lay(t, s.dir, map[string]string{"bound": ""})
+	for strict, want := range map[bool]string{
+		false: `- 0644 0:0 /conf/f "f" l 0777 0:0 /conf/l -> f - 0644 0:0 /made "scratch / 1\nb"`,
+		true:  `- 0644 0:0 /conf/f "f" - 0644 0:0 /conf/l "f" - 0664 0:0 /made "unset unset 1\nb"`,
+	} {
+		s.build(t, strings.Replace(text, "%post", "bound /root/\n%post", 1), func(o *Options) {
+			o.Strict = strict
+			o.Binds = []sandbox.Bind{{Source: filepath.Join(s.dir, "bind/file"), Target: "/root/bound", ReadOnly: true}}
+		})
+		var got []string
+		for line := range strings.Lines(listing(t, s.tree)) {
+			if strings.Contains(line, "/conf/") || strings.Contains(line, "/made") {
+				got = append(got, strings.TrimSpace(line))
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("strict %v:\n%s\nwant\n%s", strict, strings.Join(got, " "), want)
+		}
+	}
+}
+
+// TestStagesByName: of two stages with one name the first is meant, and every
+// stage is in the messages.
+func TestStagesByName(t *testing.T) {
+	s := newSite(t)
+	stage := func(name, text string) string {
+		return fmt.Sprintf("Bootstrap: scratch\nStage: %s\n%%setup\necho %s > $SINGULARITY_ROOTFS/f\n\n", name, text)
+	}
+	s.build(t, stage("a", "first")+stage("a", "second")+stage("", "third")+tiny+"%files from a\n/f\n", nil)
+	if got, err := os.ReadFile(filepath.Join(s.tree, "f")); err != nil || string(got) != "first\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, want := range []string{"%setup: a\n", "%setup: stage 3\n", "%setup: stage 4\n", "%files from: stage 4\n"} {
+		if !strings.Contains(s.out.String(), want) {
+			t.Errorf("not said: %q", want)
+		}
+	}
+}
