@@ -73,7 +73,11 @@ func (c *conn) run(ctx context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
-		if err := c.readCommand(); err != nil {
+		err := c.readCommand()
+		if c.ctrl == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("no Connect within %v", connectTimeout)
+		}
+		if err != nil {
 			return err
 		}
 		if err := c.handle(ctx, &c.cmd); err != nil {
@@ -83,9 +87,15 @@ func (c *conn) run(ctx context.Context) error {
 	return nil
 }
 
-// end waits until nothing is under way, and says goodbye to a host that does not follow the protocol.
+// wait waits until no read is under way.
+func (c *conn) wait() {
+	c.inFlight.Acquire(context.Background(), connInFlight) // all of it
+	c.inFlight.Release(connInFlight)
+}
+
+// end answers what is under way, and says goodbye to a host that does not follow the protocol.
 func (c *conn) end(err error) {
-	c.inFlight.Acquire(context.Background(), connInFlight) // all of it: waits for every request
+	c.wait()
 	c.cause.CompareAndSwap(nil, &err)
 	var wrong *fatal
 	if !errors.As(err, &wrong) || c.send(wrong.append(nil)) != nil {
@@ -99,9 +109,10 @@ func (c *conn) end(err error) {
 	}
 }
 
-// leave closes the connection and undoes its Connect. No request is under way.
+// leave closes the connection and undoes its Connect.
 func (c *conn) leave(ctx context.Context) {
 	c.nc.Close()
+	c.wait() // there are some after a panic
 	var why error
 	if p := c.cause.Load(); p != nil {
 		why = *p

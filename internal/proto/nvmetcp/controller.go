@@ -29,6 +29,7 @@ type controller struct {
 	admin  *conn
 	since  time.Time
 
+	ready atomic.Bool // as CSTS says
 	alive atomic.Bool // a command came since the timer was set
 	reads atomic.Uint64
 	bytes atomic.Uint64
@@ -62,12 +63,6 @@ func newDisk(b Backend, blockSize int) disk {
 }
 
 func (k *controller) discovery() bool { return k.sub == nil }
-
-func (k *controller) ready() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.csts&cstsReady != 0
-}
 
 func (k *controller) stat() Stat {
 	k.mu.Lock()

@@ -10,7 +10,7 @@ import (
 
 // handle answers a command, or starts what takes time.
 func (c *conn) handle(ctx context.Context, cmd *command) error {
-	if c.ctrl != nil {
+	if c.ctrl != nil && !c.ctrl.alive.Load() {
 		c.ctrl.alive.Store(true) // any command is a sign of life: CTRATT says TBKAS
 	}
 	st := statusSequence
@@ -21,7 +21,7 @@ func (c *conn) handle(ctx context.Context, cmd *command) error {
 		st = statusField
 	case cmd.opcode() == opFabrics:
 		return c.fabrics(ctx, cmd)
-	case c.ctrl == nil || !c.ctrl.ready():
+	case c.ctrl == nil || !c.ctrl.ready.Load():
 	case c.qid == 0:
 		return c.admin(ctx, cmd)
 	default:
@@ -219,6 +219,7 @@ func (k *controller) setProperty(cmd *command) status {
 	if k.csts &^= cstsShutdown; cc&ccShutdown != 0 {
 		k.csts |= cstsShutdown
 	}
+	k.ready.Store(k.csts&cstsReady != 0)
 	reset := was&ccEnable != 0 && cc&ccEnable == 0
 	if reset {
 		k.events = nil

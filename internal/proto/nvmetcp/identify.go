@@ -4,49 +4,52 @@ import "bytes"
 
 // What Identify can be asked (Base, "Identify CNS Values").
 const (
-	cnsNamespace      = 0x00
-	cnsController     = 0x01
-	cnsActive         = 0x02
-	cnsDescriptors    = 0x03
-	cnsNVMNamespace   = 0x05
-	cnsNVMController  = 0x06
-	cnsNVMActive      = 0x07
-	cnsIndependent    = 0x08
-	cnsCommandSets    = 0x1c
-	firmware          = "netroot"
-	keepAliveUnit     = 10 // of KATO, in 100 ms
-	maxTransferPower  = 8  // of 4 KiB: maxTransfer
-	anaTransitionTime = 10 // s; it never takes any
-	anaGroup          = 1
-	stateReady        = 1
+	cnsNamespace     = 0x00
+	cnsController    = 0x01
+	cnsActive        = 0x02
+	cnsDescriptors   = 0x03
+	cnsNVMNamespace  = 0x05
+	cnsNVMController = 0x06
+	cnsNVMActive     = 0x07
+	cnsIndependent   = 0x08
+	cnsCommandSets   = 0x1c
 )
 
-// Bits of the structures, where their names are shorter than what they mean.
+// What the answers say.
 const (
+	firmware          = "netroot" // its revision
+	keepAliveUnit     = 10        // of KATO, in 100 ms
+	maxTransferPower  = 8         // of 4 KiB: maxTransfer
+	anaTransitionTime = 10        // s; it never takes any
+	anaGroup          = 1
+
 	cmicPorts, cmicControllers, cmicANA = 1 << 0, 1 << 1, 1 << 3
 
 	oaesANA         = 1 << 11
 	oaesDiscovery   = 1 << 31
 	ctrattHostID    = 1 << 0 // of 128 bits
-	ctrattTBKAS     = 1 << 6
-	lpaEffects      = 1 << 1
-	lpaExtended     = 1 << 2
-	anaOptimized    = 1 << 0 // ANACAP, and the state of that name
-	anaFixedGroup   = 1 << 6
-	sglSupported    = 1 << 0
-	sglLongerOK     = 1 << 18
-	sglByOffset     = 1 << 20
+	ctrattTBKAS     = 1 << 6 // any command keeps alive
 	typeIO          = 1
 	typeDiscovery   = 2
-	nmicShared      = 1 << 0
+	frmwOneSlot     = 1<<1 | 1<<0 // and read only
+	lpaEffects      = 1 << 1
+	lpaExtended     = 1 << 2 // offsets, and long lengths
+	anaOptimized    = 1 << 0 // in ANACAP, and the state of that name
+	anaFixedGroup   = 1 << 6
+	sglSupported    = 1 << 0
+	sglLongerOK     = 1 << 18 // than the data
+	sglByOffset     = 1 << 20
 	nsfeatUniqueIDs = 1 << 3
+	nmicShared      = 1 << 0
 	nsattrProtected = 1 << 0
+	nstatReady      = 1 << 0
 	descriptorNGUID = 2
 	descriptorUUID  = 3
 	descriptorCSI   = 4
 )
 
-// identify makes what a host asks to know: always 4 KiB, mostly of zeroes.
+// identify makes what a host asks to know: always 4 KiB, mostly of zeroes. The offsets are those of the specification's
+// figures "Identify Controller Data Structure" and its like; what has none is not said.
 func (k *controller) identify(cmd *command) (padded, status) {
 	cns, nsid, commandSet := uint8(cmd.dword(10)), cmd.nsid(), cmd.dword(11)>>24
 	st := statusSuccess
@@ -97,7 +100,7 @@ func (k *controller) identifyNamespace(cns uint8) []byte {
 		b[1] = nmicShared
 		le.PutUint32(b[4:], anaGroup)
 		b[8] = nsattrProtected
-		b[14] = stateReady
+		b[14] = nstatReady
 	case cnsDescriptors:
 		d := b[:0]
 		if id := k.sub.NGUID; id != [16]byte{} {
@@ -137,11 +140,11 @@ func (k *controller) identifyController() []byte {
 	b[76] = cmicPorts | cmicControllers | cmicANA
 	le.PutUint32(b[92:], oaesANA)
 	b[111] = typeIO
-	b[258] = 3        // aborts at once, counted from zero, as the specification recommends
-	b[260] = 1<<1 | 1 // one firmware slot, read only
+	b[258] = 3 // aborts at once, counted from zero, as the specification recommends
+	b[260] = frmwOneSlot
 	b[261] = lpaEffects | lpaExtended
-	b[343] = anaOptimized | anaFixedGroup
 	b[342] = anaTransitionTime
+	b[343] = anaOptimized | anaFixedGroup
 	le.PutUint32(b[344:], anaGroup) // the highest
 	le.PutUint32(b[348:], 1)        // and how many
 	b[512], b[513] = 0x66, 0x44     // entries of 64 and 16 bytes

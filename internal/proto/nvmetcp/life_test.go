@@ -3,6 +3,7 @@ package nvmetcp
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net"
 	"runtime"
 	"strings"
@@ -195,9 +196,18 @@ func TestKeepAlive(t *testing.T) {
 func TestSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		quiet := pipe(t, &Server{})
+		log := &logged{}
+		quiet := pipe(t, &Server{Log: slog.New(slog.NewTextHandler(log, nil))})
 		if _, err := quiet.Read(make([]byte, 1)); err != io.EOF || time.Since(began) != connectTimeout {
 			t.Errorf("%v after %v", err, time.Since(began))
+		}
+		h0 := pipe(t, &Server{Log: slog.New(slog.NewTextHandler(log, nil))})
+		ic(t, h0, 0, 4)
+		if _, err := h0.Read(make([]byte, 1)); err != io.EOF {
+			t.Error(err)
+		}
+		if synctest.Wait(); !log.has("no Connect within 10s")() {
+			t.Errorf("log: %s", log)
 		}
 		h := ic(t, pipe(t, &Server{}), 0, 4)
 		h.must(connectCommand(0, 31, anyController, 0, 0, rootNQN, hostNQN))

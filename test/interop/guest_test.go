@@ -1,0 +1,255 @@
+package interop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"netroot/internal/kernel"
+	"netroot/internal/kmod"
+	"netroot/internal/pack"
+	"netroot/internal/vm"
+)
+
+// guest is a machine with a kernel of its own, busybox and a few foreign programs: what our servers' kernel clients
+// are tried with, for the kernel of the host may lack them.
+type guest struct {
+	t       *testing.T
+	m       *vm.Machine
+	l       net.Listener // to which the machine's shells connect
+	console *safeBuffer
+	accept  sync.Mutex
+}
+
+type safeBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// guestInit loads the modules that lie in /modules by their order, sets up the network as qemu's user network has it,
+// and keeps shells connected to the test, each of which runs what it is sent. So the test needs no sshd.
+const guestInit = `#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin:/usr/sbin:/usr/bin
+mkdir -p /proc /sys /dev /tmp /run
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for m in /modules/*.ko; do insmod $m; done
+ip link set lo up
+ip link set eth0 up
+ip addr add 10.0.2.15/24 dev eth0
+for i in 1 2; do
+	(while :; do nc ` + vm.GuestHost + ` PORT -e /bin/sh || usleep 100000; done) &
+done
+echo guest: ready
+while :; do sleep 1000; done
+`
+
+// guestTree is a tree with a kernel and its modules: that of the Debian image which the boot tests build, or this
+// system.
+func guestTree(t *testing.T) (string, *kernel.Kernel) {
+	t.Helper()
+	var why []error
+	for _, tree := range []string{filepath.Join(os.Getenv("NETROOT_BOOT_STATE"), "trees", "debian12"), "/"} {
+		k, err := kernel.Find(tree, "")
+		if err == nil {
+			return tree, k
+		}
+		why = append(why, err)
+	}
+	t.Skipf("no kernel for a guest: let NETROOT_BOOT_STATE name a state directory with a tree of debian12: %v", errors.Join(why...))
+	return "", nil
+}
+
+// needGuest skips what boots a machine unless that is asked for.
+func needGuest(t *testing.T) {
+	t.Helper()
+	if os.Getenv("NETROOT_BOOT") != "1" {
+		t.Skip("boots a machine in qemu; NETROOT_BOOT=1 asks for it")
+	}
+	need(t, "qemu-system-x86_64", "qemu-system-x86")
+	need(t, "busybox", "busybox-static")
+}
+
+// startGuest boots a machine that has the modules, what they need, and the programs of this system.
+func startGuest(t *testing.T, modules []string, programs ...string) *guest {
+	t.Helper()
+	tree, k := guestTree(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	initrd := filepath.Join(t.TempDir(), "initrd")
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if err := writeGuest(initrd, tree, k, append([]string{"virtio_pci", "virtio_net"}, modules...), programs, port); err != nil {
+		t.Fatal(err)
+	}
+	g := &guest{t: t, l: l, console: &safeBuffer{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	g.m, err = vm.Start(ctx, vm.Config{Accel: vm.AccelTCG, Mem: 512, Serial: g.console, Args: []string{
+		"-kernel", filepath.Join(tree, k.Image), "-initrd", initrd,
+		"-append", "console=ttyS0 panic=-1 quiet loglevel=6 mitigations=off"}})
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		g.m.Kill()
+		cancel()
+		if t.Failed() {
+			t.Logf("console of the guest:\n%s", g.console)
+		}
+	})
+	return g
+}
+
+var library = regexp.MustCompile(`(/\S+) \(0x`) // in what ldd prints
+
+// writeGuest writes the guest's initial file system.
+func writeGuest(file, tree string, k *kernel.Kernel, modules, programs []string, port string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	archive := pack.NewCPIO(f)
+	done := map[string]bool{}
+	add := func(name, source string) error {
+		if done[name] {
+			return nil
+		}
+		done[name] = true
+		b, err := os.ReadFile(source)
+		if err != nil {
+			return err
+		}
+		return archive.WriteFile(name, 0o755, int64(len(b)), strings.NewReader(string(b)))
+	}
+	for _, program := range append([]string{"busybox"}, programs...) {
+		source, err := exec.LookPath(program)
+		if err != nil {
+			return err
+		}
+		if err := add("bin/"+program, source); err != nil {
+			return err
+		}
+		out, _ := exec.Command("ldd", source).Output() // fails for what is linked statically
+		for _, m := range library.FindAllStringSubmatch(string(out), -1) {
+			if err := add(m[1], m[1]); err != nil {
+				return err
+			}
+		}
+	}
+	index, err := kmod.Read(os.DirFS(filepath.Join(tree, k.ModuleDir)), ".")
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, name := range modules {
+		order, err := index.LoadOrder(name)
+		if err != nil {
+			return err
+		}
+		for _, m := range order {
+			if !strings.HasSuffix(m.Path, ".ko") {
+				return fmt.Errorf("module %s is compressed, which busybox does not load", m.Path)
+			}
+			if done[m.Path] {
+				continue
+			}
+			done[m.Path] = true
+			n++
+			if err := add(fmt.Sprintf("modules/%03d-%s.ko", n, m.Name), filepath.Join(tree, k.ModuleDir, m.Path)); err != nil {
+				return err
+			}
+		}
+	}
+	init := strings.Replace(guestInit, "PORT", port, 1)
+	if err := archive.WriteFile("init", 0o755, int64(len(init)), strings.NewReader(init)); err != nil {
+		return err
+	}
+	return errors.Join(archive.Close(), f.Close())
+}
+
+// guestPatience is how long the guest may take for one script, and until it asks for the next.
+const guestPatience = time.Minute
+
+// sh runs a shell script in the guest and returns what it printed on both channels. Two may run at once.
+func (g *guest) sh(script string) (string, error) {
+	conn, err := g.shell()
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(guestPatience))
+	fmt.Fprintf(conn, "exec 2>&1\n(%s\n)\necho \"status $?\"\nexit\n", script)
+	b, err := io.ReadAll(conn)
+	if err != nil {
+		return "", fmt.Errorf("in the guest: %s: %w\n%s", script, err, b)
+	}
+	at := strings.LastIndex(string(b), "status ")
+	if at < 0 {
+		return "", fmt.Errorf("in the guest: %s: ended without a status\n%s", script, b)
+	}
+	out := strings.TrimSuffix(string(b[:at]), "\n")
+	if status := strings.TrimSpace(string(b[at:])); status != "status 0" {
+		return out, fmt.Errorf("in the guest: %s: %s\n%s", script, status, out)
+	}
+	return out, nil
+}
+
+// shell waits for a shell of the guest's.
+func (g *guest) shell() (net.Conn, error) {
+	g.accept.Lock()
+	defer g.accept.Unlock()
+	type accepted struct {
+		conn net.Conn
+		err  error
+	}
+	next := make(chan accepted, 1)
+	g.l.(*net.TCPListener).SetDeadline(time.Now().Add(guestPatience))
+	go func() {
+		conn, err := g.l.Accept()
+		next <- accepted{conn, err}
+	}()
+	select {
+	case a := <-next:
+		return a.conn, a.err
+	case <-g.m.Done():
+		return nil, fmt.Errorf("the guest has ended: %w", g.m.Wait())
+	}
+}
+
+// run is sh for what has to succeed.
+func (g *guest) run(script string) string {
+	g.t.Helper()
+	out, err := g.sh(script)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return out
+}
