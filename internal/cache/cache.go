@@ -169,6 +169,20 @@ func (c *Cache) publish(dir string, key Key) error {
 	return err
 }
 
+// Lookup returns what the snapshot of key is, without restoring it; false when there is none that would be used. It
+// counts as a use.
+func (c *Cache) Lookup(key Key) (Meta, bool) {
+	if key.check() != nil {
+		return Meta{}, false
+	}
+	meta, err := readMeta(c.place(key))
+	if err != nil || c.expired(meta) {
+		return Meta{}, false // the next Save takes its place
+	}
+	now := time.Now()
+	return meta, os.Chtimes(filepath.Join(c.place(key), metaName), now, now) == nil
+}
+
 // Restore copies the snapshot of key into the directory into, which must be empty; false when there is none, or only
 // one that is too old. After an error into is empty again, and the state can be made as if there was no snapshot.
 func (c *Cache) Restore(ctx context.Context, key Key, into string) (Meta, bool, error) {
@@ -183,9 +197,9 @@ func (c *Cache) Restore(ctx context.Context, key Key, into string) (Meta, bool, 
 		return Meta{}, false, fmt.Errorf("cache: %w", err)
 	}
 	defer lock.Close()
-	meta, err := readMeta(c.place(key))
-	if err != nil || c.expired(meta) {
-		return Meta{}, false, nil // the next Save takes its place
+	meta, ok := c.Lookup(key)
+	if !ok {
+		return Meta{}, false, nil
 	}
 	if err := c.restore(ctx, key, into); err != nil {
 		return Meta{}, false, fmt.Errorf("cache: restore %s: %w", meta.What, err)
@@ -200,10 +214,6 @@ func (c *Cache) restore(ctx context.Context, key Key, into string) error {
 	}
 	if len(there) > 0 {
 		return fmt.Errorf("%s is not empty: it has %s", into, there[0].Name())
-	}
-	now := time.Now()
-	if err := os.Chtimes(filepath.Join(c.place(key), metaName), now, now); err != nil {
-		return err
 	}
 	if err := copyTree(ctx, filepath.Join(c.place(key), treeName), into); err != nil {
 		return errors.Join(err, empty(into))

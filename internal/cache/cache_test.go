@@ -170,6 +170,12 @@ func TestSaveAndRestore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if meta, ok := c.Lookup(key); !ok || meta.What != "one" || meta.Created.IsZero() {
+		t.Errorf("Lookup: %+v, %v", meta, ok)
+	}
+	if _, ok := c.Lookup(NewKey("b")); ok {
+		t.Error("Lookup finds another key")
+	}
 	if _, ok, err := c.Restore(t.Context(), NewKey("b"), t.TempDir()); ok || err != nil {
 		t.Errorf("another key: %v, %v", ok, err)
 	}
