@@ -24,7 +24,7 @@ func buildCmd(e *env) *cobra.Command {
 	var read recipeFlags
 	var opt build.Options
 	var sections, binds []string
-	var asJSON bool
+	var asJSON, noCache bool
 	cmd := &cobra.Command{
 		Use:   "build LABEL|FILE.def",
 		Short: "Build a tree and an image from a recipe",
@@ -46,6 +46,10 @@ changed in it. --section or --force have the sections run all the same.
 --force also replaces a directory that no build has made, and gives labels and
 help of the recipe precedence over those that the tree has from its base.
 
+What the bootstrap agent brought is kept, and the next build that tells it the
+same starts from there. A tree with secrets in it - private keys, passwords,
+tokens - does not become an image, unless they are allowed.
+
 A build that fails, or is stopped by Ctrl-C, leaves the old tree and the old
 images as they were, and nothing of its own but the log.`,
 		Example: `  netroot build debian12
@@ -62,7 +66,10 @@ images as they were, and nothing of its own but the log.`,
 			if opt.Binds, err = parseBinds(binds); err != nil {
 				return usage(err)
 			}
-			return e.build(cmd.Context(), args[0], read, opt, asJSON)
+			if err := opt.Allow.Check(); err != nil {
+				return usage(fmt.Errorf("--allow-secret: %w", err))
+			}
+			return e.build(cmd.Context(), args[0], read, opt, asJSON, noCache)
 		},
 	}
 	read.register(cmd)
@@ -70,13 +77,15 @@ images as they were, and nothing of its own but the log.`,
 	cmd.Flags().BoolVar(&opt.Update, "update", false, "begin with the tree there is; if the recipe is the same, only pack it")
 	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made, and labels and help of the base; update in any case")
 	registerBinds(cmd, &binds, "%post and %test")
+	cmd.Flags().StringArrayVar((*[]string)(&opt.Allow), "allow-secret", nil, "`path` of a secret that is meant to be in the image; may be repeated")
+	cmd.Flags().BoolVar(&noCache, "no-cache", false, "have the bootstrap agent do it all again")
 	cmd.Flags().BoolVar(&opt.NoTest, "notest", false, "leave out %test")
 	cmd.Flags().IntVar(&opt.Level, "level", 0, "compression `level` of the packed root (default: a good one)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print progress and result as JSON, an object a line")
 	return cmd
 }
 
-func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build.Options, asJSON bool) error {
+func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build.Options, asJSON, noCache bool) error {
 	cfg, err := e.config()
 	if err != nil {
 		return err
@@ -104,6 +113,10 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 		return err
 	}
 	opt.Strict, opt.Version = read.strict, version
+	opt.Allow = append(opt.Allow, l.AllowSecrets...)
+	if !noCache {
+		opt.Cache = openCache(cfg)
+	}
 	syscall.Umask(0o022)
 	result, err := build.Run(ctx, opt)
 	if err != nil {

@@ -20,10 +20,12 @@ import (
 	"strings"
 	"time"
 
+	"netroot/internal/cache"
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/recipe"
 	"netroot/internal/sandbox"
+	"netroot/internal/secrets"
 	"netroot/internal/store"
 	"netroot/internal/term"
 )
@@ -45,6 +47,8 @@ type Options struct {
 	Update    bool              // begin with the tree there is; if the recipe is the same, only pack it
 	Force     bool              // replace what is no tree, give labels and help the recipe's values, update in any case
 	Binds     []sandbox.Bind    // for %post and %test
+	Cache     *cache.Cache      // of what agents brought; nil: none
+	Allow     secrets.Allow     // secrets that may be in the image
 	Level     int               // squashfs compression level; 0: the packer's own
 	Version   string            // netroot's
 

@@ -68,6 +68,7 @@ func TestEverySection(t *testing.T) {
 	order := []string{
 		"bootstrap devel", "%setup devel", "%post devel", "metadata devel", "%test devel",
 		"%pre final", "bootstrap final", "%app final", "%files from final", "%setup final", "%files final", "%post final", "metadata final", "%test final",
+		"secrets .",
 		"kernel .", "initramfs " + release, "pack squashfs,", "store " + s.store.Dir(), "tree " + s.tree,
 	}
 	if d := diff.Diff(order, phases); d != "" {

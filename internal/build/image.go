@@ -15,6 +15,7 @@ import (
 	"netroot/internal/initramfs"
 	"netroot/internal/kernel"
 	"netroot/internal/pack"
+	"netroot/internal/secrets"
 	"netroot/internal/store"
 	"netroot/internal/term"
 )
@@ -23,6 +24,9 @@ import (
 func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	parts := filepath.Join(b.ws.dir, "parts")
 	if err := os.Mkdir(parts, 0o755); err != nil {
+		return nil, err
+	}
+	if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
 		return nil, err
 	}
 	var k *kernel.Kernel
@@ -103,6 +107,20 @@ func (b *builder) pack(ctx context.Context, k *kernel.Kernel, out string, add fu
 		add(store.RoleRoot, out)
 		return nil
 	})
+}
+
+// refuseSecrets looks for what must not be in an image, which everyone who
+// reaches the server can read.
+func (b *builder) refuseSecrets(ctx context.Context) error {
+	found, err := secrets.Scan(ctx, b.tree)
+	if err != nil {
+		return err
+	}
+	warnings, err := b.opt.Allow.Judge(found)
+	for _, w := range warnings {
+		b.warn("%s", w)
+	}
+	return err
 }
 
 // facts are what the image says about itself.

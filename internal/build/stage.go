@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"netroot/internal/bootstrap"
 	"netroot/internal/layer"
 	"netroot/internal/recipe"
 	"netroot/internal/sandbox"
@@ -127,11 +126,7 @@ func describe(st *recipe.Stage) string {
 }
 
 func (b *builder) bootstrap(ctx context.Context, st *recipe.Stage, log io.Writer) error {
-	agent, err := bootstrap.For(st.Agent())
-	if err != nil {
-		return err
-	}
-	if err := agent(ctx, bootstrap.Job{Root: b.tree, Stage: st, Dir: b.opt.Dir, Log: log, Env: os.Environ()}); err != nil {
+	if err := b.fill(ctx, st, log); err != nil {
 		return err
 	}
 	return b.inRoot(func(root *os.Root) error {

@@ -56,6 +56,8 @@ type Label struct {
 	BuildArgs map[string]string // values of the recipe's {{ }} variables
 	VM        VM
 
+	AllowSecrets []string // paths in the tree of secrets that are meant to be in the image
+
 	defaultTree bool
 }
 

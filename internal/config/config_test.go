@@ -33,12 +33,13 @@ func TestReference(t *testing.T) {
 		"rocky9": {
 			Name: "rocky9", Recipe: filepath.Join(filepath.Dir(dir), "defs/rocky.def"), Tree: "/scratch/trees/rocky9",
 			Transport: handoff.NBD, Debug: true,
-			Cmdline:   []string{"console=tty0", "console=ttyS0,115200n8", `dyndbg="file nbd.c +p"`},
-			Qemu:      []string{"-device", "virtio-rng-pci", "-smbios", "type=1,serial=my node"},
-			Overlay:   handoff.Overlay{Enabled: true, Size: "2G"},
-			Kernel:    "5.14.0-503.11.1.el9_5.x86_64",
-			BuildArgs: map[string]string{"VERSION": "9", "PYTHON": "3.10", "MIRROR": "http://mirror.example/rocky", "EMPTY": ""},
-			VM:        VM{Memory: 4 << 30, SSHPort: 2223, Firmware: UEFI},
+			Cmdline:      []string{"console=tty0", "console=ttyS0,115200n8", `dyndbg="file nbd.c +p"`},
+			Qemu:         []string{"-device", "virtio-rng-pci", "-smbios", "type=1,serial=my node"},
+			Overlay:      handoff.Overlay{Enabled: true, Size: "2G"},
+			Kernel:       "5.14.0-503.11.1.el9_5.x86_64",
+			BuildArgs:    map[string]string{"VERSION": "9", "PYTHON": "3.10", "MIRROR": "http://mirror.example/rocky", "EMPTY": ""},
+			AllowSecrets: []string{"/etc/ssl/private/lab.key"},
+			VM:           VM{Memory: 4 << 30, SSHPort: 2223, Firmware: UEFI},
 		},
 		"lab-nfs.writable": {
 			Name: "lab-nfs.writable", Recipe: filepath.Join(dir, "recipes/lab-nfs.writable.def"), Tree: "/srv/netroot/trees/lab-nfs.writable",
@@ -72,7 +73,7 @@ func TestReferenceIsComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range []string{"state", "labels", "recipe", "tree", "transport", "rw", "debug", "cmdline", "qemu", "overlay", "kernel",
-		"build_args", "vm", "memory", "ssh_port", "firmware"} {
+		"build_args", "allow_secrets", "vm", "memory", "ssh_port", "firmware"} {
 		if !strings.Contains(string(src), key+":") {
 			t.Errorf("the reference does not show %s", key)
 		}

@@ -86,6 +86,10 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 			l.BuildArgs, err = p.buildArgs(n)
 			return err
 		},
+		"allow_secrets": func(n ast.Node) (err error) {
+			l.AllowSecrets, err = p.texts(n)
+			return err
+		},
 		"vm": func(n ast.Node) error { return p.vm(n, name, &l.VM) },
 	})
 	switch {
@@ -214,6 +218,26 @@ func (p *reader) qemu(n ast.Node) ([]string, error) {
 		args = append(args, s)
 	}
 	return args, nil
+}
+
+// texts reads a list of texts.
+func (p *reader) texts(n ast.Node) ([]string, error) {
+	items, isList, err := p.list(n)
+	if err != nil {
+		return nil, err
+	}
+	if !isList {
+		return nil, p.errorf(n, "want a list, such as [/etc/one, /etc/two]")
+	}
+	var out []string
+	for _, item := range items {
+		s, err := p.text(item)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
 }
 
 func (p *reader) buildArgs(n ast.Node) (map[string]string, error) {

@@ -37,7 +37,16 @@ func (n *node) attachNVMe(ctx context.Context) (string, error) {
 	var paths []string
 	var failures []error
 	for _, address := range addresses {
-		if err := nvmeConnect(address, n.boot.Root.Name, n.hostID()); err != nil {
+		err := nvmeConnect(address, n.boot.Root.Name, n.hostID())
+		for range 2 {
+			if err == nil {
+				break
+			}
+			// Two servers that know nothing of each other may give the same
+			// number to their controllers, and Linux refuses the second.
+			err = nvmeConnect(address, n.boot.Root.Name, n.hostID())
+		}
+		if err != nil {
 			failures = append(failures, err)
 			n.log.fail("attach", err)
 			continue

@@ -70,6 +70,6 @@ func (e *Error) Error() string {
 			fmt.Fprintf(&b, "      %s\n", f.Kind.Fix())
 		}
 	}
-	b.WriteString("where it is meant to be so, --allow-secret PATH, or the label's allow-secrets, says so")
+	b.WriteString("where it is meant to be so, --allow-secret PATH, or the label's allow_secrets, says so")
 	return b.String()
 }
