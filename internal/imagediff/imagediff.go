@@ -106,18 +106,23 @@ func packages(old, young []string) []Package {
 	before, after := versions(old), versions(young)
 	out := []Package{}
 	for _, name := range names(before, after) {
-		p := Package{Changed, name, strings.Join(before[name], ", "), strings.Join(after[name], ", ")}
-		switch {
-		case p.Old == p.New:
-			continue
-		case p.Old == "":
-			p.Op = Added
-		case p.New == "":
-			p.Op = Removed
+		a, b := strings.Join(before[name], ", "), strings.Join(after[name], ", ")
+		if a != b {
+			out = append(out, Package{opOf(a != "", b != ""), name, a, b})
 		}
-		out = append(out, p)
 	}
 	return out
+}
+
+// opOf is what became of something that was there before, or is there after, or both.
+func opOf(before, after bool) Op {
+	switch {
+	case !before:
+		return Added
+	case !after:
+		return Removed
+	}
+	return Changed
 }
 
 func versions(list []string) map[string][]string {
@@ -155,17 +160,10 @@ func parts(from, to *store.Image) []Part {
 	before, after := layers(from), layers(to)
 	out := []Part{}
 	for _, role := range names(before, after) {
-		old, young := before[role], after[role]
-		p := Part{Changed, store.Role(role), old.size, young.size}
-		switch {
-		case old == young:
-			continue
-		case old.digest == "":
-			p.Op = Added
-		case young.digest == "":
-			p.Op = Removed
+		a, b := before[role], after[role]
+		if a != b {
+			out = append(out, Part{opOf(a.digest != "", b.digest != ""), store.Role(role), a.size, b.size})
 		}
-		out = append(out, p)
 	}
 	return out
 }
