@@ -50,6 +50,7 @@ func TestRPM(t *testing.T) {
 			checkRPMTree(t, filepath.Join(state, "trees", label))
 		})
 	}
+	t.Run("ready", func(t *testing.T) { readyRPMs(t, url, key, state) })
 	t.Run("verify", func(t *testing.T) { verifyRPMTree(t, filepath.Join(state, "trees", "centos8-base")) })
 	t.Run("refused", func(t *testing.T) { refusedRPMs(t, url, key, filepath.Join(state, "trees"), rpm) })
 	if left, err := os.ReadDir(home); err != nil || len(left) > 0 {
@@ -109,12 +110,25 @@ func serveRPMs(t *testing.T, dir string) (url, key string) {
 		URL:    url,
 		Sign:   true,
 		Debian: append(rpmrepo.Base(), "dnf", "rsync", "libcap2-bin"),
-		Stubs: strings.Fields("yum-plugin-ovl epel-release munge slurm-slurmd openmpi rdma-core nfs-utils chrony kmod-lustre-client " +
-			"lustre-client"),
+		Stubs: []rpmrepo.Stub{
+			{Name: "yum-plugin-ovl"}, {Name: "epel-release"}, {Name: "nfs-utils"}, {Name: "less"}, {Name: "glibc-minimal-langpack"},
+			{Name: "munge", Service: "munge"}, {Name: "slurm"}, {Name: "slurm-slurmd", Service: "slurmd"}, {Name: "openmpi"},
+			{Name: "rdma-core"}, {Name: "libibverbs-utils"}, {Name: "infiniband-diags"}, {Name: "chrony", Service: "chronyd"},
+			{Name: "kmod-lustre-client"}, {Name: "lustre-client"},
+		},
 		Releases: []rpmrepo.Release{
-			{Name: "centos-release", Version: "7", System: "CentOS Linux", ID: "centos", DBPath: "/var/lib/rpm"},
-			{Name: "centos-release", Version: "8", System: "CentOS Linux", ID: "centos", DBPath: "/var/lib/rpm"},
-			{Name: "fedora-release", Version: "32", System: "Fedora", ID: "fedora", DBPath: "/usr/lib/sysimage/rpm"},
+			{Name: "centos-release", Version: "7", System: "CentOS Linux", ID: "centos", DBPath: "/var/lib/rpm",
+				Repo: "centos/7/os/x86_64", Updates: "centos/7/updates/x86_64"},
+			{Name: "centos-release", Version: "8", System: "CentOS Linux", ID: "centos", DBPath: "/var/lib/rpm",
+				Repo: "centos/8/os/x86_64", Updates: "centos/8/updates/x86_64"},
+			{Name: "rocky-release", Version: "9", System: "Rocky Linux", ID: "rocky", DBPath: "/var/lib/rpm",
+				Repo: "rocky/9/BaseOS/x86_64/os", Updates: "rocky/9/AppStream/x86_64/os"},
+			{Name: "epel-only-release", Version: "9", System: "EPEL", ID: "epel", DBPath: "/var/lib/rpm",
+				Repo: "epel/9/Everything/x86_64", Updates: "epel/9/updates"},
+			{Name: "fedora-release", Version: "32", System: "Fedora", ID: "fedora", DBPath: "/usr/lib/sysimage/rpm",
+				Repo: "fedora/32/os/x86_64", Updates: "fedora/32/updates/x86_64"},
+			{Name: "fedora-release", Version: "44", System: "Fedora", ID: "fedora", DBPath: "/usr/lib/sysimage/rpm",
+				Repo: "fedora/releases/44/Everything/x86_64/os", Updates: "fedora/updates/44/Everything/x86_64"},
 		},
 	})
 	if err != nil {
@@ -132,7 +146,7 @@ func serveRPMs(t *testing.T, dir string) (url, key string) {
 func checkRPMTree(t *testing.T, tree string) {
 	t.Helper()
 	for name, want := range map[string]bool{
-		"etc/redhat-release": true, "etc/bootstrap-yum.conf": true, "etc/motd": true, "usr/lib/systemd/systemd": true,
+		"etc/redhat-release": true, "etc/bootstrap-yum.conf": true, "usr/lib/systemd/systemd": true,
 		"var/cache/yum-bootstrap": false, "root/.rpmdb": false,
 	} {
 		if _, err := os.Lstat(filepath.Join(tree, name)); (err == nil) != want {
@@ -142,6 +156,29 @@ func checkRPMTree(t *testing.T, tree string) {
 	enabled := filepath.Join(tree, "etc/systemd/system/multi-user.target.wants/sshd.service")
 	if _, err := os.Lstat(enabled); err != nil {
 		t.Error(err)
+	}
+}
+
+// readyRPMs builds the repository's own recipes of the RPM kind, with the made distribution in the place of theirs.
+func readyRPMs(t *testing.T, url, key, state string) {
+	for label, args := range map[string][]string{
+		"rocky9":         {"MIRROR=" + url + "/rocky"},
+		"rocky9-hpcnode": {"MIRROR=" + url + "/rocky", "EPEL=" + url + "/epel/9", "EPELKEY=file://" + key},
+		"fedora":         {"MIRROR=" + url + "/fedora"},
+		"centos7":        {"MIRROR=" + url + "/centos", "RELEASE=7"},
+	} {
+		t.Run(label, func(t *testing.T) {
+			argv := []string{"--state", state, "build", label, "--level", "1", "--build-arg", "KEY=file://" + key}
+			for _, a := range args {
+				argv = append(argv, "--build-arg", a)
+			}
+			r := run(limit(t, 6*time.Minute), argv...)
+			if r.err != nil {
+				t.Fatalf("%v\n%s\n%s", r.err, r.stdout, r.stderr)
+			}
+			t.Log(r.stdout)
+			checkRPMTree(t, filepath.Join(state, "trees", label))
+		})
 	}
 }
 
@@ -182,7 +219,7 @@ func refusedRPMs(t *testing.T, url, key, trees string, netroot func(t *testing.T
 			if r.status == 0 || !strings.Contains(r.stderr, c.want) {
 				t.Errorf("status %d, want an error that says %q", r.status, c.want)
 			}
-			if left, _ := filepath.Glob(filepath.Join(trees, "*"+name+"*")); len(left) > 0 {
+			if left, _ := filepath.Glob(filepath.Join(trees, name+"*")); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
 		})

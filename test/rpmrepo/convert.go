@@ -44,10 +44,10 @@ func isKernel(name string) bool {
 
 // implied is what RPM distributions say and Debian does not, because the package is essential or recommended there.
 var implied = map[string][]string{
-	"coreutils":    {"/bin/sh", "glibc-common", "sed", "grep", "findutils", "gzip", "tar", "util-linux"},
-	"systemd":      {"systemd-sysv", "systemd-udev", "dbus"},
-	"yum":          {"dnf"},
-	"glibc-common": {"/bin/sh"},
+	"coreutils":      {"/bin/sh", "glibc-common", "sed", "grep", "findutils", "gzip", "tar", "util-linux"},
+	"dnf":            {"rpm"}, // whose rpmkeys checks signatures
+	"openssh-server": {"shadow-utils"},
+	"systemd":        {"systemd-sysv", "systemd-udev", "dbus"},
 }
 
 // convert makes packages of the .deb files that are wanted, and puts their files below b.root.

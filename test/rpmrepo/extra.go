@@ -57,7 +57,7 @@ var filesystemDirs = func() map[string]fs.FileMode {
 	for _, name := range strings.Fields(`/boot /dev /etc /home /media /mnt /opt /run /srv /usr /var /usr/bin /usr/sbin /usr/lib
 		/usr/lib32 /usr/lib64 /usr/libx32 /usr/libexec /usr/local /usr/share /usr/include /usr/src /usr/games /usr/lib/modules
 		/usr/lib/systemd /usr/lib/systemd/system /usr/lib/tmpfiles.d /usr/lib/sysusers.d /usr/lib/x86_64-linux-gnu
-		/usr/lib/aarch64-linux-gnu /usr/share/empty.sshd /etc/pam.d /etc/default /etc/systemd /etc/yum.repos.d
+		/usr/lib/aarch64-linux-gnu /usr/share/empty.sshd /etc/pam.d /etc/default /etc/systemd /etc/sysconfig /etc/yum.repos.d
 		/var/cache /var/empty /var/lib /var/log /var/spool /var/spool/mail /var/adm /var/opt`) {
 		dirs[name] = 0o755
 	}
@@ -67,8 +67,8 @@ var filesystemDirs = func() map[string]fs.FileMode {
 // extra makes the packages that no Debian package becomes.
 func (b *builder) extra(packages []*Package) ([]*Package, error) {
 	all := []func() (*Package, error){b.filesystem, b.setup}
-	for _, name := range b.opt.Stubs {
-		all = append(all, func() (*Package, error) { return b.stub(name) })
+	for _, s := range b.opt.Stubs {
+		all = append(all, func() (*Package, error) { return b.stub(s) })
 	}
 	if slices.ContainsFunc(packages, func(p *Package) bool { return p.Name == "dnf" }) {
 		all = append(all, b.yum)
@@ -154,7 +154,7 @@ func (b *builder) release(r *Release, update bool) (*Package, error) {
 		check = 1
 	}
 	var repos strings.Builder
-	for _, repo := range []struct{ id, dir string }{{"base", r.Repo()}, {"updates", r.Updates()}} {
+	for _, repo := range []struct{ id, dir string }{{"base", r.Repo}, {"updates", r.Updates}} {
 		fmt.Fprintf(&repos, "[%s]\nname=%s %s\nbaseurl=%s/%s\nenabled=1\ngpgcheck=%d\ngpgkey=%s/%s\n\n",
 			repo.id, r.System, repo.id, b.opt.URL, repo.dir, check, b.opt.URL, KeyFile)
 	}
@@ -174,10 +174,15 @@ func (b *builder) release(r *Release, update bool) (*Package, error) {
 	return p, b.link(p, "/etc/os-release", "../usr/lib/os-release")
 }
 
-// stub makes a package of a name and one file, for what a recipe installs and a test does not use.
-func (b *builder) stub(name string) (*Package, error) {
-	p := ours(name, "A stand-in for "+name, "setup")
-	return p, b.add(p, "/usr/share/stand-in/"+name, 0o644, name+"\n")
+func (b *builder) stub(s Stub) (*Package, error) {
+	p := ours(s.Name, "A stand-in for "+s.Name, "setup")
+	if s.Service != "" {
+		unit := "[Unit]\nDescription=A stand-in for " + s.Service + "\n[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
+		if err := b.add(p, "/usr/lib/systemd/system/"+s.Service+".service", 0o644, unit); err != nil {
+			return nil, err
+		}
+	}
+	return p, b.add(p, "/usr/share/stand-in/"+s.Name, 0o644, s.Name+"\n")
 }
 
 func (b *builder) yum() (*Package, error) {

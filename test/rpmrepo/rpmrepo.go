@@ -38,10 +38,16 @@ func Tools() []string {
 type Options struct {
 	Dir      string    // a new directory, where everything goes
 	Debian   []string  // Debian packages; what they depend on comes along
-	Stubs    []string  // packages that are a name and one file
-	Releases []Release // one repository each, and one with updates
+	Stubs    []Stub    // packages that are little more than a name
+	Releases []Release // each gets a repository, and one with updates
 	URL      string    // where Dir will be served: the release packages' own repositories point there
 	Sign     bool      // sign all packages with a key made for it
+}
+
+// Stub is a package with one file, for what a recipe installs and a test does not use.
+type Stub struct {
+	Name    string
+	Service string // a unit that can be enabled, without ".service"; may be empty
 }
 
 // Release is a distribution of which the repositories hold the release package: what tells one from the other.
@@ -51,13 +57,9 @@ type Release struct {
 	System  string // CentOS Linux: for os-release and /etc/redhat-release
 	ID      string // centos: os-release(5)
 	DBPath  string // where its rpm keeps the database
+	Repo    string // the repository's directory below Options.Dir
+	Updates string // that of the updates: a newer release package
 }
-
-// Repo is the directory of a release's repository below Options.Dir, Updates that of its updates.
-func (r Release) Repo() string { return r.ID + "/" + r.Version + "/os/x86_64" }
-
-// Updates is the directory of the release's updates: a newer release package.
-func (r Release) Updates() string { return r.ID + "/" + r.Version + "/updates/x86_64" }
 
 // KeyFile is the name of the public key below Options.Dir.
 const KeyFile = "RPM-GPG-KEY-test"
@@ -190,15 +192,15 @@ func (b *builder) sign() (err error) {
 
 // publish makes a release's two repositories: every package but those of other releases, and the update.
 func (b *builder) publish(r Release, packages []*Package) error {
-	repos := map[string][]*Package{r.Repo(): nil, r.Updates(): nil}
+	repos := map[string][]*Package{r.Repo: nil, r.Updates: nil}
 	for _, p := range packages {
 		switch {
 		case p.Of == nil:
-			repos[r.Repo()] = append(repos[r.Repo()], p)
+			repos[r.Repo] = append(repos[r.Repo], p)
 		case *p.Of == r && p.Update:
-			repos[r.Updates()] = append(repos[r.Updates()], p)
+			repos[r.Updates] = append(repos[r.Updates], p)
 		case *p.Of == r:
-			repos[r.Repo()] = append(repos[r.Repo()], p)
+			repos[r.Repo] = append(repos[r.Repo], p)
 		}
 	}
 	for name, list := range repos {

@@ -131,8 +131,9 @@ func TestBuild(t *testing.T) {
 		t.Skipf("missing: %v", missing)
 	}
 	dir := t.TempDir()
-	r := Release{Name: "test-release", Version: "1", System: "Test", ID: "test", DBPath: "/var/lib/rpm"}
-	err := Build(t.Context(), Options{Dir: dir, Debian: []string{"hostname", "login"}, Stubs: []string{"stub"}, Releases: []Release{r}, Sign: true})
+	r := Release{Name: "test-release", Version: "1", System: "Test", ID: "test", DBPath: "/var/lib/rpm",
+		Repo: "base", Updates: "updates"}
+	err := Build(t.Context(), Options{Dir: dir, Debian: []string{"hostname", "login"}, Stubs: []Stub{{Name: "stub", Service: "idle"}}, Releases: []Release{r}, Sign: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,15 +150,15 @@ func TestBuild(t *testing.T) {
 		return out
 	}
 	for _, want := range []string{"glibc", "login", "hostname", "filesystem", "setup", "stub", "test"} {
-		if !slices.Contains(names(r.Repo()), want) {
+		if !slices.Contains(names(r.Repo), want) {
 			t.Errorf("lacks %s", want)
 		}
 	}
-	if got := names(r.Updates()); !slices.Equal(got, []string{"test"}) {
+	if got := names(r.Updates); !slices.Equal(got, []string{"test"}) {
 		t.Errorf("updates are %v", got)
 	}
 	query := func(pattern string, args ...string) string {
-		files, _ := filepath.Glob(filepath.Join(dir, r.Repo(), "Packages", pattern))
+		files, _ := filepath.Glob(filepath.Join(dir, r.Repo, "Packages", pattern))
 		out, err := exec.Command("rpm", append([]string{"--dbpath", t.TempDir(), "--nosignature", "-qp"}, append(args, files...)...)...).Output()
 		if err != nil {
 			t.Fatalf("rpm -qp %v %s: %v", args, pattern, err)
@@ -169,6 +170,7 @@ func TestBuild(t *testing.T) {
 		{"login-*", "%{RSAHEADER:pgpsig}", "RSA/"},
 		{"glibc-2*", "[%{PROVIDES} %{PROVIDEVERSION}\n]", "libc6 "},
 		{"filesystem-*", "[%{FILENAMES} %{FILEMODES:octal} %{FILELINKTOS}\n]", "/tmp 41777"},
+		{"stub-*", "[%{FILENAMES}\n]", "/usr/lib/systemd/system/idle.service"},
 		{"filesystem-*", "[%{FILENAMES} %{FILELINKTOS}\n]", "/lib64 usr/lib64"},
 	} {
 		if got := query(c.pattern, "--qf", c.format); !strings.Contains(got, c.want) {
