@@ -66,8 +66,10 @@ func (c *conn) agree(t terms) {
 	c.maxSend.Store(t.maxSend &^ 3)
 }
 
+// sameSession reports whether c and o are one session to the protocol (RFC 7143 §4.4.3). Discovery sessions are
+// none: machines that list at the same time under one name should not end each other.
 func (c *conn) sameSession(o *conn) bool {
-	return c.initiator == o.initiator && c.isid == o.isid && c.targetName() == o.targetName()
+	return c.target != nil && c.initiator == o.initiator && c.isid == o.isid && c.targetName() == o.targetName()
 }
 
 func (c *conn) targetName() string {

@@ -28,7 +28,7 @@ type Session struct {
 	TSIH        uint16
 	PortalGroup uint16
 	TargetAlias string // for people; may be empty
-	CmdSN       uint32 // of the first command
+	CmdSN       uint32 // of the first command: CREATE_SESSION's initial_cmdsn
 	ExpStatSN   uint32 // of the first response
 
 	HeaderDigest, DataDigest  bool
@@ -74,6 +74,11 @@ const (
 
 // Login logs in on a fresh connection to a target portal, and leaves the connection where the full feature phase
 // begins: not a byte further, so that it can be handed to the Linux kernel.
+//
+// Each request is one Write, and nothing is asked of a response's task tag. So conn may as well be the kernel's own
+// way to log in (ISCSI_UEVENT_SEND_PDU and ISCSI_KEVENT_RECV_PDU around a bound socket), which numbers requests
+// itself: a session that the kernel takes up again after a loss needs that, since its next command has a number
+// that only the kernel knows.
 //
 // ctx bounds the time. The error wraps a *LoginError when the target refuses, which is ErrUnknown or ErrDenied
 // where it says that; and ErrDenied when the target does not prove itself. After an error the connection is of

@@ -109,14 +109,15 @@ func TestCHAP(t *testing.T) {
 			t.Errorf("%s: %v", tt.what, err)
 		}
 	}
-	if s := log.String(); strings.Contains(s, "secret-1") || !strings.Contains(s, `wrong CHAP name (\"nod\") or secret`) {
+	until(t, "the wrong name in the log", func() bool { return strings.Contains(log.String(), `wrong CHAP name (\"nod\") or secret`) })
+	if s := log.String(); strings.Contains(s, "secret-1") {
 		t.Errorf("log:\n%s", s)
 	}
 }
 
 // TestCHAPReflected: who sends our own challenge back must not be told what answers it (RFC 7143 §9.2.1).
 func TestCHAPReflected(t *testing.T) {
-	addr, log, stop := start(t, &Server{})
+	addr, log, _ := start(t, &Server{})
 	l := newInitiator(dial(t, addr), LoginConfig{})
 	_, err := l.round(text{{keyInitiatorName, "iqn.a"}, {keyTargetName, prefix + "secret"}, {keyAuth, methodCHAP}}, false, 0)
 	if err != nil {
@@ -136,10 +137,7 @@ func TestCHAPReflected(t *testing.T) {
 	if _, err := l.round(out, true, stageOperational); err == nil {
 		t.Error("logged in")
 	}
-	stop()
-	if !strings.Contains(log.String(), "the initiator sends our challenge back") {
-		t.Error(log)
-	}
+	until(t, "the reason in the log", func() bool { return strings.Contains(log.String(), "the initiator sends our challenge back") })
 }
 
 func TestBinaryValues(t *testing.T) {
@@ -220,5 +218,32 @@ func TestLoginIsBounded(t *testing.T) {
 	_, err := Login(t.Context(), &feed{r: strings.NewReader(string(b))}, node)
 	if err == nil || !strings.Contains(err.Error(), "more than 32 requests") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// requests counts the Writes on a connection, and what they hold.
+type requests struct {
+	net.Conn
+	t *testing.T
+	n int
+}
+
+func (w *requests) Write(b []byte) (int, error) {
+	w.n++
+	h := (*header)(b)
+	if n := h.dataLen(); len(b) != headerSize+n+padding(n) || h.op() != opLoginRequest {
+		w.t.Errorf("a write of %d bytes for a request with %d", len(b), n)
+	}
+	return w.Conn.Write(b)
+}
+
+// TestLoginWritesRequests: one PDU is one Write, which the kernel's login channel counts on.
+func TestLoginWritesRequests(t *testing.T) {
+	addr, _, _ := start(t, &Server{})
+	cfg := config("secret")
+	cfg.CHAP = &CHAP{"node", "node-secret-12", "server", "server-secret-12"}
+	conn := &requests{Conn: dial(t, addr), t: t}
+	if _, err := Login(t.Context(), conn, cfg); err != nil || conn.n != 4 {
+		t.Errorf("%d writes, %v", conn.n, err)
 	}
 }

@@ -78,7 +78,6 @@ func (h *header) dataLen() int        { return int(be.Uint32(h[4:]) & mostLength
 func (h *header) tag() uint32         { return be.Uint32(h[16:]) }
 func (h *header) transferTag() uint32 { return be.Uint32(h[20:]) }
 func (h *header) cmdSN() uint32       { return be.Uint32(h[24:]) }
-func (h *header) expStatSN() uint32   { return be.Uint32(h[28:]) }
 
 func (h *header) setDataLen(n int) { be.PutUint32(h[4:], uint32(h[4])<<24|uint32(n)) }
 

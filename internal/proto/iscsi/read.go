@@ -13,11 +13,8 @@ const (
 	slowBackend = 200 * time.Microsecond // unless the last one took longer
 )
 
-// SCSI status (SAM-5 §5.3.1).
-const (
-	statusGood  byte = 0x00
-	statusCheck byte = 0x02
-)
+// statusCheck is CHECK CONDITION (SAM-5 §5.3.1); all else is GOOD, 0.
+const statusCheck byte = 0x02
 
 // stream is the data of one command on its way to the initiator.
 type stream struct {

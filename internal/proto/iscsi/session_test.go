@@ -1,0 +1,297 @@
+package iscsi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// TestSessionIsTakenOver: a login with the same names and ISID ends the session before it, another's does not.
+func TestSessionIsTakenOver(t *testing.T) {
+	s := &Server{}
+	addr, log, _ := start(t, s)
+	cfg := config("root")
+	old := loginAs(t, addr, cfg)
+	others := []LoginConfig{cfg, cfg, cfg}
+	others[0].ISID[5]++
+	others[1].Initiator += "2"
+	others[2].Target = prefix + "big"
+	for _, o := range others {
+		defer loginAs(t, addr, o).mustRead(t, 1)
+	}
+	old.mustRead(t, 1)
+	loginAs(t, addr, cfg).mustRead(t, 1)
+	if _, _, err := old.next(); err == nil {
+		t.Error("the old session lives")
+	}
+	until(t, "the old session to leave", func() bool {
+		return strings.Contains(log.String(), `why="the initiator logged in again"`) && len(s.Active()) == 4
+	})
+	if !strings.Contains(log.String(), `msg="iscsi: session taken over" peer=127.0.0.1 from=127.0.0.1 initiator=`+cfg.Initiator) {
+		t.Error(log)
+	}
+}
+
+// TestRejoin: a login with the handle of a session that is there takes its place with the same connection
+// number, and is refused with another.
+func TestRejoin(t *testing.T) {
+	addr, _, _ := start(t, &Server{})
+	cfg := config("root")
+	conn := dial(t, addr)
+	s, err := Login(t.Context(), conn, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := func(tsih, cid uint16, isid [6]byte) header {
+		again := dial(t, addr)
+		h := header{opLoginRequest | flagImmediate, flagFinal | stageOperational<<2 | stageFull}
+		copy(h[8:], isid[:])
+		be.PutUint16(h[14:], tsih)
+		be.PutUint16(h[20:], cid)
+		names := text{{keyInitiatorName, cfg.Initiator}, {keyTargetName, cfg.Target}}
+		again.Write(digests{}.appendPDU(nil, &h, names.encode()))
+		again.SetDeadline(time.Now().Add(patience))
+		if _, err := (digests{}).read(again, &h, maxReceive); err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	status := func(h header) Status { return Status(be.Uint16(h[36:])) }
+	if got := status(join(s.TSIH, 1, cfg.ISID)); got != StatusTooManyConns {
+		t.Error("second connection:", got)
+	}
+	if got := status(join(s.TSIH, 0, [6]byte{9})); got != StatusNoSession {
+		t.Error("another's handle:", got)
+	}
+	if h := join(s.TSIH, 0, cfg.ISID); status(h) != StatusOK || be.Uint16(h[14:]) != s.TSIH {
+		t.Errorf("the connection again: % x", h)
+	}
+	conn.SetDeadline(time.Now().Add(patience))
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the old connection lives")
+	}
+}
+
+// TestListingsDoNotEndEachOther: machines of one name and ISID, as clones are, list at the same time.
+func TestListingsDoNotEndEachOther(t *testing.T) {
+	addr, _, _ := start(t, &Server{List: list})
+	var conns []net.Conn
+	for range 2 {
+		conn := dial(t, addr)
+		conn.SetDeadline(time.Now().Add(patience))
+		h := header{opLoginRequest | flagImmediate, flagFinal | stageFull}
+		conn.Write(digests{}.appendPDU(nil, &h, text{{keyInitiatorName, "iqn.a"}, {keySessionType, sessionListing}}.encode()))
+		conns = append(conns, conn)
+	}
+	for _, conn := range conns {
+		h := header{opTextRequest | flagImmediate, flagFinal}
+		be.PutUint32(h[20:], noTag)
+		conn.Write(digests{}.appendPDU(nil, &h, text{{keySendTargets, "All"}}.encode()))
+		for _, want := range []byte{opLoginResponse, opTextResponse} {
+			if _, err := (digests{}).read(conn, &h, maxReceive); err != nil || h.op() != want {
+				t.Errorf("% x, %v", h, err)
+			}
+		}
+	}
+}
+
+// TestServeEnds: with clients in every state, it ends after the second of grace for the one that does
+// not take its reply.
+func TestServeEnds(t *testing.T) {
+	s := &Server{List: list}
+	addr, log, stop := start(t, s)
+	dial(t, addr)           // says nothing
+	attach(t, addr, "root") // idle
+	stalled := attach(t, addr, "big")
+	stalled.read(1, 0, maxBlocks)
+	until(t, "all clients", func() bool {
+		return len(s.Active()) == 2 && s.open.Load() == 3 && !s.memory.TryAcquire(s.MaxBuffer)
+	})
+	begin := time.Now()
+	stop()
+	if d := time.Since(begin); d > patience {
+		t.Errorf("took %v", d)
+	}
+	if n := strings.Count(log.String(), `why="the server stops"`); n != 2 {
+		t.Errorf("%d clients left because the server stops, want 2:\n%s", n, log)
+	}
+	if _, err := net.Dial("tcp", addr); err == nil {
+		t.Error("still listening")
+	}
+}
+
+// TestMaxConns: a surplus initiator is told to come later.
+func TestMaxConns(t *testing.T) {
+	s := &Server{MaxConns: 2}
+	addr, log, _ := start(t, s)
+	first := attach(t, addr, "root")
+	attach(t, addr, "root")
+	_, err := Login(t.Context(), dial(t, addr), config("root"))
+	if refused := new(LoginError); !errors.As(err, &refused) || refused.Status != StatusNoResources || !refused.Status.Temporary() {
+		t.Errorf("third: %v", err)
+	}
+	until(t, "the refusal in the log", func() bool { return strings.Contains(log.String(), `why="more than 2 connections"`) })
+	first.conn.Close()
+	until(t, "the first to be gone", func() bool { return s.open.Load() == 1 })
+	attach(t, addr, "root")
+	for range spareConns + 8 {
+		dial(t, addr)
+	}
+	until(t, "no more to be let in", func() bool { return strings.Count(log.String(), "more than 2 connections") > 1 })
+}
+
+// TestPanicEndsOneConnection, in the connection's goroutine (a small read) and in a command's.
+func TestPanicEndsOneConnection(t *testing.T) {
+	addr, log, stop := start(t, &Server{})
+	bystander := attach(t, addr, "root")
+	for _, blocks := range []uint32{1, bigBlocks} {
+		c := attach(t, addr, "panic")
+		c.read(1, 0, blocks)
+		if _, _, err := c.next(); err == nil {
+			t.Errorf("read of %d was answered", blocks)
+		}
+	}
+	bystander.mustRead(t, 1)
+	stop()
+	if n := strings.Count(log.String(), "panic=backend"); n != 2 {
+		t.Errorf("%d panics in the log:\n%s", n, log)
+	}
+}
+
+// TestReleaseOnce: however a login ends, a target that was opened is released once.
+func TestReleaseOnce(t *testing.T) {
+	var opened, released atomic.Int32
+	s := &Server{Lookup: func(ctx context.Context, name string) (*Target, error) {
+		x, err := targets(ctx, name)
+		if err == nil {
+			opened.Add(1)
+			x.Release = func() { released.Add(1) }
+		}
+		return x, err
+	}}
+	addr, _, _ := start(t, s)
+	for _, target := range []string{"root", "empty", "no-secret", "one-way"} {
+		opened.Store(0)
+		released.Store(0)
+		conn := dial(t, addr)
+		Login(t.Context(), conn, config(target))
+		conn.Close()
+		until(t, "the connection to be gone", func() bool { return s.open.Load() == 0 })
+		if o, r := opened.Load(), released.Load(); o != 1 || r != 1 {
+			t.Errorf("%s: opened %d, released %d", target, o, r)
+		}
+	}
+}
+
+func TestStats(t *testing.T) {
+	var mu sync.Mutex
+	var seen []Stat
+	s := &Server{Observe: func(st Stat) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen = append(seen, st)
+	}}
+	addr, _, stop := start(t, s)
+	c := attach(t, addr, "big")
+	c.mustRead(t, 1)
+	c.mustRead(t, bigBlocks)
+	const bytes = (1 + bigBlocks) * blockSize
+	read := Stat{Peer: c.conn.LocalAddr().String(), Initiator: node.Initiator, Target: prefix + "big", Reads: 2, Bytes: bytes}
+	apart := cmpopts.IgnoreFields(Stat{}, "Since")
+	until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []Stat{read}, apart) })
+	c.conn.Close()
+	until(t, "the client to leave", func() bool { return len(s.Active()) == 0 })
+	stop()
+	begun, done := read, read
+	begun.Reads, begun.Bytes, done.Done = 0, 0, true
+	if d := cmp.Diff([]Stat{begun, done}, seen, apart); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestSlowPeers: the time limits, with a clock of the test's own.
+func TestSlowPeers(t *testing.T) {
+	first := header{opLoginRequest | flagImmediate}
+	names := text{{keyInitiatorName, "iqn.a"}, {keyTargetName, prefix + "root"}}
+	request := digests{}.appendPDU(nil, &first, names.encode())
+	empty := digests{}.appendPDU(nil, &first, nil)
+	listing := header{opLoginRequest | flagImmediate, flagFinal | stageFull}
+	discover := digests{}.appendPDU(nil, &listing, text{{keyInitiatorName, "iqn.a"}, {keySessionType, sessionListing}}.encode())
+	for name, tt := range map[string]struct {
+		peer func(conn net.Conn)
+		want time.Duration
+	}{
+		"says nothing":   {func(net.Conn) {}, requestTimeout},
+		"half a request": {func(conn net.Conn) { conn.Write(request[:60]) }, requestTimeout},
+		"reads nothing":  {func(conn net.Conn) { conn.Write(request) }, writeTimeout},
+		"never decides": {func(conn net.Conn) {
+			go io.Copy(io.Discard, conn)
+			conn.Write(request)
+			for _, err := conn.Write(empty); err == nil; _, err = conn.Write(empty) {
+				<-time.After(9 * time.Second)
+			}
+		}, loginTimeout},
+		"takes no reply": {func(conn net.Conn) {
+			if s, err := Login(context.Background(), conn, node); err == nil {
+				(&client{conn: conn, sn: s.CmdSN}).read(1, 0, 1)
+			}
+		}, writeTimeout},
+		"lists and stays": {func(conn net.Conn) {
+			go io.Copy(io.Discard, conn)
+			conn.Write(discover)
+		}, listTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &Server{Lookup: targets, List: list}
+				s.once.Do(s.setup)
+				conn, peer := net.Pipe()
+				var talk sync.WaitGroup
+				talk.Go(func() { tt.peer(peer) })
+				begin := time.Now()
+				s.serve(t.Context(), conn, false)
+				if d := time.Since(begin); d != tt.want {
+					t.Errorf("gone after %v, want %v", d, tt.want)
+				}
+				peer.Close()
+				talk.Wait()
+			})
+		})
+	}
+}
+
+// TestIdleConnectionsAreCheap: 500 of them, each after a read, within 64 MiB for both ends.
+func TestIdleConnectionsAreCheap(t *testing.T) {
+	const clients = 500
+	addr, _, _ := start(t, &Server{})
+	use := func() uint64 {
+		runtime.GC()
+		runtime.GC() // pools keep what they have through one
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	before, goroutines := use(), runtime.NumGoroutine()
+	for range clients {
+		attach(t, addr, "root").mustRead(t, 8)
+	}
+	each := (int64(use()) - int64(before)) / clients
+	t.Logf("%d bytes for each connection", each)
+	if each > 64<<20/clients {
+		t.Errorf("an idle connection takes %d bytes", each)
+	}
+	if n := runtime.NumGoroutine() - goroutines; n > clients+10 {
+		t.Errorf("%d goroutines for %d connections", n, clients)
+	}
+}
