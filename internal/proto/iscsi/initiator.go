@@ -20,6 +20,9 @@ type LoginConfig struct {
 	// Ask for CRC32C digests; a target that has none gets its way.
 	HeaderDigest, DataDigest bool
 	MaxReceive               uint32 // bytes of data in one PDU from the target; 0: 256 KiB
+	// Sent is how many commands were sent in the session before, by someone who goes on with their numbers in this
+	// one, as the Linux kernel does.
+	Sent uint32
 }
 
 // Session is what a login agreed on, by the names of RFC 7143 §13, in bytes. It is all that the Linux kernel
@@ -112,7 +115,7 @@ func newInitiator(conn net.Conn, cfg LoginConfig) *initiator {
 	}
 	cfg.MaxReceive = min(max(cfg.MaxReceive, minReceive), mostLength)
 	return &initiator{conn: conn, cfg: cfg, s: Session{
-		CmdSN: firstCmdSN, MaxReceive: cfg.MaxReceive,
+		CmdSN: firstCmdSN + cfg.Sent, MaxReceive: cfg.MaxReceive,
 		// Defaults of keys that the target does not answer (§13).
 		MaxSend: 8192, MaxBurst: 262144, FirstBurst: 65536, MaxR2T: 1, InitialR2T: true, ImmediateData: true,
 		PDUInOrder: true, SeqInOrder: true, TimeToWait: 2, TimeToRetain: 20,

@@ -65,6 +65,20 @@ func TestLoginWithOurTarget(t *testing.T) {
 	if err != nil || s != want {
 		t.Errorf("%+v, %v", s, err)
 	}
+	cfg = config("root")
+	cfg.Sent = 1<<32 - 2 // numbers wrap
+	c := loginAs(t, addr, cfg)
+	for want := ^uint32(0); want != 2; want++ {
+		if c.sn != want {
+			t.Errorf("the next command has number %d, want %d", c.sn, want)
+		}
+		if err := c.read(1, 0, 1); err != nil {
+			t.Fatal(err)
+		}
+		if h, _, err := c.next(); err != nil || h.op() != opDataIn || be.Uint32(h[28:]) != want+1 {
+			t.Errorf("command %d is answered with %x, %v", want, h, err)
+		}
+	}
 	cfg.Target = prefix + "rot"
 	var refused *LoginError
 	if _, err = Login(t.Context(), dial(t, addr), cfg); !errors.Is(err, ErrUnknown) || !errors.As(err, &refused) || refused.Status != StatusNotFound {
