@@ -42,11 +42,12 @@ type Root struct {
 	MountOptions []string // mount options of the packed root, "ro" implied
 }
 
-// Module is a kernel module, by name and by the option that builds it.
+// Module is a kernel module, by name or alias and by the option that builds it.
 type Module struct{ Name, Option string }
 
 // Modules are those that a transport needs. No device asks for them: the
-// generator puts them into the initramfs, and the init loads them by name.
+// generator puts them into the initramfs, and the init loads them by name. What
+// has only an alias, as the crypto algorithm crc32c, the kernel asks for itself.
 func (t Transport) Modules() []Module {
 	switch t {
 	case NBD:

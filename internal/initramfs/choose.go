@@ -78,9 +78,11 @@ func choose(index *kmod.Index, opt Options) (choice, error) {
 			optional = append(optional, m.Name)
 		}
 	}
-	for _, name := range optional {
-		if order, err := index.LoadOrder(name); err == nil {
-			c.base = add(c.base, taken, order)
+	for _, word := range optional {
+		for _, name := range index.Resolve(word) {
+			if order, err := index.LoadOrder(name); err == nil {
+				c.base = add(c.base, taken, order)
+			}
 		}
 	}
 	for _, m := range index.Modules() {
@@ -103,7 +105,7 @@ func (c *choice) require(index *kmod.Index, opt Options) error {
 	check := func(m handoff.Module) (loadable bool) {
 		switch {
 		case index.Builtin(m.Name) || opt.Kernel.Config[m.Option] == "y":
-		case !index.Has(m.Name):
+		case index.Resolve(m.Name) == nil:
 			missing = append(missing, fmt.Sprintf("%s (CONFIG_%s)", m.Name, m.Option))
 		default:
 			return true
@@ -175,7 +177,7 @@ func Transports(tree string, k *kernel.Kernel) ([]handoff.Transport, error) {
 	}
 	var out []handoff.Transport
 	for _, t := range handoff.Transports() {
-		lacks := func(m handoff.Module) bool { return !index.Has(m.Name) && k.Config[m.Option] != "y" }
+		lacks := func(m handoff.Module) bool { return index.Resolve(m.Name) == nil && k.Config[m.Option] != "y" }
 		if !slices.ContainsFunc(t.Modules(), lacks) {
 			out = append(out, t)
 		}

@@ -356,3 +356,28 @@ func BenchmarkGenerate(b *testing.B) {
 		}
 	}
 }
+
+// TestTransports: a transport is there when all its modules are, of which some
+// are known by an alias alone.
+func TestTransports(t *testing.T) {
+	tr := makeTree(t)
+	add := func(modules, aliases string) {
+		tr.edit(t, "modules.dep", func(s string) string { return s + modules })
+		tr.edit(t, "modules.alias", func(s string) string { return s + aliases })
+	}
+	for _, step := range []struct {
+		modules, aliases string
+		want             []handoff.Transport
+	}{
+		{"", "", []handoff.Transport{handoff.NBD}},
+		{"kernel/drivers/scsi/iscsi_tcp.ko:\nkernel/drivers/scsi/sd_mod.ko:\n", "", []handoff.Transport{handoff.NBD}},
+		{"kernel/crypto/crc32c_generic.ko:\n", "alias crypto-crc32c crc32c_generic\nalias crc32c crc32c_generic\n", []handoff.Transport{handoff.NBD, handoff.ISCSI}},
+	} {
+		add(step.modules, step.aliases)
+		got, err := initramfs.Transports(tr.dir, tr.kernel)
+		must(t, err)
+		if d := cmp.Diff(step.want, got); d != "" {
+			t.Error(d)
+		}
+	}
+}
