@@ -89,22 +89,23 @@ func IsModprobe(argv0 string) bool { return filepath.Base(argv0) == "modprobe" }
 
 // Modprobe does what the kernel asks, "modprobe -q -- NAME-OR-ALIAS". A name
 // that the initramfs knows nothing of is no error: the kernel asks on suspicion.
+// Of several modules for one alias, as those of a crypto algorithm, some may be
+// for other processors.
 func Modprobe(args []string) error {
 	l, err := newLoader()
 	if err != nil {
 		return err
 	}
+	var failures []error
 	for _, word := range args {
 		if strings.HasPrefix(word, "-") {
 			continue
 		}
 		for _, name := range l.index.Resolve(word) {
-			if err := l.load(name); err != nil {
-				return err
-			}
+			failures = append(failures, l.load(name))
 		}
 	}
-	return nil
+	return errors.Join(failures...)
 }
 
 func insert(path, params string) error {
