@@ -25,21 +25,45 @@ const keeperName = "@netroot-keeper"
 
 // keeperState is handed to the keeper on its standard input.
 type keeperState struct {
-	Device *nbdDevice // nil: the kernel keeps the root's connection itself
-	Net    *netConfig
+	NBD   *nbdDevice   // at most one of these two;
+	ISCSI *iscsiDevice // none: the kernel keeps the root's connection itself
+	Net   *netConfig
+}
+
+// kept is a device whose connection the keeper makes again when it ended.
+type kept interface {
+	// inherit takes over the files that startKeeper was given, from descriptor fd on.
+	inherit(fd uintptr)
+	// watch blocks until the connection has ended, and lets go of it.
+	watch() error
+	// again makes one attempt with each server to give the device another connection.
+	again(ctx context.Context) error
+	// peer is the server that the connection leads to, or led to.
+	peer() string
+}
+
+// device is what there is to keep, or nil.
+func (s keeperState) device() kept {
+	switch {
+	case s.NBD != nil:
+		return s.NBD
+	case s.ISCSI != nil:
+		return s.ISCSI
+	}
+	return nil
 }
 
 // needed tells whether a keeper has anything to do.
 func (s keeperState) needed() bool {
-	return s.Device != nil || s.Net != nil && s.Net.Lease != nil
+	return s.device() != nil || s.Net != nil && s.Net.Lease != nil
 }
 
 // IsKeeper tells whether this process was started as the keeper.
 func IsKeeper(argv0 string) bool { return argv0 == keeperName }
 
 // startKeeper starts the keeper. Its program, like all it needs later, lies in
-// memory; conn, where there is a device, is watched for the connection's end.
-func startKeeper(state keeperState, conn *os.File) (*exec.Cmd, error) {
+// memory; the files are for the device to inherit.
+func startKeeper(state keeperState, files ...*os.File) (*exec.Cmd, error) {
 	text, err := json.Marshal(state)
 	if err != nil {
 		return nil, err
@@ -57,10 +81,8 @@ func startKeeper(state keeperState, conn *os.File) (*exec.Cmd, error) {
 		Stdin:       bytes.NewReader(text),
 		Stdout:      kmsg,
 		Stderr:      kmsg,
+		ExtraFiles:  files,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-	}
-	if conn != nil {
-		cmd.ExtraFiles = []*os.File{conn}
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the keeper: %w", err)
@@ -88,7 +110,7 @@ func Keep(stdin io.Reader) error {
 		log.detail("keeper", fmt.Sprintf("lock memory: %v", err))
 	}
 	ctx := context.Background()
-	d := state.Device
+	d := state.device()
 	if d == nil {
 		keepLease(ctx, log, *state.Net)
 		return errors.New("keeper: the lease has no end, there is nothing to keep")
@@ -96,13 +118,12 @@ func Keep(stdin io.Reader) error {
 	if state.Net != nil && state.Net.Lease != nil {
 		go keepLease(ctx, log, *state.Net)
 	}
-	d.conn = os.NewFile(3, "nbd")
-	d.server = d.Addresses[0]
+	d.inherit(3)
 	for {
-		if err := hangUp(d.conn); err != nil {
+		if err := d.watch(); err != nil {
 			return fmt.Errorf("keeper: watch the connection: %w", err)
 		}
-		d.reconnect(ctx, log)
+		reconnect(ctx, log, d)
 	}
 }
 
@@ -126,15 +147,14 @@ func hangUp(conn *os.File) error {
 
 // reconnect returns when the device has a living connection again. It tries
 // for as long as it takes: reads of the root wait, and nothing is lost.
-func (d *nbdDevice) reconnect(ctx context.Context, log *console) {
+func reconnect(ctx context.Context, log *console, d kept) {
 	lost := time.Now()
-	d.conn.Close()
-	log.say("keeper", fmt.Sprintf("the connection to %s ended; reads of the root wait until there is another", d.server))
+	log.say("keeper", fmt.Sprintf("the connection to %s ended; reads of the root wait until there is another", d.peer()))
 	said := ""
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := d.again(ctx)
 		if err == nil {
-			log.say("keeper", fmt.Sprintf("connected to %s again after %.1f s", d.server, time.Since(lost).Seconds()))
+			log.say("keeper", fmt.Sprintf("connected to %s again after %.1f s", d.peer(), time.Since(lost).Seconds()))
 			return
 		}
 		if err.Error() != said { // once for each reason
@@ -143,25 +163,6 @@ func (d *nbdDevice) reconnect(ctx context.Context, log *console) {
 		}
 		wait(ctx, pause)
 	}
-}
-
-// again makes one attempt with each server.
-func (d *nbdDevice) again(ctx context.Context) error {
-	size := d.Size
-	if _, err := d.dialAny(ctx); err != nil {
-		return err
-	}
-	var err error
-	if d.Size != size {
-		err = fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image this node runs", d.server, d.Size, d.Export, size)
-	} else {
-		err = d.reconfigure()
-	}
-	if err != nil {
-		d.Size = size
-		d.conn.Close()
-	}
-	return err
 }
 
 // keepLease renews the lease at half its time, and while that fails at a

@@ -78,7 +78,7 @@ func (n *node) attachNBD(ctx context.Context) (string, error) {
 	if err := waitDevice(ctx, d.path()); err != nil {
 		return "", errors.Join(err, d.disconnect())
 	}
-	d.keeper, err = startKeeper(keeperState{Device: d, Net: n.net}, d.conn)
+	d.keeper, err = startKeeper(keeperState{NBD: d, Net: n.net}, d.conn)
 	if err != nil {
 		return "", errors.Join(err, d.disconnect())
 	}
@@ -104,8 +104,7 @@ func (d *nbdDevice) dialAny(ctx context.Context) (nbd.Info, error) {
 func (d *nbdDevice) dial(ctx context.Context, address string) (nbd.Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
-	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	conn, err := keepAlive.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nbd.Info{}, err
 	}
@@ -114,15 +113,28 @@ func (d *nbdDevice) dial(ctx context.Context, address string) (nbd.Info, error) 
 	if err != nil {
 		return nbd.Info{}, fmt.Errorf("%s: %w", address, err)
 	}
-	file, err := conn.(*net.TCPConn).File()
+	file, err := forKernel(conn)
 	if err != nil {
 		return nbd.Info{}, err
 	}
-	// Unacknowledged data for so long means that the server is gone; the
-	// keepalive above only speaks on an idle connection (tcp(7)).
-	unix.SetsockoptInt(int(file.Fd()), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(requestTimeout/time.Millisecond))
 	d.conn, d.server, d.Size = file, address, info.Size
 	return info, nil
+}
+
+// keepAlive makes connections that the kernel will use: one that is idle asks
+// whether the server is still there.
+var keepAlive = net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}}
+
+// forKernel is the socket of a connection that keepAlive made.
+func forKernel(conn net.Conn) (*os.File, error) {
+	file, err := conn.(*net.TCPConn).File()
+	if err != nil {
+		return nil, err
+	}
+	// Unacknowledged data for so long means that the server is gone; the
+	// keepalive only speaks on an idle connection (tcp(7)).
+	unix.SetsockoptInt(int(file.Fd()), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(requestTimeout/time.Millisecond))
+	return file, nil
 }
 
 // connect makes the device (NBD_CMD_CONNECT).
@@ -153,6 +165,37 @@ func (d *nbdDevice) disconnect() error {
 	}
 	err := nbdRequest(nbdCmdDisconnect, nl.NewRtAttr(nbdAttrIndex, nl.Uint32Attr(uint32(d.Index))))
 	return errors.Join(err, d.conn.Close())
+}
+
+// inherit, peer, watch and again are those of kept.
+func (d *nbdDevice) inherit(fd uintptr) {
+	d.conn, d.server = os.NewFile(fd, "nbd"), d.Addresses[0]
+}
+
+func (d *nbdDevice) peer() string { return d.server }
+
+func (d *nbdDevice) watch() error {
+	err := hangUp(d.conn)
+	d.conn.Close()
+	return err
+}
+
+func (d *nbdDevice) again(ctx context.Context) error {
+	size := d.Size
+	if _, err := d.dialAny(ctx); err != nil {
+		return err
+	}
+	var err error
+	if d.Size != size {
+		err = fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image this node runs", d.server, d.Size, d.Export, size)
+	} else {
+		err = d.reconfigure()
+	}
+	if err != nil {
+		d.Size = size
+		d.conn.Close()
+	}
+	return err
 }
 
 func sockets(conn *os.File) *nl.RtAttr {

@@ -142,7 +142,7 @@ func TestHangUp(t *testing.T) {
 func TestKeeperStateSurvivesTheTrip(t *testing.T) {
 	cfg := exampleConfig()
 	cfg.Lease = &lease{Server: "10.1.2.1", ACK: []byte{1, 2}, Offer: []byte{3}, Duration: time.Hour}
-	in := keeperState{Device: &nbdDevice{Index: 3, Addresses: []string{"10.1.2.1:10809"}, Export: "a@b", Size: 1 << 40}, Net: cfg}
+	in := keeperState{NBD: &nbdDevice{Index: 3, Addresses: []string{"10.1.2.1:10809"}, Export: "a@b", Size: 1 << 40}, Net: cfg}
 	text, err := json.Marshal(in)
 	if err != nil {
 		t.Fatal(err)

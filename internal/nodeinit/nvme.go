@@ -65,7 +65,7 @@ func (n *node) attachNVMe(ctx context.Context) (string, error) {
 	}
 	if err == nil {
 		if state := (keeperState{Net: n.net}); state.needed() {
-			_, err = startKeeper(state, nil)
+			_, err = startKeeper(state)
 		}
 	}
 	return fmt.Sprintf("%s is %s by way of %s", n.device, n.boot.Root.Name, strings.Join(paths, " and ")), err

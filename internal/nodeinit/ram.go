@@ -37,7 +37,7 @@ func (n *node) attachHTTP(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if state := (keeperState{Net: n.net}); state.needed() {
-		if _, err := startKeeper(state, nil); err != nil {
+		if _, err := startKeeper(state); err != nil {
 			return "", err
 		}
 	}

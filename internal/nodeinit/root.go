@@ -32,9 +32,10 @@ const (
 // root= names.
 func (n *node) attachRoot(ctx context.Context) (string, error) {
 	attach := map[handoff.Transport]func(context.Context) (string, error){
-		handoff.NBD:  n.attachNBD,
-		handoff.NVMe: n.attachNVMe,
-		handoff.HTTP: n.attachHTTP,
+		handoff.NBD:   n.attachNBD,
+		handoff.NVMe:  n.attachNVMe,
+		handoff.ISCSI: n.attachISCSI,
+		handoff.HTTP:  n.attachHTTP,
 	}[n.boot.Root.Transport]
 	if attach == nil {
 		return "", fmt.Errorf("root=%s: this initramfs has no transport %s", n.boot.Root, n.boot.Root.Transport)

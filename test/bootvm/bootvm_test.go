@@ -225,8 +225,9 @@ func startServe(t *testing.T, transport, address string) *exec.Cmd {
 func TestTransports(t *testing.T) {
 	needLab(t)
 	for transport, want := range map[string]string{
-		"nbd":  "nbd0  1 squashfs",
-		"http": "loop0  1 squashfs",
+		"nbd":   "nbd0  1 squashfs",
+		"iscsi": "sda iscsi 1 squashfs",
+		"http":  "loop0  1 squashfs",
 	} {
 		t.Run(transport, func(t *testing.T) {
 			r := run(limit(t, 6*time.Minute), "vm", "debian12", "--ssh-port", "0", "--transport", transport,
@@ -243,8 +244,9 @@ func TestTransports(t *testing.T) {
 func TestServerLoss(t *testing.T) {
 	needLab(t)
 	for transport, trace := range map[string]string{
-		"nbd":  "netroot: keeper: connected",
-		"nvme": "Successfully reconnected",
+		"nbd":   "netroot: keeper: connected",
+		"iscsi": "netroot: keeper: connected",
+		"nvme":  "Successfully reconnected",
 	} {
 		t.Run(transport, func(t *testing.T) { testServerLoss(t, transport, trace) })
 	}
