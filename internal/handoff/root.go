@@ -43,7 +43,10 @@ type Root struct {
 }
 
 // Module is a kernel module, by name or alias and by the option that builds it.
-type Module struct{ Name, Option string }
+type Module struct {
+	Name, Option string
+	Optional     bool // wanted by some kernels, and not there with others
+}
 
 // Modules are those that a transport needs. No device asks for them: the
 // generator puts them into the initramfs, and the init loads them by name. What
@@ -51,13 +54,14 @@ type Module struct{ Name, Option string }
 func (t Transport) Modules() []Module {
 	switch t {
 	case NBD:
-		return []Module{{"nbd", "BLK_DEV_NBD"}}
+		return []Module{{Name: "nbd", Option: "BLK_DEV_NBD"}}
 	case NVMe:
-		return []Module{{"nvme_tcp", "NVME_TCP"}}
+		return []Module{{Name: "nvme_tcp", Option: "NVME_TCP"}}
 	case ISCSI:
-		return []Module{{"iscsi_tcp", "ISCSI_TCP"}, {"sd_mod", "BLK_DEV_SD"}, {"crc32c", "CRYPTO_CRC32C"}}
+		// From Linux 6.16 on iscsi_tcp computes CRC32C without the crypto layer.
+		return []Module{{Name: "iscsi_tcp", Option: "ISCSI_TCP"}, {Name: "sd_mod", Option: "BLK_DEV_SD"}, {Name: "crc32c", Option: "CRYPTO_CRC32C", Optional: true}}
 	case HTTP:
-		return []Module{{"loop", "BLK_DEV_LOOP"}}
+		return []Module{{Name: "loop", Option: "BLK_DEV_LOOP"}}
 	}
 	return nil
 }

@@ -104,6 +104,7 @@ func (c *choice) require(index *kmod.Index, opt Options) error {
 	var missing []string
 	check := func(m handoff.Module) (loadable bool) {
 		switch {
+		case m.Optional:
 		case index.Builtin(m.Name) || opt.Kernel.Config[m.Option] == "y":
 		case index.Resolve(m.Name) == nil:
 			missing = append(missing, fmt.Sprintf("%s (CONFIG_%s)", m.Name, m.Option))
@@ -177,7 +178,9 @@ func Transports(tree string, k *kernel.Kernel) ([]handoff.Transport, error) {
 	}
 	var out []handoff.Transport
 	for _, t := range handoff.Transports() {
-		lacks := func(m handoff.Module) bool { return index.Resolve(m.Name) == nil && k.Config[m.Option] != "y" }
+		lacks := func(m handoff.Module) bool {
+			return !m.Optional && index.Resolve(m.Name) == nil && k.Config[m.Option] != "y"
+		}
 		if !slices.ContainsFunc(t.Modules(), lacks) {
 			out = append(out, t)
 		}
