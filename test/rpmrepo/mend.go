@@ -14,10 +14,6 @@ var mends = map[string]func(*builder, *Package) error{
 		p.Provides = append(p.Provides, "/bin/sh", "/bin/bash")
 		return b.link(p, "/usr/bin/sh", "bash")
 	},
-	"coreutils": func(_ *builder, p *Package) error {
-		p.Provides = append(p.Provides, "/bin/touch", "/bin/mkdir")
-		return nil
-	},
 	"glibc-common": func(_ *builder, p *Package) error {
 		p.Scriptlets = []Scriptlet{{"%transfiletriggerin", "/sbin/ldconfig", []string{"/usr/lib", "/usr/lib64"}}}
 		return nil
@@ -37,17 +33,15 @@ var mends = map[string]func(*builder, *Package) error{
 			"auth":     "auth required pam_unix.so",
 			"account":  "account required pam_unix.so",
 			"password": "password required pam_unix.so yescrypt",
-			"session":  "session required pam_unix.so\nsession optional pam_systemd.so", "session-noninteractive": "session required pam_unix.so",
+			"session":  "session required pam_unix.so\nsession optional pam_systemd.so",
+
+			"session-noninteractive": "session required pam_unix.so",
 		} {
 			if err := b.add(p, "/etc/pam.d/common-"+name, 0o644, line+"\n"); err != nil {
 				return err
 			}
 		}
 		return nil
-	},
-	"mawk": func(b *builder, p *Package) error {
-		p.Provides = append(p.Provides, "gawk", "/bin/awk")
-		return b.link(p, "/usr/bin/awk", "mawk")
 	},
 	"openssh-server": mendSSH,
 	"systemd": func(_ *builder, p *Package) error {
