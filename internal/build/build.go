@@ -59,7 +59,7 @@ type Options struct {
 type Result struct {
 	Image    *store.Image  `json:"image"`
 	Tree     string        `json:"tree"`
-	TreeSize int64         `json:"tree_size"` // bytes of the files, as du counts them
+	TreeSize int64         `json:"tree_size"` // bytes of the files
 	Log      string        `json:"log"`
 	Took     time.Duration `json:"took"`
 	Phases   []PhaseTime   `json:"phases"`
@@ -227,7 +227,8 @@ func (b *builder) phase(name, detail string, run func(*term.Phase) error) error 
 	return &Error{Phase: name, Err: err, Tail: b.log.tail(), Log: b.log.Name()}
 }
 
-// diskUsage adds up the blocks that the files below dir take.
+// diskUsage adds up the sizes of the files below dir, each once. Directories are
+// left out: how large they are is the file system's business.
 func diskUsage(dir string) (int64, error) {
 	var total int64
 	seen := map[inode]bool{}
@@ -235,10 +236,13 @@ func diskUsage(dir string) (int64, error) {
 		if err != nil {
 			return err
 		}
-		id, blocks, err := stat(path)
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		id, size, err := stat(path)
 		if err == nil && !seen[id] {
 			seen[id] = true
-			total += blocks * 512
+			total += size
 		}
 		return err
 	})

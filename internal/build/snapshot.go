@@ -29,7 +29,7 @@ func (b *builder) fill(ctx context.Context, st *recipe.Stage, log io.Writer) err
 		return err
 	}
 	job := bootstrap.Job{Root: b.tree, Stage: st, Dir: b.opt.Dir, Log: log, Env: os.Environ()}
-	if b.opt.Cache == nil || st.Pre != nil || !slices.Contains(fetching, st.Agent()) {
+	if b.opt.Cache == nil || st.Pre != nil || !slices.Contains(fetching, strings.ToLower(st.Agent())) {
 		return agent(ctx, job)
 	}
 	key, err := bootstrapKey(ctx, st)

@@ -166,11 +166,11 @@ func mountsIn(dir string) ([]string, error) {
 
 type inode struct{ dev, ino uint64 }
 
-// stat returns a file's identity and its size in blocks of 512 bytes.
+// stat returns a file's identity and its size in bytes.
 func stat(path string) (inode, int64, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return inode{}, 0, &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
-	return inode{uint64(st.Dev), st.Ino}, st.Blocks, nil
+	return inode{uint64(st.Dev), st.Ino}, st.Size, nil
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // Environ returns the environment for a section inside a Tree, sorted. host is the caller's environment, of which only
-// the terminal's type, the proxies, and APPTAINERENV_X and SINGULARITYENV_X (as X, the first winning) are taken;
+// the terminal's type, the proxies, SOURCE_DATE_EPOCH, and APPTAINERENV_X and SINGULARITYENV_X (as X, the first winning) are taken;
 // header is the recipe's header, whose keys scripts written for Singularity 2 read as SINGULARITY_DEFFILE_<KEY>.
 func Environ(host []string, header recipe.Header) []string {
 	env := map[string]string{
@@ -61,7 +61,7 @@ func addSectionVars(env map[string]string, header recipe.Header) {
 
 // passed reports whether a variable of the host goes into the Tree as it is.
 func passed(name string) bool {
-	if name == "TERM" {
+	if name == "TERM" || name == "SOURCE_DATE_EPOCH" {
 		return true
 	}
 	proxies := []string{"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}

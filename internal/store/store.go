@@ -23,6 +23,7 @@ package store
 
 import (
 	"context"
+	_ "crypto/sha256" // go-digest computes with what is linked in
 	"encoding/json"
 	"errors"
 	"fmt"
