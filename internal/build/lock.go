@@ -12,24 +12,21 @@ import (
 )
 
 // lock is the one that a tree has: who builds it, or works inside it, holds it
-// alone. It ends with its holder, however that ends. The file stays, and says
-// who holds it.
+// alone. It ends with its holder, however that ends. The file says who holds it,
+// and goes when the holder lets go of it in order.
 type lock struct{ file *os.File }
 
 // lockTree takes the lock of the tree that lies, or will lie, at path. verb is
 // what the holder is: "build", "shell".
 func lockTree(path, label, verb string) (*lock, error) {
-	f, err := os.OpenFile(sibling(path, ".lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	f, err := lockFile(sibling(path, ".lock"))
+	if errors.Is(err, unix.EWOULDBLOCK) {
 		defer f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
 		holder, _ := io.ReadAll(io.LimitReader(f, 100)) // it only makes the message better
 		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait for it to end", label, by(string(holder)))
+	}
+	if err != nil {
+		return nil, err
 	}
 	l := &lock{f}
 	if err := f.Truncate(0); err != nil {
@@ -41,6 +38,32 @@ func lockTree(path, label, verb string) (*lock, error) {
 	return l, nil
 }
 
+// lockFile makes and locks a file. One that its holder removed between the two
+// is no lock, and it is done again. With EWOULDBLOCK the file is somebody else's.
+func lockFile(name string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return f, err
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+		}
+		locked, err := f.Stat()
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if there, err := os.Stat(name); err == nil && os.SameFile(locked, there) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
 // by reads what a holder has written: its verb and process.
 func by(holder string) string {
 	words := strings.Fields(holder)
@@ -50,7 +73,10 @@ func by(holder string) string {
 	return fmt.Sprintf(" %s (process %s)", words[0], words[1])
 }
 
-func (l *lock) close() error { return l.file.Close() }
+// close removes the file while it is still locked, so that nobody else's goes.
+func (l *lock) close() error {
+	return errors.Join(os.Remove(l.file.Name()), l.file.Close())
+}
 
 // sibling is the name of a hidden file beside a tree that belongs to it.
 func sibling(tree, suffix string) string {

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -48,6 +51,38 @@ func TestWorkspace(t *testing.T) {
 	l, err := lockTree(tree, "a-1", "shell")
 	must(t, err)
 	must(t, l.close())
+	if left, _ := filepath.Glob(sibling(tree, ".lock")); len(left) != 0 {
+		t.Errorf("left beside the tree: %v", left)
+	}
+}
+
+// TestLockIsOnes: whoever has the lock is alone, though its file comes and goes.
+func TestLockIsOnes(t *testing.T) {
+	tree := filepath.Join(t.TempDir(), "tree")
+	var holders, most atomic.Int32
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 200 {
+				l, err := lockTree(tree, "x", "shell")
+				if err != nil {
+					continue // somebody else's
+				}
+				if n := holders.Add(1); n > most.Load() {
+					most.Store(n)
+				}
+				runtime.Gosched()
+				holders.Add(-1)
+				if err := l.close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	if most.Load() != 1 {
+		t.Errorf("%d had the lock at once", most.Load())
+	}
 }
 
 func set(list []string) map[string]bool {
