@@ -37,6 +37,7 @@ BENCH_STATE ?= /var/lib/netroot
 .PHONY: bench
 bench: all
 	$(GO) run ./test/bench/nbd
+	$(GO) run ./test/bench/iscsi
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
 
 .PHONY: install
