@@ -79,8 +79,8 @@ func TestMachineAsksAgain(t *testing.T) {
 	url := boot.ScriptURL(host, "debian", true)
 	digest := "sha256:" + strings.Repeat("0", 64)
 	plan, err := boot.Decide(boot.Machine{Server: host, Ref: "debian", Virtio: true},
-		boot.Image{Name: "debian@0123", Kernel: boot.File{Name: "vmlinuz", Digest: digest}, Initrds: []boot.File{{Name: "initramfs", Digest: digest}}},
-		boot.Settings{})
+		boot.Image{Name: "debian@0123", Transports: []handoff.Transport{handoff.NBD}, Kernel: boot.File{Name: "vmlinuz", Digest: digest}, Initrds: []boot.File{{Name: "initramfs", Digest: digest}}},
+		boot.Settings{Ports: map[handoff.Transport]uint16{handoff.NBD: handoff.DefaultNBDPort}})
 	if err != nil {
 		t.Fatal(err)
 	}
