@@ -171,7 +171,7 @@ func (b bench) once(ctx context.Context) (times, error) {
 	defer os.RemoveAll(dir)
 	serial := filepath.Join(dir, "console.log")
 	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, b.netroot, "--state", b.state, "vm", b.label, "--ssh-port", "0", "--serial", serial,
+	cmd := exec.CommandContext(ctx, b.netroot, "--state", b.state, "vm", b.label, "--transport", "nbd", "--ssh-port", "0", "--serial", serial,
 		"--run", "cat /proc/uptime /sys/block/nbd0/stat")
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
