@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
 
 const (
@@ -145,7 +147,7 @@ func (c *conn) flush() error {
 
 // put writes what waits, then b.
 func (c *conn) put(b []byte) (err error) {
-	c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	c.nc.SetWriteDeadline(time.Now().Add(accept.Stall))
 	switch batch := c.batch; {
 	case batch == nil:
 		_, err = c.nc.Write(b)
@@ -156,7 +158,7 @@ func (c *conn) put(b []byte) (err error) {
 		c.srv.bufs.put(batch)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the initiator took no data for %v", writeTimeout)
+		return fmt.Errorf("the initiator took no data for %v", accept.Stall)
 	}
 	if err != nil {
 		return fmt.Errorf("reply: %w", err)

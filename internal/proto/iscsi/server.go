@@ -3,16 +3,15 @@ package iscsi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sys/unix"
+
+	"netroot/internal/proto/accept"
 )
 
 // Limits of Server when its fields are zero.
@@ -26,12 +25,7 @@ const (
 	requestTimeout = 10 * time.Second // for each request of a login
 	loginTimeout   = time.Minute      // for all of them
 	listTimeout    = time.Minute      // between the requests of a discovery session
-	writeTimeout   = time.Minute      // for one reply to be taken; a frozen machine must log in again
-	keepAlivePause = 30 * time.Second // of silence before the kernel asks whether the peer is there
-	closeGrace     = time.Second      // for replies under way when Serve ends
 )
-
-const spareConns = 64 // above MaxConns, which are told so
 
 // Server serves targets. Its fields are set before Serve and left alone after; a Server may serve several
 // listeners at once.
@@ -52,7 +46,7 @@ type Server struct {
 	Observe func(Stat)
 
 	once     sync.Once
-	open     atomic.Int64        // connections, logged in or not
+	conns    accept.Loop         // connections, logged in or not
 	memory   *semaphore.Weighted // of MaxBuffer bytes
 	bufs     buffers
 	mu       sync.Mutex
@@ -93,13 +87,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return errors.New("iscsi: no Lookup function is set")
 	}
 	s.once.Do(s.setup)
-	ctx, cancel := context.WithCancel(ctx)
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	var clients sync.WaitGroup
-	err := s.accept(ctx, l, &clients)
-	cancel()
-	clients.Wait()
-	return err
+	return s.conns.Run(ctx, l)
 }
 
 func (s *Server) setup() {
@@ -112,76 +100,24 @@ func (s *Server) setup() {
 	if s.MaxBuffer <= 0 {
 		s.MaxBuffer = DefaultMaxBuffer
 	}
+	s.conns = accept.Loop{
+		Protocol: "iscsi", Log: s.Log, Max: s.MaxConns,
+		Serve:   func(ctx context.Context, nc net.Conn) { s.serve(ctx, nc, false) },
+		Surplus: func(ctx context.Context, nc net.Conn) { s.serve(ctx, nc, true) },
+	}
 	s.memory = semaphore.NewWeighted(s.MaxBuffer)
 	s.sessions = make(map[uint16]*conn)
 }
 
-func (s *Server) accept(ctx context.Context, l net.Listener, clients *sync.WaitGroup) error {
-	for {
-		nc, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				nc.Close()
-			}
-			return nil
-		case transient(err):
-			s.Log.Error("iscsi: cannot accept, trying again", "why", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		case err != nil:
-			return fmt.Errorf("iscsi: accept on %s: %w", l.Addr(), err)
-		default:
-			n := s.open.Add(1)
-			if n > int64(s.MaxConns)+spareConns {
-				s.open.Add(-1)
-				s.refused(nc.RemoteAddr().String(), "", s.tooMany())
-				nc.Close()
-				continue
-			}
-			clients.Go(func() {
-				defer s.open.Add(-1)
-				s.serve(ctx, nc, n > int64(s.MaxConns))
-			})
-		}
-	}
-}
-
-func (s *Server) tooMany() error { return fmt.Errorf("more than %d connections", s.MaxConns) }
-
-// transient errors of accept(2) pass: a client that left before it was accepted, or a full table.
-func transient(err error) bool {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
 // serve is the life of one connection. A surplus one is told that there are too many.
 func (s *Server) serve(ctx context.Context, nc net.Conn, surplus bool) {
-	tune(nc)
 	c := newConn(s, nc)
-	left := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		nc.SetReadDeadline(time.Now()) // no further requests
-		select {
-		case <-left:
-		case <-time.After(closeGrace):
-			nc.Close()
-		}
-	})
-	defer stop()
-	defer close(left)
 	defer c.close()
 	defer c.survive("connection")
 
 	l := newLogin(c)
 	if surplus {
-		l.closed = refuse(StatusNoResources, "%w", s.tooMany())
+		l.closed = refuse(StatusNoResources, "%w", s.conns.TooMany())
 	}
 	err := l.run(ctx)
 	switch {
@@ -266,20 +202,4 @@ func (s *Server) observe(st Stat) {
 
 func (s *Server) refused(peer, initiator string, why error) {
 	s.Log.Warn("iscsi: refused", "peer", peer, "initiator", clip(initiator), "why", why)
-}
-
-// tune makes the kernel notice a peer that vanished: when idle by keepalive, with data under way by
-// TCP_USER_TIMEOUT (tcp(7)), without which retransmission goes on for a quarter of an hour. Failures are
-// of no consequence. Nagle's algorithm is off by Go's default.
-func tune(nc net.Conn) {
-	tc, ok := nc.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlivePause, Interval: 10 * time.Second, Count: 3})
-	if raw, err := tc.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(writeTimeout.Milliseconds()))
-		})
-	}
 }

@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"netroot/internal/proto/accept"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -116,7 +118,7 @@ func TestServeEnds(t *testing.T) {
 	stalled := attach(t, addr, "big")
 	stalled.read(1, 0, maxBlocks)
 	until(t, "all clients", func() bool {
-		return len(s.Active()) == 2 && s.open.Load() == 3 && !s.memory.TryAcquire(s.MaxBuffer)
+		return len(s.Active()) == 2 && s.conns.Open() == 3 && !s.memory.TryAcquire(s.MaxBuffer)
 	})
 	begin := time.Now()
 	stop()
@@ -143,9 +145,9 @@ func TestMaxConns(t *testing.T) {
 	}
 	until(t, "the refusal in the log", func() bool { return strings.Contains(log.String(), `why="more than 2 connections"`) })
 	first.conn.Close()
-	until(t, "the first to be gone", func() bool { return s.open.Load() == 1 })
+	until(t, "the first to be gone", func() bool { return s.conns.Open() == 1 })
 	attach(t, addr, "root")
-	for range spareConns + 8 {
+	for range accept.Spare + 8 {
 		dial(t, addr)
 	}
 	until(t, "no more to be let in", func() bool { return strings.Count(log.String(), "more than 2 connections") > 1 })
@@ -187,7 +189,7 @@ func TestReleaseOnce(t *testing.T) {
 		conn := dial(t, addr)
 		Login(t.Context(), conn, config(target))
 		conn.Close()
-		until(t, "the connection to be gone", func() bool { return s.open.Load() == 0 })
+		until(t, "the connection to be gone", func() bool { return s.conns.Open() == 0 })
 		if o, r := opened.Load(), released.Load(); o != 1 || r != 1 {
 			t.Errorf("%s: opened %d, released %d", target, o, r)
 		}
@@ -234,7 +236,7 @@ func TestSlowPeers(t *testing.T) {
 	}{
 		"says nothing":   {func(net.Conn) {}, requestTimeout},
 		"half a request": {func(conn net.Conn) { conn.Write(request[:60]) }, requestTimeout},
-		"reads nothing":  {func(conn net.Conn) { conn.Write(request) }, writeTimeout},
+		"reads nothing":  {func(conn net.Conn) { conn.Write(request) }, accept.Stall},
 		"never decides": {func(conn net.Conn) {
 			go io.Copy(io.Discard, conn)
 			conn.Write(request)
@@ -246,7 +248,7 @@ func TestSlowPeers(t *testing.T) {
 			if s, err := Login(context.Background(), conn, node); err == nil {
 				(&client{conn: conn, sn: s.CmdSN}).read(1, 0, 1)
 			}
-		}, writeTimeout},
+		}, accept.Stall},
 		"lists and stays": {func(conn net.Conn) {
 			go io.Copy(io.Discard, conn)
 			conn.Write(discover)

@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"netroot/internal/proto/accept"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -218,10 +220,10 @@ func TestServeEnds(t *testing.T) {
 	attach(t, addr, "root") // idle
 	stalled := attach(t, addr, "big")
 	ask(stalled, cmdRead, 1, 0, maxPayload)
-	until(t, "all clients", func() bool { return len(s.Active()) == 2 && s.open.Load() == 3 && s.full() })
+	until(t, "all clients", func() bool { return len(s.Active()) == 2 && s.conns.Open() == 3 && s.full() })
 	begin := time.Now()
 	stop()
-	if d := time.Since(begin); d < closeGrace || d > patience {
+	if d := time.Since(begin); d < accept.Grace || d > patience {
 		t.Errorf("took %v", d)
 	}
 	if n := strings.Count(log.String(), `why="the server stops"`); n != 2 {
@@ -246,7 +248,7 @@ func TestMaxConns(t *testing.T) {
 		t.Error(log)
 	}
 	first.Close()
-	until(t, "the first to be gone", func() bool { return s.open.Load() == 1 })
+	until(t, "the first to be gone", func() bool { return s.conns.Open() == 1 })
 	attach(t, addr, "root")
 }
 
@@ -318,7 +320,7 @@ func TestReleaseOnce(t *testing.T) {
 		conn.Write(b)
 		conn.CloseWrite()
 		io.Copy(io.Discard, conn)
-		until(t, "the connection to be gone", func() bool { return s.open.Load() == 0 })
+		until(t, "the connection to be gone", func() bool { return s.conns.Open() == 0 })
 		if o, r := opened.Load(), released.Load(); o != tt.want || r != o {
 			t.Errorf("%s: opened %d, want %d; released %d", tt.said, o, tt.want, r)
 		}
@@ -379,7 +381,7 @@ func TestSlowPeers(t *testing.T) {
 			if _, err := Handshake(context.Background(), conn, "root"); err == nil {
 				ask(conn, cmdRead, 1, 0, 512)
 			}
-		}, writeTimeout},
+		}, accept.Stall},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

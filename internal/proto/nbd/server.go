@@ -4,16 +4,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sys/unix"
+
+	"netroot/internal/proto/accept"
 )
 
 // ErrUnknown says that no export has the name asked for. Lookup wraps it to have its text sent to the
@@ -28,11 +27,8 @@ const (
 
 // Times that bound a peer's slowness.
 const (
-	optionTimeout  = 10 * time.Second // for each option
-	haggleTimeout  = time.Minute      // for all of them
-	writeTimeout   = time.Minute      // for one reply to be taken; a frozen machine must connect again
-	keepAlivePause = 30 * time.Second // of silence before the kernel asks whether the peer is there
-	closeGrace     = time.Second      // for replies under way when Serve ends
+	optionTimeout = 10 * time.Second // for each option
+	haggleTimeout = time.Minute      // for all of them
 )
 
 // Server serves exports. Its fields are set before Serve and left alone after; a Server may serve several
@@ -57,7 +53,7 @@ type Server struct {
 	Observe func(Stat)
 
 	once   sync.Once
-	open   atomic.Int64        // connections, attached or not
+	conns  accept.Loop         // connections, attached or not
 	memory *semaphore.Weighted // of MaxBuffer bytes
 	bufs   buffers
 	mu     sync.Mutex
@@ -97,13 +93,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return errors.New("nbd: TLS is required and no certificate is configured")
 	}
 	s.once.Do(s.setup)
-	ctx, cancel := context.WithCancel(ctx)
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	var clients sync.WaitGroup
-	err := s.accept(ctx, l, &clients)
-	cancel()
-	clients.Wait()
-	return err
+	return s.conns.Run(ctx, l)
 }
 
 func (s *Server) setup() {
@@ -116,65 +106,14 @@ func (s *Server) setup() {
 	if s.MaxBuffer <= 0 {
 		s.MaxBuffer = DefaultMaxBuffer
 	}
+	s.conns = accept.Loop{Protocol: "nbd", Log: s.Log, Max: s.MaxConns, Serve: s.serve}
 	s.memory = semaphore.NewWeighted(max(s.MaxBuffer, maxPayload))
 	s.active = make(map[*conn]struct{})
 }
 
-func (s *Server) accept(ctx context.Context, l net.Listener, clients *sync.WaitGroup) error {
-	for {
-		nc, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				nc.Close()
-			}
-			return nil
-		case transient(err):
-			s.Log.Error("nbd: cannot accept, trying again", "why", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		case err != nil:
-			return fmt.Errorf("nbd: accept on %s: %w", l.Addr(), err)
-		case s.open.Add(1) > int64(s.MaxConns):
-			s.open.Add(-1)
-			s.refused(nc.RemoteAddr().String(), fmt.Errorf("more than %d connections", s.MaxConns))
-			nc.Close()
-		default:
-			clients.Go(func() {
-				defer s.open.Add(-1)
-				s.serve(ctx, nc)
-			})
-		}
-	}
-}
-
-// transient errors of accept(2) pass: a client that left before it was accepted, or a full table.
-func transient(err error) bool {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
 // serve is the life of one connection.
 func (s *Server) serve(ctx context.Context, nc net.Conn) {
-	tune(nc)
 	c := newConn(s, nc)
-	left := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		nc.SetReadDeadline(time.Now()) // no further requests
-		select {
-		case <-left:
-		case <-time.After(closeGrace):
-			nc.Close()
-		}
-	})
-	defer stop()
-	defer close(left)
 	defer c.close()
 	defer c.survive("connection")
 
@@ -232,20 +171,4 @@ func (s *Server) observe(st Stat) {
 
 func (s *Server) refused(peer string, why error) {
 	s.Log.Warn("nbd: refused", "peer", peer, "why", why)
-}
-
-// tune makes the kernel notice a peer that vanished: when idle by keepalive, with data under way by
-// TCP_USER_TIMEOUT (tcp(7)), without which retransmission goes on for a quarter of an hour. Failures are
-// of no consequence. Nagle's algorithm is off by Go's default.
-func tune(nc net.Conn) {
-	tc, ok := nc.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlivePause, Interval: 10 * time.Second, Count: 3})
-	if raw, err := tc.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(writeTimeout.Milliseconds()))
-		})
-	}
 }

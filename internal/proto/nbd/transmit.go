@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
 
 const (
@@ -331,10 +333,10 @@ func appendChunk(b []byte, r request, kind uint16, n uint32) []byte {
 func (c *conn) sendReply(b []byte) error {
 	c.write.Lock()
 	defer c.write.Unlock()
-	c.raw.SetWriteDeadline(time.Now().Add(writeTimeout))
+	c.raw.SetWriteDeadline(time.Now().Add(accept.Stall))
 	if _, err := c.nc.Write(b); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return fmt.Errorf("the client took no data for %v", writeTimeout)
+			return fmt.Errorf("the client took no data for %v", accept.Stall)
 		}
 		return fmt.Errorf("reply: %w", err)
 	}

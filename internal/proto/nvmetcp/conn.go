@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"netroot/internal/proto/accept"
+
 	"golang.org/x/sync/semaphore"
 )
 
@@ -104,7 +106,7 @@ func (c *conn) end(err error) {
 	// Closing a socket with unread data resets it, and the host would lose what it was just told.
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
-		c.nc.SetReadDeadline(time.Now().Add(closeGrace))
+		c.nc.SetReadDeadline(time.Now().Add(accept.Grace))
 		io.CopyN(io.Discard, c.nc, maxChunk)
 	}
 }
@@ -304,10 +306,10 @@ func (c *conn) queueHead() uint16 {
 func (c *conn) send(b []byte) error {
 	c.write.Lock()
 	defer c.write.Unlock()
-	c.nc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	c.nc.SetWriteDeadline(time.Now().Add(accept.Stall))
 	if _, err := c.nc.Write(b); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return fmt.Errorf("the host took no data for %v", writeTimeout)
+			return fmt.Errorf("the host took no data for %v", accept.Stall)
 		}
 		return fmt.Errorf("reply: %w", err)
 	}

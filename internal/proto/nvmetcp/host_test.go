@@ -135,8 +135,8 @@ func start(t testing.TB, s *Server) (addr string, log *logged) {
 		if err := <-done; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
-		if len(s.controllers) != 0 || s.open.Load() != 0 || !s.memory.TryAcquire(s.MaxBuffer) {
-			t.Errorf("left over: %d controllers, %d connections", len(s.controllers), s.open.Load())
+		if len(s.controllers) != 0 || s.conns.Open() != 0 || !s.memory.TryAcquire(s.MaxBuffer) {
+			t.Errorf("left over: %d controllers, %d connections", len(s.controllers), s.conns.Open())
 		}
 	})
 	return l.Addr().String(), log

@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"netroot/internal/proto/accept"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
@@ -228,7 +230,7 @@ func TestStuckHost(t *testing.T) {
 		q := ic(t, near, 0, 4)
 		q.must(connectCommand(1, 127, id, 0, 0, rootNQN, hostNQN))
 		q.send(read(0, 16, 8192))
-		time.Sleep(writeTimeout + time.Second)
+		time.Sleep(accept.Stall + time.Second)
 		synctest.Wait()
 		if n := s.Active()[0].Queues; n != 0 {
 			t.Errorf("%d queues left", n)

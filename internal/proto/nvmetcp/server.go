@@ -3,16 +3,15 @@ package nvmetcp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sys/unix"
+
+	"netroot/internal/proto/accept"
 )
 
 // Limits of Server when its fields are zero.
@@ -25,9 +24,6 @@ const (
 // Times that bound a peer's slowness.
 const (
 	connectTimeout = 10 * time.Second // until a connection is a queue
-	writeTimeout   = time.Minute      // for one PDU to be taken; a frozen machine must connect again
-	keepAlivePause = 30 * time.Second // of silence before the kernel asks whether the peer is there
-	closeGrace     = time.Second      // for replies under way when Serve ends, and for a host to read why it must go
 )
 
 // Server serves subsystems. Its fields are set before Serve and left alone after; a Server may serve several listeners
@@ -52,7 +48,7 @@ type Server struct {
 	Observe func(Stat)
 
 	once        sync.Once
-	open        atomic.Int64        // connections
+	conns       accept.Loop         // connections
 	memory      *semaphore.Weighted // of MaxBuffer bytes
 	bufs        buffers
 	mu          sync.Mutex
@@ -94,13 +90,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return errors.New("nvmetcp: no Lookup function is set")
 	}
 	s.once.Do(s.setup)
-	ctx, cancel := context.WithCancel(ctx)
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	var hosts sync.WaitGroup
-	err := s.accept(ctx, l, &hosts)
-	cancel()
-	hosts.Wait()
-	return err
+	return s.conns.Run(ctx, l)
 }
 
 func (s *Server) setup() {
@@ -119,65 +109,14 @@ func (s *Server) setup() {
 	if s.newID == nil {
 		s.newID = randomID
 	}
+	s.conns = accept.Loop{Protocol: "nvmetcp", Log: s.Log, Max: s.MaxConns, Serve: s.serve}
 	s.memory = semaphore.NewWeighted(s.MaxBuffer)
 	s.controllers = make(map[uint16]*controller)
 }
 
-func (s *Server) accept(ctx context.Context, l net.Listener, hosts *sync.WaitGroup) error {
-	for {
-		nc, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				nc.Close()
-			}
-			return nil
-		case transient(err):
-			s.Log.Error("nvmetcp: cannot accept, trying again", "why", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		case err != nil:
-			return fmt.Errorf("nvmetcp: accept on %s: %w", l.Addr(), err)
-		case s.open.Add(1) > int64(s.MaxConns):
-			s.open.Add(-1)
-			s.refused(nc.RemoteAddr().String(), fmt.Errorf("more than %d connections", s.MaxConns))
-			nc.Close()
-		default:
-			hosts.Go(func() {
-				defer s.open.Add(-1)
-				s.serve(ctx, nc)
-			})
-		}
-	}
-}
-
-// transient errors of accept(2) pass: a host that left before it was accepted, or a full table.
-func transient(err error) bool {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
 // serve is the life of one connection.
 func (s *Server) serve(ctx context.Context, nc net.Conn) {
-	tune(nc)
 	c := newConn(s, nc)
-	left := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		nc.SetReadDeadline(time.Now()) // no further commands
-		select {
-		case <-left:
-		case <-time.After(closeGrace):
-			nc.Close()
-		}
-	})
-	defer stop()
-	defer close(left)
 	defer c.leave(ctx)
 	defer c.survive("connection")
 	c.end(c.run(ctx))
@@ -191,20 +130,4 @@ func (s *Server) observe(st Stat) {
 
 func (s *Server) refused(peer string, why error) {
 	s.Log.Warn("nvmetcp: refused", "peer", peer, "why", why)
-}
-
-// tune makes the kernel notice a peer that vanished: when idle by keepalive, with data under way by TCP_USER_TIMEOUT
-// (tcp(7)), without which retransmission goes on for a quarter of an hour. Failures are of no consequence. Nagle's
-// algorithm is off by Go's default.
-func tune(nc net.Conn) {
-	tc, ok := nc.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlivePause, Interval: 10 * time.Second, Count: 3})
-	if raw, err := tc.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(writeTimeout.Milliseconds()))
-		})
-	}
 }
