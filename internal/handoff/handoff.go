@@ -9,18 +9,21 @@
 package handoff
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
 	"path"
 	"strings"
+	"unicode"
 )
 
 // Boot is everything the kernel command line tells the initramfs.
 type Boot struct {
 	Root        Root
 	Overlay     Overlay
-	Layers      []Layer      // netroot.layer=, applied in this order over the root
+	TreeLayers  []string     // rootovlcfg=, configuration trees below /etc/rootovl of the root; the first named wins
+	Layers      []Layer      // netroot.layer=, applied in this order over the root, after the trees
 	Interfaces  []Interface  // ip=
 	BootMAC     string       // BOOTIF=, "52:54:00:12:34:56"; empty: any interface
 	Nameservers []netip.Addr // nameserver=
@@ -73,6 +76,9 @@ func (b Boot) Format() []string {
 		}
 		args = append(args, arg)
 	}
+	if len(b.TreeLayers) > 0 {
+		args = append(args, "rootovlcfg="+strings.Join(b.TreeLayers, ","))
+	}
 	for _, l := range b.Layers {
 		args = append(args, "netroot.layer="+l.URL)
 	}
@@ -101,4 +107,24 @@ func ParseLayer(raw string) (Layer, error) {
 		return Layer{}, fmt.Errorf("layer %q: its path must end in sha256: and 64 hexadecimal digits", raw)
 	}
 	return Layer{URL: raw, Digest: digest}, nil
+}
+
+// CheckLayerName refuses what cannot be the name of a configuration layer: it is the name of one directory and one word of
+// a kernel command line, which boot loaders and shells get to see.
+func CheckLayerName(name string) error {
+	switch odd := strings.IndexFunc(name, func(r rune) bool {
+		return r == unicode.ReplacementChar || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-+@:=%~", r)
+	}); {
+	case name == "":
+		return errors.New("a layer's name is empty")
+	case name == "." || name == "..":
+		return fmt.Errorf("%q is not the name of a layer but a directory above it", name)
+	case strings.Contains(name, "/"):
+		return fmt.Errorf("%q has a slash: a layer is named by one word, not by a path", name)
+	case odd >= 0:
+		return fmt.Errorf("%q cannot name a layer: use letters, digits and . _ - + @ : = %% ~", name)
+	case len(name) > 255:
+		return fmt.Errorf("the name of a layer has %d bytes, and no file name has more than 255", len(name))
+	}
+	return nil
 }

@@ -38,6 +38,7 @@ func TestParse(t *testing.T) {
 		{"root=nbd:a:1 rootovl=2G init=/bin/sh rd.break", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true, Size: "2G"}, Init: "/bin/sh", Break: true}},
 		{"root=nbd:a:1 rootovl=no", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}}},
 		{"root=nbd:a:1 root=nbd:b:2 netroot.layer=" + layerURL, Boot{Root: Root{Transport: NBD, Servers: []string{"b"}, Port: 2}, Layers: []Layer{layer}}},
+		{"root=nbd:a:1 rootovl rootovlcfg=a,b rootovlcfg= rootovlcfg=c,,../d", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true}, TreeLayers: []string{"a", "b", "c", "", "../d"}}},
 		{"root=nbd:a:1 BOOTIF=01-52-54-00-12-34-AB nameserver=10.0.2.3", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, BootMAC: "52:54:00:12:34:ab", Nameservers: []netip.Addr{netip.MustParseAddr("10.0.2.3")}}},
 		{`root=nbd:a:1 dyndbg="file drivers/x +p root=nbd:evil:1"`, Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}}},
 	} {
@@ -107,6 +108,22 @@ func TestInterface(t *testing.T) {
 	}
 }
 
+func TestCheckLayerName(t *testing.T) {
+	for _, name := range []string{"a", "site", "52:54:00:12:34:56", "Knoten-7.größe", "_x", "..a", "a=b%c~d+e@f", strings.Repeat("x", 255)} {
+		if err := CheckLayerName(name); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	for _, name := range []string{
+		"", ".", "..", "a/b", "/", "../a", "a b", "a\tb", "a,b", `a"b`, "a'b", "$x", "`id`", "a;b", "a|b", "#a", "a\x00", "a\\b", "*", "a\xff",
+		"\u202eab", strings.Repeat("x", 256),
+	} {
+		if err := CheckLayerName(name); err == nil {
+			t.Errorf("%q: accepted", name)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add("root=nbd:10.0.2.2:10809/x:squashfs:ro ip=dhcp rootovl=2G BOOTIF=01-52-54-00-12-34-56")
 	f.Add("netroot=nbd:[fd00::1]:name rd.debug ip=[fd00::9]::[fd00::1]:64:n1:eth0:none nameserver=1.1.1.1")
@@ -114,6 +131,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("root=nvme:a,b:4420:squashfs:ro:nqn.x:y")
 	f.Add("root=iscsi:a:tcp:3260:0:iqn.x:y rootfstype=squashfs rootflags=ro")
 	f.Add("root=live:http://h/v1/blobs/x")
+	f.Add("root=nbd:a:1 rootovl rootovlcfg=a,,.. rootovlcfg=b")
 	f.Fuzz(func(t *testing.T, line string) {
 		b, err := Parse(line)
 		if err != nil {

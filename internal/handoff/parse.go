@@ -56,6 +56,12 @@ func (p *parser) argument(b *Boot, key, value string, given bool) error {
 		b.Break = flag(value, given)
 	case "rootovl":
 		b.Overlay = overlay(value, given)
+	case "rootovlcfg":
+		// Given again it adds to what was there, as getargs of dracut does. The names are not judged here: a bad one must
+		// not keep a machine from booting, and whoever applies the layers says what became of each.
+		if value != "" {
+			b.TreeLayers = append(b.TreeLayers, strings.Split(value, ",")...)
+		}
 	case "netroot.layer":
 		l, err := ParseLayer(value)
 		if err != nil {
