@@ -66,9 +66,12 @@ type Settings struct {
 	Servers   []string                     // hosts that serve the same images on the same ports, beside the one asked
 	Overlay   handoff.Overlay              // writable memory over the root
 	Debug     bool
-	Layers    []string // digests of layers that the HTTP server has, in the order of application
-	Console   []string // values of console=, "ttyS0,115200"; the last is /dev/console
-	Cmdline   []string // more kernel arguments, the last: they win
+	// TreeLayers are names of configuration trees in the root (/etc/rootovl); the first wins. Layers are digests of layers
+	// that the HTTP server has, in the order of application, and go over those.
+	TreeLayers []string
+	Layers     []string
+	Console    []string // values of console=, "ttyS0,115200"; the last is /dev/console
+	Cmdline    []string // more kernel arguments, the last: they win
 }
 
 // Plan is everything that one machine is told.
@@ -105,7 +108,7 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 	if im.Kernel.Digest == "" || len(im.Initrds) == 0 {
 		return Plan{}, fmt.Errorf("image %s has no kernel or no initramfs, so no machine can boot it: build it from a recipe that installs a kernel", im.Name)
 	}
-	if len(s.Layers) > 0 && !s.Overlay.Enabled {
+	if len(s.Layers)+len(s.TreeLayers) > 0 && !s.Overlay.Enabled {
 		return Plan{}, fmt.Errorf("image %s: layers need a writable root: set overlay: true for the label", im.Name)
 	}
 	if m.MAC, err = checkMAC(m.MAC); err != nil {
@@ -151,11 +154,17 @@ func cmdline(base, host string, m Machine, im Image, s Settings) ([]string, erro
 		return nil, err
 	}
 	b := handoff.Boot{
-		Root:    r,
-		Overlay: s.Overlay,
-		BootMAC: m.MAC,
-		Shell:   s.Debug,
-		Debug:   s.Debug,
+		Root:       r,
+		Overlay:    s.Overlay,
+		TreeLayers: s.TreeLayers,
+		BootMAC:    m.MAC,
+		Shell:      s.Debug,
+		Debug:      s.Debug,
+	}
+	for _, name := range s.TreeLayers {
+		if err := handoff.CheckLayerName(name); err != nil {
+			return nil, err
+		}
 	}
 	if !slices.ContainsFunc(s.Cmdline, func(a string) bool { return strings.HasPrefix(a, "ip=") }) {
 		b.Interfaces = []handoff.Interface{{Method: "dhcp"}}

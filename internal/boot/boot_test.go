@@ -45,7 +45,7 @@ func TestGolden(t *testing.T) {
 		s    Settings
 	}{
 		{"plain", Machine{Server: "boot1.example.org"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}},
-		{"vm", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, Ports: nbdOn(40001), Layers: []string{digest("d")}, Console: []string{"ttyS0,115200"}}},
+		{"vm", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, Ports: nbdOn(40001), TreeLayers: []string{"site", "rack7"}, Layers: []string{digest("d")}, Console: []string{"ttyS0,115200"}}},
 		{"nvme", vm, Settings{Ports: all, Servers: []string{"10.0.2.3"}}},
 		{"iscsi", vm, Settings{Ports: all, Transport: handoff.ISCSI}},
 		{"http", vm, Settings{Ports: all, Transport: handoff.HTTP}},
@@ -89,7 +89,7 @@ func golden(t *testing.T, name, got string) {
 // What is written here must be what the node reads there.
 func TestNodeReadsIt(t *testing.T) {
 	m := Machine{Server: "[2001:db8::1]:8010", MAC: "52:54:00:12:34:56"}
-	p, err := Decide(m, debian(), Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, Ports: nbdOn(2000), Layers: []string{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
+	p, err := Decide(m, debian(), Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, Ports: nbdOn(2000), TreeLayers: []string{"a", "b"}, Layers: []string{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +101,7 @@ func TestNodeReadsIt(t *testing.T) {
 	want := handoff.Boot{
 		Root:       handoff.Root{Transport: handoff.NBD, Servers: []string{"2001:db8::1"}, Port: 2000, Name: "debian12@0123456789ab", FSType: "squashfs"},
 		Overlay:    handoff.Overlay{Enabled: true},
+		TreeLayers: []string{"a", "b"},
 		Layers:     []handoff.Layer{{URL: url + digest("d"), Digest: digest("d")}, {URL: url + digest("e"), Digest: digest("e")}},
 		Interfaces: got.Interfaces,
 		BootMAC:    "52:54:00:12:34:56",
@@ -140,6 +141,8 @@ func TestDecideRefuses(t *testing.T) {
 		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no kernel"},
 		{"no initramfs", ok, func(im *Image) { im.Initrds = nil }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no initramfs"},
 		{"layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Layers: []string{digest("d")}}, "overlay: true"},
+		{"a tree's layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), TreeLayers: []string{"a"}}, "overlay: true"},
+		{"the name of a tree's layer", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, TreeLayers: []string{"a b"}}, "cannot name a layer"},
 		{"a transport that the kernel lacks", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.NBD} }, Settings{Ports: all, Transport: handoff.NVMe}, "kernel 6.1.0-56-amd64 cannot take a root by nvme"},
 		{"a transport that is not served", ok, nil, Settings{Ports: nbdOn(1), Transport: handoff.ISCSI}, "does not serve iscsi"},
 		{"nothing in common", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.HTTP} }, Settings{Ports: all}, "none of the transports"},
