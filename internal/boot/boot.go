@@ -63,6 +63,7 @@ type File struct {
 type Settings struct {
 	Transport handoff.Transport            // empty: the best that kernel and server have
 	Ports     map[handoff.Transport]uint16 // where the server listens; one that is not in it is not served, but HTTP always is
+	LUN       uint16                       // of the disk in an iSCSI target; ours is 0, and other servers have something else there
 	Servers   []string                     // hosts that serve the same images on the same ports, beside the one asked
 	Overlay   handoff.Overlay              // writable memory over the root
 	Debug     bool

@@ -44,6 +44,9 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 		return r, nil
 	}
 	r.Servers, r.Port = append([]string{host}, s.Servers...), s.Ports[t]
+	if t == handoff.ISCSI {
+		r.LUN = s.LUN
+	}
 	r.Name = map[handoff.Transport]string{handoff.NBD: im.Name, handoff.NVMe: NQN(im.Name), handoff.ISCSI: IQN(im.Name)}[t]
 	return r, nil
 }

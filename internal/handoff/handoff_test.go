@@ -33,6 +33,7 @@ func TestParse(t *testing.T) {
 		{"root=nvme:10.0.0.1,10.0.0.2:4420:squashfs:ro:nqn.2026-11.x:debian12", Boot{Root: Root{Transport: NVMe, Servers: []string{"10.0.0.1", "10.0.0.2"}, Port: 4420, FSType: "squashfs", MountOptions: []string{"ro"}, Name: "nqn.2026-11.x:debian12"}}},
 		{"root=nvme:[fd00::1],[fd00::2]::::nqn.y", Boot{Root: Root{Transport: NVMe, Servers: []string{"fd00::1", "fd00::2"}, Name: "nqn.y"}}},
 		{"root=iscsi:10.0.0.1::3261::iqn.2026-11.x:debian12 rootfstype=erofs", Boot{Root: Root{Transport: ISCSI, Servers: []string{"10.0.0.1"}, Port: 3261, FSType: "erofs", Name: "iqn.2026-11.x:debian12"}}},
+		{"root=iscsi:10.0.0.1:::1:iqn.x", Boot{Root: Root{Transport: ISCSI, Servers: []string{"10.0.0.1"}, LUN: 1, Name: "iqn.x"}}},
 		{"root=live:http://10.0.0.1:8010/v1/blobs/sha256:ab rootfstype=squashfs", Boot{Root: Root{Transport: HTTP, URL: "http://10.0.0.1:8010/v1/blobs/sha256:ab", FSType: "squashfs"}}},
 		{"root=nbd:a:1 rootovl rd.shell=0 rd.debug", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true}, Debug: true, Shell: true}},
 		{"root=nbd:a:1 rootovl=2G init=/bin/sh rd.break", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true, Size: "2G"}, Init: "/bin/sh", Break: true}},
@@ -60,7 +61,8 @@ func TestParseErrors(t *testing.T) {
 		"root=iscsi:a::::":                     "names no target",
 		"root=iscsi:u:p@a::::iqn":              "names no",
 		"root=iscsi:u@a::::iqn":                "password",
-		"root=iscsi:a:::7:iqn":                 "LUN 7",
+		"root=iscsi:a:::16384:iqn":             "LUN",
+		"root=iscsi:a:::b:iqn":                 "LUN",
 		"root=live:/dev/sr0":                   "want live:http://",
 		"root=nbd:a:0":                         "no port",
 		"root=nbd:a:70000":                     "no port",
@@ -130,6 +132,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("root=nbd:a:1 netroot.layer=" + layerURL)
 	f.Add("root=nvme:a,b:4420:squashfs:ro:nqn.x:y")
 	f.Add("root=iscsi:a:tcp:3260:0:iqn.x:y rootfstype=squashfs rootflags=ro")
+	f.Add("root=iscsi:a:::1:iqn.x:y")
 	f.Add("root=live:http://h/v1/blobs/x")
 	f.Add("root=nbd:a:1 rootovl rootovlcfg=a,,.. rootovlcfg=b")
 	f.Fuzz(func(t *testing.T, line string) {

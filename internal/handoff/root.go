@@ -37,6 +37,7 @@ type Root struct {
 	Servers      []string // host names or addresses, in the order to try; not for HTTP
 	Port         uint16   // of all of them; 0: the transport's own
 	Name         string   // NBD export (empty: the server's default), NVMe subsystem, iSCSI target
+	LUN          uint16   // iSCSI only: which of the target's units is the disk
 	URL          string   // HTTP only; may end in the digest, "sha256:" and 64 hexadecimal digits
 	FSType       string   // file system type; empty: probe
 	MountOptions []string // mount options of the packed root, "ro" implied
@@ -113,7 +114,7 @@ func (r Root) String() string {
 	case NVMe:
 		return strings.Join([]string{"nvme", list, portOr(r.Port, ""), r.FSType, options, r.Name}, ":")
 	case ISCSI:
-		return strings.Join([]string{"iscsi", list, "", portOr(r.Port, ""), "", r.Name}, ":")
+		return strings.Join([]string{"iscsi", list, "", portOr(r.Port, ""), portOr(r.LUN, ""), r.Name}, ":")
 	case HTTP:
 		return "live:" + r.URL
 	}
@@ -141,6 +142,7 @@ func (r Root) arguments() []string {
 	return args
 }
 
+// portOr renders a port, or a LUN, and one that is 0 as none.
 func portOr(port uint16, none string) string {
 	if port == 0 {
 		return none
@@ -217,8 +219,8 @@ func parseISCSI(f []string) (Root, error) {
 	if r.Port, err = parsePort(f[2]); err != nil {
 		return Root{}, err
 	}
-	if lun := f[3]; lun != "" && lun != "0" {
-		return Root{}, fmt.Errorf("LUN %s: only LUN 0 can be a root", lun)
+	if r.LUN, err = parseLUN(f[3]); err != nil {
+		return Root{}, err
 	}
 	r.Name = strings.Join(f[4:], ":")
 	return r, nil
@@ -253,6 +255,19 @@ func parsePort(s string) (uint16, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 {
 		return 0, fmt.Errorf("%q is no port", s)
+	}
+	return uint16(n), nil
+}
+
+// parseLUN reads the number of a logical unit; none is 0. From 16384 on, numbers
+// mean something else than the order of units (SAM-5, 4.7.5).
+func parseLUN(s string) (uint16, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n >= 1<<14 {
+		return 0, fmt.Errorf("LUN %q: want a number from 0 to 16383", s)
 	}
 	return uint16(n), nil
 }

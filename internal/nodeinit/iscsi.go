@@ -30,6 +30,7 @@ const (
 type iscsiDevice struct {
 	Addresses []string // host:port of the portals, in the order to try
 	Target    string
+	LUN       uint16
 	Initiator string
 	ISID      [6]byte
 	Kernel    iscsiKernel
@@ -48,6 +49,7 @@ func (n *node) attachISCSI(ctx context.Context) (said string, err error) {
 		return "", err
 	}
 	d := newISCSIDevice(addresses, n.boot.Root.Name, n.hostID())
+	d.LUN = n.boot.Root.LUN
 	if err := poll(ctx, 10*time.Second, iscsiHandle+" (module iscsi_tcp)", func() (bool, error) {
 		d.Kernel.Handle, err = strconv.ParseUint(readTrimmed(iscsiHandle), 10, 64)
 		return err == nil, nil
@@ -70,7 +72,7 @@ func (n *node) attachISCSI(ctx context.Context) (said string, err error) {
 		return "", errors.Join(err, d.Kernel.destroy(), d.conn.Close())
 	}
 	n.device = disk
-	return fmt.Sprintf("%s is LUN 0 of %s at %s", disk, d.Target, d.server), nil
+	return fmt.Sprintf("%s is LUN %d of %s at %s", disk, d.LUN, d.Target, d.server), nil
 }
 
 // newISCSIDevice names this end by the node's identity: a node that starts again
@@ -189,14 +191,14 @@ func (d *iscsiDevice) parameters(s iscsi.Session) []iscsiParam {
 	}
 }
 
-// scan has the kernel look for LUN 0, and waits for its disk.
+// scan has the kernel look for the LUN, and waits for its disk.
 func (d *iscsiDevice) scan(ctx context.Context, host uint32) (disk string, err error) {
 	file := fmt.Sprintf("/sys/class/scsi_host/host%d/scan", host)
-	if err := os.WriteFile(file, []byte("- - 0"), 0); err != nil { // any channel, any target
+	if err := os.WriteFile(file, fmt.Appendf(nil, "- - %d", d.LUN), 0); err != nil { // any channel, any target
 		return "", fmt.Errorf("look for the disk: %w", err)
 	}
-	err = poll(ctx, 20*time.Second, "disk of "+d.Target, func() (bool, error) {
-		disk = iscsiDisk("/sys/class/iscsi_session", d.Kernel.SID)
+	err = poll(ctx, 20*time.Second, fmt.Sprintf("LUN %d of %s", d.LUN, d.Target), func() (bool, error) {
+		disk = iscsiDisk("/sys/class/iscsi_session", d.Kernel.SID, d.LUN)
 		return disk != "", nil
 	})
 	if err != nil {
@@ -205,9 +207,9 @@ func (d *iscsiDevice) scan(ctx context.Context, host uint32) (disk string, err e
 	return disk, waitDevice(ctx, disk)
 }
 
-// iscsiDisk finds the disk of a session in sysfs, below the session's target.
-func iscsiDisk(class string, sid uint32) string {
-	found, _ := filepath.Glob(filepath.Join(class, fmt.Sprintf("session%d/device/target*/*:0/block/*", sid)))
+// iscsiDisk finds a disk of a session in sysfs, below the session's target.
+func iscsiDisk(class string, sid uint32, lun uint16) string {
+	found, _ := filepath.Glob(filepath.Join(class, fmt.Sprintf("session%d/device/target*/*:%d/block/*", sid, lun)))
 	if len(found) == 0 {
 		return ""
 	}

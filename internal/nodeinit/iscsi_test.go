@@ -118,9 +118,12 @@ func TestISCSIDisk(t *testing.T) {
 		}
 	}
 	for sid, want := range map[uint32]string{1: "/dev/sda", 2: "/dev/sdc", 3: "", 4: "", 12: "/dev/sdd"} {
-		if got := iscsiDisk(dir, sid); got != want {
+		if got := iscsiDisk(dir, sid, 0); got != want {
 			t.Errorf("session %d: %q, want %q", sid, got, want)
 		}
+	}
+	if got := iscsiDisk(dir, 2, 1); got != "/dev/sdb" {
+		t.Errorf("LUN 1: %q", got)
 	}
 }
 
