@@ -66,11 +66,13 @@ type Settings struct {
 	LUN       uint16                       // of the disk in an iSCSI target; ours is 0, and other servers have something else there
 	Servers   []string                     // hosts that serve the same images on the same ports, beside the one asked
 	Overlay   handoff.Overlay              // writable memory over the root
+	RW        bool                         // the node writes to the root itself, which only NFS has
 	Debug     bool
 	// TreeLayers are names of configuration trees in the root (/etc/rootovl); the first wins. Layers are digests of layers
 	// that the HTTP server has, in the order of application, and go over those.
 	TreeLayers []string
 	Layers     []string
+	RunLayers  []string // those that hold nothing but files below run/, which need no writable root
 	Console    []string // values of console=, "ttyS0,115200"; the last is /dev/console
 	Cmdline    []string // more kernel arguments, the last: they win
 }
@@ -111,6 +113,9 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 	}
 	if len(s.Layers)+len(s.TreeLayers) > 0 && !s.Overlay.Enabled {
 		return Plan{}, fmt.Errorf("image %s: layers need a writable root: set overlay: true for the label", im.Name)
+	}
+	if s.RW && s.Overlay.Enabled {
+		return Plan{}, fmt.Errorf("image %s: an overlay would take what the node writes, and rw wants it in the root: take one of them", im.Name)
 	}
 	if m.MAC, err = checkMAC(m.MAC); err != nil {
 		return Plan{}, err
@@ -170,7 +175,7 @@ func cmdline(base, host string, m Machine, im Image, s Settings) ([]string, erro
 	if !slices.ContainsFunc(s.Cmdline, func(a string) bool { return strings.HasPrefix(a, "ip=") }) {
 		b.Interfaces = []handoff.Interface{{Method: "dhcp"}}
 	}
-	for _, digest := range s.Layers {
+	for _, digest := range slices.Concat(s.Layers, s.RunLayers) {
 		l, err := handoff.ParseLayer(base + LayerPath + digest)
 		if err != nil {
 			return nil, err

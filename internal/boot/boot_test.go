@@ -22,7 +22,7 @@ func nbdOn(port uint16) map[handoff.Transport]uint16 {
 }
 
 // all is a server with every transport.
-var all = map[handoff.Transport]uint16{handoff.NBD: 10809, handoff.NVMe: 4420, handoff.ISCSI: 3260}
+var all = map[handoff.Transport]uint16{handoff.NBD: 10809, handoff.NVMe: 4420, handoff.ISCSI: 3260, handoff.NFS: 2049, handoff.NFSImage: 2049}
 
 func debian() Image {
 	return Image{
@@ -49,6 +49,9 @@ func TestGolden(t *testing.T) {
 		{"nvme", vm, Settings{Ports: all, Servers: []string{"10.0.2.3"}}},
 		{"iscsi", vm, Settings{Ports: all, Transport: handoff.ISCSI}},
 		{"http", vm, Settings{Ports: all, Transport: handoff.HTTP}},
+		{"nfs", vm, Settings{Ports: all, Transport: handoff.NFS, Overlay: handoff.Overlay{Enabled: true}, Servers: []string{"10.0.2.3"}}},
+		{"nfs-rw", vm, Settings{Ports: all, RW: true, RunLayers: []string{digest("d")}}},
+		{"nfs-image", vm, Settings{Ports: all, Transport: handoff.NFSImage, Overlay: handoff.Overlay{Enabled: true}}},
 		{"debug", vm, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, Debug: true, Console: []string{"tty0", "ttyS1"}, Cmdline: []string{"nosmt", `dyndbg="file nbd.c +p"`}}},
 		{"known", Machine{Server: "192.0.2.1:8010", Arch: "amd64", Firmware: UEFI, MAC: "52-54-00-AB-CD-EF"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"ip=eth1:dhcp"}}},
 		{"ipv6", Machine{Server: "[2001:db8::1]:8010"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}}},
@@ -146,6 +149,8 @@ func TestDecideRefuses(t *testing.T) {
 		{"a transport that the kernel lacks", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.NBD} }, Settings{Ports: all, Transport: handoff.NVMe}, "kernel 6.1.0-56-amd64 cannot take a root by nvme"},
 		{"a transport that is not served", ok, nil, Settings{Ports: nbdOn(1), Transport: handoff.ISCSI}, "does not serve iscsi"},
 		{"nothing in common", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.HTTP} }, Settings{Ports: all}, "none of the transports"},
+		{"writing through a disk", ok, nil, Settings{Ports: all, Transport: handoff.NVMe, RW: true}, "rw wants the transport nfs"},
+		{"writing to both", ok, nil, Settings{Ports: all, Overlay: handoff.Overlay{Enabled: true}, RW: true}, "take one of them"},
 		{"no digest", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, Layers: []string{"md5:x"}}, "sha256"},
 		{"two lines", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"a\nreboot"}}, "control"},
 		{"an expansion", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"a=${net0/ip}"}}, "expand"},

@@ -3,6 +3,7 @@ package boot
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"netroot/internal/handoff"
@@ -44,19 +45,56 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 		return r, nil
 	}
 	r.Servers, r.Port = append([]string{host}, s.Servers...), s.Ports[t]
-	if t == handoff.ISCSI {
+	switch t {
+	case handoff.ISCSI:
 		r.LUN = s.LUN
+	case handoff.NFS:
+		r.Servers = r.Servers[:1] // each server has a tree of its own
+		r.FSType, r.Name, r.MountOptions = "nfs", TreePath(im.label()), nfsOptions(r.Port, s.RW)
+		return r, nil
+	case handoff.NFSImage:
+		r.Name = ImagesPath + strings.TrimPrefix(im.Root.Digest, "sha256:")
+		return r, nil
 	}
 	r.Name = map[handoff.Transport]string{handoff.NBD: im.Name, handoff.NVMe: NQN(im.Name), handoff.ISCSI: IQN(im.Name)}[t]
 	return r, nil
+}
+
+// TreePath is where the NFS server exports a label's tree, ImagesPath the directory of the packed roots, each named by
+// the hexadecimal digits of its digest.
+func TreePath(label string) string { return "/" + label }
+
+// ImagesPath is described at TreePath. No label is called so.
+const ImagesPath = "/.images/"
+
+func (im Image) label() string {
+	label, _, _ := strings.Cut(im.Name, "@")
+	return label
+}
+
+// nfsOptions are those of nfs(5) for a server that answers MOUNT on the same port. Locks are the node's own: nobody
+// shares what it writes.
+func nfsOptions(port uint16, rw bool) []string {
+	access := "ro"
+	if rw {
+		access = "rw"
+	}
+	p := strconv.Itoa(int(port))
+	return []string{access, "vers=3", "tcp", "nolock", "port=" + p, "mountport=" + p}
 }
 
 // transport is the one that the settings ask for, or the first that both kernel and server have.
 func transport(im Image, s Settings) (handoff.Transport, error) {
 	kernel := func(t handoff.Transport) bool { return slices.Contains(im.Transports, t) }
 	served := func(t handoff.Transport) bool { return t == handoff.HTTP || s.Ports[t] != 0 }
-	if t := s.Transport; t != "" {
+	t := s.Transport
+	if s.RW && t == "" {
+		t = handoff.NFS
+	}
+	if t != "" {
 		switch {
+		case s.RW && t != handoff.NFS:
+			return "", fmt.Errorf("a node cannot write to its root by %s: rw wants the transport nfs", t)
 		case !kernel(t):
 			return "", fmt.Errorf("its kernel %s cannot take a root by %s: choose another transport", im.KernelRelease, t)
 		case !served(t):
@@ -65,8 +103,8 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 		return t, nil
 	}
 	for _, t := range handoff.Transports() {
-		// A root in memory costs all of it: that is for those who ask for it.
-		if kernel(t) && served(t) && t != handoff.HTTP {
+		// A root in memory costs all of it, and a tree is no image: those are for who asks for them.
+		if kernel(t) && served(t) && t != handoff.HTTP && t != handoff.NFS {
 			return t, nil
 		}
 	}

@@ -104,7 +104,7 @@ func TestErrors(t *testing.T) {
 		"label name":                   {"labels:\n  Debian 12:\n", "n.yaml:2:3: \"Debian 12\" cannot be a label"},
 		"label path":                   {"labels:\n  ../x: {}\n", "cannot be a label"},
 		"transport":                    {"labels: {a: {transport: ndb}}", `n.yaml:1:25: unknown value "ndb"; did you mean "nbd"?`},
-		"transport, unlike":            {"labels: {a: {transport: carrier-pigeon}}", `unknown value "carrier-pigeon": known are nvme, nbd, iscsi, http`},
+		"transport, unlike":            {"labels: {a: {transport: carrier-pigeon}}", `unknown value "carrier-pigeon": known are nvme, nbd, iscsi, nfs-image, nfs, http`},
 		"firmware":                     {"labels: {a: {vm: {firmware: efi}}}", `did you mean "uefi"?`},
 		"rw and overlay":               {"labels:\n  a:\n    overlay: true\n    rw: true\n", "n.yaml:3:14: label a: rw makes the root itself writable"},
 		"rw and size":                  {"labels: {a: {rw: true, overlay: 2G}}", "n.yaml:1:33: label a: rw"},

@@ -35,6 +35,11 @@ func TestParse(t *testing.T) {
 		{"root=iscsi:10.0.0.1::3261::iqn.2026-11.x:debian12 rootfstype=erofs", Boot{Root: Root{Transport: ISCSI, Servers: []string{"10.0.0.1"}, Port: 3261, FSType: "erofs", Name: "iqn.2026-11.x:debian12"}}},
 		{"root=iscsi:10.0.0.1:::1:iqn.x", Boot{Root: Root{Transport: ISCSI, Servers: []string{"10.0.0.1"}, LUN: 1, Name: "iqn.x"}}},
 		{"root=live:http://10.0.0.1:8010/v1/blobs/sha256:ab rootfstype=squashfs", Boot{Root: Root{Transport: HTTP, URL: "http://10.0.0.1:8010/v1/blobs/sha256:ab", FSType: "squashfs"}}},
+		{"root=nfs:10.0.0.1:/debian12:ro,vers=3,nolock,port=2050,mountport=2050 rootovl", Boot{Root: Root{Transport: NFS, Servers: []string{"10.0.0.1"}, Port: 2050, Name: "/debian12", FSType: "nfs", MountOptions: []string{"ro", "vers=3", "nolock", "port=2050", "mountport=2050"}}, Overlay: Overlay{Enabled: true}}},
+		{"audit=0 root=10.0.2.2:/srv/centos7:rw,nolock,nfsvers=3 rootfstype=nfs rd.luks=0", Boot{Root: Root{Transport: NFS, Servers: []string{"10.0.2.2"}, Name: "/srv/centos7", FSType: "nfs", MountOptions: []string{"rw", "nolock", "nfsvers=3"}}}},
+		{"root=nfs4:[fd00::1]:/x rootflags=vers=4.2,port=99", Boot{Root: Root{Transport: NFS, Servers: []string{"fd00::1"}, Port: 99, Name: "/x", FSType: "nfs4", MountOptions: []string{"vers=4.2", "port=99"}}}},
+		{"root=/dev/nfs nfsroot=10.0.0.1:/x,vers=3,ro", Boot{Root: Root{Transport: NFS, Servers: []string{"10.0.0.1"}, Name: "/x", FSType: "nfs", MountOptions: []string{"vers=3", "ro"}}}},
+		{"root=live:nfs://10.0.0.1,[fd00::1]:2050/images/ab rootfstype=squashfs", Boot{Root: Root{Transport: NFSImage, Servers: []string{"10.0.0.1", "fd00::1"}, Port: 2050, Name: "/images/ab", FSType: "squashfs"}}},
 		{"root=nbd:a:1 rootovl rd.shell=0 rd.debug", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true}, Debug: true, Shell: true}},
 		{"root=nbd:a:1 rootovl=2G init=/bin/sh rd.break", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true, Size: "2G"}, Init: "/bin/sh", Break: true}},
 		{"root=nbd:a:1 rootovl=no", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}}},
@@ -54,20 +59,28 @@ func TestParse(t *testing.T) {
 
 func TestParseErrors(t *testing.T) {
 	for line, want := range map[string]string{
-		"quiet":                                "no root=",
-		"root=/dev/sda1":                       "no transport",
-		"root=nbd:":                            "names no server",
-		"root=nvme:a:1:squashfs":               "names no subsystem",
-		"root=iscsi:a::::":                     "names no target",
-		"root=iscsi:u:p@a::::iqn":              "names no",
-		"root=iscsi:u@a::::iqn":                "password",
-		"root=iscsi:a:::16384:iqn":             "LUN",
-		"root=iscsi:a:::b:iqn":                 "LUN",
-		"root=live:/dev/sr0":                   "want live:http://",
-		"root=nbd:a:0":                         "no port",
-		"root=nbd:a:70000":                     "no port",
-		"root=nbd:a:1 ip=eth0":                 "want ip=dhcp",
-		"root=nbd:a:1 ip=1.2.3.4::::h:e:bogus": "no method",
+		"quiet":                                         "no root=",
+		"root=/dev/sda1":                                "no transport",
+		"root=nbd:":                                     "names no server",
+		"root=nvme:a:1:squashfs":                        "names no subsystem",
+		"root=iscsi:a::::":                              "names no target",
+		"root=iscsi:u:p@a::::iqn":                       "names no",
+		"root=iscsi:u@a::::iqn":                         "password",
+		"root=iscsi:a:::16384:iqn":                      "LUN",
+		"root=iscsi:a:::b:iqn":                          "LUN",
+		"root=live:/dev/sr0":                            "want live:http://",
+		"root=nbd:a:0":                                  "no port",
+		"root=nbd:a:70000":                              "no port",
+		"root=nbd:a:1 ip=eth0":                          "want ip=dhcp",
+		"root=nbd:a:1 ip=1.2.3.4::::h:e:bogus":          "no method",
+		"root=nfs:/srv/x":                               "names no server",
+		"root=nfs:a:srv/x":                              "no absolute path",
+		"root=nfs:a:/srv/../x":                          "no absolute path",
+		"root=nfs:a:/x:ro:more":                         "more than there is to say",
+		"root=nfs:a:/x:port=0":                          "no port",
+		"root=live:nfs://a/x":                           "no directory and file",
+		"root=live:nfs://a:b/images/x":                  "no port",
+		"root=/dev/nfs":                                 "no transport",
 		"root=nbd:a:1 ip=1.2.3.4:::255.0.255.0:h:e:off": "holes",
 		"root=nbd:a:1 BOOTIF=zz":                        "MAC address",
 		"root=nbd:a:1 netroot.layer=http://h/x":         "64 hexadecimal digits",
@@ -135,6 +148,9 @@ func FuzzParse(f *testing.F) {
 	f.Add("root=iscsi:a:::1:iqn.x:y")
 	f.Add("root=live:http://h/v1/blobs/x")
 	f.Add("root=nbd:a:1 rootovl rootovlcfg=a,,.. rootovlcfg=b")
+	f.Add("root=a:/x:ro,vers=3 rootfstype=nfs rootflags=port=3")
+	f.Add("root=/dev/nfs nfsroot=a:/x,vers=3")
+	f.Add("root=live:nfs://a,b:2050/images/x rootfstype=erofs")
 	f.Fuzz(func(t *testing.T, line string) {
 		b, err := Parse(line)
 		if err != nil {

@@ -33,7 +33,7 @@ func Parse(cmdline string) (Boot, error) {
 
 // parser holds the arguments that only mean something together.
 type parser struct {
-	root, netroot, fstype, flags string
+	root, netroot, fstype, flags, nfsroot string
 }
 
 func (p *parser) argument(b *Boot, key, value string, given bool) error {
@@ -42,6 +42,8 @@ func (p *parser) argument(b *Boot, key, value string, given bool) error {
 		p.root = value
 	case "netroot":
 		p.netroot = value
+	case "nfsroot":
+		p.nfsroot = value
 	case "rootfstype":
 		p.fstype = value
 	case "rootflags":
@@ -99,11 +101,18 @@ func (p *parser) rootArgument() (Root, error) {
 	if value == "" {
 		return Root{}, errors.New("the kernel command line has no root=: name one, such as root=nbd:SERVER:PORT:squashfs")
 	}
-	r, err := ParseRoot(value)
+	r, err := ParseRoot(p.nfsRoot(value))
 	if err != nil {
 		return Root{}, fmt.Errorf("kernel argument root=%s: %w", value, err)
 	}
-	if p.fstype != "" {
+	switch {
+	case r.Transport == NFS: // rootfstype= can say no more, and root= has options of its own
+		r.MountOptions = append(r.MountOptions, list(p.flags)...)
+		if err := r.setNFSPort(); err != nil {
+			return Root{}, fmt.Errorf("kernel argument rootflags=%s: %w", p.flags, err)
+		}
+		return r, nil
+	case p.fstype != "":
 		r.FSType = p.fstype
 	}
 	if p.flags != "" {

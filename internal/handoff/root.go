@@ -14,10 +14,12 @@ type Transport string
 
 // The transports. Each is one word of root= and one file in package nodeinit.
 const (
-	NBD   Transport = "nbd"   // a network block device
-	NVMe  Transport = "nvme"  // NVMe over TCP
-	ISCSI Transport = "iscsi" // a SCSI disk over TCP
-	HTTP  Transport = "http"  // the whole image, fetched into memory
+	NBD      Transport = "nbd"       // a network block device
+	NVMe     Transport = "nvme"      // NVMe over TCP
+	ISCSI    Transport = "iscsi"     // a SCSI disk over TCP
+	NFSImage Transport = "nfs-image" // the packed root as a file over NFS
+	NFS      Transport = "nfs"       // a tree over NFS, as it is at the moment
+	HTTP     Transport = "http"      // the whole image, fetched into memory
 )
 
 // Ports that IANA registered, or that are in general use.
@@ -25,28 +27,29 @@ const (
 	DefaultNBDPort   = 10809
 	DefaultNVMePort  = 4420
 	DefaultISCSIPort = 3260
+	DefaultNFSPort   = 2049
 )
 
 // Transports lists the transports that a root= argument can name, the preferred
 // one first.
-func Transports() []Transport { return []Transport{NVMe, NBD, ISCSI, HTTP} }
+func Transports() []Transport { return []Transport{NVMe, NBD, ISCSI, NFSImage, NFS, HTTP} }
 
 // Root says where the root filesystem is.
 type Root struct {
 	Transport    Transport
 	Servers      []string // host names or addresses, in the order to try; not for HTTP
 	Port         uint16   // of all of them; 0: the transport's own
-	Name         string   // NBD export (empty: the server's default), NVMe subsystem, iSCSI target
+	Name         string   // NBD export (empty: the server's default), NVMe subsystem, iSCSI target, path of an NFS server
 	LUN          uint16   // iSCSI only: which of the target's units is the disk
 	URL          string   // HTTP only; may end in the digest, "sha256:" and 64 hexadecimal digits
-	FSType       string   // file system type; empty: probe
-	MountOptions []string // mount options of the packed root, "ro" implied
+	FSType       string   // file system type; empty: probe. "nfs" or "nfs4" for NFS
+	MountOptions []string // mount options of the packed root, "ro" implied; for NFS those of nfs(5), and "rw" makes the root writable
 }
 
 // Module is a kernel module, by name or alias and by the option that builds it.
 type Module struct {
 	Name, Option string
-	Optional     bool // wanted by some kernels, and not there with others
+	Optional     bool // not every kernel has it; one that wants it asks for it
 }
 
 // Modules are those that a transport needs. No device asks for them: the
@@ -61,6 +64,10 @@ func (t Transport) Modules() []Module {
 	case ISCSI:
 		// From Linux 6.16 on iscsi_tcp computes CRC32C without the crypto layer.
 		return []Module{{Name: "iscsi_tcp", Option: "ISCSI_TCP"}, {Name: "sd_mod", Option: "BLK_DEV_SD"}, {Name: "crc32c", Option: "CRYPTO_CRC32C", Optional: true}}
+	case NFS:
+		return nfsModules
+	case NFSImage:
+		return append([]Module{{Name: "loop", Option: "BLK_DEV_LOOP"}}, nfsModules...)
 	case HTTP:
 		return []Module{{Name: "loop", Option: "BLK_DEV_LOOP"}}
 	}
@@ -72,7 +79,7 @@ func (r Root) port() uint16 {
 	if r.Port != 0 {
 		return r.Port
 	}
-	return map[Transport]uint16{NBD: DefaultNBDPort, NVMe: DefaultNVMePort, ISCSI: DefaultISCSIPort}[r.Transport]
+	return map[Transport]uint16{NBD: DefaultNBDPort, NVMe: DefaultNVMePort, ISCSI: DefaultISCSIPort, NFS: DefaultNFSPort, NFSImage: DefaultNFSPort}[r.Transport]
 }
 
 // Addresses are the servers' hosts and ports, for dialling.
@@ -103,6 +110,8 @@ func (r Root) Digest() string {
 //	nbd:SERVERS:PORT-or-EXPORT:FSTYPE:OPTIONS
 //	iscsi:SERVERS:PROTOCOL:PORT:LUN:TARGET
 //	live:URL
+//	nfs:SERVERS:PATH:OPTIONS, nfs4:...
+//	live:nfs://SERVERS:PORT/PATH                  (ours)
 //	nvme:SERVERS:PORT:FSTYPE:OPTIONS:SUBSYSTEM    (ours)
 func (r Root) String() string {
 	var servers []string
@@ -115,6 +124,13 @@ func (r Root) String() string {
 		return strings.Join([]string{"nvme", list, portOr(r.Port, ""), r.FSType, options, r.Name}, ":")
 	case ISCSI:
 		return strings.Join([]string{"iscsi", list, "", portOr(r.Port, ""), portOr(r.LUN, ""), r.Name}, ":")
+	case NFS:
+		return strings.TrimRight(strings.Join([]string{r.FSType, list, r.Name, options}, ":"), ":")
+	case NFSImage:
+		if r.Port != 0 {
+			list += ":" + portOr(r.Port, "")
+		}
+		return "live:nfs://" + list + r.Name
 	case HTTP:
 		return "live:" + r.URL
 	}
@@ -131,7 +147,7 @@ func (r Root) String() string {
 // arguments are those that r needs beside root=: what its syntax has no place for.
 func (r Root) arguments() []string {
 	args := []string{"root=" + r.String()}
-	if r.Transport == ISCSI || r.Transport == HTTP {
+	if r.Transport == ISCSI || r.Transport == HTTP || r.Transport == NFSImage {
 		if r.FSType != "" {
 			args = append(args, "rootfstype="+r.FSType)
 		}
@@ -160,10 +176,12 @@ func ParseRoot(value string) (Root, error) {
 		return parseNVMe(splitColons(rest))
 	case "iscsi":
 		return parseISCSI(splitColons(rest))
+	case "nfs", "nfs4":
+		return parseNFS(word, splitColons(rest))
 	case "live":
 		return parseLive(rest)
 	}
-	return Root{}, fmt.Errorf("%q is no transport this initramfs has; it knows nbd, nvme, iscsi and live", word)
+	return Root{}, fmt.Errorf("%q is no transport this initramfs has; it knows nbd, nvme, iscsi, nfs, nfs4 and live", word)
 }
 
 func parseNBD(f []string) (Root, error) {
@@ -227,9 +245,12 @@ func parseISCSI(f []string) (Root, error) {
 }
 
 func parseLive(raw string) (Root, error) {
+	if where, ok := strings.CutPrefix(raw, "nfs://"); ok {
+		return parseNFSImage(where)
+	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return Root{}, errors.New("want live:http://HOST/PATH")
+		return Root{}, errors.New("want live:http://HOST/PATH or live:nfs://HOST/PATH")
 	}
 	return Root{Transport: HTTP, URL: raw}, nil
 }

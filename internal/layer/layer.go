@@ -105,6 +105,27 @@ func (b *Builder) Archive() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// Below checks that all of an archive lies below dir, a path relative to the root.
+func Below(archive []byte, dir string) error {
+	tr := tar.NewReader(bytes.NewReader(archive))
+	for {
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("layer archive: %w", err)
+		}
+		name, err := cleanName(hdr.Name)
+		if err == nil && name != "." && name != dir && !strings.HasPrefix(name, dir+"/") {
+			err = fmt.Errorf("is not below %s/", dir)
+		}
+		if err != nil {
+			return fmt.Errorf("layer entry %q: %w", hdr.Name, err)
+		}
+	}
+}
+
 // writeEntry writes one header and, for a regular file, exactly hdr.Size bytes of its content.
 func writeEntry(tw *tar.Writer, hdr *tar.Header, body io.Reader) error {
 	if err := tw.WriteHeader(hdr); err != nil {

@@ -293,3 +293,27 @@ func run(t *testing.T, in io.Reader, out io.Writer, argv ...string) {
 		t.Fatalf("%v: %v\n%s", argv, err, &stderr)
 	}
 }
+
+func TestBelow(t *testing.T) {
+	var b Builder
+	b.AddDir("run", 0o755, 0, 0)
+	b.AddFile("run/netroot/key", 0o600, 0, 0, nil)
+	inside, err := b.Archive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Below(inside, "run"); err != nil {
+		t.Error(err)
+	}
+	b.AddFile("running", 0o600, 0, 0, nil)
+	outside, err := b.Archive()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Below(outside, "run"); err == nil || !strings.Contains(err.Error(), `"running": is not below run/`) {
+		t.Errorf("%v", err)
+	}
+	if err := Below(inside[:600], "run"); err == nil {
+		t.Error("half an archive is below anything")
+	}
+}

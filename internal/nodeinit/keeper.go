@@ -94,6 +94,17 @@ func startKeeper(state keeperState, files ...*os.File) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
+// keepAddress starts the keeper when there is a lease to renew: all that is
+// left to do where the kernel itself keeps the root's connection.
+func (n *node) keepAddress() error {
+	state := keeperState{Net: n.net}
+	if !state.needed() {
+		return nil
+	}
+	_, err := startKeeper(state)
+	return err
+}
+
 // Keep is the keeper's life: it renews the address's lease and connects the
 // root's device again whenever its connection ends. It returns only when what
 // it was given makes no sense.

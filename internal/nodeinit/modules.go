@@ -150,7 +150,8 @@ func (n *node) loadListed() error {
 		}
 	}
 	for _, m := range n.boot.Root.Transport.Modules() {
-		if !n.modules.index.Has(m.Name) { // built in, or the transport will say what it misses
+		// Built in, or the transport will say what it misses; an optional one the kernel asks for.
+		if m.Optional || !n.modules.index.Has(m.Name) {
 			continue
 		}
 		if err := n.modules.load(m.Name); err != nil {

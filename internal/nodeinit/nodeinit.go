@@ -30,7 +30,8 @@ type node struct {
 	boot    handoff.Boot
 	modules *loader
 	net     *netConfig
-	device  string   // block device that the packed root is on
+	device  string   // block device that the packed root is on; an NFS root has none
+	server  string   // that an NFS root is at, an address
 	history []string // what each step said, for the rescue shell
 }
 

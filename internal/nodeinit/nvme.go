@@ -64,9 +64,7 @@ func (n *node) attachNVMe(ctx context.Context) (string, error) {
 		err = waitDevice(ctx, n.device)
 	}
 	if err == nil {
-		if state := (keeperState{Net: n.net}); state.needed() {
-			_, err = startKeeper(state)
-		}
+		err = n.keepAddress()
 	}
 	return fmt.Sprintf("%s is %s by way of %s", n.device, n.boot.Root.Name, strings.Join(paths, " and ")), err
 }

@@ -36,10 +36,8 @@ func (n *node) attachHTTP(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if state := (keeperState{Net: n.net}); state.needed() {
-		if _, err := startKeeper(state); err != nil {
-			return "", err
-		}
+	if err := n.keepAddress(); err != nil {
+		return "", err
 	}
 	n.device = device
 	checked := "its digest is right"

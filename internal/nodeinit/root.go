@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -32,10 +31,12 @@ const (
 // root= names.
 func (n *node) attachRoot(ctx context.Context) (string, error) {
 	attach := map[handoff.Transport]func(context.Context) (string, error){
-		handoff.NBD:   n.attachNBD,
-		handoff.NVMe:  n.attachNVMe,
-		handoff.ISCSI: n.attachISCSI,
-		handoff.HTTP:  n.attachHTTP,
+		handoff.NBD:      n.attachNBD,
+		handoff.NVMe:     n.attachNVMe,
+		handoff.ISCSI:    n.attachISCSI,
+		handoff.NFS:      n.attachNFS,
+		handoff.NFSImage: n.attachNFSImage,
+		handoff.HTTP:     n.attachHTTP,
 	}[n.boot.Root.Transport]
 	if attach == nil {
 		return "", fmt.Errorf("root=%s: this initramfs has no transport %s", n.boot.Root, n.boot.Root.Transport)
@@ -73,7 +74,7 @@ func resolveAll(ctx context.Context, hostports []string) ([]string, error) {
 
 func mib[T int64 | uint64](bytes T) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
 
-// mountRoot mounts the device, and over it, with rootovl, memory to write to.
+// mountRoot mounts the root, and over it, with rootovl, memory to write to.
 func (n *node) mountRoot(context.Context) (said string, err error) {
 	var undo []string
 	defer func() {
@@ -91,7 +92,7 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 		undo = append(undo, target)
 		return nil
 	}
-	fstype, err := n.rootType()
+	m, err := n.rootMount()
 	if err != nil {
 		return "", err
 	}
@@ -99,11 +100,14 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 	if n.boot.Overlay.Enabled {
 		target = liveImage
 	}
-	if err := mount(n.device, target, fstype, unix.MS_RDONLY, mountOptions(n.boot.Root)); err != nil {
+	if err := mount(m.source, target, m.fstype, m.flags, m.options); err != nil {
 		return "", err
 	}
-	if !n.boot.Overlay.Enabled {
-		return fmt.Sprintf("%s read-only", fstype), nil
+	switch {
+	case !n.boot.Overlay.Enabled && m.flags&unix.MS_RDONLY == 0:
+		return fmt.Sprintf("%s, writable: what is written stays", m.fstype), nil
+	case !n.boot.Overlay.Enabled:
+		return fmt.Sprintf("%s read-only", m.fstype), nil
 	}
 	size := n.boot.Overlay.Size
 	if size == "" {
@@ -125,7 +129,22 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("%s under an overlay in memory, at most %s", fstype, size), nil
+	return fmt.Sprintf("%s under an overlay in memory, at most %s", m.fstype, size), nil
+}
+
+// mount is what mount(2) takes.
+type mount struct {
+	source, fstype, options string
+	flags                   uintptr
+}
+
+// rootMount is how the root is mounted: a packed one always read-only.
+func (n *node) rootMount() (mount, error) {
+	if n.boot.Root.Transport == handoff.NFS {
+		return nfsMount(n.boot.Root, n.server), nil
+	}
+	fstype, err := n.rootType()
+	return mount{n.device, fstype, mountOptions(n.boot.Root), unix.MS_RDONLY}, err
 }
 
 // mountOptions are those of the packed file system; ro is a flag, not an option.
@@ -173,10 +192,11 @@ func (n *node) applyLayers(ctx context.Context) (string, error) {
 	if len(n.boot.Layers) == 0 {
 		return "", nil
 	}
+	place := newRoot
 	if !n.boot.Overlay.Enabled {
-		return "", errors.New("netroot.layer= needs a root that can be written: add rootovl")
+		place = "/" // whose /run becomes the root's
 	}
-	root, err := os.OpenRoot(newRoot)
+	root, err := os.OpenRoot(place)
 	if err != nil {
 		return "", err
 	}
@@ -186,6 +206,11 @@ func (n *node) applyLayers(ctx context.Context) (string, error) {
 		archive, err := fetchLayer(ctx, l)
 		if err != nil {
 			return "", err
+		}
+		if !n.boot.Overlay.Enabled {
+			if err := layer.Below(archive, "run"); err != nil {
+				return "", fmt.Errorf("%s: %w: what is put over a root without rootovl must be below run/", l.URL, err)
+			}
 		}
 		if err := layer.Apply(root, bytes.NewReader(archive)); err != nil {
 			return "", fmt.Errorf("unpack %s: %w", l.URL, err)

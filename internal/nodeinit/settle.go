@@ -26,7 +26,7 @@ func (n *node) settle(context.Context) (string, error) {
 			return "", fmt.Errorf("set the host name %s: %w", n.net.Hostname, err)
 		}
 	}
-	if !n.boot.Overlay.Enabled {
+	if !n.writable() {
 		return "the root is read-only and keeps its own /etc", nil
 	}
 	root, err := os.OpenRoot(newRoot)
@@ -41,7 +41,10 @@ func (n *node) settle(context.Context) (string, error) {
 	return "machine-id " + id, nil
 }
 
-// personalise writes what is one node's own into the overlay.
+// writable tells whether the root takes what is written to it, in memory or for good.
+func (n *node) writable() bool { return n.boot.Overlay.Enabled || n.boot.Root.Writable() }
+
+// personalise writes what is one node's own into the root.
 func personalise(root *os.Root, cfg *netConfig, machineID string) error {
 	if err := root.MkdirAll("etc", 0o755); err != nil {
 		return err
