@@ -66,7 +66,7 @@ var rules = []rule{
 	{"**/.pip/pip.conf", Password, urlPassword}, {"**/pip/pip.conf", Password, urlPassword},
 	{"**/.pypirc", Password, setting(`password`)},
 	{"**/.git-credentials", Password, urlPassword}, {"**/.config/git/credentials", Password, urlPassword}, {"**/.gitconfig", Password, urlPassword},
-	{"**/.npmrc", Token, setting(`\S*(_authToken|_password|_auth)`)}, {"etc/npmrc", Token, setting(`\S*(_authToken|_password|_auth)`)},
+	{"**/.npmrc", Token, setting(`[^\s#;]*(_authToken|_password|_auth)`)}, {"etc/npmrc", Token, setting(`[^\s#;]*(_authToken|_password|_auth)`)},
 	{"**/.docker/config.json", Token, member(`auth|identitytoken|registrytoken`)}, {"**/.dockercfg", Token, member(`auth`)},
 	{"**/containers/auth.json", Token, member(`auth|identitytoken|registrytoken`)},
 	{"**/.singularity/docker-config.json", Token, member(`auth|identitytoken`)}, {"**/.apptainer/docker-config.json", Token, member(`auth|identitytoken`)},
@@ -80,7 +80,7 @@ var rules = []rule{
 	{"etc/NetworkManager/system-connections/*", WiFiKey, setting(`psk|wep-key\d|password|private-key-password|leap-password`)},
 	{"etc/wpa_supplicant/*.conf", WiFiKey, setting(`psk|password|wep_key\d|sae_password`)}, {"etc/wpa_supplicant.conf", WiFiKey, setting(`psk|password`)},
 	{"var/lib/iwd/*", WiFiKey, setting(`Passphrase|PreSharedKey|EAP-Password`)},
-	{"etc/iscsi/iscsid.conf", Password, setting(`\S*password\S*`)}, {"etc/ppp/*-secrets", Password, lines(`^\s*[^#\s]`)},
+	{"etc/iscsi/iscsid.conf", Password, setting(`[^\s#]*password\S*`)}, {"etc/ppp/*-secrets", Password, lines(`^\s*[^#\s]`)},
 }
 
 // rulesFor returns the rules that a file's name, relative to the tree, falls under.
