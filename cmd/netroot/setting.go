@@ -56,10 +56,7 @@ func settings(cfg *config.Config, name string) (boot.Settings, error) {
 	if !ok {
 		return boot.Settings{Overlay: config.DefaultOverlay()}, nil
 	}
-	if l.RW {
-		return boot.Settings{}, usage(fmt.Errorf("label %s: rw: true wants a transport that a node can write through, and all there are are read-only: leave rw out, the overlay takes what the node writes", name))
-	}
-	return boot.Settings{Transport: l.Transport, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
+	return boot.Settings{Transport: l.Transport, RW: l.RW, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
 }
 
 // transportOf reads a transport's name.

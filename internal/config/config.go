@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -39,6 +40,9 @@ type Config struct {
 	Path   string // absolute; empty when there is no file
 	State  string // absolute directory of trees, images and logs
 	Labels map[string]*Label
+
+	// Networks are those whose machines may mount by NFS; none: those that the server is on.
+	Networks []netip.Prefix
 }
 
 // Label is one kind of system: what it is built from and how it boots.
@@ -47,7 +51,7 @@ type Label struct {
 	Recipe    string            // absolute path of the definition file
 	Tree      string            // absolute directory of its root filesystem
 	Transport handoff.Transport // empty: the best that the image's kernel and the server have
-	RW        bool              // the root itself is writable
+	RW        bool              // the tree itself is the root of one node, which writes to it; by NFS
 	Debug     bool
 	Cmdline   []string          // extra kernel arguments, one each, quotes kept
 	Qemu      []string          // extra qemu arguments, one each

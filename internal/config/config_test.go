@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,8 +48,8 @@ func TestReference(t *testing.T) {
 			Cmdline: []string{"quiet", "net.ifnames=0", "ipv6.disable=1"},
 			Qemu:    []string{"-smp", "2", "-name", "two words"},
 		},
-	}}
-	if diff := cmp.Diff(want, got, ignoreDefaultTree); diff != "" {
+	}, Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/64")}}
+	if diff := cmp.Diff(want, got, ignoreDefaultTree, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
 
@@ -72,7 +73,7 @@ func TestReferenceIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"state", "labels", "recipe", "tree", "transport", "rw", "debug", "cmdline", "qemu", "overlay", "kernel",
+	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "rw", "debug", "cmdline", "qemu", "overlay", "kernel",
 		"build_args", "allow_secrets", "vm", "memory", "ssh_port", "firmware"} {
 		if !strings.Contains(string(src), key+":") {
 			t.Errorf("the reference does not show %s", key)
@@ -89,7 +90,7 @@ func TestErrors(t *testing.T) {
 	for name, tt := range map[string]struct{ src, want string }{
 		"unknown key": {"labels:\n  a:\n    recpie: x\n",
 			"n.yaml:3:5: unknown key \"recpie\" in label a; did you mean \"recipe\"?\n        recpie: x\n        ^"},
-		"unknown key, nothing like it": {"labels: {a: }\nnodes: 3\n", "n.yaml:2:1: unknown key \"nodes\" in the configuration: known are labels, state\n"},
+		"unknown key, nothing like it": {"labels: {a: }\nnodes: 3\n", "n.yaml:2:1: unknown key \"nodes\" in the configuration: known are labels, networks, state\n"},
 		"key of a label at the top":    {"labels: {a: }\nrecipe: x\n", `n.yaml:2:1: unknown key "recipe"`},
 		"tab":                          {"labels:\n\ta:\n", "n.yaml:2:1: found character"},
 		"syntax":                       {"labels: [\n", "n.yaml:1:9: "},
@@ -108,6 +109,8 @@ func TestErrors(t *testing.T) {
 		"firmware":                     {"labels: {a: {vm: {firmware: efi}}}", `did you mean "uefi"?`},
 		"rw and overlay":               {"labels:\n  a:\n    overlay: true\n    rw: true\n", "n.yaml:3:14: label a: rw makes the root itself writable"},
 		"rw and size":                  {"labels: {a: {rw: true, overlay: 2G}}", "n.yaml:1:33: label a: rw"},
+		"rw over a wire that is read":  {"labels:\n  a:\n    rw: true\n    transport: nbd\n", "n.yaml:2:3: label a: rw makes the tree itself a node's root, which it can be by nfs alone"},
+		"network":                      {"networks: [10.0.0.1/8]\nlabels: {a: }", "n.yaml:1:12: networks: want an address"},
 		"overlay":                      {"labels: {a: {overlay: much}}", `n.yaml:1:23: overlay: want true, false, a size such as 2G`},
 		"overlay without unit":         {"labels: {a: {overlay: 50}}", `overlay: want true`},
 		"overlay share":                {"labels: {a: {overlay: 150%}}", `want 1% to 100%`},

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -34,8 +35,9 @@ func parse(path string, src []byte) (*Config, error) {
 	// The labels are read last: their trees lie in the state directory.
 	var labels ast.Node
 	err = p.mapping(root, "the configuration", fields{
-		"state":  p.path(&c.State),
-		"labels": func(n ast.Node) error { labels = n; return nil },
+		"state":    p.path(&c.State),
+		"networks": func(n ast.Node) (err error) { c.Networks, err = p.networks(n); return err },
+		"labels":   func(n ast.Node) error { labels = n; return nil },
 	})
 	if err != nil {
 		return nil, err
@@ -95,6 +97,8 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case l.RW && l.Transport != "" && l.Transport != handoff.NFS:
+		return nil, p.errorf(key, "label %s: rw makes the tree itself a node's root, which it can be by nfs alone: leave transport: %s out", name, l.Transport)
 	case l.RW && overlay == nil:
 		l.Overlay = handoff.Overlay{}
 	case l.RW && l.Overlay.Enabled:
@@ -218,6 +222,30 @@ func (p *reader) qemu(n ast.Node) ([]string, error) {
 		args = append(args, s)
 	}
 	return args, nil
+}
+
+// networks reads a list of addresses with prefix lengths.
+func (p *reader) networks(n ast.Node) ([]netip.Prefix, error) {
+	items, isList, err := p.list(n)
+	if err != nil {
+		return nil, err
+	}
+	if !isList {
+		items = []ast.Node{n}
+	}
+	var out []netip.Prefix
+	for _, item := range items {
+		s, err := p.text(item)
+		if err != nil {
+			return nil, err
+		}
+		network, err := netip.ParsePrefix(s)
+		if err != nil || network != network.Masked() {
+			return nil, p.errorf(item, "networks: want an address and the length of its prefix, with no bit set behind it, such as 10.1.0.0/16, not %s", s)
+		}
+		out = append(out, network)
+	}
+	return out, nil
 }
 
 // texts reads a list of texts.
