@@ -1,6 +1,7 @@
 package bootvm
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"os"
@@ -19,22 +20,16 @@ const rpmConfig = "test/bootvm/testdata/rpm/netroot.yaml"
 // TestRPM makes an RPM distribution, builds six recipes of the old kind from it with the host's dnf, and boots one.
 func TestRPM(t *testing.T) {
 	needLab(t)
-	for _, tool := range append(rpmrepo.Missing(), missing("dnf", "rpm")...) {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is missing: .ci/setup installs it", tool)
-		}
-		t.Skipf("%s is missing", tool)
-	}
-	t.Setenv("no_proxy", "127.0.0.1")
+	needTools(t, append(rpmrepo.Missing(), "dnf", "rpm")...)
+	t.Parallel()
 	home := t.TempDir()
-	t.Setenv("HOME", home)
 	dir := filepath.Join(lab.dir, "rpm")
 	state := filepath.Join(dir, "state")
 	url, key := serveRPMs(t, filepath.Join(dir, "repo"))
 
 	rpm := func(t *testing.T, args ...string) result {
 		t.Helper()
-		r := run(limit(t, 6*time.Minute), append([]string{"--config", rpmConfig, "--state", state}, args...)...)
+		r := runAt(limit(t, bootLimit), home, append([]string{"--config", rpmConfig, "--state", state}, args...)...)
 		t.Log(r.stdout)
 		return r
 	}
@@ -50,7 +45,7 @@ func TestRPM(t *testing.T) {
 			checkRPMTree(t, filepath.Join(state, "trees", label))
 		})
 	}
-	t.Run("ready", func(t *testing.T) { readyRPMs(t, url, key, state) })
+	t.Run("ready", func(t *testing.T) { readyRPMs(t, url, key, state, home) })
 	t.Run("verify", func(t *testing.T) { verifyRPMTree(t, filepath.Join(state, "trees", "centos8-base")) })
 	t.Run("refused", func(t *testing.T) { refusedRPMs(t, url, key, filepath.Join(state, "trees"), rpm) })
 	if left, err := os.ReadDir(home); err != nil || len(left) > 0 {
@@ -60,11 +55,10 @@ func TestRPM(t *testing.T) {
 		return
 	}
 	t.Run("boot", func(t *testing.T) {
-		serial := filepath.Join(t.TempDir(), "console.log")
-		r := rpm(t, "vm", "centos8-base", "--ssh-port", "0", "--serial", serial, "--run", rpmQuestions)
-		console, _ := os.ReadFile(serial)
+		m := machine{Label: "centos8-base", Args: []string{"--config", rpmConfig, "--state", state}}
+		r := m.boot(limit(t, bootLimit), t, rpmQuestions)
 		if r.err != nil {
-			t.Fatalf("%v\n%s\n%s", r.err, r.stderr, console)
+			t.Fatal(r.all())
 		}
 		for _, want := range []string{
 			"state running", "root overlay", "kernel kernel", "database ok", "signed yes", "release centos-release-8-2", "epel epel-release-1-1",
@@ -75,7 +69,7 @@ func TestRPM(t *testing.T) {
 			}
 		}
 		if t.Failed() {
-			t.Logf("%s\n%s", r.stderr, console)
+			t.Log(r.all())
 		}
 	})
 }
@@ -95,6 +89,13 @@ echo "motd $(cat /etc/motd)"
 echo "failed $(systemctl --failed --plain --no-legend | wc -l)"
 systemctl --failed --plain --no-legend
 `
+
+// runAt runs netroot for somebody whose home is elsewhere.
+func runAt(ctx context.Context, home string, args ...string) result {
+	cmd := command(ctx, args...)
+	cmd.Env = append(cmd.Env, "HOME="+home)
+	return finish(cmd)
+}
 
 // serveRPMs makes the repositories and serves them on loopback. It returns their URL and the file of their key.
 func serveRPMs(t *testing.T, dir string) (url, key string) {
@@ -160,7 +161,7 @@ func checkRPMTree(t *testing.T, tree string) {
 }
 
 // readyRPMs builds the repository's own recipes of the RPM kind, with the made distribution in the place of theirs.
-func readyRPMs(t *testing.T, url, key, state string) {
+func readyRPMs(t *testing.T, url, key, state, home string) {
 	for label, args := range map[string][]string{
 		"rocky9":         {"MIRROR=" + url + "/rocky"},
 		"rocky9-hpcnode": {"MIRROR=" + url + "/rocky", "EPEL=" + url + "/epel/9", "EPELKEY=file://" + key},
@@ -172,7 +173,7 @@ func readyRPMs(t *testing.T, url, key, state string) {
 			for _, a := range args {
 				argv = append(argv, "--build-arg", a)
 			}
-			r := run(limit(t, 6*time.Minute), argv...)
+			r := runAt(limit(t, bootLimit), home, argv...)
 			if r.err != nil {
 				t.Fatalf("%v\n%s\n%s", r.err, r.stdout, r.stderr)
 			}
@@ -224,14 +225,4 @@ func refusedRPMs(t *testing.T, url, key, trees string, netroot func(t *testing.T
 			}
 		})
 	}
-}
-
-func missing(tools ...string) []string {
-	var out []string
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			out = append(out, tool)
-		}
-	}
-	return out
 }

@@ -1,0 +1,227 @@
+// Package bootvm goes the whole way as a user would: it builds the programs and
+// the Debian recipe, boots the image in qemu machines with real firmware and
+// kernel, and asserts from inside. It needs root, qemu and a Debian mirror, and
+// runs where NETROOT_BOOT=1 asks for it.
+//
+// A test here begins with needLab and t.Parallel, for two machines run at once,
+// and asks one machine many questions rather than booting many. [machine] boots
+// one; what it cost becomes a row of the table that ends the run.
+package bootvm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// bootLimit is for a test that boots one machine. An emulated one takes a
+// minute where it has a core for itself.
+const bootLimit = 12 * time.Minute
+
+// lab is what the tests share: the programs, and a state directory with the
+// Debian image in it.
+var lab struct {
+	once    sync.Once
+	err     error
+	dir     string // of everything
+	netroot string
+	state   string
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if err := table.print(os.Stdout, os.Getenv("NETROOT_BOOT_TABLE")); err != nil {
+		fmt.Fprintln(os.Stderr, "table of boots:", err)
+		code = 1
+	}
+	if lab.dir != "" {
+		os.RemoveAll(lab.dir)
+	}
+	os.Exit(code)
+}
+
+// needLab builds the programs and the image, once. NETROOT_BOOT_STATE names a
+// state directory to use, and to keep, instead of a new one.
+func needLab(t *testing.T) {
+	t.Helper()
+	if os.Getenv("NETROOT_BOOT") != "1" {
+		t.Skip("boots machines in qemu for minutes; NETROOT_BOOT=1 asks for it (make test does)")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("building a tree needs root")
+	}
+	needTools(t, "qemu-system-x86_64", "mksquashfs", "mmdebstrap")
+	lab.once.Do(func() { lab.err = setUpLab() })
+	if lab.err != nil {
+		t.Fatal(lab.err)
+	}
+}
+
+// needTools skips a test without a foreign program; where CI installed them, that is a failure.
+func needTools(t *testing.T, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatalf("%s is missing: .ci/setup installs it", tool)
+			}
+			t.Skipf("%s is missing", tool)
+		}
+	}
+}
+
+func setUpLab() error {
+	var err error
+	// Beside the trees of a real installation, and not in a memory file system.
+	if lab.dir, err = os.MkdirTemp("/var/tmp", "netroot-bootvm-"); err != nil {
+		return err
+	}
+	lab.netroot = filepath.Join(lab.dir, "netroot")
+	lab.state = filepath.Join(lab.dir, "state")
+	if dir := os.Getenv("NETROOT_BOOT_STATE"); dir != "" {
+		lab.state = dir
+	}
+	for _, program := range []string{"netroot", "netroot-init"} {
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(lab.dir, program), "netroot/cmd/"+program)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", program, err, out)
+		}
+	}
+	if os.Getenv("NETROOT_BOOT_STATE") != "" && run(context.Background(), "plan", "debian12").err == nil {
+		return nil
+	}
+	r := run(context.Background(), "build", "debian12")
+	fmt.Println(r.stdout)
+	if r.err != nil {
+		return fmt.Errorf("netroot build debian12: %w\n%s", r.err, r.stderr)
+	}
+	return nil
+}
+
+// result is how a command ended. Its console is that of the machine that it booted.
+type result struct {
+	stdout, stderr, console string
+	status                  int
+	err                     error // of a status that is not 0, too
+}
+
+// all is what to show of a command that did not do as it should.
+func (r result) all() string {
+	return fmt.Sprintf("%v\nstdout:\n%s\nstderr:\n%s\nconsole:\n%s", r.err, r.stdout, r.stderr, r.console)
+}
+
+// command is netroot with the lab's state and the repository's configuration.
+// An end of its context is a Ctrl-C to it.
+func command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, lab.netroot, append([]string{"--state", lab.state}, args...)...)
+	cmd.Dir = "../.." // where netroot.yaml is
+	cmd.Env = append(os.Environ(), "no_proxy="+strings.TrimPrefix(os.Getenv("no_proxy")+",127.0.0.1", ","))
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.WaitDelay = 20 * time.Second
+	return cmd
+}
+
+// finish runs a command to its end.
+func finish(cmd *exec.Cmd) result {
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	return result{stdout: out.String(), stderr: errs.String(), status: cmd.ProcessState.ExitCode(), err: err}
+}
+
+// run runs netroot to its end.
+func run(ctx context.Context, args ...string) result { return finish(command(ctx, args...)) }
+
+// limit bounds a test.
+func limit(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// freePort is an address of loopback that a server can be started on again.
+func freePort(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// startServe starts "netroot serve" with one transport, and returns when it
+// listens. It is killed when the test ends, or by the test: [stop].
+func startServe(t *testing.T, transport, address string) *exec.Cmd {
+	t.Helper()
+	args := []string{"serve", "--http", "127.0.0.1:0"}
+	for _, name := range []string{"nbd", "nvme", "iscsi"} {
+		if name == transport {
+			args = append(args, "--"+name, address)
+		} else {
+			args = append(args, "--"+name, "")
+		}
+	}
+	cmd := command(t.Context(), args...)
+	pipe, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop(cmd) })
+	ready := make(chan bool, 1)
+	go func() {
+		buf := make([]byte, 4096)
+		n, _ := pipe.Read(buf)
+		ready <- bytes.Contains(buf[:n], []byte("serving"))
+		io.Copy(io.Discard, pipe)
+	}()
+	if !<-ready {
+		t.Fatal("netroot serve did not start")
+	}
+	return cmd
+}
+
+// stop kills a process outright, as a power cut would.
+func stop(cmd *exec.Cmd) {
+	if cmd.ProcessState == nil {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+}
+
+// waitFor waits until a file holds all words.
+func waitFor(ctx context.Context, file string, words ...string) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text, _ := os.ReadFile(file)
+		missing := ""
+		for _, w := range words {
+			if !bytes.Contains(text, []byte(w)) {
+				missing = w
+			}
+		}
+		if missing == "" {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return errors.New("never said " + missing)
+		}
+	}
+}

@@ -1,0 +1,84 @@
+package bootvm
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestServerLoss kills the root's server outright under a node that reads what
+// it has not read before, and starts a new one a minute later.
+func TestServerLoss(t *testing.T) {
+	needLab(t)
+	t.Parallel()
+	for transport, trace := range map[string]string{
+		"nbd":   "netroot: keeper: connected",
+		"iscsi": "netroot: keeper: connected",
+		"nvme":  "Successfully reconnected",
+	} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			testServerLoss(t, transport, trace)
+		})
+	}
+}
+
+// testServerLoss expects the trace in the kernel's log when the connection was
+// lost and found again.
+func testServerLoss(t *testing.T, transport, trace string) {
+	const away = 60 * time.Second
+	address := freePort(t)
+	server := startServe(t, transport, address)
+	ctx := limit(t, bootLimit)
+	m := machine{Transport: transport, Args: []string{"--server", address}}
+	b := m.start(ctx, t, `
+echo 3 > /proc/sys/vm/drop_caches
+`+readMuch+`
+dmesg | grep -c '`+trace+`'`)
+	stop(server)
+	select { // the time the server is away is what is tested
+	case <-time.After(away):
+	case <-ctx.Done():
+	}
+	startServe(t, transport, address)
+	r := b.wait()
+	if r.err != nil {
+		t.Fatal(r.all())
+	}
+	f := strings.Fields(r.stdout)
+	want := treeDigest(t)
+	if len(f) != 4 || f[2] != want {
+		t.Fatalf("the node read %q, want digest %s", r.stdout, want)
+	}
+	if f[3] == "0" {
+		t.Error("the node did not connect again: did it read all before the server was killed?")
+	}
+	b.note("server away %s, longest stall %s s", away, f[1])
+}
+
+// readMuch reads what a node has not read before its login, for tens of
+// seconds, and prints how long it once got nothing, in seconds, and a digest of
+// what it read.
+const readMuch = `
+{ find /usr/lib/x86_64-linux-gnu /usr/bin -xdev -type f -size -4M -print0 | sort -z | {
+	longest=0 last=${EPOCHREALTIME/./}
+	while mapfile -d '' -n 16 files && [ ${#files[@]} -gt 0 ]; do
+		cat -- "${files[@]}"
+		now=${EPOCHREALTIME/./}
+		[ $((now - last)) -le $longest ] || longest=$((now - last))
+		last=$now
+	done
+	echo longest $((longest / 1000000)) >&3
+} | sha256sum | cut -d' ' -f1; } 3>&1
+`
+
+// treeDigest is what the node computes, computed from the tree.
+func treeDigest(t *testing.T) string {
+	out, err := exec.Command("chroot", filepath.Join(lab.state, "trees", "debian12"), "bash", "-c", readMuch).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))[2]
+}
