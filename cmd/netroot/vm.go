@@ -32,7 +32,7 @@ type vmFlags struct {
 	transport, server        string
 	firmware, accel          string
 	sshPort                  uint16
-	debug                    bool
+	debug, rw                bool
 }
 
 func vmCmd(e *env) *cobra.Command {
@@ -55,6 +55,8 @@ is emulated, which is slower by far.`,
   netroot vm debian12 --run 'findmnt /; systemctl is-system-running --wait'
   netroot vm debian12 --set-key ~/.ssh/id_ed25519.pub --serial console.log
   netroot vm debian12 --transport nbd
+  netroot vm debian12 --transport nfs              # the tree itself, as it is now (root)
+  netroot vm debian12 --rw                         # what the machine writes stays in the tree (root)
   netroot vm debian12 --server 127.0.0.1:4420      # root from a running "netroot serve"`,
 		Args:              oneArg("label"),
 		ValidArgsFunction: e.completeLabels,
@@ -70,8 +72,9 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.memory, "mem", "2G", "`size` of the machine's memory")
 	fl.StringVar(&f.firmware, "firmware", "bios", "`bios` or uefi")
 	fl.StringVar(&f.accel, "accel", "auto", "`auto`, kvm or tcg")
-	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi or http (default: the label's `transport`)")
+	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host")
+	fl.BoolVar(&f.rw, "rw", false, "have the machine write to the label's tree itself, by NFS, instead of to memory")
 	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, and show what is served")
 	return cmd
 }
@@ -175,19 +178,19 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	if err != nil {
 		return nil, "", err
 	}
-	archive, err := key.Layer()
-	if err != nil {
-		return nil, "", err
-	}
 	set.Console = []string{"ttyS0,115200"}
 	set.Debug = set.Debug || f.debug
-	if set.Overlay.Enabled {
-		set.Layers = []string{layer.Digest(archive)}
+	if f.rw {
+		set.RW, set.Overlay = true, handoff.Overlay{}
 	}
 	if f.transport != "" {
 		if set.Transport, err = transportOf(f.transport); err != nil {
 			return nil, "", err
 		}
+	}
+	archive, err := keyLayer(key, &set)
+	if err != nil {
+		return nil, "", err
 	}
 	roots, err := f.roots(&set)
 	if err != nil {
@@ -210,6 +213,18 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	}, http, roots)
 	port := http.Addr().(*net.TCPAddr).Port
 	return server, boot.ScriptURL(net.JoinHostPort(vm.GuestHost, strconv.Itoa(port)), im.Name(), true), err
+}
+
+// keyLayer makes the layer that brings the key, and has the machine take it.
+func keyLayer(key vm.Key, set *boot.Settings) (archive []byte, err error) {
+	if set.Overlay.Enabled {
+		archive, err = key.Layer()
+		set.Layers = append(set.Layers, layer.Digest(archive))
+	} else {
+		archive, err = key.RunLayer()
+		set.RunLayers = append(set.RunLayers, layer.Digest(archive))
+	}
+	return archive, err
 }
 
 // roots makes a listener for every transport, or, with --server, points the

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -69,6 +70,23 @@ func (k Key) Layer() ([]byte, error) {
 	var b layer.Builder
 	b.AddDir("root/.ssh", 0o700, 0, 0)
 	b.AddFile("root/.ssh/authorized_keys", 0o600, 0, 0, k.Authorized)
+	return b.Archive()
+}
+
+// RunLayer is the archive that brings the key to a machine whose root must stay as it is: files below run/ alone, which
+// have systemd start sshd with a command that knows one more key of root (sshd_config(5), AuthorizedKeysCommand). The
+// variables are those that ssh.service of Debian and sshd.service of Enterprise Linux put behind the program.
+func (k Key) RunLayer() ([]byte, error) {
+	const options = "-oAuthorizedKeysCommand=/run/netroot/authorized-keys -oAuthorizedKeysCommandUser=root"
+	const dropIn = "[Service]\nEnvironmentFile=/run/netroot/sshd.env\n"
+	var b layer.Builder
+	b.AddDir("run/netroot", 0o755, 0, 0)
+	b.AddFile("run/netroot/authorized-keys", 0o755, 0, 0,
+		fmt.Appendf(nil, "#!/bin/sh\n[ \"$1\" = root ] && cat <<'END'\n%s\nEND\n", bytes.TrimSpace(k.Authorized)))
+	b.AddFile("run/netroot/sshd.env", 0o644, 0, 0, []byte("SSHD_OPTS="+options+"\nOPTIONS="+options+"\n"))
+	for _, unit := range []string{"ssh.service", "sshd.service"} {
+		b.AddFile("run/systemd/system/"+unit+".d/netroot.conf", 0o644, 0, 0, []byte(dropIn))
+	}
 	return b.Archive()
 }
 

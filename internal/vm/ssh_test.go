@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -19,6 +20,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+
+	"netroot/internal/layer"
 )
 
 // guest is an ssh server as a machine shows it through qemu's forward: connections are accepted from the first moment,
@@ -236,5 +239,44 @@ func TestKeyLayer(t *testing.T) {
 	}
 	if b, _ := io.ReadAll(tr); !bytes.Equal(b, key.Authorized) || !bytes.HasPrefix(b, []byte("ssh-ed25519 ")) {
 		t.Errorf("%q", b)
+	}
+}
+
+// TestRunLayer: the key for a root that stays as it is lies below run/ alone, and the command there gives it to root only.
+func TestRunLayer(t *testing.T) {
+	key, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := key.RunLayer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := layer.Below(archive, "run"); err != nil {
+		t.Error(err)
+	}
+	tr := tar.NewReader(bytes.NewReader(archive))
+	for {
+		hdr, err := tr.Next()
+		if err != nil {
+			t.Fatalf("no command in the layer: %v", err)
+		}
+		if hdr.Name == "run/netroot/authorized-keys" {
+			break
+		}
+	}
+	script := filepath.Join(t.TempDir(), "authorized-keys")
+	text, err := io.ReadAll(tr)
+	if err == nil {
+		err = os.WriteFile(script, text, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[string]string{"root": string(key.Authorized), "daemon": ""} {
+		out, _ := exec.Command("/bin/sh", script, user).Output()
+		if string(out) != want {
+			t.Errorf("%s gets %q, want %q", user, out, want)
+		}
 	}
 }
