@@ -118,7 +118,8 @@ func newRoot(e *env) *cobra.Command {
 every build as an immutable image, and boots any number of machines from it.
 
 Exit status: 0 done, 1 the work failed, 2 the command line or the configuration
-is wrong, 130 interrupted; "netroot vm --run" exits with its command's status.`,
+is wrong, 130 interrupted; "netroot vm --run" and "netroot serve --run" exit with
+their command's status.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -107,9 +107,9 @@ func oneArg(what string) cobra.PositionalArgs {
 	}
 }
 
-// logger writes an operator's log, one line an event, to standard error.
-func (e *env) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(e.stderr, nil))
+// logger writes an operator's log, one line an event of at least that level, to standard error.
+func (e *env) logger(least slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: least}))
 }
 
 // initPath finds the node's init beside our own program, or where packages put it.

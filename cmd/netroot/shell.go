@@ -50,20 +50,29 @@ func shellEnviron(name, shell string) []string {
 	return []string{"SHELL=" + shell, "debian_chroot=" + name, `PS1=(` + name + `) \w \$ `, "HISTFILE=/tmp/.history"}
 }
 
-// keepTerminal notes the modes of a terminal and which process group is in its
-// foreground. The function it returns sets both back: a command that was killed
-// leaves raw modes, and a shell in a pid namespace of its own its dead group.
-func keepTerminal(stdin io.Reader) (restore func()) {
+// foreground reports whether stdin is a terminal of which we are the foreground.
+func foreground(stdin io.Reader) (fd int, ok bool) {
 	f, ok := stdin.(*os.File)
 	if !ok {
-		return func() {}
+		return 0, false
 	}
-	fd := int(f.Fd())
-	modes, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	group, groupErr := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
-	if err != nil || groupErr != nil || group != unix.Getpgrp() {
+	group, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
+	return int(f.Fd()), err == nil && group == unix.Getpgrp()
+}
+
+// keepTerminal notes the modes of a terminal that we are the foreground of. The
+// function it returns sets both back: a command that was killed leaves raw
+// modes, and a shell in a pid namespace of its own its dead group.
+func keepTerminal(stdin io.Reader) (restore func()) {
+	fd, ok := foreground(stdin)
+	if !ok {
 		return func() {} // no terminal, or another's
 	}
+	modes, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return func() {}
+	}
+	group := unix.Getpgrp()
 	return func() {
 		// Who is in the background is stopped for setting it, unless this signal is ignored: tcsetpgrp(3).
 		signal.Ignore(syscall.SIGTTOU)

@@ -202,7 +202,7 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	}
 	log := slog.New(slog.DiscardHandler)
 	if f.debug {
-		log = e.logger()
+		log = e.logger(slog.LevelInfo)
 	}
 	server, err := serve.New(serve.Config{
 		Store:    s,

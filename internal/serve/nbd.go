@@ -10,7 +10,10 @@ import (
 )
 
 func (s *Server) nbdServer() rootServer {
-	return &nbd.Server{Lookup: s.nbdExport, List: s.nbdExports, Log: s.cfg.Log.With("server", "nbd")}
+	return &nbd.Server{
+		Lookup: s.nbdExport, List: s.nbdExports, Log: s.cfg.Log.With("server", "nbd"),
+		TLS: s.cfg.TLS, RequireTLS: s.cfg.RequireTLS,
+	}
 }
 
 // nbdExport is the packed root of the image that a client names: "label@id", "label" for its newest image at this moment,

@@ -8,6 +8,7 @@ package serve
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +36,10 @@ type Config struct {
 	Layers [][]byte
 	// Default is the image that an NBD client gets who names no export, as store.Resolve takes it. Empty: none.
 	Default string
+	// TLS is what the NBD server offers to clients that ask for it, nil: nothing; RequireTLS has it refuse the others, and
+	// with them every node, whose kernel has no TLS for NBD.
+	TLS        *tls.Config
+	RequireTLS bool
 	// Log gets one line for each request and each NBD client. Nil discards.
 	Log *slog.Logger
 }
@@ -162,6 +167,12 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 		ports = map[handoff.Transport]uint16{}
 	}
 	for t, l := range s.roots {
+		if t == handoff.NBD && s.cfg.RequireTLS {
+			if settings.Transport == t {
+				return boot.Plan{}, fmt.Errorf("label %s: this server serves NBD by TLS alone, which no node speaks: choose another transport, or start it without --tls-require", im.Label)
+			}
+			continue
+		}
 		ports[t] = uint16(l.Addr().(*net.TCPAddr).Port)
 	}
 	settings.Ports = ports

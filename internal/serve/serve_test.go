@@ -323,6 +323,28 @@ func TestNBD(t *testing.T) {
 	}
 }
 
+// Under TLS alone NBD is nothing to send a node to.
+func TestNoNodeSpeaksTLS(t *testing.T) {
+	f := start(t)
+	l, err := Listen("--nbd", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for transport, want := range map[handoff.Transport]string{"": "none of the transports that are served", handoff.NBD: "by TLS alone"} {
+		s, err := New(Config{
+			Store: f.store, RequireTLS: true,
+			Settings: func(string) (boot.Settings, error) { return boot.Settings{Transport: transport}, nil },
+		}, nil, map[handoff.Transport]net.Listener{handoff.NBD: l})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Plan(boot.Machine{Server: "10.0.0.1", Ref: "debian"}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("transport %q: %v", transport, err)
+		}
+	}
+}
+
 // All clients of an image share one file, and the last closes it.
 func TestOneFileForAllClients(t *testing.T) {
 	f := start(t)

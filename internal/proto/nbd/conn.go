@@ -36,6 +36,7 @@ type conn struct {
 	size       int64 // of the export when it was looked up
 	structured bool
 	tls        bool
+	plain      bool    // it was refused an option for want of TLS, and that was logged
 	context    *string // the export for which base:allocation was selected
 
 	inFlight *semaphore.Weighted // of connMemory, see admit

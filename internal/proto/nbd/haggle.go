@@ -138,6 +138,10 @@ func (c *conn) answer(ctx context.Context, o option, flags uint32) (done bool, e
 		return true, c.exportName(ctx, string(o.data), flags)
 	}
 	if c.srv.RequireTLS && !c.tls && o.code != optStartTLS && o.code != optAbort {
+		if !c.plain {
+			c.plain = true
+			c.srv.refused(c.peer, errors.New("no TLS, which is required here"))
+		}
 		return false, c.reply(o, repErrTLSReqd, "TLS is required here")
 	}
 	switch o.code {

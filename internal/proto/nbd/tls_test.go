@@ -94,9 +94,9 @@ func TestTLS(t *testing.T) {
 	say(t, abort, hello, flags, `C: "IHAVEOPT" 00000002 00000000`, `S: 0003e889045565a9 00000002 00000001 00000000`, `S: EOF`)
 	until(t, "the last refusal", func() bool { return strings.Contains(log.String(), "TLS handshake: ") })
 	stop()
-	for _, want := range []string{"EXPORT_NAME without TLS", "plain text behind STARTTLS"} {
-		if !strings.Contains(log.String(), want) {
-			t.Errorf("no %q in\n%s", want, log)
+	for _, want := range []string{"no TLS, which is required here", "EXPORT_NAME without TLS", "plain text behind STARTTLS"} {
+		if strings.Count(log.String(), want) != 1 {
+			t.Errorf("not one %q in\n%s", want, log)
 		}
 	}
 }
