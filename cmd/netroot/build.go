@@ -75,7 +75,7 @@ images as they were, and nothing of its own but the log.`,
 	read.register(cmd)
 	cmd.Flags().StringSliceVar(&sections, "section", nil, "carry out only these `sections`, separated by commas (%post, too, only when it is named)")
 	cmd.Flags().BoolVar(&opt.Update, "update", false, "begin with the tree there is; if the recipe is the same, only pack it")
-	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made, and labels and help of the base; update in any case")
+	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made or machines use by NFS, and labels and help of the base; update in any case")
 	registerBinds(cmd, &binds, "%post and %test")
 	cmd.Flags().StringArrayVar((*[]string)(&opt.Allow), "allow-secret", nil, "`path` of a secret that is meant to be in the image; may be repeated")
 	cmd.Flags().BoolVar(&noCache, "no-cache", false, "have the bootstrap agent do it all again")

@@ -45,7 +45,7 @@ type Options struct {
 	Sections  Sections          // to carry out; none: all
 	NoTest    bool              // leave out %test
 	Update    bool              // begin with the tree there is; if the recipe is the same, only pack it
-	Force     bool              // replace what is no tree, give labels and help the recipe's values, update in any case
+	Force     bool              // replace what is no tree or is in use, give labels and help the recipe's values, update in any case
 	Binds     []sandbox.Bind    // for %post and %test
 	Cache     *cache.Cache      // of what agents brought; nil: none
 	Allow     secrets.Allow     // secrets that may be in the image
@@ -138,6 +138,9 @@ func (b *builder) run(ctx context.Context) (*store.Image, error) {
 	if asItIs {
 		return b.repack(ctx)
 	}
+	if err := b.freeTree(); err != nil { // before the work is done
+		return nil, err
+	}
 	for i := range b.opt.Recipe.Stages {
 		if err := b.stage(ctx, i); err != nil {
 			return nil, err
@@ -155,6 +158,9 @@ func (b *builder) run(ctx context.Context) (*store.Image, error) {
 func (b *builder) publish(rec *record) error {
 	ready, place := filepath.Join(b.ws.dir, "files"), recordFile(b.opt.Tree)
 	if err := rec.save(ready); err != nil {
+		return err
+	}
+	if err := b.freeTree(); err != nil {
 		return err
 	}
 	if err := os.Remove(place); err != nil && !errors.Is(err, fs.ErrNotExist) {

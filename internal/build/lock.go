@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -81,4 +82,23 @@ func (l *lock) close() error {
 // sibling is the name of a hidden file beside a tree that belongs to it.
 func sibling(tree, suffix string) string {
 	return filepath.Join(filepath.Dir(tree), "."+filepath.Base(tree)+suffix)
+}
+
+// freeTree refuses to replace a tree that machines have as their root by NFS:
+// they would lose every file at once. Who serves a tree holds a shared lock of
+// its directory (flock(2)) for as long as a machine uses it.
+func (b *builder) freeTree() error {
+	dir, err := os.Open(b.opt.Tree)
+	if errors.Is(err, fs.ErrNotExist) || b.opt.Force {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // and with it goes the lock
+	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("the tree of %s is the root of running machines, by NFS, and a build would take it away from them: shut them down first, or say --force", b.opt.Label)
+	}
+	return err
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"netroot/internal/sandbox"
 )
 
@@ -133,5 +135,29 @@ func TestStagesByName(t *testing.T) {
 		if !strings.Contains(s.out.String(), want) {
 			t.Errorf("not said: %q", want)
 		}
+	}
+}
+
+// TestServedTreeStays: what machines have as their root by NFS is not taken away from them, but for force.
+func TestServedTreeStays(t *testing.T) {
+	s := newSite(t)
+	s.build(t, tiny, nil)
+	served, err := os.Open(s.tree)
+	must(t, err)
+	defer served.Close()
+	must(t, unix.Flock(int(served.Fd()), unix.LOCK_SH))
+	before, err := served.Stat()
+	must(t, err)
+
+	if _, err := Run(t.Context(), s.options(t, tiny, nil)); err == nil || !strings.Contains(err.Error(), "root of running machines") {
+		t.Errorf("a build of a tree in use: %v", err)
+	}
+	s.build(t, tiny, func(o *Options) { o.Update = true }) // which packs it where it is
+	if now, err := os.Stat(s.tree); err != nil || !os.SameFile(before, now) {
+		t.Errorf("it was replaced, %v", err)
+	}
+	s.build(t, tiny, func(o *Options) { o.Force = true })
+	if now, err := os.Stat(s.tree); err != nil || os.SameFile(before, now) {
+		t.Errorf("by force it was not replaced, %v", err)
 	}
 }
