@@ -29,6 +29,9 @@ func TestUpdate(t *testing.T) {
 
 	// The same recipe: the tree stays where it is, and its change is in the image.
 	place := inode()
+	held, err := os.Open(s.tree) // so that no other directory gets its inode
+	must(t, err)
+	defer held.Close()
 	same := func(o *Options) { o.Update = true }
 	text := tiny + "%post\nmkdir -p /etc; echo once >> /etc/post\n%test\n[ ! -e /etc/bad ]\n%environment\nA=1\n"
 	second := s.build(t, text, same)
