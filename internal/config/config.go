@@ -112,6 +112,10 @@ func find(explicit string, usual ...string) (string, error) {
 	return "", fmt.Errorf("%w: neither %s is there. The smallest netroot.yaml:\n\n%s", ErrNone, strings.Join(usual, " nor "), minimal)
 }
 
+// Parse reads src as the file path would be read. What is wrong in it is
+// reported as *Error.
+func Parse(path string, src []byte) (*Config, error) { return parse(path, src) }
+
 // Load reads the file. What is wrong in it is reported as *Error.
 func Load(path string) (*Config, error) {
 	src, err := os.ReadFile(path)

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"netroot/internal/config"
+	"netroot/internal/hostsfile"
+)
+
+func importCmd(e *env) *cobra.Command {
+	var out string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "import HOSTS-FILE",
+		Short: "Turn a live_netroot_hosts file into netroot.yaml",
+		Long: `Import reads live_netroot_hosts, the configuration of the shell scripts called
+fedora-live-netroot, and writes it as a netroot.yaml: each label with its recipe,
+its tree (NETROOT), rw, debug, kernel arguments and arguments for qemu.
+
+No shell runs on the file. Assignments, quotes, $NAME, and "case $label in" with its
+patterns are understood; what else a label depends on, such as the output of a
+command, is an error that names the line. What is carried over with a change is
+said, and what is written is read back before it takes its place.`,
+		Example: `  netroot import live_netroot_hosts
+  netroot import /srv/live/live_netroot_hosts -o /etc/netroot/netroot.yaml
+  netroot import live_netroot_hosts -o -`,
+		Args: oneArg("hosts file"),
+		RunE: func(_ *cobra.Command, args []string) error { return e.importHosts(args[0], out, force) },
+	}
+	cmd.Flags().StringVarP(&out, "output", "o", "netroot.yaml", "`file` to write, \"-\" for standard output")
+	cmd.Flags().BoolVar(&force, "force", false, "replace a file that is there")
+	return cmd
+}
+
+func (e *env) importHosts(path, out string, force bool) error {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return usage(err)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	hosts, err := hostsfile.Parse(path, filepath.Dir(abs), src)
+	if err != nil {
+		return usage(err)
+	}
+	target, err := filepath.Abs(out)
+	if err != nil {
+		return err
+	}
+	text := []byte(hosts.YAML(filepath.Base(path), filepath.Dir(target)))
+	if _, err := config.Parse(target, text); err != nil {
+		return fmt.Errorf("what %s says cannot be a netroot.yaml: %w", path, err)
+	}
+	for _, n := range hosts.Notes {
+		fmt.Fprintf(e.stderr, "netroot: %s:%d: %s\n", path, n.Line, n.Text)
+	}
+	if out == "-" {
+		_, err := e.stdout.Write(text)
+		return err
+	}
+	if _, err := os.Lstat(target); err == nil && !force {
+		return usage(fmt.Errorf("%s is there already: --force replaces it, -o names another", out))
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := renameio.WriteFile(target, text, 0o644); err != nil {
+		return err
+	}
+	e.importedNext(out, hosts)
+	return nil
+}
+
+// importedNext says what to do with what was imported.
+func (e *env) importedNext(out string, hosts *hostsfile.File) {
+	first := hosts.Labels[0].Name
+	fmt.Fprintf(e.stderr, "netroot: %s has %d labels; \"netroot build %s\" builds one, \"netroot vm %[3]s\" boots it\n", out, len(hosts.Labels), first)
+	for _, l := range hosts.Labels {
+		if info, err := os.Stat(cmp.Or(l.Tree, os.DevNull)); err == nil && info.IsDir() {
+			fmt.Fprintf(e.stderr, "netroot: the tree of %s is there already: \"netroot build --update %[1]s\" packs it as it is\n", l.Name)
+		}
+	}
+}
