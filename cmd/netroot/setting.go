@@ -56,7 +56,7 @@ func settings(cfg *config.Config, name string) (boot.Settings, error) {
 	if !ok {
 		return boot.Settings{Overlay: config.DefaultOverlay()}, nil
 	}
-	return boot.Settings{Transport: l.Transport, RW: l.RW, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
+	return boot.Settings{Transport: l.Transport, Servers: l.Servers, RW: l.RW, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
 }
 
 // transportOf reads a transport's name.

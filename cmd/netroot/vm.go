@@ -178,7 +178,7 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	if err != nil {
 		return nil, "", err
 	}
-	set.Console = []string{"ttyS0,115200"}
+	set.Console, set.Servers = []string{"ttyS0,115200"}, nil // the label's others know nothing of our ports
 	set.Debug = set.Debug || f.debug
 	if f.rw {
 		set.RW, set.Overlay = true, handoff.Overlay{}

@@ -8,10 +8,8 @@ package boot
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -64,7 +62,7 @@ type Settings struct {
 	Transport handoff.Transport            // empty: the best that kernel and server have
 	Ports     map[handoff.Transport]uint16 // where the server listens; one that is not in it is not served, but HTTP always is
 	LUN       uint16                       // of the disk in an iSCSI target; ours is 0, and other servers have something else there
-	Servers   []string                     // hosts that serve the same images on the same ports, beside the one asked
+	Servers   []string                     // hosts that serve the same images on the same ports; the one asked may be among them
 	Overlay   handoff.Overlay              // writable memory over the root
 	RW        bool                         // the node writes to the root itself, which only NFS has
 	Debug     bool
@@ -214,7 +212,7 @@ func checkArgument(a string) error {
 }
 
 // checkServer accepts a host name or address with an optional port, as in a URL or a Host header, and returns the host
-// without port and brackets. The text goes into boot scripts and kernel arguments, so nothing else may pass.
+// without port and brackets.
 func checkServer(server string) (host string, err error) {
 	host = server
 	if h, port, splitErr := net.SplitHostPort(server); splitErr == nil {
@@ -233,30 +231,10 @@ func checkServer(server string) (host string, err error) {
 	} else if strings.Contains(server, ":") {
 		return "", fmt.Errorf("server %q is not HOST, HOST:PORT or [IPv6]:PORT", server)
 	}
-	if strings.Contains(host, ":") {
-		if addr, err := netip.ParseAddr(host); err != nil || addr.Zone() != "" {
-			return "", fmt.Errorf("server %q: %q is not an IPv6 address without a zone", server, host)
-		}
-		return host, nil
+	if err := handoff.CheckHost(host); err != nil {
+		return "", fmt.Errorf("server %q: %w", server, err)
 	}
-	return host, checkHostName(host)
-}
-
-// checkHostName takes names of letters, digits, hyphens, underscores and dots (RFC 952, RFC 1123, and what people use),
-// which includes IPv4 addresses.
-func checkHostName(host string) error {
-	if host == "" || len(host) > 253 {
-		return errors.New("the server's name is empty or longer than 253 bytes")
-	}
-	for label := range strings.SplitSeq(host, ".") {
-		odd := strings.ContainsFunc(label, func(r rune) bool {
-			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
-		})
-		if label == "" || len(label) > 63 || odd {
-			return fmt.Errorf("%q is not a host name", host)
-		}
-	}
-	return nil
+	return host, nil
 }
 
 // checkMAC returns the address of an Ethernet interface in the form of Machine.MAC, from any form that net.ParseMAC takes.

@@ -44,7 +44,15 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 		r.URL = base + BlobPath + im.Root.Digest
 		return r, nil
 	}
-	r.Servers, r.Port = append([]string{host}, s.Servers...), s.Ports[t]
+	r.Servers, r.Port = []string{host}, s.Ports[t]
+	for _, server := range s.Servers {
+		if err := handoff.CheckHost(server); err != nil {
+			return handoff.Root{}, fmt.Errorf("servers: %w", err)
+		}
+		if !slices.Contains(r.Servers, server) {
+			r.Servers = append(r.Servers, server)
+		}
+	}
 	switch t {
 	case handoff.ISCSI:
 		r.LUN = s.LUN

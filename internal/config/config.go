@@ -51,6 +51,7 @@ type Label struct {
 	Recipe    string            // absolute path of the definition file
 	Tree      string            // absolute directory of its root filesystem
 	Transport handoff.Transport // empty: the best that the image's kernel and the server have
+	Servers   []string          // hosts that serve the same images, on the same ports as this one
 	RW        bool              // the tree itself is the root of one node, which writes to it; by NFS
 	Debug     bool
 	Cmdline   []string          // extra kernel arguments, one each, quotes kept

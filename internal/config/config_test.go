@@ -34,6 +34,7 @@ func TestReference(t *testing.T) {
 		"rocky9": {
 			Name: "rocky9", Recipe: filepath.Join(filepath.Dir(dir), "defs/rocky.def"), Tree: "/scratch/trees/rocky9",
 			Transport: handoff.NBD, Debug: true,
+			Servers:      []string{"10.1.0.1", "boot2.example", "2001:db8::3"},
 			Cmdline:      []string{"console=tty0", "console=ttyS0,115200n8", `dyndbg="file nbd.c +p"`},
 			Qemu:         []string{"-device", "virtio-rng-pci", "-smbios", "type=1,serial=my node"},
 			Overlay:      handoff.Overlay{Enabled: true, Size: "2G"},
@@ -73,7 +74,7 @@ func TestReferenceIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "rw", "debug", "cmdline", "qemu", "overlay", "kernel",
+	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "servers", "rw", "debug", "cmdline", "qemu", "overlay", "kernel",
 		"build_args", "allow_secrets", "vm", "memory", "ssh_port", "firmware"} {
 		if !strings.Contains(string(src), key+":") {
 			t.Errorf("the reference does not show %s", key)
@@ -107,6 +108,9 @@ func TestErrors(t *testing.T) {
 		"transport":                    {"labels: {a: {transport: ndb}}", `n.yaml:1:25: unknown value "ndb"; did you mean "nbd"?`},
 		"transport, unlike":            {"labels: {a: {transport: carrier-pigeon}}", `unknown value "carrier-pigeon": known are nvme, nbd, iscsi, nfs-image, nfs, http`},
 		"firmware":                     {"labels: {a: {vm: {firmware: efi}}}", `did you mean "uefi"?`},
+		"server with a port":           {"labels:\n  a:\n    servers: [boot1, 'boot2:4420']\n", `n.yaml:3:22: servers: "boot2:4420" is not an IPv6 address`},
+		"one server":                   {"labels: {a: {servers: boot1}}", "n.yaml:1:23: servers: want a list"},
+		"server twice":                 {"labels: {a: {servers: [b, c, b]}}", "n.yaml:1:30: servers: b is there twice"},
 		"rw and overlay":               {"labels:\n  a:\n    overlay: true\n    rw: true\n", "n.yaml:3:14: label a: rw makes the root itself writable"},
 		"rw and size":                  {"labels: {a: {rw: true, overlay: 2G}}", "n.yaml:1:33: label a: rw"},
 		"rw over a wire that is read":  {"labels:\n  a:\n    rw: true\n    transport: nbd\n", "n.yaml:2:3: label a: rw makes the tree itself a node's root, which it can be by nfs alone"},

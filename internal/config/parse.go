@@ -78,6 +78,7 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 		"recipe":    p.path(&l.Recipe),
 		"tree":      func(n ast.Node) error { l.defaultTree = false; return p.path(&l.Tree)(n) },
 		"transport": oneOf(p, &l.Transport, handoff.Transports()),
+		"servers":   func(n ast.Node) (err error) { l.Servers, err = p.hosts(n); return err },
 		"rw":        p.flag(&l.RW),
 		"debug":     p.flag(&l.Debug),
 		"cmdline":   func(n ast.Node) (err error) { l.Cmdline, err = p.cmdline(n); return err },
@@ -262,6 +263,32 @@ func (p *reader) texts(n ast.Node) ([]string, error) {
 		s, err := p.text(item)
 		if err != nil {
 			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// hosts reads a list of names and addresses, each once.
+func (p *reader) hosts(n ast.Node) ([]string, error) {
+	items, isList, err := p.list(n)
+	if err != nil {
+		return nil, err
+	}
+	if !isList {
+		return nil, p.errorf(n, "servers: want a list, such as [boot1, boot2]")
+	}
+	var out []string
+	for _, item := range items {
+		s, err := p.text(item)
+		if err != nil {
+			return nil, err
+		}
+		if err := handoff.CheckHost(s); err != nil {
+			return nil, p.errorf(item, "servers: %s; ports are the same on all servers and not named here", err.Error())
+		}
+		if slices.Contains(out, s) {
+			return nil, p.errorf(item, "servers: %s is there twice", s)
 		}
 		out = append(out, s)
 	}

@@ -3,6 +3,7 @@ package handoff
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"path"
 	"strconv"
@@ -342,6 +343,30 @@ func field(fields []string, i int) string {
 func isDigest(s string) bool {
 	hex, ok := strings.CutPrefix(s, "sha256:")
 	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+// CheckHost takes what can name a server: an IP address without a zone, or a name of letters, digits, hyphens, underscores
+// and dots (RFC 952, RFC 1123, and what people use). The text goes into boot scripts and kernel arguments, so nothing
+// else may pass.
+func CheckHost(host string) error {
+	if strings.Contains(host, ":") {
+		if addr, err := netip.ParseAddr(host); err != nil || addr.Zone() != "" {
+			return fmt.Errorf("%q is not an IPv6 address without a zone", host)
+		}
+		return nil
+	}
+	if host == "" || len(host) > 253 {
+		return errors.New("the server's name is empty or longer than 253 bytes")
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		odd := strings.ContainsFunc(label, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+		})
+		if label == "" || len(label) > 63 || odd {
+			return fmt.Errorf("%q is not a host name", host)
+		}
+	}
+	return nil
 }
 
 func numeric(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

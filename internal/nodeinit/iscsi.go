@@ -44,7 +44,7 @@ type iscsiDevice struct {
 // attachISCSI logs in, gives the connection to the kernel and leaves a keeper
 // with it: the kernel reads and writes, but to log in is a process's work.
 func (n *node) attachISCSI(ctx context.Context) (said string, err error) {
-	addresses, err := resolveAll(ctx, n.boot.Root.Addresses())
+	addresses, err := n.addresses(ctx)
 	if err != nil {
 		return "", err
 	}

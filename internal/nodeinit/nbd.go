@@ -63,7 +63,7 @@ func (d *nbdDevice) path() string { return "/dev/nbd" + strconv.Itoa(d.Index) }
 
 // attachNBD connects the root's device and leaves a keeper with it.
 func (n *node) attachNBD(ctx context.Context) (string, error) {
-	addresses, err := resolveAll(ctx, n.boot.Root.Addresses())
+	addresses, err := n.addresses(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -67,7 +67,7 @@ func imageDirectory(r handoff.Root, dir string) handoff.Root {
 // findNFS takes the first server that accepts a connection. The kernel would
 // wait minutes for one that does not, without a word.
 func (n *node) findNFS(ctx context.Context) error {
-	addresses, err := resolveAll(ctx, n.boot.Root.Addresses())
+	addresses, err := n.addresses(ctx)
 	if err != nil {
 		return err
 	}

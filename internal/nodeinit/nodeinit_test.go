@@ -35,6 +35,24 @@ func quiet(t *testing.T) (*console, *os.File) {
 	return &console{kmsg: f}, f
 }
 
+// TestAddresses: a server whose name says nothing, or what another's says, is left out; only no server is an error.
+func TestAddresses(t *testing.T) {
+	log, f := quiet(t)
+	root := handoff.Root{Transport: handoff.NVMe, Servers: []string{"192.0.2.1", "no..name", "2001:db8::1", "192.0.2.1"}}
+	n := &node{log: log, boot: handoff.Boot{Root: root}}
+	got, err := n.addresses(t.Context())
+	if diff := cmp.Diff([]string{"192.0.2.1:4420", "[2001:db8::1]:4420"}, got); diff != "" || err != nil {
+		t.Errorf("%v\n%s", err, diff)
+	}
+	if told, _ := os.ReadFile(f.Name()); !strings.Contains(string(told), "attach: FAILED: lookup no..name") {
+		t.Errorf("told: %s", told)
+	}
+	n.boot.Root.Servers = []string{"no..name"}
+	if _, err := n.addresses(t.Context()); err == nil || !strings.Contains(err.Error(), "no..name") {
+		t.Errorf("without any: %v", err)
+	}
+}
+
 // TestTry: a step is tried until it succeeds, with the pauses that were promised.
 func TestTry(t *testing.T) {
 	log, f := quiet(t)

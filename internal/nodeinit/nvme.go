@@ -24,7 +24,7 @@ const (
 // the kernel's: it connects again for as long as it takes, and a path that is
 // lost is no matter while another is there.
 func (n *node) attachNVMe(ctx context.Context) (string, error) {
-	addresses, err := resolveAll(ctx, n.boot.Root.Addresses())
+	addresses, err := n.addresses(ctx)
 	if err != nil {
 		return "", err
 	}

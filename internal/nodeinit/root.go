@@ -5,12 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,20 +56,31 @@ func waitDevice(ctx context.Context, path string) error {
 	})
 }
 
-// resolveAll makes addresses of host names, once: where the answer is used
-// later, nobody is there to ask.
-func resolveAll(ctx context.Context, hostports []string) ([]string, error) {
+// addresses are those of the root's servers, each once, made of their names now:
+// where they are used later, nobody is there to ask. A name that has none is
+// told of, and is an error when it was the last.
+func (n *node) addresses(ctx context.Context) ([]string, error) {
 	var out []string
-	for _, hp := range hostports {
+	var failures []error
+	for _, hp := range n.boot.Root.Addresses() {
 		host, port, err := net.SplitHostPort(hp)
 		if err != nil {
 			return nil, err
 		}
-		addrs, err := net.DefaultResolver.LookupHost(ctx, host)
+		found, err := net.DefaultResolver.LookupHost(ctx, host)
 		if err != nil {
-			return nil, err
+			failures = append(failures, err)
+			continue
 		}
-		out = append(out, net.JoinHostPort(addrs[0], port))
+		if address := net.JoinHostPort(found[0], port); !slices.Contains(out, address) {
+			out = append(out, address)
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.Join(failures...)
+	}
+	for _, err := range failures {
+		n.log.fail("attach", err)
 	}
 	return out, nil
 }
