@@ -197,7 +197,7 @@ func find(tools ...tool) (string, error) {
 // run runs a tool, its output to the log. Its failure is told with its own last words.
 func (j Job) run(ctx context.Context, argv []string, env ...string) error {
 	return j.logged(func(out io.Writer) error {
-		h := sandbox.Host{Dir: j.Dir, Env: append(slices.Clone(j.environ()), env...), Stdout: out, Stderr: out}
+		h := sandbox.Host{Dir: j.Dir, Env: append(slices.Clone(j.environ()), env...), NoSync: true, Stdout: out, Stderr: out}
 		return h.Run(ctx, argv)
 	})
 }
@@ -205,7 +205,7 @@ func (j Job) run(ctx context.Context, argv []string, env ...string) error {
 // runInside runs a program of the Tree inside it.
 func (j Job) runInside(ctx context.Context, argv ...string) error {
 	return j.logged(func(out io.Writer) error {
-		s := sandbox.Sandbox{Root: j.Root, Env: sandbox.Environ(j.environ(), nil), Stdout: out, Stderr: out}
+		s := sandbox.Sandbox{Root: j.Root, Env: sandbox.Environ(j.environ(), nil), NoSync: true, Stdout: out, Stderr: out}
 		return s.Run(ctx, argv)
 	})
 }

@@ -20,6 +20,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"netroot/internal/cache"
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
@@ -146,11 +148,37 @@ func (b *builder) run(ctx context.Context) (*store.Image, error) {
 			return nil, err
 		}
 	}
+	written := writeOut(b.tree)
 	rec, image, err := b.record(ctx)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, <-written)
 	}
-	return image, b.phase("tree", b.opt.Tree, func(*term.Phase) error { return b.publish(rec) })
+	return image, b.phase("tree", b.opt.Tree, func(*term.Phase) error {
+		if err := <-written; err != nil {
+			return err
+		}
+		return b.publish(rec)
+	})
+}
+
+// writeOut has the files of a finished tree written to its disk, while the image
+// is made: nobody has asked for it before (sandbox.Sandbox.NoSync). The tree does
+// not change any more; its error comes when all is there.
+func writeOut(tree string) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		dir, err := os.Open(tree)
+		if err != nil {
+			done <- err
+			return
+		}
+		err = unix.Syncfs(int(dir.Fd()))
+		if err != nil {
+			err = fmt.Errorf("write the tree %s to its disk: %w", tree, err)
+		}
+		done <- errors.Join(err, dir.Close())
+	}()
+	return done
 }
 
 // publish puts the tree and its record in their places. In between there is no

@@ -171,7 +171,7 @@ func (b *builder) post(ctx context.Context, st *recipe.Stage, log io.Writer) err
 	for _, script := range scripts {
 		s := sandbox.Sandbox{
 			Root: b.tree, Binds: b.opt.Binds, Env: b.environ(st), Umask: b.umask(), Through: throughEnv(b.tree),
-			Stdout: log, Stderr: log,
+			NoSync: true, Stdout: log, Stderr: log,
 		}
 		if err := s.RunScript(ctx, script, "%post"); err != nil {
 			return err

@@ -26,6 +26,8 @@
 // The umask is 0022, not the 0002 that Apptainer forces whoever calls it: system files that a group may write are a
 // trap for the node, and the distributions' packages expect 0022. Who needs the other sets Umask.
 //
+// With NoSync, fsync and its kin return at once: nosync.go. It is for a Tree that is thrown away if anything goes wrong.
+//
 // # Terminals
 //
 // A command that is given a terminal as its standard input is in the caller's session and process group; there is no

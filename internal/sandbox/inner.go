@@ -131,6 +131,11 @@ func start(o order) (int, error) {
 		}
 		attr.Sys = &syscall.SysProcAttr{Chroot: "."}
 	}
+	if o.NoSync {
+		// The command has the filter of the thread that starts it, which is not given back.
+		runtime.LockOSThread()
+		holdBackSyncs()
+	}
 	pid, err := syscall.ForkExec(prog, o.Argv, attr)
 	switch {
 	case errors.Is(err, syscall.ENOEXEC):

@@ -34,6 +34,7 @@ type order struct {
 	Script *scriptFile
 
 	ReadOnly bool // the Tree, for the command
+	NoSync   bool
 }
 
 // scriptFile is a script that exists for the time of the run.

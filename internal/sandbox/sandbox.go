@@ -67,6 +67,10 @@ type Sandbox struct {
 	// nowhere else.
 	ReadOnly bool
 
+	// NoSync has fsync(2) and its kin succeed at once. The caller has the Tree written to disk in the end, if it wants it
+	// there. It is kept where the kernel can: see nosync.go.
+	NoSync bool
+
 	// Stdin nil means /dev/null, and a process group of its own, so that a terminal's Ctrl-C reaches only the caller,
 	// which cancels ctx. Given, as for a shell, the command stays in the caller's process group and gets Ctrl-C itself:
 	// the package comment says what that asks of the caller.
@@ -106,7 +110,7 @@ func (s *Sandbox) run(ctx context.Context, o order) error {
 	if o.Env == nil {
 		o.Env = Environ(os.Environ(), nil)
 	}
-	o.Umask, o.Grace = s.Umask, s.Grace
+	o.Umask, o.Grace, o.NoSync = s.Umask, s.Grace, s.NoSync
 	return launch(ctx, o, s.Stdin, s.Stdout, s.Stderr)
 }
 
@@ -144,6 +148,8 @@ type Host struct {
 	Umask os.FileMode // 0 means DefaultUmask
 	Grace time.Duration
 
+	NoSync bool // as in Sandbox
+
 	Stdin          io.Reader // as in Sandbox
 	Stdout, Stderr io.Writer
 }
@@ -164,7 +170,7 @@ func (h *Host) RunScript(ctx context.Context, script recipe.Script, name string)
 }
 
 func (h *Host) run(ctx context.Context, o order) error {
-	o.Env, o.Dir, o.Umask, o.Grace = h.Env, h.Dir, h.Umask, h.Grace
+	o.Env, o.Dir, o.Umask, o.Grace, o.NoSync = h.Env, h.Dir, h.Umask, h.Grace, h.NoSync
 	if o.Env == nil {
 		o.Env = os.Environ()
 	}

@@ -190,6 +190,23 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestNoSync asks for the disk behind /dev/null, which has none: only the filter calls that a success.
+func TestNoSync(t *testing.T) {
+	root := tinyTree(t)
+	const ask = "dd if=/dev/zero of=/dev/null count=1 conv=fsync"
+	if _, err := post(t, Sandbox{Root: root}, ask); err == nil {
+		t.Error("the kernel has synced /dev/null")
+	}
+	if _, err := post(t, Sandbox{Root: root, NoSync: true}, ask+"\n"+ask); err != nil {
+		t.Error(err)
+	}
+	var log bytes.Buffer
+	h := Host{NoSync: true, Stderr: &log}
+	if err := h.Run(t.Context(), []string{"busybox", "sh", "-c", "busybox " + ask}); err != nil {
+		t.Errorf("on the host: %v: %s", err, log.String())
+	}
+}
+
 func TestLongScript(t *testing.T) {
 	root := tinyTree(t)
 	got, err := post(t, Sandbox{Root: root}, strings.Repeat("# "+strings.Repeat("x", 70)+"\n", 5000)+"echo end")
