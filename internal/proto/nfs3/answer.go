@@ -1,0 +1,143 @@
+package nfs3
+
+import (
+	"context"
+	"time"
+)
+
+// handle answers a request at once, or has it answered beside others. A small request to cached files takes less time
+// than handing it to a goroutine, and the replies to several leave together; one that must wait for a disk should not
+// keep the next from waiting beside it.
+func (c *conn) handle(ctx context.Context, r record) error {
+	q, err := parseCall(r.b)
+	if err != nil {
+		c.drop(r)
+		return err
+	}
+	p := c.accepts(&q)
+	need := replySize(&q)
+	if p == nil || r.buf == nil && !p.beside && need <= quickRead+slack && !c.slow.Load() {
+		defer c.drop(r)
+		return c.here(p, &q, need)
+	}
+	if err := c.flush(); err != nil {
+		c.drop(r)
+		return err
+	}
+	if r.buf == nil {
+		if r.permit, err = c.gate.admit(ctx, bufferSize(len(r.b))+bufferSize(need)); err != nil {
+			return err
+		}
+		r.buf = c.srv.bufs.get(len(r.b))
+		*r.buf = append(*r.buf, r.b...)
+		who := q.who
+		q, _ = parseCall(*r.buf) // in its new place
+		q.who = who
+	}
+	go c.beside(p, &q, need, r)
+	return nil
+}
+
+// accepts returns the procedure that q calls, with the caller's credentials in q. It is nil when the answer is an error,
+// which answer makes.
+func (c *conn) accepts(q *call) *procedure {
+	if q.rpc != rpcVersion {
+		return nil
+	}
+	p, _ := find(c.srv.programs, q)
+	if p == nil {
+		return nil
+	}
+	if q.who = c.identify(q); q.who == nil {
+		return nil
+	}
+	return p
+}
+
+// replySize bounds the reply to q, in bytes.
+func replySize(q *call) int {
+	if q.prog == programMount {
+		return maxDir // a list of exports or mounts; see the bounds there
+	}
+	if q.prog != programNFS {
+		return slack
+	}
+	a := q.args
+	switch q.proc {
+	case procRead:
+		a.opaque(maxHandle)
+		a.u64()
+		return int(min(a.u32(), maxData)) + slack/2
+	case procReaddir, procReaddirplus:
+		return maxDir + slack/2
+	case procReadlink:
+		return maxPath + slack/2
+	}
+	return slack
+}
+
+// here answers q in the reading goroutine.
+func (c *conn) here(p *procedure, q *call, need int) error {
+	if c.out != nil && len(*c.out)+need > cap(*c.out) {
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
+	if c.out == nil {
+		c.out = c.srv.bufs.get(batchBuffer)
+	}
+	begin := time.Now()
+	*c.out = c.answer(p, q, *c.out)
+	slow := time.Since(begin) > quickRequest
+	c.slow.Store(slow)
+	if slow || len(*c.out) >= batch {
+		return c.flush()
+	}
+	return nil
+}
+
+// beside answers q in a goroutine of its own, and gives back what r holds.
+func (c *conn) beside(p *procedure, q *call, need int, r record) {
+	defer c.drop(r)
+	defer c.survive("request")
+	out := c.srv.bufs.get(need)
+	defer c.srv.bufs.put(out)
+	c.srv.busy <- struct{}{}
+	func() {
+		defer func() { <-c.srv.busy }()
+		begin := time.Now()
+		*out = c.answer(p, q, *out)
+		if !p.beside && time.Since(begin) <= quickRequest {
+			c.slow.Store(false)
+		}
+	}()
+	if err := c.send(*out); err != nil {
+		c.fail(err)
+	}
+}
+
+// answer appends the record that answers q. A nil p is one that accepts did not find.
+func (c *conn) answer(p *procedure, q *call, out []byte) []byte {
+	start := len(out)
+	switch {
+	case q.rpc != rpcVersion:
+		return end(deny(out, q.xid, rejectRPCMismatch, rpcVersion, rpcVersion), start)
+	case p == nil:
+		if _, why := find(c.srv.programs, q); why != nil {
+			out = begin(out, q.xid)
+			for _, v := range why {
+				out = appendU32(out, v)
+			}
+			return end(out, start)
+		}
+		return end(deny(out, q.xid, rejectAuthError, authBadCred), start)
+	}
+	out = begin(out, q.xid)
+	at := len(out)
+	out = appendU32(out, acceptSuccess)
+	out = p.run(c, q, out)
+	if q.args.bad {
+		out = appendU32(out[:at], acceptGarbageArgs)
+	}
+	return end(out, start)
+}

@@ -1,0 +1,259 @@
+package nfs3
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"netroot/internal/proto/accept"
+)
+
+const (
+	readAhead   = 8 << 10  // bytes of requests read at once: some fifty small ones
+	quickRead   = 64 << 10 // bytes up to which a READ is quick
+	batch       = 64 << 10 // bytes of replies that are held while there are more requests to answer,
+	batchBuffer = 128 << 10
+
+	quickRequest = 200 * time.Microsecond // unless the last one took longer
+)
+
+// conn is one connection.
+type conn struct {
+	srv  *Server
+	ctx  context.Context
+	peer netip.AddrPort
+	nc   net.Conn
+	r    *bufio.Reader
+	out  *[]byte // replies that have not left yet, or nil
+	gate gate
+
+	write    sync.Mutex            // one reply at a time on nc
+	slow     atomic.Bool           // the last request of the quick kind took long
+	ioFailed atomic.Bool           // a failed disk was logged
+	cause    atomic.Pointer[error] // why this side closed the connection
+	who      map[string]*cred      // credentials by their bytes; of the reading goroutine
+
+	last     atomic.Pointer[attachment] // the one used last
+	mu       sync.Mutex
+	attached []*attachment
+	refusal  refusal
+}
+
+// serve is the life of one connection.
+func (s *Server) serve(ctx context.Context, nc net.Conn) {
+	c := &conn{
+		srv: s, ctx: ctx, peer: addrPort(nc.RemoteAddr()), nc: nc,
+		r:    bufio.NewReaderSize(nc, readAhead),
+		gate: gate{semaphore.NewWeighted(connMemory), s.memory},
+	}
+	var err error
+	defer func() { c.detach(leaving(ctx, err)) }()
+	defer c.gate.wait()
+	defer c.survive("connection")
+	err = c.requests(ctx)
+	if cause := c.cause.Load(); cause != nil {
+		err = *cause
+	}
+	if err != io.EOF && ctx.Err() == nil && len(c.attached) == 0 { // else detach says it
+		s.refused(c.peer, "connection", err)
+	}
+}
+
+func leaving(ctx context.Context, err error) string {
+	switch {
+	case ctx.Err() != nil:
+		return "the server stops"
+	case err == nil || errors.Is(err, io.EOF):
+		return "connection closed"
+	}
+	return err.Error()
+}
+
+// addrPort is a peer's address; of what is no TCP connection, as in tests, it is zero.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		p := t.AddrPort()
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// fail ends the connection from any of its goroutines; the first cause is kept.
+func (c *conn) fail(err error) {
+	c.cause.CompareAndSwap(nil, &err)
+	c.nc.Close()
+}
+
+// survive keeps a panic of this connection from ending the server.
+func (c *conn) survive(what string) {
+	if p := recover(); p != nil {
+		c.srv.Log.Error("nfs3: panic, connection closed", "in", what, "peer", c.peer,
+			"panic", p, "stack", string(debug.Stack()))
+		c.fail(errors.New("panic"))
+	}
+}
+
+// requests answers until the client leaves or an error ends the connection.
+func (c *conn) requests(ctx context.Context) error {
+	for {
+		r, err := c.next(ctx)
+		if err == nil {
+			err = c.handle(ctx, r)
+		}
+		if err != nil {
+			c.flush() // what was asked before may still be heard
+			return err
+		}
+	}
+}
+
+// record is one request.
+type record struct {
+	b      []byte
+	buf    *[]byte // that holds b, or nil when the read buffer does, until the next read
+	permit permit  // for buf
+}
+
+// next returns the next request, once the replies to all before have left or it is there already.
+func (c *conn) next(ctx context.Context) (record, error) {
+	n, last, ok := c.peek()
+	if !ok || !last || c.r.Buffered() < recordMark+n {
+		if err := c.flush(); err != nil {
+			return record{}, err
+		}
+		if _, err := c.r.Peek(recordMark); err != nil {
+			if err == io.EOF && c.r.Buffered() > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return record{}, err
+		}
+		n, last, _ = c.peek()
+	}
+	if !last || recordMark+n > readAhead {
+		return c.assemble(ctx)
+	}
+	if c.r.Buffered() < recordMark+n {
+		defer c.hurry(ctx)()
+	}
+	b, err := c.r.Peek(recordMark + n)
+	if err != nil {
+		return record{}, cut(err)
+	}
+	c.r.Discard(recordMark + n) // cannot fail after Peek
+	return record{b: b[recordMark:]}, nil
+}
+
+// peek looks at the mark of the fragment that comes next (RFC 5531, section 11), if it is there.
+func (c *conn) peek() (n int, last, ok bool) {
+	if c.r.Buffered() < recordMark {
+		return 0, false, false
+	}
+	b, _ := c.r.Peek(recordMark)
+	mark := be.Uint32(b)
+	return int(mark &^ lastFragment), mark&lastFragment != 0, true
+}
+
+// hurry bounds how long a request that has begun may take to arrive, until what it returns is called.
+func (c *conn) hurry(ctx context.Context) (arrived func()) {
+	c.nc.SetReadDeadline(time.Now().Add(accept.Stall))
+	return func() {
+		if ctx.Err() == nil { // else the deadline that ends the connection is set, or was: see accept.Loop
+			c.nc.SetReadDeadline(time.Time{})
+		}
+	}
+}
+
+func cut(err error) error {
+	switch {
+	case errors.Is(err, io.EOF):
+		return io.ErrUnexpectedEOF
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("a request did not arrive whole in %v", accept.Stall)
+	}
+	return err
+}
+
+// assemble reads a request that is too large for the read buffer, or in fragments.
+func (c *conn) assemble(ctx context.Context) (r record, err error) {
+	n, last, _ := c.peek()
+	size := maxRecord
+	if last {
+		size = n
+	}
+	if n > maxRecord {
+		return r, fmt.Errorf("a request of %d bytes: more than %d", n, maxRecord)
+	}
+	if r.permit, err = c.gate.admit(ctx, bufferSize(size)); err != nil {
+		return r, err
+	}
+	r.buf = c.srv.bufs.get(size)
+	defer c.hurry(ctx)()
+	for {
+		c.r.Discard(recordMark)
+		at := len(r.b)
+		if at+n > maxRecord {
+			err = fmt.Errorf("a request of more than %d bytes", maxRecord)
+			break
+		}
+		r.b = (*r.buf)[:at+n]
+		if _, err = io.ReadFull(c.r, r.b[at:]); err != nil || last {
+			break
+		}
+		if _, err = c.r.Peek(recordMark); err != nil {
+			break
+		}
+		n, last, _ = c.peek()
+	}
+	if err != nil {
+		c.drop(r)
+		return record{}, cut(err)
+	}
+	return r, nil
+}
+
+// drop gives back what r holds.
+func (c *conn) drop(r record) {
+	if r.buf != nil {
+		c.srv.bufs.put(r.buf)
+		c.gate.leave(r.permit)
+	}
+}
+
+// flush sends the replies that are held.
+func (c *conn) flush() error {
+	if c.out == nil {
+		return nil
+	}
+	b := c.out
+	c.out = nil
+	defer c.srv.bufs.put(b)
+	return c.send(*b)
+}
+
+// send sends replies whole. An error means that the connection is of no more use.
+func (c *conn) send(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	c.write.Lock()
+	defer c.write.Unlock()
+	c.nc.SetWriteDeadline(time.Now().Add(accept.Stall))
+	if _, err := c.nc.Write(b); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("the client took no data for %v", accept.Stall)
+		}
+		return fmt.Errorf("reply: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package nfs3
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Errors that Lookup and Find wrap.
+var (
+	ErrUnknown = errors.New("unknown export")
+	ErrDenied  = errors.New("access denied")
+)
+
+// ID names an export in handles. It is the same at every start of the server.
+type ID [8]byte
+
+// IDOf returns the ID of an export that is called name for ever.
+func IDOf(name string) ID {
+	sum := sha256.Sum256([]byte("netroot export " + name))
+	return ID(sum[:])
+}
+
+// Export is a directory as it is exported to one client. The zero value admits nobody, and trusts nobody's root.
+type Export struct {
+	Name string   // for people and logs
+	ID   ID       // in handles; not another export's
+	Dir  *os.File // the directory, open; on a file system for which Check returns nil
+	// ReadOnly refuses everything that would change something, with NFS3ERR_ROFS.
+	ReadOnly bool
+	// TrustRoot lets the client's root be root here. Without it, user and group 0 are nobody (65534).
+	TrustRoot bool
+	// Clients are the networks and machines that may use the export.
+	Clients []netip.Prefix
+	// AnyPort admits connections from ports above 1023, which any user of a client may open, to claim any
+	// user's id; a kernel connects from below. A machine behind an address translation, as in qemu's user network,
+	// needs it.
+	AnyPort bool
+	// Release, when set, is called once when the server has no more use of this Export: the place to close Dir.
+	Release func()
+}
+
+func (e *Export) release() {
+	if e != nil && e.Release != nil {
+		e.Release()
+	}
+}
+
+// admits says whether peer may use the export; the error wraps ErrDenied.
+func (e *Export) admits(peer netip.AddrPort) error {
+	within := func(p netip.Prefix) bool { return p.Contains(peer.Addr()) }
+	if !slices.ContainsFunc(e.Clients, within) {
+		return fmt.Errorf("%w: %s is in none of the networks that may use %s", ErrDenied, peer.Addr(), e.Name)
+	}
+	if !e.AnyPort && peer.Port() >= 1024 {
+		return fmt.Errorf("%w: port %d is one that any user of the client may use, and %s is for ports below 1024",
+			ErrDenied, peer.Port(), e.Name)
+	}
+	return nil
+}
+
+// Listed is an export as MOUNT's EXPORT tells it.
+type Listed struct {
+	Path    string
+	Clients []netip.Prefix
+}
+
+// attachment is an export in the use of one connection.
+type attachment struct {
+	conn   *conn
+	export *Export
+	tree   *tree
+	since  time.Time
+
+	heard                        atomic.Int64 // Unix time in ns
+	reads, read, writes, written atomic.Uint64
+}
+
+func (a *attachment) stat() Stat {
+	return Stat{
+		Peer: a.conn.peer, Export: a.export.Name, ID: a.export.ID, Since: a.since, Heard: time.Unix(0, a.heard.Load()),
+		Reads: a.reads.Load(), Read: a.read.Load(), Writes: a.writes.Load(), Written: a.written.Load(),
+	}
+}
+
+// refusal is an export that a connection may not use, for a while: a client asks on, many times a second.
+type refusal struct {
+	id    ID
+	err   error
+	until time.Time
+}
+
+const refusalTime = 5 * time.Second
+
+// attach returns the export of that ID, which the connection may use.
+func (c *conn) attach(id ID) (*attachment, error) {
+	if a := c.last.Load(); a != nil && a.export.ID == id {
+		return a, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range c.attached {
+		if a.export.ID == id {
+			c.last.Store(a)
+			return a, nil
+		}
+	}
+	if c.refusal.err != nil && c.refusal.id == id && time.Now().Before(c.refusal.until) {
+		return nil, c.refusal.err
+	}
+	a, err := c.open(id)
+	if err != nil {
+		c.srv.refused(c.peer, fmt.Sprintf("export %x", id), err)
+		c.refusal = refusal{id, refusedStatus(err), time.Now().Add(refusalTime)}
+		return nil, c.refusal.err
+	}
+	c.attached = append(c.attached, a)
+	c.last.Store(a)
+	c.srv.Log.Info("nfs3: attached", "peer", c.peer, "export", a.export.Name)
+	c.srv.observe(a.stat())
+	return a, nil
+}
+
+// refusedStatus is what a client is told of an export that Find refused.
+func refusedStatus(err error) status {
+	switch {
+	case errors.Is(err, ErrDenied):
+		return statusAcces
+	case errors.Is(err, ErrUnknown):
+		return statusStale
+	}
+	return statusJukebox // it may pass: the client asks again later
+}
+
+func (c *conn) open(id ID) (*attachment, error) {
+	e, err := c.srv.Find(c.ctx, id, c.peer.Addr())
+	if err != nil {
+		return nil, err
+	}
+	if e.ID != id {
+		e.release()
+		return nil, fmt.Errorf("%w: %x is not %x", ErrUnknown, e.ID, id)
+	}
+	if err := e.admits(c.peer); err != nil {
+		e.release()
+		return nil, err
+	}
+	t, err := c.srv.tree(e)
+	if err != nil {
+		e.release()
+		return nil, err
+	}
+	a := &attachment{conn: c, export: e, tree: t, since: time.Now()}
+	a.heard.Store(a.since.UnixNano())
+	c.srv.mu.Lock()
+	c.srv.active[a] = struct{}{}
+	c.srv.mu.Unlock()
+	return a, nil
+}
+
+// detach lets go of the exports. Requests must be over.
+func (c *conn) detach(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range c.attached {
+		c.srv.mu.Lock()
+		delete(c.srv.active, a)
+		c.srv.mu.Unlock()
+		st := a.stat()
+		st.Done = true
+		c.srv.Log.Info("nfs3: left", "peer", c.peer, "export", st.Export, "read", st.Read, "written", st.Written,
+			"after", time.Since(st.Since).Round(time.Millisecond), "why", why)
+		c.srv.observe(st)
+		c.srv.leave(a.tree)
+		a.export.release()
+	}
+	c.attached = nil
+	c.last.Store(nil)
+}

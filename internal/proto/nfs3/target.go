@@ -1,0 +1,216 @@
+package nfs3
+
+import (
+	"bytes"
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// target is a file that a request is about.
+type target struct {
+	*file
+	at  *attachment
+	srv *Server
+	who *cred       // who asks, as the export takes it
+	st  unix.Stat_t // of the file when the request came, or later
+}
+
+// target opens the file of handle h. It is to be ended with done.
+func (c *conn) target(q *call, h []byte) (*target, error) {
+	id, err := handleExport(h)
+	if err != nil {
+		return nil, err
+	}
+	a, err := c.attach(id)
+	if err != nil {
+		return nil, err
+	}
+	a.heard.Store(time.Now().UnixNano())
+	t := &target{at: a, srv: c.srv, who: q.who}
+	if !a.export.TrustRoot {
+		t.who = q.who.squashed
+	}
+	if t.file, err = c.srv.file(a.tree, h); err != nil {
+		return nil, err
+	}
+	if err := t.stat(); err != nil {
+		t.done()
+		return nil, err
+	}
+	return t, nil
+}
+
+// file returns the open file of a handle, with a reference.
+func (s *Server) file(t *tree, h []byte) (*file, error) {
+	if f := s.files.get(t, h[handleType:]); f != nil {
+		if f.handle == string(h) {
+			return f, nil
+		}
+		s.files.put(f)
+		return nil, statusStale // another seal
+	}
+	fh, err := s.seals.verify(h)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.OpenByHandleAt(t.fd, fh, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	return s.files.add(t, h, fd), nil
+}
+
+func (t *target) done() { t.srv.files.put(t.file) }
+
+// stat brings t.st up to date. What has no name any more is stale to a client, and only kept from being freed here.
+func (t *target) stat() error {
+	err := unix.Fstat(t.path, &t.st)
+	if err == nil && t.st.Nlink == 0 {
+		err = unix.ESTALE
+	}
+	if errors.Is(err, unix.ESTALE) {
+		t.srv.files.forget(t.file)
+	}
+	return err
+}
+
+func (t *target) kind() uint32 { return t.st.Mode & unix.S_IFMT }
+
+// may says whether the kernel allows all of want.
+func (t *target) may(want uint32) bool { return t.file.may(t.who, &t.st, want) == want }
+
+// entry checks that t is a directory which who may search for name.
+func (t *target) entry(name []byte) error {
+	switch {
+	case t.kind() != unix.S_IFDIR:
+		return statusNotDir
+	case len(name) > maxName:
+		return statusNameTooLong
+	case len(name) == 0 || bytes.ContainsAny(name, "/\x00"):
+		return statusInval
+	case !t.may(unix.X_OK):
+		return statusAcces
+	}
+	return nil
+}
+
+// child opens what is called name in a directory, in the kernel's view of the one who asks: entry was called. A
+// symbolic link is itself.
+func (t *target) child(name []byte) (*target, error) {
+	if string(name) == ".." {
+		return t.parent()
+	}
+	fd, err := t.openChild(name)
+	if err != nil {
+		return nil, err
+	}
+	return t.adopt(fd)
+}
+
+func (t *target) openChild(name []byte) (int, error) {
+	return unix.Openat(t.path, string(name), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// adopt returns the target of an O_PATH descriptor in the same tree.
+func (t *target) adopt(fd int) (*target, error) {
+	c := &target{at: t.at, srv: t.srv, who: t.who}
+	fh, err := kernelHandle(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	if c.file = t.srv.files.get(t.at.tree, key(fh)); c.file != nil {
+		unix.Close(fd)
+	} else {
+		c.file = t.srv.files.add(t.at.tree, t.srv.seals.make(t.at.tree.key.id, fh), fd)
+	}
+	if err := c.stat(); err != nil {
+		c.done()
+		return nil, err
+	}
+	return c, nil
+}
+
+// parent opens the directory above, which is the root's for the root. A directory that was moved to outside of the
+// export has none: by it, a client could climb to the root of the file system.
+func (t *target) parent() (*target, error) {
+	if t.at.tree.isRoot(&t.st) {
+		return t.child([]byte("."))
+	}
+	up, err := unix.Openat(t.path, "..", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.at.tree.holds(up); err != nil {
+		unix.Close(up)
+		return nil, err
+	}
+	return t.adopt(up)
+}
+
+// holds climbs from a directory until it meets the tree's root; ENOENT when it does not.
+func (t *tree) holds(dir int) error {
+	at := dir
+	defer func() {
+		if at != dir {
+			unix.Close(at)
+		}
+	}()
+	var st, below unix.Stat_t
+	for {
+		if err := unix.Fstat(at, &st); err != nil {
+			return err
+		}
+		if t.isRoot(&st) {
+			return nil
+		}
+		if st.Ino == below.Ino && st.Dev == below.Dev { // the top, which is its own parent
+			return unix.ENOENT
+		}
+		below = st
+		up, err := unix.Openat(at, "..", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if at != dir {
+			unix.Close(at)
+		}
+		at = up
+	}
+}
+
+// reader returns a descriptor that reads a regular file or a directory. What who may is asked elsewhere.
+func (f *file) reader() (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.descriptor(&f.rd, unix.O_RDONLY)
+}
+
+// writer returns one that writes a regular file.
+func (f *file) writer() (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.descriptor(&f.rw, unix.O_RDWR)
+}
+
+func (f *file) descriptor(fd *int, flags int) (int, error) {
+	if *fd >= 0 {
+		return *fd, nil
+	}
+	fh := unix.NewFileHandle(int32(f.key.file[0]), []byte(f.key.file[1:]))
+	opened, err := unix.OpenByHandleAt(f.key.tree.fd, fh, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	*fd = opened
+	return opened, nil
+}
+
+// key is what of a handle names the file in its tree.
+func key(fh unix.FileHandle) []byte {
+	b := make([]byte, 1, 1+fh.Size())
+	b[0] = byte(fh.Type())
+	return append(b, fh.Bytes()...)
+}
