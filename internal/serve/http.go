@@ -2,12 +2,15 @@ package serve
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,12 +23,13 @@ import (
 type statusError struct {
 	status int
 	err    error
+	why    error // for the log, where that says more
 }
 
 func (e *statusError) Error() string { return e.err.Error() }
 func (e *statusError) Unwrap() error { return e.err }
 
-func notFound(err error) error { return &statusError{http.StatusNotFound, err} }
+func notFound(err error) error { return &statusError{status: http.StatusNotFound, err: err} }
 
 // route is a handler that leaves its errors to answer.
 type route func(http.ResponseWriter, *http.Request) error
@@ -39,20 +43,21 @@ func (s *Server) handler() http.Handler {
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := fn(w, r); err != nil {
-				s.answer(w, r, err)
+				s.answer(w, err)
 			}
 		})
 	}
 	return s.logged(mux)
 }
 
-// answer tells the client about an error. What is not meant for it goes to the log alone.
-func (s *Server) answer(w http.ResponseWriter, r *http.Request, err error) {
+// answer tells the client about an error, and the log. What is not meant for the client goes to the log alone.
+func (s *Server) answer(w http.ResponseWriter, err error) {
 	status, text := http.StatusInternalServerError, "internal error; the server's log says more"
 	if known := (*statusError)(nil); errors.As(err, &known) {
-		status, text = known.status, known.Error()
-	} else {
-		s.cfg.Log.Error("http: failed", "peer", r.RemoteAddr, "path", r.URL.Path, "why", err)
+		status, text, err = known.status, known.Error(), cmp.Or(known.why, err)
+	}
+	if rec, ok := w.(*recorder); ok {
+		rec.why = err
 	}
 	http.Error(w, text, status)
 }
@@ -77,7 +82,7 @@ func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
 	case errors.Is(err, store.ErrNotFound):
 		return notFound(err)
 	default:
-		return &statusError{http.StatusBadRequest, err}
+		return &statusError{status: http.StatusBadRequest, err: err}
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
@@ -89,7 +94,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	digest := r.PathValue("digest")
 	blob, err := s.catalog.blob(digest)
 	if errors.Is(err, errNoBlob) || errors.Is(err, fs.ErrNotExist) { // or its image has been removed since
-		return notFound(errNoBlob)
+		return &statusError{status: http.StatusNotFound, err: errNoBlob, why: err}
 	}
 	if err != nil {
 		return err
@@ -130,12 +135,22 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		started := time.Now()
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(rec, r)
-		level := slog.LevelInfo
-		if rec.status >= 400 {
+		level, line := slog.LevelInfo, []any{"peer", r.RemoteAddr, "method", r.Method, "path", r.URL.RequestURI(),
+			"status", rec.status, "bytes", rec.bytes, "took", time.Since(started).Round(time.Microsecond)}
+		why := rec.why
+		if why == nil {
+			why = rec.cutOff(r)
+		}
+		if why != nil {
+			line = append(line, "why", why)
+		}
+		switch {
+		case rec.status >= 500:
+			level = slog.LevelError
+		case rec.status >= 400 || why != nil:
 			level = slog.LevelWarn
 		}
-		s.cfg.Log.Log(r.Context(), level, "http", "peer", r.RemoteAddr, "method", r.Method, "path", r.URL.RequestURI(),
-			"status", rec.status, "bytes", rec.bytes, "took", time.Since(started).Round(time.Microsecond))
+		s.cfg.Log.Log(r.Context(), level, "http", line...)
 	})
 }
 
@@ -144,6 +159,8 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	why    error // the request was refused
+	failed error // the client could not be sent all
 }
 
 func (r *recorder) WriteHeader(status int) {
@@ -154,6 +171,7 @@ func (r *recorder) WriteHeader(status int) {
 func (r *recorder) Write(b []byte) (int, error) {
 	n, err := r.ResponseWriter.Write(b)
 	r.bytes += int64(n)
+	r.failed = cmp.Or(r.failed, err)
 	return n, err
 }
 
@@ -161,5 +179,15 @@ func (r *recorder) Write(b []byte) (int, error) {
 func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
 	n, err := io.Copy(r.ResponseWriter, src)
 	r.bytes += n
+	r.failed = cmp.Or(r.failed, err)
 	return n, err
+}
+
+// cutOff is why less was sent than was promised: the client has gone, or the file has become shorter.
+func (r *recorder) cutOff(req *http.Request) error {
+	promised, err := strconv.ParseInt(r.Header().Get("Content-Length"), 10, 64)
+	if err != nil || r.bytes >= promised || req.Method == http.MethodHead {
+		return nil
+	}
+	return cmp.Or(r.failed, fmt.Errorf("%d bytes were promised and no more are there", promised))
 }

@@ -54,6 +54,7 @@ type conn struct {
 	bytes    atomic.Uint64
 	slow     atomic.Bool           // the last small read took long
 	ioFailed atomic.Bool           // a backend error was logged
+	wrong    bool                  // a command was refused, and that was logged
 	cause    atomic.Pointer[error] // why this side closed the connection
 }
 

@@ -155,12 +155,32 @@ func (c *conn) command(h *header) error {
 		}
 		return c.reject(h, reason)
 	}
-	t.outcome = c.disk.execute(be.Uint64(h[8:]), (*cdb)(h[32:]))
+	b := (*cdb)(h[32:])
+	t.outcome = c.disk.execute(be.Uint64(h[8:]), b)
+	if t.sense == senseProtected || t.sense == senseRange {
+		c.misused(b, t.sense)
+	}
 	if t.n <= quickRead && !c.slow.Load() && c.idle() {
 		return c.run(t, true)
 	}
 	c.start(t)
 	return nil
+}
+
+// misused logs the first command of a connection that writes or reads past the end. Others that are refused are how
+// initiators find out what a disk can.
+func (c *conn) misused(b *cdb, s sense) {
+	if c.wrong {
+		return
+	}
+	c.wrong = true
+	why := "past the end of the disk"
+	if s == senseProtected {
+		why = "the disk is read-only"
+	}
+	lba, blocks := b.extent()
+	c.srv.Log.Warn("iscsi: command refused; further ones on this connection are not logged", "peer", c.peer,
+		"initiator", clip(c.initiator), "target", c.targetName(), "opcode", b[0], "lba", lba, "blocks", blocks, "why", why)
 }
 
 // Functions and answers of task management (§11.5.1, §11.6.1).

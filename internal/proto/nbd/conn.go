@@ -36,12 +36,13 @@ type conn struct {
 	size       int64 // of the export when it was looked up
 	structured bool
 	tls        bool
-	plain      bool    // it was refused an option for want of TLS, and that was logged
 	context    *string // the export for which base:allocation was selected
 
 	inFlight *semaphore.Weighted // of connMemory, see admit
 	write    sync.Mutex          // one reply at a time on nc
 	slow     atomic.Bool         // the backend's last read took long
+	told     string              // why an option was refused last
+	wrong    bool                // a request was refused, and that was logged
 	since    time.Time           // it attached the export
 	reads    atomic.Uint64
 	bytes    atomic.Uint64

@@ -138,10 +138,7 @@ func (c *conn) answer(ctx context.Context, o option, flags uint32) (done bool, e
 		return true, c.exportName(ctx, string(o.data), flags)
 	}
 	if c.srv.RequireTLS && !c.tls && o.code != optStartTLS && o.code != optAbort {
-		if !c.plain {
-			c.plain = true
-			c.srv.refused(c.peer, errors.New("no TLS, which is required here"))
-		}
+		c.refused(errors.New("no TLS, which is required here"))
 		return false, c.reply(o, repErrTLSReqd, "TLS is required here")
 	}
 	switch o.code {
@@ -220,9 +217,17 @@ func (c *conn) forget() {
 	}
 }
 
+// refused logs why an option is refused: once, though clients ask for INFO, a context and GO of one name in a row.
+func (c *conn) refused(why error) {
+	if text := why.Error(); text != c.told {
+		c.told = text
+		c.srv.refused(c.peer, why)
+	}
+}
+
 // unknown answers an option that names an export that cannot be had, and logs it.
 func (c *conn) unknown(o option, name string, err error) error {
-	c.srv.refused(c.peer, fmt.Errorf("export %q: %w", clip(name), err))
+	c.refused(fmt.Errorf("export %q: %w", clip(name), err))
 	text := err.Error()
 	if !errors.Is(err, ErrUnknown) {
 		text = "the export cannot be opened, the server's log says why"
@@ -297,7 +302,7 @@ func (c *conn) list(ctx context.Context, o option) error {
 	}
 	all, err := c.srv.List(ctx)
 	if err != nil {
-		c.srv.refused(c.peer, fmt.Errorf("list of exports: %w", err))
+		c.refused(fmt.Errorf("list of exports: %w", err))
 		return c.reply(o, repErrPolicy, "the exports cannot be listed, the server's log says why")
 	}
 	var b []byte

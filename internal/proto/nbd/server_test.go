@@ -166,7 +166,8 @@ func TestServerScripts(t *testing.T) {
 func TestCapturedClients(t *testing.T) {
 	for _, f := range glob(t, "testdata/captured/client-*.hex") {
 		t.Run(filepath.Base(f), func(t *testing.T) {
-			addr, log, stop := start(t, &Server{List: func(context.Context) ([]Export, error) {
+			asTheirs := &holey{disk{size: 2 * smallDisk}}
+			addr, log, stop := start(t, &Server{Lookup: serving(asTheirs), List: func(context.Context) ([]Export, error) {
 				return []Export{{Name: "root"}}, nil
 			}})
 			conn := dial(t, addr)
@@ -182,6 +183,24 @@ func TestCapturedClients(t *testing.T) {
 				t.Error(out)
 			}
 		})
+	}
+}
+
+// TestRefusedOnce: clients ask for INFO, a context and GO of one name in a row; that is one line.
+func TestRefusedOnce(t *testing.T) {
+	addr, log, stop := start(t, &Server{})
+	const no = `S: 0003e889045565a9 %s 80000006 u32"unknown export: no label \"%s\""`
+	say(t, dial(t, addr), hello, flags,
+		`C: "IHAVEOPT" 00000006 0000000c u32"absent" 0000`, fmt.Sprintf(no, "00000006", "absent"),
+		`C: "IHAVEOPT" 00000007 0000000c u32"absent" 0000`, fmt.Sprintf(no, "00000007", "absent"),
+		`C: "IHAVEOPT" 00000007 0000000a u32"away" 0000`, fmt.Sprintf(no, "00000007", "away"),
+		`C: EOF`, `S: EOF`)
+	stop()
+	for _, name := range []string{"absent", "away"} {
+		want := `level=WARN msg="nbd: refused" peer=127.0.0.1 why="export \"` + name + `\": unknown export: no label`
+		if strings.Count(log.String(), want) != 1 {
+			t.Errorf("not one %s in\n%s", want, log)
+		}
 	}
 }
 

@@ -89,6 +89,7 @@ func (c *conn) skipPayload(r request) error {
 // handle answers r at once, or starts what takes time.
 func (c *conn) handle(ctx context.Context, r request) error {
 	if code, text := c.check(r); code != 0 {
+		c.misused(r, text)
 		return c.refuse(r, code, text)
 	}
 	switch {
@@ -237,6 +238,15 @@ func (c *conn) read(r request) error {
 	c.reads.Add(1)
 	c.bytes.Add(uint64(r.length))
 	return nil
+}
+
+// misused logs the first request of a connection that it has no right to.
+func (c *conn) misused(r request, why string) {
+	if !c.wrong {
+		c.wrong = true
+		c.srv.Log.Warn("nbd: request refused; further ones on this connection are not logged",
+			"peer", c.peer, "export", c.name, "command", r.cmd, "offset", r.offset, "length", r.length, "why", why)
+	}
 }
 
 // backendFailed logs the first failure of a connection: a lost disk would fill the log otherwise.

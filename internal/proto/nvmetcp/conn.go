@@ -44,6 +44,7 @@ type conn struct {
 	write    sync.Mutex          // one PDU at a time on nc
 	slow     atomic.Bool         // the backend's last small read took long
 	ioFailed atomic.Bool         // a backend error was logged
+	wrong    bool                // a command was refused, and that was logged
 	cause    atomic.Pointer[error]
 }
 

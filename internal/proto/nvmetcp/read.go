@@ -29,15 +29,27 @@ func (c *conn) io(ctx context.Context, cmd *command) error {
 	case opRead:
 		t, st := c.parseRead(cmd)
 		if st != statusSuccess {
-			return c.complete(cmd.id(), 0, st)
+			return c.refuse(cmd, st)
 		}
 		return c.start(ctx, t)
 	case opWrite, opWriteUncor, opWriteZeroes, opDSM:
-		return c.complete(cmd.id(), 0, namespaceOr(cmd, statusProtected))
+		return c.refuse(cmd, namespaceOr(cmd, statusProtected))
 	case opFlush:
 		return c.complete(cmd.id(), 0, namespaceOr(cmd, statusSuccess))
 	}
 	return c.complete(cmd.id(), 0, statusOpcode)
+}
+
+// refuse answers a command with an error, and logs the first of a connection that writes or reads past the end.
+func (c *conn) refuse(cmd *command, st status) error {
+	why := map[status]string{statusProtected: "the namespace is read-only", statusRange: "past the end of the namespace"}[st]
+	if why != "" && !c.wrong {
+		c.wrong = true
+		c.srv.Log.Warn("nvmetcp: command refused; further ones on this connection are not logged", "peer", c.peer,
+			"host", c.ctrl.host, "nqn", c.ctrl.nqn, "opcode", cmd.opcode(), "lba", le.Uint64(cmd.sqe[40:]),
+			"blocks", cmd.dword(12)&0xffff+1, "why", why)
+	}
+	return c.complete(cmd.id(), 0, st)
 }
 
 // namespaceOr returns st for a command to the namespace that there is.

@@ -50,7 +50,7 @@ func TestReads(t *testing.T) {
 
 // TestIOCommands: what is refused, and how.
 func TestIOCommands(t *testing.T) {
-	addr, _ := start(t, &Server{})
+	addr, log := start(t, &Server{})
 	q := attach(t, addr, rootNQN).queue(addr, 1, 0, 4, false)
 	const blocks = 17 // the last has 100 bytes
 	for _, tt := range []struct {
@@ -89,6 +89,10 @@ func TestIOCommands(t *testing.T) {
 		if n := len(a.data); (n > 0) != (tt.cmd.opcode() == opRead && tt.want == statusSuccess) {
 			t.Errorf("%s: %d bytes", tt.what, n)
 		}
+	}
+	const told = `host=nqn.2026-01.test:host nqn=nqn.2026-01.test:root opcode=2 lba=0 blocks=18 why="past the end of the namespace"`
+	if !log.has(told)() || strings.Count(log.String(), "command refused") != 1 {
+		t.Errorf("not one line with %s:\n%s", told, log)
 	}
 }
 
