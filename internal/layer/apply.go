@@ -11,7 +11,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,8 +28,22 @@ import (
 // room for them (tmpfs before Linux 6.6). The entry for the root itself ("./", which tar adds) is ignored.
 //
 // The first error ends it, and what was extracted before stays: the caller boots on or tries the whole archive again.
-func Apply(root *os.Root, r io.Reader) error {
-	a := applier{root: root, dirs: make(map[string]*tar.Header)}
+func Apply(root *os.Root, r io.Reader) error { return newApplier(rootTarget{root}).apply(r) }
+
+type applier struct {
+	target
+	// dirs are the archive's directories by their place. Their owner, mode and time are set when all files are in: a
+	// file made later would change the time, and could not be made at all in a read-only directory.
+	dirs map[string]*tar.Header
+	// take, where it is not nil, is shown every entry first, by its clean name, and keeps those that it returns true for.
+	take func(name string, hdr *tar.Header, body io.Reader) (bool, error)
+	// report, where it is not nil, is told of an entry that cannot be extracted, and the others follow.
+	report func(error)
+}
+
+func newApplier(t target) *applier { return &applier{target: t, dirs: make(map[string]*tar.Header)} }
+
+func (a *applier) apply(r io.Reader) error {
 	tr := tar.NewReader(r)
 	for {
 		hdr, err := tr.Next()
@@ -40,17 +53,22 @@ func Apply(root *os.Root, r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("layer archive: %w", err)
 		}
-		if err := a.extract(hdr, tr); err != nil {
-			return fmt.Errorf("layer entry %q: %w", hdr.Name, err)
+		if err := a.failed(hdr, a.extract(hdr, tr)); err != nil {
+			return err
 		}
 	}
 }
 
-type applier struct {
-	root *os.Root
-	// dirs are the archive's directories by their place in root. Their owner, mode and time are set when all files are
-	// in: a file made later would change the time, and could not be made at all in a read-only directory.
-	dirs map[string]*tar.Header
+// failed gives an error its entry's name, and passes it on or reports it.
+func (a *applier) failed(hdr *tar.Header, err error) error {
+	if err == nil {
+		return nil
+	}
+	if err = fmt.Errorf("layer entry %q: %w", hdr.Name, err); a.report != nil {
+		a.report(err)
+		return nil
+	}
+	return err
 }
 
 func (a *applier) extract(hdr *tar.Header, body io.Reader) error {
@@ -61,13 +79,18 @@ func (a *applier) extract(hdr *tar.Header, body io.Reader) error {
 	if err != nil || name == "." {
 		return err
 	}
+	if a.take != nil {
+		if taken, err := a.take(name, hdr, body); taken || err != nil {
+			return err
+		}
+	}
 	if err := checkHeader(hdr); err != nil {
 		return err
 	}
 	if hdr.Typeflag == tar.TypeDir {
-		return a.mkdir(name, hdr)
+		return a.mergeDir(name, hdr)
 	}
-	parent, err := walk(a.root, path.Dir(name), true)
+	parent, err := walk(a, path.Dir(name), a.mkdir)
 	if err != nil {
 		return err
 	}
@@ -90,6 +113,11 @@ func checkHeader(hdr *tar.Header) error {
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
 		return fmt.Errorf("owner %d:%d is not a user and group", hdr.Uid, hdr.Gid)
 	}
+	switch hdr.Typeflag {
+	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+	default:
+		return fmt.Errorf("is of type %q, which layers do not have", hdr.Typeflag)
+	}
 	for key := range hdr.PAXRecords {
 		// A sparse entry of a few bytes may claim to hold exabytes.
 		if strings.HasPrefix(key, "GNU.sparse.") {
@@ -99,11 +127,17 @@ func checkHeader(hdr *tar.Header) error {
 	return nil
 }
 
-func (a *applier) mkdir(name string, hdr *tar.Header) error {
-	place, err := walk(a.root, name, true)
+// mkdir makes a directory that only is on the way.
+func (a *applier) mkdir(place string) error {
+	hdr := &tar.Header{Typeflag: tar.TypeDir, Name: place + "/", Mode: 0o755}
+	return a.create(place, hdr, nil)
+}
+
+func (a *applier) mergeDir(name string, hdr *tar.Header) error {
+	place, err := walk(a, name, a.mkdir)
 	if errors.Is(err, unix.ENOTDIR) {
 		// A file, or a link to one, stands there. If it is a parent that is in the way, this walk says so.
-		parent, err := walk(a.root, path.Dir(name), true)
+		parent, err := walk(a, path.Dir(name), a.mkdir)
 		if err != nil {
 			return err
 		}
@@ -111,7 +145,7 @@ func (a *applier) mkdir(name string, hdr *tar.Header) error {
 		if err := a.clear(place); err != nil {
 			return err
 		}
-		if err := a.root.Mkdir(place, 0o755); err != nil {
+		if err := a.mkdir(place); err != nil {
 			return err
 		}
 	} else if err != nil {
@@ -125,7 +159,7 @@ func (a *applier) mkdir(name string, hdr *tar.Header) error {
 
 // clear removes what stands at place, but no directory with files in it.
 func (a *applier) clear(place string) error {
-	err := a.root.Remove(place)
+	err := a.remove(place)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
@@ -138,44 +172,18 @@ func (a *applier) clear(place string) error {
 	return nil
 }
 
-func (a *applier) create(place string, hdr *tar.Header, body io.Reader) error {
-	switch hdr.Typeflag {
-	case tar.TypeReg:
-		return a.writeFile(place, body)
-	case tar.TypeSymlink:
-		return a.root.Symlink(hdr.Linkname, place)
-	case tar.TypeFifo:
-		return a.mknod(place, unix.S_IFIFO, hdr)
-	case tar.TypeChar:
-		return a.mknod(place, unix.S_IFCHR, hdr)
-	case tar.TypeBlock:
-		return a.mknod(place, unix.S_IFBLK, hdr)
-	default:
-		return fmt.Errorf("is of type %q, which layers do not have", hdr.Typeflag)
-	}
-}
-
-func (a *applier) writeFile(place string, body io.Reader) error {
-	f, err := a.root.OpenFile(place, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, body)
-	return errors.Join(err, f.Close())
-}
-
 // link makes place another name of the file that the archive calls target.
 func (a *applier) link(place, target string) error {
 	name, err := cleanName(target)
 	if err != nil {
 		return fmt.Errorf("link target %q: %w", target, err)
 	}
-	parent, err := walk(a.root, path.Dir(name), false)
+	parent, err := walk(a, path.Dir(name), nil)
 	if err != nil {
 		return fmt.Errorf("link target %q: %w", target, err)
 	}
 	old := path.Join(parent, path.Base(name))
-	fi, err := a.root.Lstat(old)
+	fi, err := a.Lstat(old)
 	if err != nil {
 		return fmt.Errorf("link target %q: %w", target, err)
 	}
@@ -185,79 +193,16 @@ func (a *applier) link(place, target string) error {
 	if err := a.clear(place); err != nil {
 		return err
 	}
-	return a.root.Link(old, place)
-}
-
-func (a *applier) mknod(place string, kind uint32, hdr *tar.Header) error {
-	return a.inParent(place, func(dir int, base string) error {
-		dev := unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
-		if err := unix.Mknodat(dir, base, kind|0o600, int(dev)); err != nil {
-			return &fs.PathError{Op: "mknod", Path: place, Err: err}
-		}
-		return nil
-	})
+	return a.create(place, &tar.Header{Typeflag: tar.TypeLink, Name: place, Linkname: old}, nil)
 }
 
 // finish sets what directories are to look like, the deepest first.
 func (a *applier) finish() error {
 	for _, place := range slices.Backward(slices.Sorted(maps.Keys(a.dirs))) {
 		hdr := a.dirs[place]
-		if err := a.setAttributes(place, hdr); err != nil {
-			return fmt.Errorf("layer entry %q: %w", hdr.Name, err)
+		if err := a.failed(hdr, a.setAttributes(place, hdr)); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// setAttributes sets owner, extended attributes, mode and time, in this order: a new owner clears set-user-ID bits and
-// file capabilities, and "user." attributes want write permission, which the mode may take away.
-func (a *applier) setAttributes(place string, hdr *tar.Header) error {
-	return a.inParent(place, func(dir int, base string) error {
-		if err := unix.Fchownat(dir, base, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return &fs.PathError{Op: "chown", Path: place, Err: err}
-		}
-		for _, key := range slices.Sorted(maps.Keys(hdr.PAXRecords)) {
-			if name, ok := strings.CutPrefix(key, xattrRecord); ok {
-				if err := setXattr(dir, base, name, hdr.PAXRecords[key]); err != nil {
-					return &fs.PathError{Op: "set attribute " + name, Path: place, Err: err}
-				}
-			}
-		}
-		// Links have no mode of their own, and fchmodat(2) would follow one. Everything else at base was made here, or
-		// is a directory.
-		if hdr.Typeflag != tar.TypeSymlink {
-			if err := unix.Fchmodat(dir, base, uint32(hdr.Mode&0o7777), 0); err != nil {
-				return &fs.PathError{Op: "chmod", Path: place, Err: err}
-			}
-		}
-		return setTime(dir, base, place, hdr.ModTime)
-	})
-}
-
-// setXattr goes by way of /proc because there is no setxattrat(2) before Linux 6.13. The last component is not followed.
-func setXattr(dir int, base, name, value string) error {
-	err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir, base), name, []byte(value), 0)
-	if errors.Is(err, unix.ENOTSUP) && strings.HasPrefix(name, "user.") {
-		return nil
-	}
-	return err
-}
-
-func setTime(dir int, base, place string, mtime time.Time) error {
-	ts := []unix.Timespec{{Sec: 0, Nsec: unix.UTIME_NOW}, {Sec: mtime.Unix(), Nsec: int64(mtime.Nanosecond())}}
-	if err := unix.UtimesNanoAt(dir, base, ts, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "set time", Path: place, Err: err}
-	}
-	return nil
-}
-
-// inParent calls fn with a descriptor of the directory that holds place, for system calls that os.Root does not have.
-// With one component and without following it they cannot leave that directory.
-func (a *applier) inParent(place string, fn func(dir int, base string) error) error {
-	d, err := a.root.Open(path.Dir(place))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return fn(int(d.Fd()), path.Base(place))
 }

@@ -15,26 +15,31 @@ import (
 // there. edit, where it is not nil, may change an entry (its owner, say) on the way.
 func Copy(root *os.Root, src, name string, edit func(*tar.Header)) error {
 	name = strings.TrimLeft(path.Clean("/"+name), "/")
+	return newApplier(rootTarget{root}).copy(&dirReader{dir: src, name: name, edit: edit})
+}
+
+// copy applies what d reads.
+func (a *applier) copy(d *dirReader) error {
 	pr, pw := io.Pipe()
-	go func() {
-		d := dirReader{dir: src, name: name, edit: edit, tw: tar.NewWriter(pw), links: make(map[inode]string)}
-		pw.CloseWithError(d.archive())
-	}()
-	err := Apply(root, pr)
+	d.tw = tar.NewWriter(pw)
+	go func() { pw.CloseWithError(d.archive()) }()
+	err := a.apply(pr)
 	pr.CloseWithError(errors.New("no longer read"))
 	return err
 }
 
 // Resolve returns where name leads to when root is taken for "/", as a path below root without symbolic links. The last
 // component, too, is followed. What is not there is fs.ErrNotExist.
-func Resolve(root *os.Root, name string) (string, error) {
+func Resolve(root *os.Root, name string) (string, error) { return resolve(root, name) }
+
+func resolve(root lookup, name string) (string, error) {
 	for range maxLinks {
 		// Nothing is cleaned here: "link/.." is above what the link leads to, and not beside the link.
 		dir, base := path.Split(strings.TrimRight(name, "/"))
 		if base == "" || base == "." || base == ".." {
-			return walk(root, name, false)
+			return walk(root, name, nil)
 		}
-		parent, err := walk(root, dir, false)
+		parent, err := walk(root, dir, nil)
 		if err != nil {
 			return "", err
 		}

@@ -26,9 +26,12 @@ import (
 // files of the tree, extended attributes (so ACLs and file capabilities too), devices and named pipes. Left out are
 // sockets, which belong to a running process; dir's own mode and owner, which would become those of the node's "/"; and
 // SELinux labels and overlayfs' private attributes, which say something about this machine and not about the node.
-func FromDir(w io.Writer, dir string) (digest string, err error) {
+//
+// The deletion list of a layer is a file like any other here; ApplyLayer knows what it means. edit, where it is not nil,
+// may change an entry (its owner, say) on the way.
+func FromDir(w io.Writer, dir string, edit func(*tar.Header)) (digest string, err error) {
 	sum := sha256.New()
-	d := dirReader{dir: dir, tw: tar.NewWriter(io.MultiWriter(w, sum)), links: make(map[inode]string)}
+	d := dirReader{dir: dir, edit: edit, tw: tar.NewWriter(io.MultiWriter(w, sum))}
 	// A dir that is itself a symbolic link would be an empty layer.
 	if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
 		return "", fmt.Errorf("layer directory %s: %w", dir, errors.Join(err, errors.New("is not a directory")))
@@ -42,15 +45,18 @@ func FromDir(w io.Writer, dir string) (digest string, err error) {
 type inode struct{ dev, ino uint64 }
 
 type dirReader struct {
-	dir   string // what is read
-	name  string // what it is called in the archive; empty: dir is the archive's root, which has no entry
-	edit  func(*tar.Header)
-	tw    *tar.Writer
-	links map[inode]string // first name of each file that has several
+	dir    string // what is read
+	name   string // what it is called in the archive; empty: dir is the archive's root, which has no entry
+	edit   func(*tar.Header)
+	labels bool        // keep SELinux labels: what is read and what is written are one machine's
+	report func(error) // where it is not nil, it is told of a file that cannot be read, and the others follow
+	tw     *tar.Writer
+	links  map[inode]string // first name of each file that has several
 }
 
 // archive writes dir and all below it. WalkDir visits in lexical order, which makes the archive the same each time.
 func (d *dirReader) archive() error {
+	d.links = make(map[inode]string)
 	if err := filepath.WalkDir(d.dir, d.visit); err != nil {
 		return err
 	}
@@ -58,39 +64,46 @@ func (d *dirReader) archive() error {
 }
 
 func (d *dirReader) visit(file string, _ fs.DirEntry, err error) error {
-	if err != nil {
-		return err
+	var hdr *tar.Header
+	var body *os.File
+	if err == nil {
+		hdr, body, err = d.open(file)
 	}
-	if file == d.dir && d.name == "" {
+	switch {
+	case err != nil && d.report != nil:
+		d.report(err)
 		return nil
+	case err != nil:
+		return err
+	case hdr == nil:
+		return nil
+	case body == nil:
+		return writeEntry(d.tw, hdr, nil)
+	}
+	defer body.Close()
+	return writeEntry(d.tw, hdr, body)
+}
+
+// open returns the entry of a file, nil if it is left out, and the content of a regular one.
+func (d *dirReader) open(file string) (hdr *tar.Header, body *os.File, err error) {
+	rel, err := filepath.Rel(d.dir, file)
+	if err != nil || rel == "." && d.name == "" {
+		return nil, nil, err
 	}
 	fi, err := os.Lstat(file)
-	if err != nil {
-		return err
+	if err != nil || fi.Mode().Type() == fs.ModeSocket {
+		return nil, nil, err
 	}
-	if fi.Mode().Type() == fs.ModeSocket {
-		return nil
-	}
-	rel, err := filepath.Rel(d.dir, file)
-	if err != nil {
-		return err
-	}
-	hdr, err := d.header(file, path.Join(d.name, filepath.ToSlash(rel)), fi)
-	if err != nil {
-		return err
+	if hdr, err = d.header(file, path.Join(d.name, filepath.ToSlash(rel)), fi); err != nil {
+		return nil, nil, err
 	}
 	if d.edit != nil {
 		d.edit(hdr)
 	}
-	if hdr.Typeflag != tar.TypeReg {
-		return writeEntry(d.tw, hdr, nil)
+	if hdr.Typeflag == tar.TypeReg {
+		body, err = os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	}
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return writeEntry(d.tw, hdr, f)
+	return hdr, body, err
 }
 
 func (d *dirReader) header(file, name string, fi fs.FileInfo) (*tar.Header, error) {
@@ -99,7 +112,7 @@ func (d *dirReader) header(file, name string, fi fs.FileInfo) (*tar.Header, erro
 		Format: tar.FormatPAX, Name: name, Mode: int64(st.Mode & 0o7777),
 		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix()),
 	}
-	if !fi.IsDir() && st.Nlink > 1 {
+	if !fi.IsDir() && st.Nlink > 1 && name != DeletionList { // which may be one file in several layers
 		key := inode{uint64(st.Dev), st.Ino}
 		if first, ok := d.links[key]; ok {
 			hdr.Typeflag, hdr.Linkname = tar.TypeLink, first
@@ -131,6 +144,9 @@ func (d *dirReader) header(file, name string, fi fs.FileInfo) (*tar.Header, erro
 		return nil, err
 	}
 	hdr.PAXRecords, err = readXattrs(file)
+	if !d.labels {
+		delete(hdr.PAXRecords, xattrRecord+"security.selinux")
+	}
 	return hdr, err
 }
 
@@ -161,9 +177,9 @@ func readXattrs(file string) (map[string]string, error) {
 	return records, nil
 }
 
-// foreignXattr reports attributes that describe this machine's copy of a file.
+// foreignXattr reports attributes that describe an overlay's copy of a file.
 func foreignXattr(name string) bool {
-	return name == "security.selinux" || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
+	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
 // growing calls get with larger buffers until its answer fits. Attribute lists and values end at 64 KiB

@@ -5,8 +5,12 @@
 // same tree always makes the same bytes. Extended attributes are pax records "SCHILY.xattr.NAME", as star, GNU tar and
 // bsdtar write them.
 //
-// The package is not an image format (roots are packed file systems, package pack) and knows no templates, deletions or
-// order of layers. The node's init imports it, so it needs no more than archive/tar and x/sys.
+// A root may also have layers of its own, as directories below /etc/rootovl. Both kinds remove files of the root by a list
+// (DeletionList), and are applied from the last named to the first, so that the first wins. Look tells what a node's root
+// will be, without one.
+//
+// The package is not an image format (roots are packed file systems, package pack) and knows no templates. The node's
+// init imports it, so it needs no more than archive/tar and x/sys.
 package layer
 
 import (
@@ -26,6 +30,9 @@ import (
 
 // MediaType is the content type under which an archive is served and stored.
 const MediaType = "application/vnd.netroot.layer.v1.tar"
+
+// MaxArchive is how long an archive may be, in bytes: a node holds it in memory and checks it before it unpacks any of it.
+const MaxArchive = 512 << 20
 
 // xattrRecord starts the key of a pax record that holds an extended attribute.
 const xattrRecord = "SCHILY.xattr."

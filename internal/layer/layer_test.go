@@ -121,14 +121,14 @@ func TestFromDirAndApplyKeepEverything(t *testing.T) {
 	src, dst := t.TempDir(), t.TempDir()
 	sample(t, src)
 	var archive, again bytes.Buffer
-	digest, err := FromDir(&archive, src)
+	digest, err := FromDir(&archive, src, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := Digest(archive.Bytes()); digest != want {
 		t.Errorf("digest %s, of the bytes %s", digest, want)
 	}
-	if d2, err := FromDir(&again, src); err != nil || d2 != digest {
+	if d2, err := FromDir(&again, src, nil); err != nil || d2 != digest {
 		t.Errorf("a second archive of the same tree is another: %s, %s (%v)", digest, d2, err)
 	}
 	t.Cleanup(func() { os.Chmod(filepath.Join(dst, "usr"), 0o755) })
@@ -155,7 +155,7 @@ func TestGNUTarAgrees(t *testing.T) {
 	want := describe(t, src)
 
 	var archive bytes.Buffer
-	if _, err := FromDir(&archive, src); err != nil {
+	if _, err := FromDir(&archive, src, nil); err != nil {
 		t.Fatal(err)
 	}
 	run(t, &archive, nil, gnutar, "-C", dst, "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-f", "-")
@@ -256,18 +256,18 @@ func TestFromDirLeavesOutSocketsAndItself(t *testing.T) {
 		t.Skip(err) // a temporary directory with a long name
 	}
 	var out bytes.Buffer
-	if _, err := FromDir(&out, dir); err != nil {
+	if _, err := FromDir(&out, dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	if hdr, err := tar.NewReader(&out).Next(); err != io.EOF {
 		t.Errorf("%+v, %v", hdr, err)
 	}
-	if _, err := FromDir(io.Discard, filepath.Join(dir, "none")); err == nil {
+	if _, err := FromDir(io.Discard, filepath.Join(dir, "none"), nil); err == nil {
 		t.Error("a missing directory is no error")
 	}
 	file := filepath.Join(dir, "f")
 	os.WriteFile(file, nil, 0o644)
-	if _, err := FromDir(io.Discard, file); err == nil {
+	if _, err := FromDir(io.Discard, file, nil); err == nil {
 		t.Error("a file is no error")
 	}
 }

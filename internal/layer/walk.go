@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -17,8 +16,8 @@ const maxLinks = 40
 
 // walk finds the directory that name leads to when root is taken for "/", and returns its path without symbolic links.
 // Unlike os.Root, which refuses them, it resolves absolute links against root, and ".." at the top stays at the top, as
-// chroot(2) does. With create, missing directories are made. A component that is no directory is unix.ENOTDIR.
-func walk(root *os.Root, name string, create bool) (string, error) {
+// chroot(2) does. Missing directories are made by mkdir, unless it is nil. A component that is no directory is unix.ENOTDIR.
+func walk(root lookup, name string, mkdir func(place string) error) (string, error) {
 	at := "."
 	rest := strings.Split(name, "/")
 	for links := 0; len(rest) > 0; {
@@ -33,9 +32,8 @@ func walk(root *os.Root, name string, create bool) (string, error) {
 		}
 		next := path.Join(at, step)
 		fi, err := root.Lstat(next)
-		if create && errors.Is(err, fs.ErrNotExist) {
-			err = root.Mkdir(next, 0o755)
-			if err == nil {
+		if mkdir != nil && errors.Is(err, fs.ErrNotExist) {
+			if err = mkdir(next); err == nil {
 				at = next
 				continue
 			}

@@ -1,0 +1,221 @@
+package layer
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// sketch is a target that writes nothing: it notes down where it would differ from the tree below it, as an overlay does.
+type sketch struct {
+	tree    *os.Root
+	layer   string                // the name of the one that is being applied
+	touched map[string]*sketching // by place
+}
+
+// sketching is what layers did to one place.
+type sketching struct {
+	file  *sketched // nil: removed
+	fresh bool      // a directory made by layers: nothing of the tree shows below it
+	layer string    // the last that brought, changed or removed it
+}
+
+// sketched is a file with all its names.
+type sketched struct {
+	hdr     tar.Header
+	sum     [sha256.Size]byte
+	content []byte // of a regular file that is not too large
+	origin  string // the tree's name of a file that the tree has
+}
+
+// maxContent is how much of a file a sketch keeps, in bytes: what people write by hand is smaller.
+const maxContent = 64 << 10
+
+func (s *sketch) Lstat(name string) (fs.FileInfo, error) {
+	if t, ok := s.touched[name]; ok {
+		if t.file == nil {
+			return nil, &fs.PathError{Op: "lstat", Path: name, Err: fs.ErrNotExist}
+		}
+		return t.file.hdr.FileInfo(), nil
+	}
+	if s.hidden(name) {
+		return nil, &fs.PathError{Op: "lstat", Path: name, Err: fs.ErrNotExist}
+	}
+	return s.tree.Lstat(name)
+}
+
+// hidden reports a name below what layers removed or made anew: the tree does not show there.
+func (s *sketch) hidden(name string) bool {
+	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+		if t := s.touched[dir]; t != nil && (t.file == nil || t.fresh) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *sketch) Readlink(name string) (string, error) {
+	if t, ok := s.touched[name]; ok && t.file != nil {
+		return t.file.hdr.Linkname, nil
+	}
+	return s.tree.Readlink(name)
+}
+
+func (s *sketch) create(place string, hdr *tar.Header, body io.Reader) error {
+	f := &sketched{hdr: *hdr}
+	switch hdr.Typeflag {
+	case tar.TypeReg:
+		if err := f.read(body); err != nil {
+			return err
+		}
+	case tar.TypeLink:
+		var err error
+		if f, err = s.file(hdr.Linkname); err != nil {
+			return err
+		}
+	}
+	s.touched[place] = &sketching{file: f, fresh: hdr.Typeflag == tar.TypeDir, layer: s.layer}
+	return nil
+}
+
+func (f *sketched) read(body io.Reader) error {
+	var kept bytes.Buffer
+	sum := sha256.New()
+	n, err := io.Copy(io.MultiWriter(sum, &kept), io.LimitReader(body, maxContent))
+	if err != nil {
+		return err
+	}
+	f.content = kept.Bytes()
+	more, err := io.Copy(sum, body)
+	if more > 0 {
+		f.content = nil
+	}
+	f.hdr.Size = n + more
+	sum.Sum(f.sum[:0])
+	return err
+}
+
+// file is the file that stands at a place.
+func (s *sketch) file(place string) (*sketched, error) {
+	if t := s.touched[place]; t != nil && t.file != nil {
+		return t.file, nil
+	}
+	fi, err := s.tree.Lstat(place)
+	if err != nil {
+		return nil, err
+	}
+	d := dirReader{labels: true, links: make(map[inode]string)}
+	hdr, err := d.header(s.tree.Name()+"/"+place, place, fi)
+	if err != nil {
+		return nil, err
+	}
+	return &sketched{hdr: *hdr, origin: place}, nil
+}
+
+func (s *sketch) setAttributes(place string, hdr *tar.Header) error {
+	t := s.touched[place]
+	if t == nil { // a directory of the tree
+		f, err := s.file(place)
+		if err != nil {
+			return err
+		}
+		t = &sketching{file: f}
+		s.touched[place] = t
+	}
+	t.layer = s.layer
+	to := &t.file.hdr
+	to.Mode, to.Uid, to.Gid, to.ModTime = hdr.Mode, hdr.Uid, hdr.Gid, hdr.ModTime
+	attributes := maps.Clone(to.PAXRecords)
+	if attributes == nil {
+		attributes = make(map[string]string)
+	}
+	maps.Copy(attributes, hdr.PAXRecords)
+	to.PAXRecords = attributes
+	return nil
+}
+
+func (s *sketch) remove(place string) error {
+	fi, err := s.Lstat(place)
+	if err != nil {
+		return err
+	}
+	if fi.IsDir() {
+		below, err := s.below(place)
+		if err != nil {
+			return err
+		}
+		if len(below) > 0 {
+			return &fs.PathError{Op: "remove", Path: place, Err: unix.ENOTEMPTY}
+		}
+	}
+	s.strike(place)
+	return nil
+}
+
+func (s *sketch) removeAll(place string) error {
+	below, err := s.below(place)
+	if err != nil {
+		return err
+	}
+	s.strike(place)
+	for _, name := range below {
+		s.strike(name)
+	}
+	return nil
+}
+
+// strike notes that a place is empty now.
+func (s *sketch) strike(place string) {
+	if _, err := s.old(place); errors.Is(err, fs.ErrNotExist) {
+		delete(s.touched, place)
+		return
+	}
+	s.touched[place] = &sketching{layer: s.layer}
+}
+
+// old finds what the tree has at a place, which may have a link on the way there.
+func (s *sketch) old(place string) (fs.FileInfo, error) {
+	dir, err := walk(s.tree, path.Dir(place), nil)
+	if errors.Is(err, unix.ENOTDIR) || err == nil && dir != path.Dir(place) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.tree.Lstat(place)
+}
+
+// below lists everything below a directory.
+func (s *sketch) below(dir string) ([]string, error) {
+	var names []string
+	for name, t := range s.touched {
+		if t.file != nil && strings.HasPrefix(name, dir+"/") {
+			names = append(names, name)
+		}
+	}
+	if fi, err := s.old(dir); err != nil || !fi.IsDir() || s.hidden(dir+"/x") {
+		return names, nil
+	}
+	err := eachBelow(s.tree, dir, func(name string, d fs.DirEntry) error {
+		t := s.touched[name]
+		switch {
+		case t == nil:
+			names = append(names, name)
+		case d.IsDir() && (t.file == nil || t.fresh):
+			return fs.SkipDir
+		}
+		return nil
+	})
+	return names, err
+}
+
+func (s *sketch) elsewhere(string) (bool, error) { return false, nil } // a tree has no mounts

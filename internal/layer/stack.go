@@ -1,0 +1,163 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/handoff"
+)
+
+// TreeDir is where a root has layers of its own: each is a directory there.
+const TreeDir = "etc/rootovl"
+
+// ApplyTree applies layers that root itself has below /etc/rootovl, from the last named to the first, so that the first
+// wins: a layer's directory is copied over the root as "cp -a" would, and then the files that its DeletionList names are
+// removed. It returns how many were applied.
+//
+// What cannot be done - a layer that is not there, a file that cannot be copied, a line that cannot be carried out - is
+// reported with the layer's name, and the rest follows. The rules of Apply hold for what is copied.
+func ApplyTree(root *os.Root, names []string, report func(layer string, err error)) (applied int) {
+	return applyTree(rootTarget{root}, root, names, report)
+}
+
+// applyTree reads the layers from tree.
+func applyTree(t target, tree *os.Root, names []string, report func(layer string, err error)) (applied int) {
+	for _, name := range slices.Backward(names) {
+		r := limited(func(err error) { report(name, err) })
+		if err := applyTreeLayer(t, tree, name, r.tell); err != nil {
+			report(name, err)
+		} else {
+			applied++
+		}
+		r.close()
+	}
+	return applied
+}
+
+func applyTreeLayer(t target, tree *os.Root, name string, report func(error)) error {
+	dir, err := findTreeLayer(tree, name)
+	if err != nil {
+		return err
+	}
+	a := newApplier(t)
+	a.report = report
+	d := &dirReader{dir: filepath.Join(tree.Name(), dir), labels: true, report: report}
+	return a.withDeletions(func() error { return a.copy(d) }, false, report)
+}
+
+// TreeLayers are the names of the layers that a root itself has, in order.
+func TreeLayers(root *os.Root) ([]string, error) {
+	place, err := resolve(root, TreeDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	err = eachBelow(root, place, func(name string, _ fs.DirEntry) error {
+		if _, err := findTreeLayer(root, path.Base(name)); err == nil {
+			names = append(names, path.Base(name))
+		}
+		return fs.SkipDir
+	})
+	slices.Sort(names)
+	return names, err
+}
+
+// findTreeLayer is the place of a layer of a tree.
+func findTreeLayer(tree *os.Root, name string) (string, error) {
+	if err := handoff.CheckLayerName(name); err != nil {
+		return "", err
+	}
+	full := path.Join(TreeDir, name)
+	place, err := resolve(tree, full)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return "", fmt.Errorf("the root has no /%s", full)
+	}
+	if err != nil {
+		return "", err
+	}
+	if fi, err := tree.Lstat(place); err != nil || !fi.IsDir() {
+		return "", errors.Join(err, fmt.Errorf("/%s is not a directory, and a layer is one", full))
+	}
+	return place, nil
+}
+
+// ApplyLayer is Apply for the archive of a layer: the DeletionList at its top is not extracted but carried out when all
+// else is done, directories included. Lines that cannot be carried out are reported, and are no error.
+func ApplyLayer(root *os.Root, r io.Reader, report func(error)) error {
+	a := newApplier(rootTarget{root})
+	return a.layer(func() error { return a.apply(r) }, report)
+}
+
+// layer applies a layer of the server.
+func (a *applier) layer(apply func() error, report func(error)) error {
+	l := limited(report)
+	defer l.close()
+	return a.withDeletions(apply, true, l.tell)
+}
+
+// withDeletions keeps the list out of what is extracted by apply, and carries it out.
+func (a *applier) withDeletions(apply func() error, dirs bool, report func(error)) error {
+	var list []deletion
+	a.take = func(name string, hdr *tar.Header, body io.Reader) (bool, error) {
+		top, _, _ := strings.Cut(name, "/")
+		switch {
+		case top != DeletionList:
+			return false, nil
+		case name != top: // in a directory of that name
+			return true, nil
+		case hdr.Typeflag != tar.TypeReg:
+			report(fmt.Errorf("%s is not a file, and nothing is deleted", DeletionList))
+			return true, nil
+		}
+		var err error
+		if list, err = readDeletions(body, report); err != nil {
+			report(err) // the files are worth having all the same
+		}
+		return true, nil
+	}
+	if err := apply(); err != nil {
+		return err
+	}
+	deleteAll(a.target, list, dirs, report)
+	return nil
+}
+
+// limiter passes on so many reports and counts the others: a full memory would make one of every file. It may be told by
+// several goroutines.
+type limiter struct {
+	mu    sync.Mutex
+	pass  func(error)
+	count int
+}
+
+const maxReports = 20
+
+func limited(pass func(error)) *limiter { return &limiter{pass: pass} }
+
+func (l *limiter) tell(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.count++; l.count <= maxReports {
+		l.pass(err)
+	}
+}
+
+func (l *limiter) close() {
+	if l.count > maxReports {
+		l.pass(fmt.Errorf("and %d more of the kind", l.count-maxReports))
+	}
+}
