@@ -111,8 +111,7 @@ func (n *node) try(ctx context.Context, s step) error {
 			n.note(s.name, fmt.Sprintf("%s (%.2f s)", said, took.Seconds()))
 			return nil
 		}
-		n.history = append(n.history, s.name+": FAILED: "+err.Error())
-		n.log.fail(s.name, err)
+		n.report(s.name, err)
 		if n.boot.Shell {
 			n.rescue(s.name + " failed; \"retry\" tries it again")
 			continue
@@ -126,6 +125,12 @@ func (n *node) try(ctx context.Context, s step) error {
 func (n *node) note(name, text string) {
 	n.history = append(n.history, name+": "+text)
 	n.log.say(name, text)
+}
+
+// report tells of something that went wrong, whether or not the boot goes on.
+func (n *node) report(name string, err error) {
+	n.history = append(n.history, name+": FAILED: "+err.Error())
+	n.log.fail(name, err)
 }
 
 // backoff is the pause after the given number of earlier failures: 1 s, 2 s,

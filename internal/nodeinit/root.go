@@ -3,13 +3,10 @@ package nodeinit
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/handoff"
-	"netroot/internal/layer"
 )
 
 // Where the parts of an overlaid root are, in the initramfs and afterwards in
@@ -193,71 +189,4 @@ func (n *node) rootType() (string, error) {
 		return "erofs", nil
 	}
 	return "", fmt.Errorf("%s holds neither squashfs nor EROFS; name its type in root= or rootfstype=", n.device)
-}
-
-// layerLimit bounds a layer archive, which is checked in memory before a byte
-// of it is unpacked.
-const layerLimit = 512 << 20
-
-// applyLayers fetches each layer, checks it against the digest that the command
-// line names, and unpacks it over the root.
-func (n *node) applyLayers(ctx context.Context) (string, error) {
-	if len(n.boot.Layers) == 0 {
-		return "", nil
-	}
-	place := newRoot
-	if !n.boot.Overlay.Enabled {
-		place = "/" // whose /run becomes the root's
-	}
-	root, err := os.OpenRoot(place)
-	if err != nil {
-		return "", err
-	}
-	defer root.Close()
-	total := 0
-	for _, l := range n.boot.Layers {
-		archive, err := fetchLayer(ctx, l)
-		if err != nil {
-			return "", err
-		}
-		if !n.boot.Overlay.Enabled {
-			if err := layer.Below(archive, "run"); err != nil {
-				return "", fmt.Errorf("%s: %w: what is put over a root without rootovl must be below run/", l.URL, err)
-			}
-		}
-		if err := layer.Apply(root, bytes.NewReader(archive)); err != nil {
-			return "", fmt.Errorf("unpack %s: %w", l.URL, err)
-		}
-		total += len(archive)
-	}
-	return fmt.Sprintf("%d applied, %d bytes", len(n.boot.Layers), total), nil
-}
-
-func fetchLayer(ctx context.Context, l handoff.Layer) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.URL, nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("fetch %s: the server says %s", l.URL, resp.Status)
-	}
-	archive, err := io.ReadAll(io.LimitReader(resp.Body, layerLimit+1))
-	if err != nil {
-		return nil, fmt.Errorf("fetch %s: %w", l.URL, err)
-	}
-	if len(archive) > layerLimit {
-		return nil, fmt.Errorf("fetch %s: more than %d MiB", l.URL, layerLimit>>20)
-	}
-	sum := sha256.Sum256(archive)
-	if got := "sha256:" + hex.EncodeToString(sum[:]); got != l.Digest {
-		return nil, fmt.Errorf("fetch %s: what came has digest %s", l.URL, got)
-	}
-	return archive, nil
 }

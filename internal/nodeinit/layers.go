@@ -1,0 +1,127 @@
+package nodeinit
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"netroot/internal/handoff"
+	"netroot/internal/layer"
+)
+
+// applyLayers lays over the root what it has itself below /etc/rootovl, as far
+// as rootovlcfg= names it, and over that the archives of netroot.layer=, each
+// checked against the digest that the command line names.
+//
+// A layer of the root that is not there, or a line of a deletion list that
+// cannot be carried out, is reported, and the boot goes on. An archive is what
+// the server said that this node is to have: it is tried until it is applied.
+func (n *node) applyLayers(ctx context.Context) (string, error) {
+	place := newRoot
+	if !n.boot.Overlay.Enabled {
+		place = "/" // whose /run becomes the root's
+	}
+	return n.applyLayersTo(ctx, place)
+}
+
+func (n *node) applyLayersTo(ctx context.Context, place string) (string, error) {
+	if len(n.boot.TreeLayers)+len(n.boot.Layers) == 0 {
+		return "", nil
+	}
+	archives, err := n.fetchLayers(ctx) // all of them before the root is touched
+	if err != nil {
+		return "", err
+	}
+	root, err := os.OpenRoot(place)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	var said []string
+	if text := n.applyTreeLayers(root); text != "" {
+		said = append(said, text)
+	}
+	total := 0
+	for i, l := range n.boot.Layers {
+		report := func(err error) { n.report("layers", fmt.Errorf("%s: %w", l.Digest, err)) }
+		if err := layer.ApplyLayer(root, bytes.NewReader(archives[i]), report); err != nil {
+			return "", fmt.Errorf("unpack %s: %w", l.URL, err)
+		}
+		total += len(archives[i])
+		archives[i] = nil
+	}
+	if len(archives) > 0 {
+		said = append(said, fmt.Sprintf("%d of the server, %d bytes", len(archives), total))
+	}
+	return strings.Join(said, ", "), nil
+}
+
+func (n *node) applyTreeLayers(root *os.Root) string {
+	names := n.boot.TreeLayers
+	switch {
+	case len(names) == 0:
+		return ""
+	case !n.boot.Overlay.Enabled:
+		n.report("layers", fmt.Errorf("rootovlcfg=%s needs memory over the root: add rootovl; nothing of it is applied", strings.Join(names, ",")))
+		return ""
+	}
+	applied := layer.ApplyTree(root, names, func(name string, err error) {
+		n.report("layers", fmt.Errorf("%s: %w", name, err))
+	})
+	return fmt.Sprintf("%d of %d in the tree", applied, len(names))
+}
+
+// fetchLayers fetches all archives. On a root without an overlay they may hold
+// nothing but what belongs below /run.
+func (n *node) fetchLayers(ctx context.Context) ([][]byte, error) {
+	var out [][]byte
+	for _, l := range n.boot.Layers {
+		archive, err := fetchLayer(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		if !n.boot.Overlay.Enabled {
+			if err := layer.Below(archive, "run"); err != nil {
+				return nil, fmt.Errorf("%s: %w: what is put over a root without rootovl must be below run/", l.URL, err)
+			}
+		}
+		out = append(out, archive)
+	}
+	return out, nil
+}
+
+func fetchLayer(ctx context.Context, l handoff.Layer) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.URL, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("fetch %s: the server says %s", l.URL, resp.Status)
+	}
+	archive, err := io.ReadAll(io.LimitReader(resp.Body, layer.MaxArchive+1))
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s: %w", l.URL, err)
+	}
+	if len(archive) > layer.MaxArchive {
+		return nil, fmt.Errorf("fetch %s: more than %d MiB", l.URL, layer.MaxArchive>>20)
+	}
+	sum := sha256.Sum256(archive)
+	if got := "sha256:" + hex.EncodeToString(sum[:]); got != l.Digest {
+		return nil, fmt.Errorf("fetch %s: what came has digest %s", l.URL, got)
+	}
+	return archive, nil
+}

@@ -1,0 +1,143 @@
+package nodeinit
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"netroot/internal/handoff"
+	"netroot/internal/layer"
+)
+
+// writeFiles writes files below dir, by name.
+func writeFiles(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		if err := writeBelow(dir, name, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// serveArchives serves archives as "netroot serve" does; the answer is what a
+// command line would name.
+func serveArchives(t *testing.T, archives ...[]byte) []handoff.Layer {
+	t.Helper()
+	var layers []handoff.Layer
+	byDigest := map[string][]byte{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write(byDigest[filepath.Base(r.URL.Path)])
+	}))
+	t.Cleanup(srv.Close)
+	for _, archive := range archives {
+		l, err := handoff.ParseLayer(srv.URL + "/v1/layers/" + layer.Digest(archive))
+		if err != nil {
+			t.Fatal(err)
+		}
+		byDigest[l.Digest] = archive
+		layers = append(layers, l)
+	}
+	return layers
+}
+
+// packed is the archive of a layer with these files.
+func packed(t *testing.T, files map[string]string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	writeFiles(t, dir, files)
+	var archive bytes.Buffer
+	if _, err := layer.FromDir(&archive, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	return archive.Bytes()
+}
+
+// TestLayers: the tree's own in reverse, the server's over them, deletions after
+// each, and word of what could not be done.
+func TestLayers(t *testing.T) {
+	log, kmsg := quiet(t)
+	root := t.TempDir()
+	writeFiles(t, root, map[string]string{
+		"etc/motd": "tree", "etc/issue": "tree", "etc/issue.net": "tree", "var/cache/x/y": "tree",
+		"etc/rootovl/a/etc/motd": "a", "etc/rootovl/a/etc/a": "a",
+		"etc/rootovl/b/etc/motd": "b", "etc/rootovl/b/etc/b": "b", "etc/rootovl/b/.rootovldel": "/etc/issue\n/var/cache\n",
+	})
+	n := &node{log: log, boot: handoff.Boot{
+		Overlay:    handoff.Overlay{Enabled: true},
+		TreeLayers: []string{"a", "none", "../b", "b"},
+		Layers: serveArchives(t,
+			packed(t, map[string]string{"etc/b": "second", "etc/site": "second"}),
+			packed(t, map[string]string{"etc/site": "first", ".rootovldel": "/etc/issue.net\n/var/cache/\netc/motd\n"})),
+	}}
+	said, err := n.applyLayersTo(t.Context(), root)
+	if err != nil || !strings.HasPrefix(said, "2 of 4 in the tree, 2 of the server, ") {
+		t.Errorf("said %q, %v", said, err)
+	}
+	for name, want := range map[string]string{"etc/motd": "a", "etc/a": "a", "etc/b": "second", "etc/site": "first", "etc/issue": "", "etc/issue.net": "", "var/cache/x/y": ""} {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if string(text) != want || (err == nil) != (want != "") {
+			t.Errorf("%s holds %q, %v; want %q", name, text, err, want)
+		}
+	}
+	reports := content(t, "", kmsg.Name())
+	for _, want := range []string{
+		`<3>netroot: layers: FAILED: none: the root has no /etc/rootovl/none`,
+		`<3>netroot: layers: FAILED: ../b: "../b" has a slash`,
+		`<3>netroot: layers: FAILED: b: .rootovldel line 2: "/var/cache" is a directory`,
+		`<3>netroot: layers: FAILED: sha256:`, `.rootovldel line 3: "etc/motd" is no absolute path`,
+	} {
+		if !strings.Contains(reports, want) {
+			t.Errorf("the console lacks %q:\n%s", want, reports)
+		}
+	}
+	if len(n.history) != 4 {
+		t.Errorf("history: %q", n.history)
+	}
+}
+
+// TestLayersAreFetchedFirst: while an archive cannot be had, the root is as it was.
+func TestLayersAreFetchedFirst(t *testing.T) {
+	log, _ := quiet(t)
+	root := t.TempDir()
+	writeFiles(t, root, map[string]string{"etc/motd": "tree", "etc/rootovl/a/etc/motd": "a"})
+	layers := serveArchives(t, packed(t, map[string]string{"etc/x": "x"}), nil)
+	layers[1].Digest = layers[0].Digest // another than what comes
+	n := &node{log: log, boot: handoff.Boot{Overlay: handoff.Overlay{Enabled: true}, TreeLayers: []string{"a"}, Layers: layers}}
+	if _, err := n.applyLayersTo(t.Context(), root); err == nil || !strings.Contains(err.Error(), "what came has digest") {
+		t.Errorf("%v", err)
+	}
+	if text := content(t, root, "etc/motd"); text != "tree" {
+		t.Errorf("motd is %q before all layers are there", text)
+	}
+}
+
+// TestLayersWithoutOverlay: a root that is not under memory stays as it is; what
+// is below /run may come.
+func TestLayersWithoutOverlay(t *testing.T) {
+	log, kmsg := quiet(t)
+	root := t.TempDir()
+	writeFiles(t, root, map[string]string{"etc/motd": "tree", "etc/rootovl/a/etc/motd": "a"})
+	n := &node{log: log, boot: handoff.Boot{TreeLayers: []string{"a"}, Layers: serveArchives(t, packed(t, map[string]string{"run/key": "key"}))}}
+	if _, err := n.applyLayersTo(t.Context(), root); err != nil {
+		t.Fatal(err)
+	}
+	if content(t, root, "etc/motd") != "tree" || content(t, root, "run/key") != "key" {
+		t.Error("applied to a root without an overlay, or nothing was")
+	}
+	if said := content(t, "", kmsg.Name()); !strings.Contains(said, "rootovlcfg=a needs memory over the root: add rootovl") {
+		t.Errorf("the console says\n%s", said)
+	}
+	for _, files := range []map[string]string{{"etc/motd": "x"}, {"run/key": "k", ".rootovldel": "/etc/motd\n"}} {
+		n.boot = handoff.Boot{Layers: serveArchives(t, packed(t, files))}
+		if _, err := n.applyLayersTo(t.Context(), root); err == nil || !strings.Contains(err.Error(), "below run/") {
+			t.Errorf("%v: %v", files, err)
+		}
+	}
+	if content(t, root, "etc/motd") != "tree" {
+		t.Error("changed")
+	}
+}
