@@ -106,7 +106,11 @@ func (c *conn) beside(p *procedure, q *call, need int, r record) {
 	func() {
 		defer func() { <-c.srv.busy }()
 		begin := time.Now()
-		*out = c.answer(p, q, *out)
+		if p.once {
+			*out = c.once(p, q, *out)
+		} else {
+			*out = c.answer(p, q, *out)
+		}
 		if !p.beside && time.Since(begin) <= quickRequest {
 			c.slow.Store(false)
 		}

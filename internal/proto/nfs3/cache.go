@@ -11,7 +11,7 @@ import (
 
 const (
 	cacheShards = 16
-	epochTime   = 15 * time.Second
+	epochTime   = 5 * time.Second
 	idleEpochs  = 2 // after which a file that nobody asks for is closed
 )
 

@@ -33,30 +33,26 @@ const (
 var nfsProcedures = []procedure{
 	procNull:        {run: null},
 	procGetattr:     {run: getattr},
-	procSetattr:     {run: unable(2)},
+	procSetattr:     {run: setattr, beside: true, once: true},
 	procLookup:      {run: lookup},
 	procAccess:      {run: accessProc},
 	procReadlink:    {run: readlink},
 	procRead:        {run: read},
-	procWrite:       {run: unable(2)},
-	procCreate:      {run: unable(2)},
-	procMkdir:       {run: unable(2)},
-	procSymlink:     {run: unable(2)},
-	procMknod:       {run: unable(2)},
-	procRemove:      {run: unable(2)},
-	procRmdir:       {run: unable(2)},
-	procRename:      {run: unable(4)},
-	procLink:        {run: unable(3)},
+	procWrite:       {run: writeProc, beside: true},
+	procCreate:      {run: create, beside: true, once: true},
+	procMkdir:       {run: mkdir, beside: true, once: true},
+	procSymlink:     {run: symlink, beside: true, once: true},
+	procMknod:       {run: mknod, beside: true, once: true},
+	procRemove:      {run: remove, beside: true, once: true},
+	procRmdir:       {run: rmdir, beside: true, once: true},
+	procRename:      {run: rename, beside: true, once: true},
+	procLink:        {run: link, beside: true, once: true},
 	procReaddir:     {run: readdir},
 	procReaddirplus: {run: readdirplus},
 	procFsstat:      {run: fsstat},
 	procFsinfo:      {run: fsinfo},
 	procPathconf:    {run: pathconf},
-	procCommit:      {run: unable(2)},
-}
-
-func unable(words int) func(*conn, *call, []byte) []byte {
-	return func(c *conn, q *call, out []byte) []byte { return failed(out, statusROFS, words) }
+	procCommit:      {run: commit, beside: true},
 }
 
 func null(_ *conn, _ *call, out []byte) []byte { return out }
@@ -85,7 +81,11 @@ func lookup(c *conn, q *call, out []byte) []byte {
 		return failed(out, err, 1)
 	}
 	defer dir.done()
-	if err := dir.entry(name); err != nil {
+	err = dir.entryName(name)
+	if err == nil && !dir.may(unix.X_OK) {
+		err = statusAcces
+	}
+	if err != nil {
 		return dir.failed(out, err)
 	}
 	t, err := dir.child(name)

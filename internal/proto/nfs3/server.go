@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -66,6 +67,7 @@ type Server struct {
 	files    cache
 	creds    credTable
 	mounts   mountTable
+	replays  replays
 
 	mu     sync.Mutex
 	trees  map[treeKey]*tree
@@ -156,6 +158,7 @@ func (s *Server) setup() {
 	s.busy = make(chan struct{}, maxBusy)
 	s.seals.key = s.Key
 	s.files.limit(s.MaxFiles)
+	s.replays.seed = maphash.MakeSeed()
 	s.trees = make(map[treeKey]*tree)
 	s.active = make(map[*attachment]struct{})
 	s.newVerifier()

@@ -81,8 +81,8 @@ func (t *target) kind() uint32 { return t.st.Mode & unix.S_IFMT }
 // may says whether the kernel allows all of want.
 func (t *target) may(want uint32) bool { return t.file.may(t.who, &t.st, want) == want }
 
-// entry checks that t is a directory which who may search for name.
-func (t *target) entry(name []byte) error {
+// entryName checks that t is a directory and name a name.
+func (t *target) entryName(name []byte) error {
 	switch {
 	case t.kind() != unix.S_IFDIR:
 		return statusNotDir
@@ -90,8 +90,6 @@ func (t *target) entry(name []byte) error {
 		return statusNameTooLong
 	case len(name) == 0 || bytes.ContainsAny(name, "/\x00"):
 		return statusInval
-	case !t.may(unix.X_OK):
-		return statusAcces
 	}
 	return nil
 }
