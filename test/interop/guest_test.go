@@ -253,3 +253,35 @@ func (g *guest) run(script string) string {
 	}
 	return out
 }
+
+// TestLinux is the judgement of the Linux kernel's clients, of nvme-cli and of nbd-client. It boots one machine for all
+// its parts.
+func TestLinux(t *testing.T) {
+	needGuest(t)
+	need(t, "nvme", "nvme-cli")
+	need(t, "nbd-client", "nbd-client")
+	need(t, "fio", "fio")
+	g := startGuest(t, []string{"nvme_tcp", "crc32c_generic", "nbd"}, "nvme", "nbd-client", "fio")
+	began := time.Now()
+	t.Logf("Linux %s", g.run("uname -r"))
+	t.Logf("the guest was there after %v", time.Since(began).Round(time.Second))
+	parts := []struct {
+		name string
+		test func(*testing.T, *guest)
+	}{
+		{"NVMeDiscover", nvmeDiscover}, {"NVMeFabrics", nvmeFabrics}, {"NVMeRead", nvmeRead}, {"NVMeDescribe", nvmeDescribe},
+		{"NVMeRefuse", nvmeRefuse}, {"NVMeFio", nvmeFio}, {"NVMeNoComplaints", nvmeNoComplaints}, {"NVMeRestart", nvmeRestart},
+		{"NVMeSecondServer", nvmeSecondServer}, {"NVMeVanish", nvmeVanish}, {"NBD", nbdPlain}, {"NBDTLS", nbdSecure},
+	}
+	for _, p := range parts {
+		if !t.Run(p.name, func(t *testing.T) {
+			outer := g.t
+			g.t = t
+			defer func() { g.t = outer }()
+			p.test(t, g)
+		}) {
+			t.Log(g.sh("dmesg | tail -40"))
+			return // what follows would find another machine than it expects
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	cryptorand "crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"netroot/internal/proto/nbd"
+	"netroot/internal/vm"
 )
 
 // nbdDisk is 16 MiB of noise with a hole of 4 MiB in its middle, served as "root".
@@ -214,30 +216,76 @@ func TestNBDQemu(t *testing.T) {
 	}
 }
 
-// TestNBDTLS: libnbd trusts a certificate of its directory, and gets nothing without TLS.
-func TestNBDTLS(t *testing.T) {
-	need(t, "nbdcopy", "libnbd-bin")
+// certificate makes one for this host, as it and a guest know it, that is its own authority.
+func certificate(t *testing.T) (server *tls.Config, authority string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{{127, 0, 0, 1}}, IsCA: true, BasicConstraintsValid: true}
+		IPAddresses: []net.IP{{127, 0, 0, 1}, net.ParseIP(vm.GuestHost)}, IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(cryptorand.Reader, c, c, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
+		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// TestNBDTLS: libnbd trusts a certificate of its directory, and gets nothing without TLS.
+func TestNBDTLS(t *testing.T) {
+	need(t, "nbdcopy", "libnbd-bin")
+	secure, authority := certificate(t)
 	dir := t.TempDir()
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	if err := os.WriteFile(filepath.Join(dir, "ca-cert.pem"), ca, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "ca-cert.pem"), []byte(authority), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	d := serveNBD(t, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}})
+	d := serveNBD(t, secure)
 	out := filepath.Join(dir, "copy")
 	mustRun(t, "nbdcopy", "nbds://"+d.addr+"/root?tls-certificates="+dir, out)
 	equal(t, "nbdcopy by TLS", out, d.data)
 	if out, err := command(t, "nbdinfo", d.uri()); err == nil || !strings.Contains(out, "TLS") {
 		t.Errorf("without TLS: %v\n%s", err, out)
+	}
+}
+
+// nbdPlain attaches the disk to the guest's kernel by nbd-client.
+func nbdPlain(t *testing.T, g *guest) {
+	d := serveNBD(t, nil)
+	d.attach(t, g, "")
+	r, err := g.fio("/dev/nbd0", 2, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("4 KiB random reads, 16 at once: %.0f a second", r.Jobs[0].Read.IOPS)
+	g.run("nbd-client -d /dev/nbd0")
+}
+
+// nbdSecure does it by TLS, which nbd-client speaks in a process of its own that the kernel's driver talks to.
+func nbdSecure(t *testing.T, g *guest) {
+	secure, authority := certificate(t)
+	d := serveNBD(t, secure)
+	g.run("cat > /tmp/ca.pem <<.\n" + authority + ".")
+	d.attach(t, g, "-x -A /tmp/ca.pem -H "+vm.GuestHost)
+	g.run("nbd-client -d /dev/nbd0")
+	_, port, _ := net.SplitHostPort(d.addr)
+	if out, err := g.sh("nbd-client -N root " + vm.GuestHost + " " + port + " /dev/nbd0"); err == nil {
+		t.Errorf("attached without TLS: %s", out)
+	}
+}
+
+// attach attaches it as /dev/nbd0, reads all of it, and writes to it in vain.
+func (d nbdDisk) attach(t *testing.T, g *guest, options string) {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(d.addr)
+	g.run("nbd-client -N root " + options + " " + vm.GuestHost + " " + port + " /dev/nbd0")
+	want := fmt.Sprintf("%x  -\n1\n32768", sha256.Sum256(d.data))
+	if out := g.run("sha256sum < /dev/nbd0; blockdev --getro /dev/nbd0; blockdev --getsz /dev/nbd0"); out != want {
+		t.Errorf("digest, read-only, size:\n%s\nwant\n%s", out, want)
+	}
+	if out, err := g.sh("dd if=/dev/zero of=/dev/nbd0 bs=512 count=1"); err == nil || !strings.Contains(out, "Operation not permitted") {
+		t.Errorf("a write: %v\n%s", err, out)
 	}
 }
 

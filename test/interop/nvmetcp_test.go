@@ -114,35 +114,6 @@ func becomes(t *testing.T, what string, fact func() bool) {
 	}
 }
 
-// TestNVMeLinux is the judgement of the Linux kernel's host and of nvme-cli. It boots one machine for all its parts.
-func TestNVMeLinux(t *testing.T) {
-	needGuest(t)
-	need(t, "nvme", "nvme-cli")
-	need(t, "fio", "fio")
-	g := startGuest(t, []string{"nvme_tcp", "crc32c_generic"}, "nvme", "fio")
-	began := time.Now()
-	t.Logf("Linux %s", g.run("uname -r"))
-	t.Logf("the guest was there after %v", time.Since(began).Round(time.Second))
-	parts := []struct {
-		name string
-		test func(*testing.T, *guest)
-	}{
-		{"Discover", nvmeDiscover}, {"Fabrics", nvmeFabrics}, {"Read", nvmeRead}, {"Describe", nvmeDescribe}, {"Refuse", nvmeRefuse}, {"Fio", nvmeFio},
-		{"NoComplaints", nvmeNoComplaints}, {"Restart", nvmeRestart}, {"SecondServer", nvmeSecondServer}, {"Vanish", nvmeVanish},
-	}
-	for _, p := range parts {
-		if !t.Run(p.name, func(t *testing.T) {
-			outer := g.t
-			g.t = t
-			defer func() { g.t = outer }()
-			p.test(t, g)
-		}) {
-			t.Log(g.sh("dmesg | grep -i nvme | tail -40"))
-			return // what follows would find another machine than it expects
-		}
-	}
-}
-
 func nvmeDiscover(t *testing.T, g *guest) {
 	s := serveNVMe(t, newNVMeDisk(), 0)
 	var log struct {
@@ -266,9 +237,9 @@ type fioResult struct {
 
 func (r fioResult) stall() time.Duration { return time.Duration(r.Jobs[0].Read.Clat.Max) }
 
-// fio reads at random for so many seconds.
-func (g *guest) fio(seconds, depth int) (r fioResult, err error) {
-	out, err := g.sh(fmt.Sprintf("fio --name=r --filename=/dev/nvme0n1 --readonly --rw=randread --bs=4k --iodepth=%d --ioengine=libaio --direct=1 --runtime=%d --time_based --output-format=json", depth, seconds))
+// fio reads a disk at random for so many seconds.
+func (g *guest) fio(disk string, seconds, depth int) (r fioResult, err error) {
+	out, err := g.sh(fmt.Sprintf("fio --name=r --filename=%s --readonly --rw=randread --bs=4k --iodepth=%d --ioengine=libaio --direct=1 --runtime=%d --time_based --output-format=json", disk, depth, seconds))
 	if err != nil {
 		return r, err
 	}
@@ -281,7 +252,7 @@ func (g *guest) fio(seconds, depth int) (r fioResult, err error) {
 func nvmeFio(t *testing.T, g *guest) {
 	s := serveNVMe(t, newNVMeDisk(), 0)
 	s.connect(g, s.port, "")
-	r, err := g.fio(2, 16)
+	r, err := g.fio("/dev/nvme0n1", 2, 16)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +320,7 @@ func lose(t *testing.T, g *guest, seconds int, one *nvmeServer, how func()) fioR
 	done := make(chan result, 1)
 	before := one.bytesRead()
 	go func() {
-		r, err := g.fio(seconds, 1)
+		r, err := g.fio("/dev/nvme0n1", seconds, 1)
 		done <- result{r, err}
 	}()
 	becomes(t, "reads by the first server", func() bool { return one.bytesRead() > before+1<<20 })

@@ -125,6 +125,8 @@ func (c *conn) leave(ctx context.Context) {
 		c.srv.refused(c.peer, why)
 	case c.ctrl != nil && c.qid == 0:
 		c.ctrl.close(leaving(ctx, why))
+	case c.ctrl != nil && ctx.Err() != nil:
+		c.ctrl.remove(c, nil)
 	case c.ctrl != nil:
 		c.ctrl.remove(c, why)
 	}
