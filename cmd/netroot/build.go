@@ -47,7 +47,8 @@ changed in it. --section or --force have the sections run all the same.
 help of the recipe precedence over those that the tree has from its base.
 
 What the bootstrap agent brought is kept, and the next build that tells it the
-same starts from there. A tree with secrets in it - private keys, passwords,
+same starts from there; so is what a stage takes from others. The build says what
+it reused, and how old that is: updates released since are not in it. A tree with secrets in it - private keys, passwords,
 tokens - does not become an image, unless they are allowed.
 
 A build that fails, or is stopped by Ctrl-C, leaves the old tree and the old
@@ -78,7 +79,7 @@ images as they were, and nothing of its own but the log.`,
 	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made or machines use by NFS, and labels and help of the base; update in any case")
 	registerBinds(cmd, &binds, "%post and %test")
 	cmd.Flags().StringArrayVar((*[]string)(&opt.Allow), "allow-secret", nil, "`path` of a secret that is meant to be in the image; may be repeated")
-	cmd.Flags().BoolVar(&noCache, "no-cache", false, "have the bootstrap agent do it all again")
+	cmd.Flags().BoolVar(&noCache, "no-cache", false, "have the bootstrap agent and all stages do their work again")
 	cmd.Flags().BoolVar(&opt.NoTest, "notest", false, "leave out %test")
 	cmd.Flags().IntVar(&opt.Level, "level", 0, "compression `level` of the packed root (default: a good one)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print progress and result as JSON, an object a line")
@@ -170,6 +171,9 @@ func printResult(w io.Writer, r *build.Result) error {
 		if p.Took >= time.Second {
 			slow = append(slow, p.Name+" "+term.Duration(p.Took))
 		}
+	}
+	for _, reused := range r.Reused {
+		rows = append(rows, []string{"reused", reused.String()})
 	}
 	rows = append(rows, []string{"time", term.Duration(r.Took) + " (" + strings.Join(slow, ", ") + ")"})
 	fmt.Fprintln(w)

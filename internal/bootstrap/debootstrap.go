@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -98,8 +99,8 @@ func (d debian) mmdebstrapArgs(mirror string, settings []setting, empty bool) []
 	return append(argv, d.suite, d.root, mirror)
 }
 
-// debootstrap can install from one archive only, without -updates and -security. The Tree's apt gets them all, for
-// %post to upgrade from.
+// debootstrap can install from one archive only, without -updates and -security. The Tree's apt gets them all, and
+// upgrades from them, so that the Tree is as new as mmdebstrap's.
 func (d debian) debootstrap(ctx context.Context, j Job, settings []setting) error {
 	if err := j.run(ctx, d.debootstrapArgs(), proxyEnv(j, settings)...); err != nil || d.mirror != "" {
 		return err
@@ -112,7 +113,16 @@ func (d debian) debootstrap(ctx context.Context, j Job, settings []setting) erro
 	if err := r.WriteFile("etc/apt/sources.list.d/host.sources", []byte(render(d.sources)), 0o644); err != nil {
 		return err
 	}
-	return r.Remove("etc/apt/sources.list")
+	if err := r.Remove("etc/apt/sources.list"); err != nil {
+		return err
+	}
+	inside := j
+	inside.Env = append(slices.Clone(j.environ()), proxyEnv(j, settings)...)
+	return inside.runInside(ctx, "/bin/sh", "-ec", `export DEBIAN_FRONTEND=noninteractive
+		apt-get -q update
+		apt-get -q -y dist-upgrade
+		apt-get clean
+		rm -rf /var/lib/apt/lists/*`)
 }
 
 func (d debian) debootstrapArgs() []string {

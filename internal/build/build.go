@@ -65,6 +65,7 @@ type Result struct {
 	Log      string        `json:"log"`
 	Took     time.Duration `json:"took"`
 	Phases   []PhaseTime   `json:"phases"`
+	Reused   []Reused      `json:"reused,omitempty"` // instead of doing it again
 }
 
 // PhaseTime is how long one phase took.
@@ -110,7 +111,7 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	}
 	return &Result{
 		Image: image, Tree: opt.Tree, TreeSize: image.Config.TreeSize,
-		Log: log.Name(), Took: time.Since(started), Phases: b.phases,
+		Log: log.Name(), Took: time.Since(started), Phases: b.phases, Reused: b.reused,
 	}, nil
 }
 
@@ -129,7 +130,9 @@ type builder struct {
 	tree    string            // of the stage at hand, in the end of the last one
 	trees   map[string]string // by stage name, for %files from
 	phases  []PhaseTime
+	reused  []Reused
 	created time.Time
+	states
 }
 
 func (b *builder) run(ctx context.Context) (*store.Image, error) {
@@ -143,7 +146,13 @@ func (b *builder) run(ctx context.Context) (*store.Image, error) {
 	if err := b.freeTree(); err != nil { // before the work is done
 		return nil, err
 	}
+	if err := b.restoreStages(ctx); err != nil {
+		return nil, err
+	}
 	for i := range b.opt.Recipe.Stages {
+		if b.idle[i] {
+			continue
+		}
 		if err := b.stage(ctx, i); err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,10 +17,26 @@ import (
 	"netroot/internal/term"
 )
 
-// fetching are the agents whose result is worth keeping: they bring it over a
+// Reused is a state that a build took from the cache instead of making it.
+type Reused struct {
+	What  string        `json:"what"`  // for people: "bootstrap", "stage devel before %post"
+	Key   string        `json:"key"`   // of the snapshot
+	Age   time.Duration `json:"age"`   // since it was made
+	Saved time.Duration `json:"saved"` // what it took to make
+}
+
+func (r Reused) String() string {
+	return fmt.Sprintf("%s of %s ago, which took %s", r.What, term.Duration(r.Age), term.Duration(r.Saved))
+}
+
+// fetching are the agents whose result is kept in any case: they bring it over a
 // network, and what they are told says what it is. The others copy something of
 // this host, which may be another thing next time.
-var fetching = []string{"debootstrap", "yum", "dnf", "zypper", "arch", "docker", "oras"}
+var fetching = []string{"debootstrap", "yum", "dnf", "zypper", "arch", "busybox", "docker", "oras"}
+
+// unpacking are the agents that take a file of this host, whose content says what
+// comes out.
+var unpacking = []string{"localimage", "docker-archive", "oci-archive"}
 
 // fill has the agent fill the stage's tree, or takes what it brought the last
 // time that it was told the same.
@@ -29,45 +46,82 @@ func (b *builder) fill(ctx context.Context, st *recipe.Stage, log io.Writer) err
 		return err
 	}
 	job := bootstrap.Job{Root: b.tree, Stage: st, Dir: b.opt.Dir, Log: log, Env: os.Environ()}
-	if b.opt.Cache == nil || st.Pre != nil || !slices.Contains(fetching, strings.ToLower(st.Agent())) {
-		return agent(ctx, job)
-	}
-	key, err := bootstrapKey(ctx, st)
+	key, err := b.bootstrapKey(ctx, st)
 	if err != nil {
 		return err
 	}
-	meta, ok, err := b.opt.Cache.Restore(ctx, key, b.tree)
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
-		b.warn("%v; doing it again", err)
-	case ok:
-		b.opt.Progress.Message("bootstrap: reused the snapshot %s of %s ago, which took %s to make (--no-cache makes a new one)",
-			key.ID(), term.Duration(time.Since(meta.Created)), term.Duration(meta.Took))
-		return nil
+	if key == "" {
+		return agent(ctx, job)
+	}
+	if ok, err := b.restore(ctx, key, "bootstrap"); ok || err != nil {
+		return err
 	}
 	started := time.Now()
 	if err := agent(ctx, job); err != nil {
 		return err
 	}
-	meta = cache.Meta{What: describe(st), Label: b.opt.Label, Took: time.Since(started)}
-	if err := b.opt.Cache.Save(ctx, key, b.tree, meta); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
+	return b.keep(ctx, key, describe(st), time.Since(started))
+}
+
+// restore puts the snapshot of key in the place of the tree at hand, if there is
+// one: false if not.
+func (b *builder) restore(ctx context.Context, key cache.Key, what string) (bool, error) {
+	kept := b.tree + ".kept"
+	if err := os.Mkdir(kept, 0o755); err != nil {
+		return false, err
+	}
+	meta, ok, err := b.opt.Cache.Restore(ctx, key, kept)
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if !ok {
+		if err != nil {
+			b.warn("%v; doing it again", err)
 		}
-		b.warn("%v; the next build starts from nothing", err)
+		return false, os.Remove(kept)
+	}
+	if err := errors.Join(removeTree(b.tree), os.Rename(kept, b.tree)); err != nil {
+		return false, err
+	}
+	r := Reused{What: what, Key: key.ID(), Age: time.Since(meta.Created), Saved: meta.Took}
+	b.reused = append(b.reused, r)
+	b.opt.Progress.Message("reused the snapshot %s: %s to make; what was released since is not in it (--no-cache gets it)", r.Key, r)
+	return true, nil
+}
+
+// keep keeps the tree at hand. A build goes on without, if it has to.
+func (b *builder) keep(ctx context.Context, key cache.Key, what string, took time.Duration) error {
+	err := b.opt.Cache.Save(ctx, key, b.tree, cache.Meta{What: what, Label: b.opt.Label, Took: took})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		b.warn("%v; the next build does it again", err)
 	}
 	return nil
 }
 
 // bootstrapKey is made of everything that an agent is told: the header, the
-// variables it reads, and the host's package sources, which are the mirror of a
-// recipe that names none.
-func bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key, error) {
-	parts := []string{"bootstrap"}
-	for _, f := range st.Header {
-		parts = append(parts, strings.ToLower(f.Key), f.Value)
+// variables it reads, the host's package sources, which are the mirror of a
+// recipe that names none, and what %pre has put into the tree. It is empty if the
+// agent's result is not to be kept.
+func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key, error) {
+	if b.opt.Cache == nil || !slices.Contains(fetching, strings.ToLower(st.Agent())) {
+		return "", nil
+	}
+	parts, dirs, err := b.headerKey(ctx, st)
+	if err != nil {
+		return "", err
+	}
+	if st.Pre != nil && b.opt.Sections.has("pre") {
+		if dirs {
+			return "", nil // %pre may have made what is in it
+		}
+		digest, err := cache.Content(ctx, b.tree)
+		if err != nil {
+			return "", err
+		}
+		parts = append(append(parts, "%pre", st.Pre.Body, digest), st.Pre.Args...)
 	}
 	for _, name := range []string{"INCLUDE", "GPG", "SOURCE_DATE_EPOCH"} {
 		parts = append(parts, name, os.Getenv(name))
@@ -86,5 +140,32 @@ func bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key, error) {
 		}
 		parts = append(parts, path, digest)
 	}
-	return cache.NewKey(parts...), nil
+	return cache.NewKey(append([]string{"bootstrap"}, parts...)...), nil
+}
+
+// headerKey is what a header says, with the content of the host's files that it
+// names, a key for instance. dirs tells that it names a directory of the host: a
+// repository, which can change as one in the network can.
+func (b *builder) headerKey(ctx context.Context, st *recipe.Stage) (parts []string, dirs bool, err error) {
+	fromFile := slices.Contains(unpacking, strings.ToLower(st.Agent()))
+	for _, f := range st.Header {
+		parts = append(parts, strings.ToLower(f.Key), f.Value)
+		path, isURL := strings.CutPrefix(f.Value, "file://")
+		if f.Key == "From" && fromFile && !filepath.IsAbs(path) {
+			path = filepath.Join(b.opt.Dir, path)
+		} else if !isURL && !filepath.IsAbs(path) {
+			continue
+		}
+		fi, err := os.Stat(path)
+		if err != nil || !fi.Mode().IsRegular() {
+			dirs = true // or nothing yet; the agent will tell
+			continue
+		}
+		digest, err := cache.Content(ctx, path)
+		if err != nil {
+			return nil, false, err
+		}
+		parts = append(parts, digest)
+	}
+	return parts, dirs, nil
 }

@@ -28,19 +28,37 @@ type step struct {
 // known of the tree, %test.
 func (b *builder) stage(ctx context.Context, i int) error {
 	st := b.opt.Recipe.Stages[i]
-	b.tree = filepath.Join(b.ws.dir, fmt.Sprintf("stage%d", i+1))
-	if err := os.Mkdir(b.tree, 0o755); err != nil {
-		return err
-	}
+	b.tree = b.stageTree(i)
 	if _, taken := b.trees[st.Name]; !taken && st.Name != "" {
 		b.trees[st.Name] = b.tree
 	}
-	name := stageName(b.opt.Recipe, i)
-	for _, s := range b.steps(st, b.opt.Update && i == len(b.opt.Recipe.Stages)-1) {
+	name, update := stageName(b.opt.Recipe, i), b.opt.Update && i == len(b.opt.Recipe.Stages)-1
+	before := len(b.phases)
+	if !b.restored[i] {
+		if err := os.Mkdir(b.tree, 0o755); err != nil {
+			return err
+		}
+		if err := b.do(ctx, name, b.beforePost(st, update)); err != nil {
+			return err
+		}
+		if err := b.keepStage(ctx, i, b.phases[before:]); err != nil {
+			return err
+		}
+	}
+	err := b.do(ctx, name, b.fromPost(st, update))
+	for _, p := range b.phases[before:] {
+		b.took[i] += p.Took
+	}
+	return err
+}
+
+// do carries out what is wanted of a stage's steps.
+func (b *builder) do(ctx context.Context, stage string, steps []step) error {
+	for _, s := range steps {
 		if !s.wanted {
 			continue
 		}
-		err := b.phase(s.name, join(name, s.detail), func(p *term.Phase) error {
+		err := b.phase(s.name, join(stage, s.detail), func(p *term.Phase) error {
 			return s.run(ctx, io.MultiWriter(b.log, lastLine(p)))
 		})
 		if err != nil {
@@ -50,9 +68,13 @@ func (b *builder) stage(ctx context.Context, i int) error {
 	return nil
 }
 
-// steps are those of a stage. With update, its tree begins as a copy of the one
-// there is.
-func (b *builder) steps(st *recipe.Stage, update bool) []step {
+func (b *builder) stageTree(i int) string {
+	return filepath.Join(b.ws.dir, fmt.Sprintf("stage%d", i+1))
+}
+
+// beforePost are the steps of a stage until %post. With update, its tree begins as
+// a copy of the one there is.
+func (b *builder) beforePost(st *recipe.Stage, update bool) []step {
 	want := b.opt.Sections
 	start, agent := describe(st), st
 	if update {
@@ -80,6 +102,13 @@ func (b *builder) steps(st *recipe.Stage, update bool) []step {
 		{"%files", "", hasFiles(st, false) && want.has("files"), func(ctx context.Context, log io.Writer) error {
 			return b.copyFiles(ctx, st, false, log)
 		}},
+	}
+}
+
+// fromPost are the steps of a stage from %post on.
+func (b *builder) fromPost(st *recipe.Stage, update bool) []step {
+	want := b.opt.Sections
+	return []step{
 		{"%post", "", want.has("post") && st.Post != nil || want.has("apps") && installApps(st.Apps) != "", func(ctx context.Context, log io.Writer) error {
 			return b.post(ctx, st, log)
 		}},

@@ -1,0 +1,166 @@
+package build
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	diff "github.com/google/go-cmp/cmp"
+
+	"netroot/internal/cache"
+)
+
+// cached has builds use a cache beside the tree.
+func (s *site) cached(adjust func(*Options)) func(*Options) {
+	return func(o *Options) {
+		o.Cache = cache.New(filepath.Join(s.dir, "state/cache"), cache.Options{})
+		if adjust != nil {
+			adjust(o)
+		}
+	}
+}
+
+func reused(r *Result) string {
+	var what []string
+	for _, u := range r.Reused {
+		what = append(what, u.What)
+	}
+	return strings.Join(what, ", ")
+}
+
+// TestBootstrapKept counts what the agent asks a server for.
+func TestBootstrapKept(t *testing.T) {
+	s := newSite(t)
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		http.ServeFile(w, r, filepath.Join(s.dir, "bin/busybox"))
+	}))
+	defer server.Close()
+	head := "Bootstrap: busybox\nMirrorURL: " + server.URL + "/busybox\n"
+	const rest = "%files\nkernel/* /\n%post\n"
+	key := filepath.Join(s.dir, "key")
+	must(t, os.WriteFile(key, []byte("one"), 0o644))
+	for i, tc := range []struct {
+		text   string
+		before func()
+		asks   bool
+	}{
+		{text: head + rest + "echo 1 > /x\n", asks: true},
+		{text: head + rest + "echo 2 > /x\n"},
+		{text: head + "Include: other\n" + rest + "true\n", asks: true},
+		{text: head + "%pre\nmkdir $SINGULARITY_ROOTFS/opt; echo 1 > $SINGULARITY_ROOTFS/opt/pre\n" + rest + "cat /opt/pre\n", asks: true},
+		{text: head + "%pre\nmkdir $SINGULARITY_ROOTFS/opt; echo 1 > $SINGULARITY_ROOTFS/opt/pre\n" + rest + "grep 1 /opt/pre\n"},
+		{text: head + "%pre\nmkdir $SINGULARITY_ROOTFS/opt; echo 2 > $SINGULARITY_ROOTFS/opt/pre\n" + rest + "grep 2 /opt/pre\n", asks: true},
+		{text: head + "%pre\nmkdir $SINGULARITY_ROOTFS/opt; cat key > $SINGULARITY_ROOTFS/opt/pre\n" + rest + "true\n", asks: true},
+		{text: head + "%pre\nmkdir $SINGULARITY_ROOTFS/opt; cat key > $SINGULARITY_ROOTFS/opt/pre\n" + rest + "grep two /opt/pre\n", asks: true,
+			before: func() { must(t, os.WriteFile(key, []byte("two"), 0o644)) }},
+		{text: head + "ProductPGP: file://" + key + "\n" + rest + "true\n", asks: true},
+		{text: head + "ProductPGP: file://" + key + "\n" + rest + "true\n", asks: true,
+			before: func() { must(t, os.WriteFile(key, []byte("three"), 0o644)) }},
+		{text: head + "ProductPGP: file://" + key + "\n" + rest + "true\n"},
+		// What is in a directory may be %pre's work.
+		{text: head + "ProductPGP: file://" + s.dir + "\n%pre\ntrue\n" + rest + "true\n", asks: true},
+		{text: head + "ProductPGP: file://" + s.dir + "\n%pre\ntrue\n" + rest + "true\n", asks: true},
+	} {
+		if tc.before != nil {
+			tc.before()
+		}
+		had := asked
+		r := s.build(t, tc.text, s.cached(nil))
+		if asks := asked > had; asks != tc.asks {
+			t.Errorf("%d: the agent asked: %v; want %v", i, asks, tc.asks)
+		}
+		want := "bootstrap"
+		if tc.asks {
+			want = ""
+		}
+		if got := reused(r); got != want || strings.Contains(s.out.String(), "reused the snapshot") == tc.asks {
+			t.Errorf("%d: reused %q, want %q; it said\n%s", i, got, want, s.out.String())
+		}
+		if i == 1 {
+			kept := listing(t, s.tree)
+			s.build(t, tc.text, nil)
+			if d := diff.Diff(listing(t, s.tree), kept); d != "" {
+				t.Errorf("the tree without the cache and with it (-without +with):\n%s", d)
+			}
+		}
+	}
+}
+
+// TestStagesKept has a first stage whose work is long and never the same twice.
+func TestStagesKept(t *testing.T) {
+	s := newSite(t)
+	lay(t, s.dir, map[string]string{"conf": "1"})
+	recipe := func(devel, final string) string {
+		return fmt.Sprintf(`Bootstrap: scratch
+Stage: devel
+%%files
+bin/busybox /bin/
+bin/busybox /bin/sh
+%%post
+busybox sleep 1.1
+busybox mkdir -p /opt
+busybox date +%%s.%%N > /opt/made
+%s
+
+Bootstrap: scratch
+Stage: final
+%%files
+kernel/* /
+bin/busybox /bin/
+bin/busybox /bin/sh
+conf /etc/conf
+%%files from devel
+/opt/made
+%s`, devel, final)
+	}
+	var made string
+	for i, tc := range []struct {
+		devel, final string
+		before       func()
+		adjust       func(*Options)
+		reuses       bool
+	}{
+		{final: "%post\necho 1 > /x"},
+		{final: "%post\necho 2 > /x", reuses: true},
+		{final: "\n\n%post\necho 3 > /x\n%test\ntrue", reuses: true},
+		{final: "%post\necho 3 > /x\n", before: func() { lay(t, s.dir, map[string]string{"conf": "2"}) }},
+		{final: "%post\necho 3 > /x\n", reuses: true},
+		{devel: "%test\nexit 0", final: "%post\necho 3 > /x\n"},
+		{devel: "%environment\nA=1", final: "%post\necho 3 > /x\n"},
+		{devel: "%environment\nA=1", final: "%post\necho 4 > /x\n", reuses: true},
+		{devel: "%environment\nA=1", final: "%post\necho 4 > /x\n", adjust: func(o *Options) { o.Sections = Sections{"files", "post"} }},
+		{devel: "%environment\nA=1", final: "%post\necho 4 > /x\n", adjust: func(o *Options) { o.Cache = nil }},
+		// Nobody knows what a script of the host does.
+		{devel: "%setup\ntrue", final: "%post\necho 4 > /x\n"},
+		{devel: "%setup\ntrue", final: "%post\necho 4 > /x\n"},
+	} {
+		if tc.before != nil {
+			tc.before()
+		}
+		r := s.build(t, recipe(tc.devel, tc.final), s.cached(tc.adjust))
+		now, err := os.ReadFile(filepath.Join(s.tree, "opt/made"))
+		must(t, err)
+		conf, err := os.ReadFile(filepath.Join(s.tree, "etc/conf"))
+		must(t, err)
+		if same := string(now) == made; same != tc.reuses {
+			t.Errorf("%d: the first stage's work is the one before: %v; want %v", i, same, tc.reuses)
+		}
+		if i < 3 && string(conf) != "1" || i >= 3 && string(conf) != "2" {
+			t.Errorf("%d: conf is %q", i, conf)
+		}
+		want := ""
+		if tc.reuses {
+			want = "final before %post"
+		}
+		if got := reused(r); got != want || strings.Contains(s.out.String(), "devel is not built") != tc.reuses {
+			t.Errorf("%d: reused %q, want %q; it said\n%s", i, got, want, s.out.String())
+		}
+		made = string(now)
+	}
+}

@@ -1,0 +1,201 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"netroot/internal/cache"
+	"netroot/internal/recipe"
+)
+
+// worthKeeping is what must have gone into a state before %post to keep it, too:
+// to copy a tree twice takes about as long.
+const worthKeeping = time.Second
+
+// states are the stages of a build: which need not be built, as far as that is
+// known before it begins.
+type states struct {
+	keys     []cache.Key     // of each stage's state before %post; empty if it cannot be known
+	restored []bool          // it is there already, up to %post
+	idle     []bool          // nobody takes files from it any more
+	took     []time.Duration // what was done of it
+}
+
+// restoreStages begins with the last stage, and fills each one's tree with its
+// state before %post where that was kept. What other stages were needed only for
+// that need not be built.
+func (b *builder) restoreStages(ctx context.Context) error {
+	n := len(b.opt.Recipe.Stages)
+	b.states = states{make([]cache.Key, n), make([]bool, n), make([]bool, n), make([]time.Duration, n)}
+	if b.opt.Cache == nil || b.opt.Strict || b.opt.Update || len(b.opt.Sections) > 0 || len(b.opt.Binds) > 0 {
+		return nil
+	}
+	wanted := make([]int, n) // by how many stages that are built
+	takers := make([]int, n)
+	for i := n - 1; i >= 0; i-- {
+		b.idle[i] = takers[i] > 0 && wanted[i] == 0
+		if b.idle[i] {
+			name := stageName(b.opt.Recipe, i)
+			b.opt.Progress.Message("%s is not built: what was taken from it is in the snapshot", name)
+		} else if err := b.restoreStage(ctx, i); err != nil {
+			return err
+		}
+		for _, from := range b.sources(i) {
+			takers[from]++
+			if !b.idle[i] && !b.restored[i] {
+				wanted[from]++
+			}
+		}
+	}
+	return nil
+}
+
+func (b *builder) restoreStage(ctx context.Context, i int) (err error) {
+	if b.keys[i], err = b.stageKey(ctx, i); err != nil || b.keys[i] == "" {
+		return err
+	}
+	if _, ok := b.opt.Cache.Lookup(b.keys[i]); !ok {
+		return nil
+	}
+	b.tree = b.stageTree(i)
+	if err := os.Mkdir(b.tree, 0o755); err != nil {
+		return err
+	}
+	if b.restored[i], err = b.restore(ctx, b.keys[i], join(stageName(b.opt.Recipe, i), "before %post")); err != nil || b.restored[i] {
+		return err
+	}
+	return os.Remove(b.tree)
+}
+
+// keepStage keeps the state of a stage before its %post, if it is known what made
+// it, and if that took long, the other stages and what the bootstrap's snapshot
+// does not spare included. done is what was done of the stage.
+func (b *builder) keepStage(ctx context.Context, i int, done []PhaseTime) error {
+	if b.keys[i] == "" {
+		return nil
+	}
+	st := b.opt.Recipe.Stages[i]
+	var took time.Duration
+	for _, p := range done {
+		if p.Name != "bootstrap" || !slices.Contains(fetching, strings.ToLower(st.Agent())) {
+			took += p.Took
+		}
+	}
+	for _, from := range b.sources(i) {
+		took += b.took[from]
+	}
+	if took < worthKeeping {
+		return nil
+	}
+	if now, err := b.stageKey(ctx, i); err != nil || now != b.keys[i] {
+		return err // files of the host were changed while they were copied
+	}
+	return b.keep(ctx, b.keys[i], join(describe(st), stageName(b.opt.Recipe, i), "before %post"), took)
+}
+
+// sources are the earlier stages that stage i takes files from.
+func (b *builder) sources(i int) []int {
+	var out []int
+	for _, block := range b.opt.Recipe.Stages[i].Files {
+		from := slices.IndexFunc(b.opt.Recipe.Stages[:i], func(s *recipe.Stage) bool { return s.Name == block.From })
+		if block.From != "" && from >= 0 && !slices.Contains(out, from) {
+			out = append(out, from)
+		}
+	}
+	return out
+}
+
+// stageKey names the state of a stage before its %post. It is empty where that
+// cannot be known: %pre and %setup read what they like of the host and change what
+// they like, and an agent that copies a directory brings what is there.
+func (b *builder) stageKey(ctx context.Context, i int) (cache.Key, error) {
+	st := b.opt.Recipe.Stages[i]
+	if slices.ContainsFunc(b.opt.Recipe.Stages[:i+1], func(s *recipe.Stage) bool { return s.Pre != nil || s.Setup != nil }) {
+		return "", nil
+	}
+	start, err := b.bootstrapKey(ctx, st)
+	if err != nil {
+		return "", err
+	}
+	if start == "" {
+		parts, dirs, err := b.headerKey(ctx, st)
+		if err != nil || dirs || !slices.Contains(append(unpacking, "scratch"), strings.ToLower(st.Agent())) {
+			return "", err
+		}
+		start = cache.NewKey(parts...)
+	}
+	parts := []string{"before %post", b.opt.Version}
+	for _, from := range b.sources(i) {
+		key, err := b.resultKey(ctx, from)
+		if key == "" || err != nil {
+			return "", err
+		}
+		parts = append(parts, string(key))
+	}
+	files, err := b.filesKey(ctx, st)
+	if err != nil {
+		return "", err
+	}
+	parts = append(append(parts, files...), sectionTexts(st, func(name string) bool { return name == "files" || strings.HasPrefix(name, "app") })...)
+	return start.Then(parts...), nil
+}
+
+// resultKey names what comes out of a whole stage.
+func (b *builder) resultKey(ctx context.Context, i int) (cache.Key, error) {
+	key, err := b.stageKey(ctx, i)
+	if key == "" || err != nil {
+		return "", err
+	}
+	st := b.opt.Recipe.Stages[i]
+	env := slices.DeleteFunc(b.environ(st), func(kv string) bool { return strings.HasPrefix(kv, "TERM=") })
+	parts := append([]string{"result", fmt.Sprint(b.opt.NoTest)}, env...)
+	return key.Then(append(parts, sectionTexts(st, func(string) bool { return true })...)...), nil
+}
+
+// filesKey is the content of what %files and %appfiles copy from the host, and
+// the names that it was found under.
+func (b *builder) filesKey(ctx context.Context, st *recipe.Stage) ([]string, error) {
+	src := hostFiles{base: b.opt.Dir, edit: b.ownerEdit()}
+	parts := []string{fmt.Sprint(src.edit != nil)}
+	entries := []recipe.FileEntry{}
+	for _, block := range st.Files {
+		if block.From == "" {
+			entries = append(entries, block.Entries...)
+		}
+	}
+	for _, app := range st.Apps {
+		entries = append(entries, app.Files...)
+	}
+	for _, e := range entries {
+		matches, err := src.find(e.Src)
+		if err != nil {
+			continue // the step that copies it says so, and no state comes of it
+		}
+		for _, m := range matches {
+			digest, err := cache.Content(ctx, m.file)
+			if err != nil {
+				return nil, err
+			}
+			parts = append(parts, m.name, digest)
+		}
+	}
+	return parts, nil
+}
+
+// sectionTexts are the sections of a stage that are wanted, as they were written,
+// but for where they stand.
+func sectionTexts(st *recipe.Stage, wanted func(name string) bool) []string {
+	var out []string
+	for _, s := range st.Sections {
+		if wanted(s.Name) {
+			text, _ := json.Marshal([]string{s.Name, s.Args, s.Body}) // strings cannot fail
+			out = append(out, string(text))
+		}
+	}
+	return out
+}
