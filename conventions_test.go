@@ -26,6 +26,7 @@ var law = []struct {
 	{"internal/proto", []string{"netroot/"}, "a protocol is words on a wire; who sends what is decided above it, and it can be lifted out whole, with proto/accept alone"},
 	{"internal/recipe", []string{"os", "net", "os/exec"}, "a recipe is text; what parses it must be the same on every machine"},
 	{"internal/boot", []string{"os", "net/http", "os/exec", "netroot/internal/store", "netroot/internal/serve"}, "what a machine is told is a pure function that can be printed"},
+	{"internal/export", []string{"os", "net/http", "os/exec", "netroot/internal/store", "netroot/internal/serve"}, "what a site's servers are told is a pure function that can be printed"},
 	{"internal/handoff", []string{"os", "net", "net/http", "os/exec", "netroot/"}, "server and node share it: it must be the same on both"},
 	{"internal/kmod", []string{"os", "net", "golang.org/x/sys/unix", "netroot/"}, "the generator and the node read the same indexes with it"},
 	{"internal/nodeinit", []string{"text/template", "html/template", "netroot/internal/store", "netroot/internal/serve", "netroot/internal/build", "netroot/internal/config", "netroot/internal/term", "github.com/spf13/cobra"}, "it ships to every node and stays small"},

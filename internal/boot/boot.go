@@ -61,7 +61,7 @@ type File struct {
 type Settings struct {
 	Transport handoff.Transport            // empty: the best that kernel and server have
 	Ports     map[handoff.Transport]uint16 // where the server listens; one that is not in it is not served, but HTTP always is
-	LUN       uint16                       // of the disk in an iSCSI target; ours is 0, and other servers have something else there
+	Elsewhere Elsewhere                    // what the server has in another place than ours; zero: nothing
 	Servers   []string                     // hosts that serve the same images on the same ports; the one asked may be among them
 	Overlay   handoff.Overlay              // writable memory over the root
 	RW        bool                         // the node writes to the root itself, which only NFS has
@@ -73,6 +73,13 @@ type Settings struct {
 	RunLayers  []string // those that hold nothing but files below run/, which need no writable root
 	Console    []string // values of console=, "ttyS0,115200"; the last is /dev/console
 	Cmdline    []string // more kernel arguments, the last: they win
+}
+
+// Elsewhere is where a server that is not ours has what ours has in a place of its own.
+type Elsewhere struct {
+	LUN       uint16 // iSCSI: of the disk in its target
+	Path      string // NFS: of the tree or the packed root; empty: as ours
+	MountPort uint16 // NFS with a Path: what answers MOUNT; 0: its portmapper is asked
 }
 
 // Plan is everything that one machine is told.

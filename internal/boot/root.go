@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -55,13 +56,19 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 	}
 	switch t {
 	case handoff.ISCSI:
-		r.LUN = s.LUN
+		r.LUN = s.Elsewhere.LUN
 	case handoff.NFS:
 		r.Servers = r.Servers[:1] // each server has a tree of its own
-		r.FSType, r.Name, r.MountOptions = "nfs", TreePath(im.label()), nfsOptions(r.Port, s.RW)
+		r.FSType, r.Name, r.MountOptions = "nfs", cmp.Or(s.Elsewhere.Path, TreePath(im.label())), nfsOptions(r.Port, s)
 		return r, nil
 	case handoff.NFSImage:
 		r.Name = ImagesPath + strings.TrimPrefix(im.Root.Digest, "sha256:")
+		if s.Elsewhere.Path != "" {
+			r.Name = s.Elsewhere.Path
+			if r.Port == handoff.DefaultNFSPort {
+				r.Port = 0 // one that is named would be asked for MOUNT, too
+			}
+		}
 		return r, nil
 	}
 	r.Name = map[handoff.Transport]string{handoff.NBD: im.Name, handoff.NVMe: NQN(im.Name), handoff.ISCSI: IQN(im.Name)}[t]
@@ -80,15 +87,24 @@ func (im Image) label() string {
 	return label
 }
 
-// nfsOptions are those of nfs(5) for a server that answers MOUNT on the same port. Locks are the node's own: nobody
-// shares what it writes.
-func nfsOptions(port uint16, rw bool) []string {
-	access := "ro"
-	if rw {
-		access = "rw"
+// nfsOptions are those of nfs(5), for a server of ours, which answers MOUNT on the same port, and for others. Locks are the
+// node's own: nobody shares what it writes.
+func nfsOptions(port uint16, s Settings) []string {
+	options := []string{"ro", "vers=3", "tcp", "nolock"}
+	if s.RW {
+		options[0] = "rw"
 	}
-	p := strconv.Itoa(int(port))
-	return []string{access, "vers=3", "tcp", "nolock", "port=" + p, "mountport=" + p}
+	mount := port
+	if s.Elsewhere.Path != "" {
+		mount = s.Elsewhere.MountPort
+	}
+	if port != handoff.DefaultNFSPort || mount != 0 {
+		options = append(options, "port="+strconv.Itoa(int(port)))
+	}
+	if mount != 0 {
+		options = append(options, "mountport="+strconv.Itoa(int(mount)))
+	}
+	return options
 }
 
 // transport is the one that the settings ask for, or the first that both kernel and server have.

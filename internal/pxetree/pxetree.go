@@ -1,0 +1,197 @@
+// Package pxetree puts the directory of a TFTP server together from which pxelinux boots images: the loader, kernels and
+// initramfs files under names that have the image's id, and one entry for each label.
+//
+//	pxelinux.0 ldlinux.c32          the loader, of the host's packages (lpxelinux.0 where it fetches by HTTP)
+//	netroot/LABEL@ID/vmlinuz ...    what an entry names; there for as long as one does
+//	pxelinux.cfg/default            entries of others, which stay, and ours between marks
+//
+// It serves nothing and decides nothing: package export renders the entries. A directory may be exported to while machines
+// boot from it, for whatever they are told of is complete.
+package pxetree
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/export"
+)
+
+// File is a part of an image: a file of the host, and what it is called in the tree.
+type File struct {
+	Name, Path string
+}
+
+// Image is what one entry boots.
+type Image struct {
+	Name    string // "label@id"
+	Kernel  File
+	Initrds []File
+}
+
+// Where things lie in the tree.
+const (
+	ours = "netroot"
+	menu = "pxelinux.cfg/default"
+	lock = ours + "/.lock"
+)
+
+// FileName is where a file of an image is in the tree.
+func FileName(image, file string) string { return path.Join(ours, image, file) }
+
+// Change tells what Write did.
+type Change struct {
+	Foreign string   // somebody else's DEFAULT, which stayed what machines boot
+	Removed []string // images that no entry names any more
+}
+
+// Write adds the image and its entry to the tree in dir, which it makes where there is none. The loader is that of http's
+// kind, from the file system at root ("/"). Nothing in the tree is overwritten but what netroot wrote.
+func Write(dir, root string, im Image, e export.Entry, d export.Default, http bool) (Change, error) {
+	if err := os.MkdirAll(filepath.Join(dir, ours), 0o755); err != nil {
+		return Change{}, err
+	}
+	unlock, err := lockTree(dir)
+	if err != nil {
+		return Change{}, err
+	}
+	defer unlock()
+	if err := installLoader(dir, root, http); err != nil {
+		return Change{}, err
+	}
+	if err := installImage(dir, im); err != nil {
+		return Change{}, err
+	}
+	foreign, err := putEntry(filepath.Join(dir, menu), e, d)
+	if err != nil {
+		return Change{}, err
+	}
+	removed, err := prune(dir)
+	return Change{foreign, removed}, err
+}
+
+// lockTree waits for its turn: of two that write at once each would lose the other's entry.
+func lockTree(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lock), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// installImage copies the image's files to a directory of their own. An entry names them when they are all there.
+func installImage(dir string, im Image) error {
+	final := filepath.Join(dir, ours, im.Name)
+	if err := os.MkdirAll(final, 0o755); err != nil {
+		return err
+	}
+	for _, f := range append([]File{im.Kernel}, im.Initrds...) {
+		if err := place(filepath.Join(final, f.Name), f.Path); err != nil {
+			return err
+		}
+	}
+	return errors.Join(syncDir(final), syncDir(filepath.Dir(final)))
+}
+
+// place puts a copy of a file in its place, whole or not at all. One that has its length is there already: the names say
+// what is in them.
+func place(dst, src string) error {
+	want, err := os.Stat(src)
+	if err != nil {
+		return err
+	}
+	if have, err := os.Stat(dst); err == nil && have.Size() == want.Size() {
+		return nil
+	}
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := renameio.NewPendingFile(dst, renameio.WithTempDir(filepath.Dir(dst)), renameio.WithStaticPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer out.Cleanup()
+	if _, err := io.Copy(out, in); err != nil {
+		return err
+	}
+	return out.CloseAtomicallyReplace() // which syncs first
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// putEntry puts the entry into the file, and says which DEFAULT of somebody else stayed.
+func putEntry(file string, e export.Entry, d export.Default) (foreign string, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	m, err := export.ParseMenu(file, string(text))
+	if err != nil {
+		return "", err
+	}
+	if foreign, err = m.Put(e, d); err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return "", err
+	}
+	return foreign, renameio.WriteFile(file, []byte(m.Text()), 0o644, renameio.WithTempDir(filepath.Dir(file)), renameio.WithStaticPermissions(0o644))
+}
+
+// prune removes images that no configuration of pxelinux names, with what an export that was killed has left of one.
+func prune(dir string) (removed []string, err error) {
+	configs, err := readConfigs(filepath.Join(dir, filepath.Dir(menu)))
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, ours))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if !e.IsDir() || !strings.Contains(name, "@") || strings.Contains(configs, ours+"/"+name+"/") {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, ours, name)); err != nil {
+			return removed, err
+		}
+		removed = append(removed, name)
+	}
+	return removed, nil
+}
+
+// readConfigs is the text of all configurations: default's, and those that others have for single machines.
+func readConfigs(dir string) (string, error) {
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		b.Write(text)
+		b.WriteByte('\n')
+		return err
+	})
+	return b.String(), err
+}
