@@ -8,6 +8,7 @@ import (
 	"net"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,7 +28,7 @@ func (f *serveFlags) captive(given func(flag string) bool) {
 		f.http = free
 	}
 	for t, address := range f.roots {
-		if !given(string(t)) {
+		if !given(string(t)) && (*address != "" || t != handoff.NFS) {
 			*address = free
 		}
 	}
@@ -79,6 +80,13 @@ func addresses(im boot.Image, http net.Listener, roots map[handoff.Transport]net
 			environ = append(environ, "NETROOT_NBD="+scheme+"://"+at+"/"+im.Name)
 		case handoff.ISCSI:
 			environ = append(environ, "NETROOT_ISCSI=iscsi://"+at+"/"+boot.IQN(im.Name)+"/0")
+		case handoff.NFS:
+			host, port, err := net.SplitHostPort(at)
+			if err != nil {
+				return nil, err
+			}
+			file := boot.ImagesPath + strings.TrimPrefix(im.Root.Digest, "sha256:")
+			environ = append(environ, fmt.Sprintf("NETROOT_NFS=nfs://%s%s?version=3&nfsport=%s&mountport=%s", host, file, port, port))
 		case handoff.NVMe:
 			host, port, err := net.SplitHostPort(at)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,18 +24,23 @@ type serveFlags struct {
 	http       string
 	roots      map[handoff.Transport]*string // addresses
 	image, run string
+	nfsAnyPort bool
 	tls        tlsFlags
 }
 
 func serveCmd(e *env) *cobra.Command {
-	f := serveFlags{roots: map[handoff.Transport]*string{handoff.NVMe: new(string), handoff.NBD: new(string), handoff.ISCSI: new(string)}}
+	f := serveFlags{roots: map[handoff.Transport]*string{handoff.NVMe: new(string), handoff.NBD: new(string), handoff.ISCSI: new(string), handoff.NFS: new(string)}}
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve boot scripts, kernels and roots to machines",
 		Long: `Serve boots machines from the images of the store: over HTTP the iPXE script,
-the kernel and the initramfs, over NVMe/TCP, NBD or iSCSI the packed root. A
+the kernel and the initramfs, over NVMe/TCP, NBD, iSCSI or NFS the packed root. A
 label takes the transport that its configuration names, or the first of these
 that its kernel has. An empty address leaves a server out.
+
+By NFS there are also the trees of those labels whose configuration says
+"transport: nfs" or "rw: true", to machines of the networks that it names. That
+server wants root, and is left out without.
 
 Point a machine's iPXE at http://SERVER:8010/boot/LABEL.ipxe: by the "filename"
 that your DHCP server gives to iPXE clients, by a script embedded in iPXE, or by
@@ -51,6 +57,7 @@ the packed root of --image as foreign clients do:
     NETROOT_HTTP    URL, for curl and the like
     NETROOT_NBD     NBD URI, for libnbd and qemu
     NETROOT_ISCSI   iSCSI URL, for libiscsi and qemu
+    NETROOT_NFS     NFS URL, for libnfs (root only)
     NETROOT_NVME    options of "nvme connect", to stand there without quotes
 
 With --tls-cert the NBD server speaks TLS with clients that ask for it (STARTTLS),
@@ -61,6 +68,9 @@ such as libnbd by nbds://. Nodes do not: their kernel's client has no TLS.`,
   netroot serve --image debian12 --run 'nbdcopy "$NETROOT_NBD" root.squashfs'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("nfs") && os.Geteuid() != 0 {
+				*f.roots[handoff.NFS] = "" // handles of files are for root (open_by_handle_at(2))
+			}
 			if f.run != "" {
 				f.captive(cmd.Flags().Changed)
 			}
@@ -72,6 +82,8 @@ such as libnbd by nbds://. Nodes do not: their kernel's client has no TLS.`,
 	fl.StringVar(f.roots[handoff.NVMe], "nvme", ":4420", "`address` of the NVMe/TCP server")
 	fl.StringVar(f.roots[handoff.NBD], "nbd", ":10809", "`address` of the NBD server")
 	fl.StringVar(f.roots[handoff.ISCSI], "iscsi", ":3260", "`address` of the iSCSI server")
+	fl.StringVar(f.roots[handoff.NFS], "nfs", ":2049", "`address` of the NFS server, which wants root")
+	fl.BoolVar(&f.nfsAnyPort, "nfs-any-port", false, "export trees to ports above 1023, too, which any user of a machine may open: for machines behind an address translation")
 	fl.StringVar(&f.image, "image", "", "`image` for NBD clients that name none, and for --run: LABEL or LABEL@ID")
 	fl.StringVar(&f.run, "run", "", "serve for as long as this shell `command` runs, on ports of its own")
 	f.tls.register(fl)
@@ -101,6 +113,12 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	}
 	if sc.TLS, sc.RequireTLS, err = f.tls.load(); err != nil {
 		return usage(err)
+	}
+	if *f.roots[handoff.NFS] != "" {
+		if sc.NFS, err = nfsExports(cfg); err != nil {
+			return err
+		}
+		sc.NFS.AnyPort = f.nfsAnyPort
 	}
 	http, roots, err := f.listen()
 	if err != nil {

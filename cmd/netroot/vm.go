@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -204,15 +205,45 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	if f.debug {
 		log = e.logger(slog.LevelInfo)
 	}
+	exported, err := vmExports(cfg, im.Label, set)
+	if err != nil {
+		return nil, "", err
+	}
 	server, err := serve.New(serve.Config{
 		Store:    s,
+		NFS:      exported,
 		Settings: func(string) (boot.Settings, error) { return set, nil },
 		Layers:   [][]byte{archive},
 		Default:  im.Name(),
 		Log:      log,
 	}, http, roots)
-	port := http.Addr().(*net.TCPAddr).Port
-	return server, boot.ScriptURL(net.JoinHostPort(vm.GuestHost, strconv.Itoa(port)), im.Name(), true), err
+	if err != nil {
+		return nil, "", err
+	}
+	at := net.JoinHostPort(vm.GuestHost, strconv.Itoa(http.Addr().(*net.TCPAddr).Port))
+	if _, err := server.Plan(boot.Machine{Server: at, Ref: im.Name()}); err != nil { // before a machine says it
+		return nil, "", err
+	}
+	return server, boot.ScriptURL(at, im.Name(), true), nil
+}
+
+// vmExports exports the tree of one label to this host, where the machine's
+// connections come from.
+func vmExports(cfg *config.Config, label string, set boot.Settings) (serve.NFS, error) {
+	if !byNFS(set) {
+		return serve.NFS{}, nil
+	}
+	key, err := nfsKey(cfg.State)
+	return serve.NFS{
+		Trees:    map[string]serve.Tree{label: {Dir: cfg.Tree(label), RW: set.RW}},
+		Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		AnyPort:  true,
+		Key:      key,
+	}, err
+}
+
+func byNFS(set boot.Settings) bool {
+	return set.RW || set.Transport == handoff.NFS || set.Transport == handoff.NFSImage
 }
 
 // keyLayer makes the layer that brings the key, and has the machine take it.
@@ -245,8 +276,11 @@ func (f vmFlags) roots(set *boot.Settings) (map[handoff.Transport]net.Listener, 
 		return roots, nil
 	}
 	for _, t := range handoff.Transports() {
-		if t == handoff.HTTP {
+		if t == handoff.HTTP || t == handoff.NFSImage || t == handoff.NFS && !byNFS(*set) {
 			continue
+		}
+		if t == handoff.NFS && os.Geteuid() != 0 {
+			return nil, errors.New("the NFS server wants root, for it opens files by their handles (open_by_handle_at(2)): run this as root, or take another transport")
 		}
 		l, err := serve.Listen("the server of "+string(t), "127.0.0.1:0")
 		if err != nil {

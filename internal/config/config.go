@@ -187,6 +187,14 @@ func (c *Config) Images() string { return filepath.Join(c.State, "images") }
 // Logs is the directory of the logs of builds.
 func (c *Config) Logs() string { return filepath.Join(c.State, "logs") }
 
+// Tree is the directory of a label's tree, of one that the file does not name, too.
+func (c *Config) Tree(label string) string {
+	if l, ok := c.Labels[label]; ok {
+		return l.Tree
+	}
+	return c.tree(label)
+}
+
 func (c *Config) tree(label string) string { return filepath.Join(c.State, "trees", label) }
 
 // DefaultOverlay is what lies over the root of a label that says nothing of it.

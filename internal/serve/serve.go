@@ -1,5 +1,5 @@
 // Package serve answers booting machines: over HTTP the boot script, the kernel, the initial RAM file systems and layers,
-// and over NBD, NVMe/TCP and iSCSI the packed root. All of it comes from one image store.
+// and over NBD, NVMe/TCP, iSCSI and NFS the root. All of it comes from one image store.
 //
 // It builds nothing and decides nothing: what a machine is told is package boot's decision, made anew for each request
 // from the store and the configuration as they are then. Everything it sends is public on the boot network; it knows no
@@ -34,6 +34,8 @@ type Config struct {
 	Settings func(label string) (boot.Settings, error)
 	// Layers are archives (package layer) that Settings may name by their digests. They live in memory.
 	Layers [][]byte
+	// NFS says what the NFS server exports.
+	NFS NFS
 	// Default is the image that an NBD client gets who names no export, as store.Resolve takes it. Empty: none.
 	Default string
 	// TLS is what the NBD server offers to clients that ask for it, nil: nothing; RequireTLS has it refuse the others, and
@@ -48,6 +50,7 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	catalog catalog
+	exports *exports
 	layers  map[string][]byte
 	http    net.Listener
 	roots   map[handoff.Transport]net.Listener
@@ -86,7 +89,7 @@ func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.
 		cfg.Settings = func(string) (boot.Settings, error) { return boot.Settings{}, nil }
 	}
 	s := &Server{
-		cfg: cfg, catalog: newCatalog(cfg.Store), layers: make(map[string][]byte),
+		cfg: cfg, catalog: newCatalog(cfg.Store), exports: newExports(cfg), layers: make(map[string][]byte),
 		http: httpListener, roots: roots,
 	}
 	for _, archive := range cfg.Layers {
@@ -105,6 +108,7 @@ var serverOf = map[handoff.Transport]func(*Server) rootServer{
 	handoff.NBD:   (*Server).nbdServer,
 	handoff.NVMe:  (*Server).nvmeServer,
 	handoff.ISCSI: (*Server).iscsiServer,
+	handoff.NFS:   (*Server).nfsServer,
 }
 
 // Run serves until ctx ends or a listener fails, closes both listeners and ends all connections. Transfers that are under
@@ -175,7 +179,15 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 		}
 		ports[t] = uint16(l.Addr().(*net.TCPAddr).Port)
 	}
+	if port, ok := ports[handoff.NFS]; ok {
+		ports[handoff.NFSImage] = port
+	}
 	settings.Ports = ports
+	if s.roots[handoff.NFS] != nil && (settings.Transport == handoff.NFS || settings.RW) {
+		if err := s.exports.ready(im.Label); err != nil {
+			return boot.Plan{}, err
+		}
+	}
 	for _, digest := range settings.Layers {
 		if _, ok := s.layers[digest]; !ok {
 			return boot.Plan{}, fmt.Errorf("label %s: layer %s is not served here", im.Label, digest)

@@ -1,0 +1,294 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/boot"
+	"netroot/internal/proto/nfs3"
+)
+
+// Tree is a label's tree as machines may have it for their root, by NFS.
+type Tree struct {
+	Dir string
+	RW  bool // one machine at a time writes to it
+}
+
+// NFS says what is exported, and to whom. The packed roots of all images are, to everyone who may connect.
+type NFS struct {
+	// Trees are those that are exported, by label.
+	Trees map[string]Tree
+	// Networks are those whose machines may mount; none: those that this host is on.
+	Networks []netip.Prefix
+	// AnyPort admits connections from ports that any user of a machine may open: for machines behind an address
+	// translation, such as qemu's user network.
+	AnyPort bool
+	// Key seals the handles of files. It is secret, and the same at every start.
+	Key [32]byte
+}
+
+// How long a machine that was not heard counts as running. An idle one closes its connection after five minutes
+// (XPRT_IDLE_TIMEOUT, include/linux/sunrpc/xprt.h) and may have nothing to ask for long.
+const (
+	readerLinger = time.Hour
+	writerLinger = 10 * time.Minute
+)
+
+// exports are the trees and images that the NFS server exports, and who uses them.
+type exports struct {
+	NFS
+	blobs string // directory of the images' parts
+
+	mu    sync.Mutex
+	trees map[string]*heldTree // by label
+}
+
+// heldTree is a tree in use. Its directory is locked (flock(2)), shared by readers and alone by a writer, which keeps
+// builds from replacing it and other processes from handing it to another writer.
+type heldTree struct {
+	Tree
+	dir    *os.File
+	writer netip.Addr  // who may write, if anybody
+	users  int         // exports that are open
+	end    *time.Timer // that lets go of it; stopped while there are users
+}
+
+func newExports(cfg Config) *exports {
+	return &exports{NFS: cfg.NFS, blobs: filepath.Join(cfg.Store.Dir(), "blobs", "sha256"), trees: map[string]*heldTree{}}
+}
+
+func (s *Server) nfsServer() rootServer {
+	return &nfs3.Server{
+		Lookup: s.exports.lookup, Find: s.exports.find, List: s.exports.list, Unmounted: s.exports.unmounted,
+		Key: s.exports.Key, Log: s.cfg.Log.With("server", "nfs"),
+	}
+}
+
+// imagesName is what the export of the packed roots is called.
+var imagesName = strings.Trim(boot.ImagesPath, "/")
+
+// lookup opens the export that a path lies in, whose first part names it: a label, or the images.
+func (x *exports) lookup(_ context.Context, path string, peer netip.Addr) (*nfs3.Export, string, error) {
+	name, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	e, err := x.open(name, peer)
+	return e, rest, err
+}
+
+func (x *exports) open(name string, peer netip.Addr) (*nfs3.Export, error) {
+	if name == imagesName {
+		return x.openImages()
+	}
+	return x.openTree(name, peer)
+}
+
+// find opens the export that a handle names. Those who have handles have mounted before, at this server or at the one
+// that ran here before it.
+func (x *exports) find(_ context.Context, id nfs3.ID, peer netip.Addr) (*nfs3.Export, error) {
+	if id == nfs3.IDOf(imagesName) {
+		return x.openImages()
+	}
+	for name := range x.Trees {
+		if id == nfs3.IDOf(name) {
+			return x.openTree(name, peer)
+		}
+	}
+	return nil, nfs3.ErrUnknown
+}
+
+// openImages exports the parts of all images to everyone, as all other servers do.
+func (x *exports) openImages() (*nfs3.Export, error) {
+	dir, err := os.Open(x.blobs)
+	if err != nil {
+		return nil, err
+	}
+	everyone := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	return &nfs3.Export{
+		Name: "/" + imagesName, ID: nfs3.IDOf(imagesName), Dir: dir, ReadOnly: true, Clients: everyone, AnyPort: true,
+		Release: func() { dir.Close() },
+	}, nil
+}
+
+// openTree exports a label's tree. A node's root is nothing without what only root may read, so its root is root here.
+func (x *exports) openTree(label string, peer netip.Addr) (*nfs3.Export, error) {
+	networks, err := x.networks()
+	if err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	held, err := x.hold(label)
+	if err == nil {
+		err = held.admit(peer, label)
+	}
+	if err != nil {
+		return nil, err
+	}
+	held.users++
+	held.end.Stop()
+	return &nfs3.Export{
+		Name: boot.TreePath(label), ID: nfs3.IDOf(label), Dir: held.dir,
+		ReadOnly: !held.RW, TrustRoot: true, Clients: networks, AnyPort: x.AnyPort,
+		Release: func() { x.release(held) },
+	}, nil
+}
+
+// ready tells whether a machine could have the tree of a label now.
+func (x *exports) ready(label string) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, err := x.hold(label)
+	return err
+}
+
+// hold returns the tree of a label, locked. The caller holds the mutex.
+func (x *exports) hold(label string) (*heldTree, error) {
+	t, ok := x.Trees[label]
+	if !ok {
+		return nil, fmt.Errorf("%w: the tree of %q is not exported here", nfs3.ErrUnknown, label)
+	}
+	held := x.trees[label]
+	if held != nil && held.current() {
+		return held, nil
+	}
+	if held != nil && held.users == 0 { // replaced by force
+		x.drop(label, held)
+	}
+	return x.take(label, t)
+}
+
+// admit lets one machine write.
+func (h *heldTree) admit(peer netip.Addr, label string) error {
+	if !h.RW {
+		return nil
+	}
+	if h.writer.IsValid() && h.writer != peer {
+		return fmt.Errorf("%w: %s writes to the tree of %s, and one machine at a time can", nfs3.ErrDenied, h.writer, label)
+	}
+	h.writer = peer
+	return nil
+}
+
+// take opens and locks a tree.
+func (x *exports) take(label string, t Tree) (*heldTree, error) {
+	dir, err := os.Open(t.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: label %s has no tree at %s: build it first", nfs3.ErrUnknown, label, t.Dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	how := unix.LOCK_SH
+	if t.RW {
+		how = unix.LOCK_EX
+	}
+	if err := unix.Flock(int(dir.Fd()), how|unix.LOCK_NB); err != nil {
+		dir.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: the tree of %s has machines of another server, and one that writes to it must be alone", nfs3.ErrDenied, label)
+		}
+		return nil, fmt.Errorf("lock %s: %w", t.Dir, err)
+	}
+	if err := nfs3.Check(dir); err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	held := &heldTree{Tree: t, dir: dir}
+	held.end = time.AfterFunc(held.linger(), func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if held.users == 0 {
+			x.drop(label, held)
+		}
+	})
+	x.trees[label] = held
+	return held, nil
+}
+
+// current tells whether the tree's place still has the directory that is held.
+func (h *heldTree) current() bool {
+	held, err := h.dir.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(h.Dir)
+	return err == nil && os.SameFile(held, there)
+}
+
+// release is called when a connection has no more use of a tree. Its machine may come back.
+func (x *exports) release(h *heldTree) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if h.users--; h.users > 0 {
+		return
+	}
+	h.end.Reset(h.linger())
+}
+
+func (h *heldTree) linger() time.Duration {
+	if h.RW {
+		return writerLinger
+	}
+	return readerLinger
+}
+
+// drop lets go of a tree. The caller holds the mutex.
+func (x *exports) drop(label string, h *heldTree) {
+	h.end.Stop()
+	h.dir.Close()
+	if x.trees[label] == h {
+		delete(x.trees, label)
+	}
+}
+
+// unmounted makes room for the next writer.
+func (x *exports) unmounted(path string, peer netip.Addr) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for label, h := range x.trees {
+		if h.writer == peer && (path == "" || path == boot.TreePath(label)) {
+			h.writer = netip.Addr{}
+		}
+	}
+}
+
+// list names the exports for showmount(8).
+func (x *exports) list(context.Context) ([]nfs3.Listed, error) {
+	networks, err := x.networks()
+	if err != nil {
+		return nil, err
+	}
+	out := []nfs3.Listed{{Path: strings.TrimSuffix(boot.ImagesPath, "/")}}
+	for _, label := range slices.Sorted(maps.Keys(x.Trees)) {
+		out = append(out, nfs3.Listed{Path: boot.TreePath(label), Clients: networks})
+	}
+	return out, nil
+}
+
+// networks are those whose machines may have trees.
+func (x *exports) networks() ([]netip.Prefix, error) {
+	if len(x.Networks) > 0 {
+		return x.Networks, nil
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Masked())
+		}
+	}
+	return out, nil
+}
