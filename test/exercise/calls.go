@@ -1,0 +1,272 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// kind is one kind of call, and how often it is made.
+type kind struct {
+	weight int
+	make   func(n *names) call
+}
+
+func kinds() []kind {
+	return []kind{
+		{12, (*names).mkdir}, {5, (*names).rmdir}, {22, (*names).open}, {5, (*names).link}, {6, (*names).symlink}, {3, (*names).readlink},
+		{10, (*names).rename}, {7, (*names).unlink}, {8, (*names).chmod}, {8, (*names).chown}, {6, (*names).utimes}, {6, (*names).mknod},
+		{4, (*names).truncate}, {8, (*names).access}, {4, (*names).stat}, {4, (*names).readdir}, {1, (*names).umask},
+	}
+}
+
+func (n *names) mkdir() call {
+	p, mode := n.fresh(), n.mode()
+	if n.rng.IntN(3) > 0 {
+		mode |= 0o777
+	}
+	return call{fmt.Sprintf("mkdir %s %#o", short(p), mode), []string{p}, true, true, func() string { return errno(unix.Mkdir(p, mode)) }}
+}
+
+func (n *names) rmdir() call {
+	p := n.path()
+	if n.rng.IntN(20) == 0 {
+		p += "/.."
+	}
+	return call{"rmdir " + short(p), []string{p}, true, false, func() string { return errno(unix.Rmdir(p)) }}
+}
+
+func (n *names) link() call {
+	from, to := n.path(), n.fresh()
+	flags := []int{0, unix.AT_SYMLINK_FOLLOW}[n.rng.IntN(2)]
+	return call{fmt.Sprintf("linkat %s %s, flags %#x", short(from), short(to), flags), []string{from, to}, true, true, func() string {
+		return errno(unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags))
+	}}
+}
+
+func (n *names) symlink() call {
+	p, all := n.fresh(), words()
+	target := all[n.rng.IntN(len(all))]
+	switch n.rng.IntN(8) {
+	case 0:
+		target = []string{"../", "/", "/x/y/top/", "//"}[n.rng.IntN(4)] + target
+	case 1:
+		target += "/" + all[n.rng.IntN(len(all))]
+	case 2:
+		target = strings.Repeat("t/", n.rng.IntN(2047)) + target
+	case 3:
+		target = []string{"", "/", ".", "..", strings.Repeat("x", 300)}[n.rng.IntN(5)]
+	}
+	if !confined() { // stay inside
+		target = strings.TrimLeft(target, "./")
+	}
+	return call{fmt.Sprintf("symlink %s %s", short(target), short(p)), []string{p}, true, true, func() string { return errno(unix.Symlink(target, p)) }}
+}
+
+func (n *names) readlink() call {
+	p := n.path()
+	return call{"readlink " + short(p), nil, false, false, func() string {
+		buf := make([]byte, 5000)
+		m, err := unix.Readlink(p, buf)
+		if err != nil {
+			return errno(err)
+		}
+		return "ok " + string(buf[:m])
+	}}
+}
+
+func (n *names) rename() call {
+	from, to := n.path(), n.path()
+	return call{fmt.Sprintf("rename %s %s", short(from), short(to)), []string{from, to}, true, false, func() string { return errno(unix.Rename(from, to)) }}
+}
+
+func (n *names) unlink() call {
+	p := n.path()
+	return call{"unlink " + short(p), []string{p}, true, false, func() string { return errno(unix.Unlink(p)) }}
+}
+
+func (n *names) chmod() call {
+	p, mode := n.path(), n.mode()
+	return call{fmt.Sprintf("chmod %s %#o", short(p), mode), []string{p}, true, false, func() string { return errno(unix.Chmod(p, mode)) }}
+}
+
+func (n *names) chown() call {
+	p, uid, gid := n.path(), n.id(), n.id()
+	if uid == -1 && gid == -1 {
+		gid = 2000
+	}
+	flags := []int{0, unix.AT_SYMLINK_NOFOLLOW}[n.rng.IntN(2)]
+	return call{fmt.Sprintf("fchownat %s %d:%d, flags %#x", short(p), uid, gid, flags), []string{p}, true, false, func() string {
+		return errno(unix.Fchownat(unix.AT_FDCWD, p, uid, gid, flags))
+	}}
+}
+
+// utimes sets times that were, that will be, that are, and none.
+func (n *names) utimes() call {
+	p := n.path()
+	one := func() unix.Timespec {
+		switch n.rng.IntN(4) {
+		case 0:
+			return unix.Timespec{Nsec: unix.UTIME_NOW}
+		case 1:
+			return unix.Timespec{Nsec: unix.UTIME_OMIT}
+		case 2:
+			return unix.Timespec{Sec: []int64{0, 1, 1<<31 - 1, 1 << 31, 1<<32 - 1}[n.rng.IntN(5)]}
+		}
+		return unix.Timespec{Sec: n.rng.Int64N(1 << 30), Nsec: n.rng.Int64N(1e9)}
+	}
+	times := []unix.Timespec{one(), one()}
+	flags := []int{0, unix.AT_SYMLINK_NOFOLLOW}[n.rng.IntN(2)]
+	return call{fmt.Sprintf("utimensat %s %v, flags %#x", short(p), times, flags), []string{p}, true, false, func() string {
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, p, times, flags); err != nil {
+			return errno(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstatat(unix.AT_FDCWD, p, &st, flags); err != nil {
+			return "ok, stat " + errno(err)
+		}
+		out := "ok"
+		for i, at := range []unix.Timespec{st.Atim, st.Mtim} {
+			if times[i].Nsec != unix.UTIME_OMIT {
+				out += " " + when(at)
+			}
+		}
+		return out
+	}}
+}
+
+// mknod makes everything that mknod makes. The devices are ones that are harmless to open, and ones that nobody drives.
+func (n *names) mknod() call {
+	p, mode := n.fresh(), n.mode()
+	types := []uint32{unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFREG, 0, unix.S_IFDIR, unix.S_IFCHR, unix.S_IFBLK}
+	if !n.devices {
+		types = types[:5]
+	}
+	what := types[n.rng.IntN(len(types))]
+	dev := uint64(0)
+	switch what {
+	case unix.S_IFCHR:
+		dev = []uint64{unix.Mkdev(1, 3), unix.Mkdev(4095, 1048575), unix.Mkdev(4000, 256)}[n.rng.IntN(3)]
+	case unix.S_IFBLK:
+		dev = []uint64{unix.Mkdev(4094, 1), unix.Mkdev(4000, 1000000)}[n.rng.IntN(2)]
+	}
+	return call{fmt.Sprintf("mknod %s %#o %d:%d", short(p), what|mode, unix.Major(dev), unix.Minor(dev)), []string{p}, true, true, func() string {
+		return errno(unix.Mknod(p, what|mode, int(dev)))
+	}}
+}
+
+// truncate sets a size that no file has: where it has it, times may stay.
+func (n *names) truncate() call {
+	p, size := n.path(), int64(10000+n.journal.n)
+	if n.rng.IntN(3) == 0 {
+		size = 1<<32 + int64(n.journal.n)
+	}
+	return call{fmt.Sprintf("truncate %s %d", short(p), size), []string{p}, true, false, func() string { return errno(unix.Truncate(p, size)) }}
+}
+
+func (n *names) access() call {
+	p, mode := n.path(), n.rng.Uint32N(8)
+	flags := []int{0, unix.AT_EACCESS, unix.AT_SYMLINK_NOFOLLOW}[n.rng.IntN(3)]
+	return call{fmt.Sprintf("faccessat %s %d, flags %#x", short(p), mode, flags), nil, false, false, func() string {
+		return errno(unix.Faccessat(unix.AT_FDCWD, p, mode, flags))
+	}}
+}
+
+func (n *names) stat() call {
+	p := n.path()
+	flags := []int{0, unix.AT_SYMLINK_NOFOLLOW}[n.rng.IntN(2)]
+	return call{fmt.Sprintf("fstatat %s, flags %#x", short(p), flags), nil, false, false, func() string {
+		var st unix.Stat_t
+		if err := unix.Fstatat(unix.AT_FDCWD, p, &st, flags); err != nil {
+			return errno(err)
+		}
+		return "ok " + describe(&st, n.links)
+	}}
+}
+
+func (n *names) umask() call {
+	mask := []int{0o022, 0o002, 0o077, 0, 0, 0o027}[n.rng.IntN(6)]
+	return call{fmt.Sprintf("umask %#o", mask), nil, false, false, func() string {
+		unix.Umask(mask)
+		return "ok"
+	}}
+}
+
+// open opens with flags of all kinds and does something with the descriptor.
+func (n *names) open() call {
+	p, mode := n.path(), n.mode()
+	flags := []int{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR, unix.O_RDWR}[n.rng.IntN(4)]
+	for _, flag := range []int{unix.O_CREAT, unix.O_CREAT, unix.O_EXCL, unix.O_TRUNC, unix.O_APPEND, unix.O_NOFOLLOW, unix.O_DIRECTORY, unix.O_SYNC} {
+		if n.rng.IntN(4) == 0 || flag == unix.O_CREAT && n.rng.IntN(2) == 0 {
+			flags |= flag
+		}
+	}
+	if flags&unix.O_CREAT != 0 && flags&unix.O_DIRECTORY != 0 { // kernels do not agree on what it means
+		flags &^= unix.O_DIRECTORY
+	}
+	if flags&unix.O_CREAT == 0 {
+		flags &^= unix.O_EXCL // means nothing then, but for devices
+	}
+	what, use := n.use()
+	create := flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL
+	// Truncated to the nothing that it has, a file may keep its time.
+	timed := flags&unix.O_TRUNC == 0
+	return call{fmt.Sprintf("open %s with flags %#o, mode %#o, and %s", short(p), flags, mode, what), []string{p}, timed, create, func() string {
+		fd, err := unix.Open(p, flags|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, mode)
+		if err != nil {
+			return errno(err)
+		}
+		defer unix.Close(fd)
+		return "ok, " + use(fd)
+	}}
+}
+
+// use is something to do with a descriptor.
+func (n *names) use() (what string, do func(fd int) string) {
+	data := make([]byte, 1+n.rng.IntN(7000))
+	for i := range data {
+		data[i] = byte(n.rng.Uint32())
+	}
+	mode, uid, gid := n.mode(), n.id(), n.id()
+	if uid == -1 && gid == -1 {
+		gid = 2001
+	}
+	size := int64(20000 + n.journal.n)
+	switch n.rng.IntN(8) {
+	case 0, 1, 2:
+		return fmt.Sprintf("write %d bytes", len(data)), func(fd int) string {
+			m, err := unix.Write(fd, data)
+			return fmt.Sprintf("write %d %s", m, errno(err))
+		}
+	case 3, 4:
+		return "read", func(fd int) string {
+			buf := make([]byte, 30000)
+			m, err := unix.Read(fd, buf)
+			return fmt.Sprintf("read %d %s %x", m, errno(err), sha256.Sum256(buf))
+		}
+	case 5:
+		return fmt.Sprintf("fchmod %#o", mode), func(fd int) string { return "fchmod " + errno(unix.Fchmod(fd, mode)) }
+	case 6:
+		return fmt.Sprintf("fchown %d:%d", uid, gid), func(fd int) string { return "fchown " + errno(unix.Fchown(fd, uid, gid)) }
+	}
+	return fmt.Sprintf("ftruncate to %d", size), func(fd int) string { return "ftruncate " + errno(unix.Ftruncate(fd, size)) }
+}
+
+// readdir reads a directory and holds what it says of each entry against the entry.
+func (n *names) readdir() call {
+	p := n.path()
+	if n.rng.IntN(3) == 0 {
+		p = "."
+	}
+	return call{"readdir " + short(p), nil, false, false, func() string {
+		fd, err := unix.Open(p, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return errno(err)
+		}
+		defer unix.Close(fd)
+		list, err := readAll(fd)
+		return "ok " + errno(err) + summarize(fd, list)
+	}}
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// brief are options of a short run.
+func brief(seed uint64) options {
+	return options{seed: seed, ops: 800, workers: 2, files: 200, threads: 60, log: io.Discard}
+}
+
+// two are directories of two local file systems, where the machine has two: they must not differ.
+func two(t *testing.T) (dir, ref string) {
+	dir = t.TempDir()
+	ref, err := os.MkdirTemp("/dev/shm", "exercise-test-")
+	if err != nil {
+		return dir, t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(ref) })
+	return dir, ref
+}
+
+// TestLocal runs everything on local file systems, each as the one under test.
+func TestLocal(t *testing.T) {
+	dir, ref := two(t)
+	for _, p := range parts() {
+		for i, d := range [][2]string{{dir, ref}, {ref, dir}} {
+			summary, err := p.run(t.Context(), brief(uint64(i+1)), d[0], d[1])
+			if err != nil {
+				t.Errorf("%s in %s: %v", p.name, d[0], err)
+			}
+			t.Logf("%s in %s: %s", p.name, d[0], summary)
+		}
+	}
+	for _, d := range []string{dir, ref} {
+		if left, err := os.ReadDir(d); err != nil || len(left) > 0 {
+			t.Errorf("left in %s: %v %v", d, left, err)
+		}
+	}
+}
+
+// spoil does something to the first file for which it is not nothing, and says whether there was one.
+func spoil(t *testing.T, dir string, do func(p string, e fs.DirEntry) (bool, error)) (done bool) {
+	filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && p != dir && !done {
+			if done, err = do(p, e); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	})
+	return done
+}
+
+func regular(do func(p string) error) func(string, fs.DirEntry) (bool, error) {
+	return func(p string, e fs.DirEntry) (bool, error) {
+		if i, err := e.Info(); err != nil || !i.Mode().IsRegular() || i.Size() < 100 {
+			return false, nil
+		}
+		return true, do(p)
+	}
+}
+
+// flip changes one byte, and nothing else: times neither.
+func flip(p string) error {
+	before, err := os.Stat(p)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(p, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, 50); err != nil {
+		return err
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, 50); err != nil {
+		return err
+	}
+	return os.Chtimes(p, before.ModTime(), before.ModTime())
+}
+
+func grow(p string) error {
+	f, err := os.OpenFile(p, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString("x")
+	return err
+}
+
+// TestFinds spoils the directory under test in the middle of each exercise, in one way at a time, and wants it told.
+func TestFinds(t *testing.T) {
+	for _, c := range []struct {
+		part, fault string
+		when        int // the operation before which it happens
+		do          func(string, fs.DirEntry) (bool, error)
+		want        string
+	}{
+		{"data", "a bit", 150, regular(flip), "differs from 0x32 to 0x32 in 1 bytes"},
+		{"data", "a byte more", 150, regular(grow), "want"},
+		{"data", "a lost file", 150, regular(os.Remove), "no such file"},
+		{"data", "holes", 150, regular(func(p string) error { return unix.Truncate(p, 64) }), "has 64 bytes"},
+
+		{"names", "a bit", 797, regular(flip), "differ"},
+		{"names", "a mode", 797, regular(func(p string) error { return unix.Chmod(p, 0o4123) }), "want"},
+		{"names", "a time", 797, regular(func(p string) error { return unix.Utime(p, &unix.Utimbuf{Modtime: 12345}) }), "12345.0"},
+		{"names", "a link more", 797, regular(func(p string) error { return os.Link(p, filepath.Join(filepath.Dir(p), "more")) }), "links"},
+		{"names", "a lost file", 797, regular(os.Remove), "is missing"},
+
+		{"readdir", "a lost entry", 1, regularOrNot(os.Remove), "was told 0 times, want once"},
+		{"readdir", "an entry more", 3, regularOrNot(func(p string) error { return os.Mkdir(p+"more", 0o700) }), "and is it there: false"},
+
+		{"root", "a bit", 100, regular(flip), "the trees differ"},
+		{"root", "a mode", 100, regular(func(p string) error { return unix.Chmod(p, 0o123) }), "0100123"},
+		{"root", "a time", 100, regular(func(p string) error { return unix.Utime(p, &unix.Utimbuf{Modtime: 12345}) }), "12345.0"},
+		{"root", "a lost link", 100, linked(os.Remove), "is missing"},
+		{"root", "a link less", 100, linked(func(p string) error { return command(t.Context(), "cp", "--remove-destination", "-a", p, p+"~") }), "the trees differ"},
+	} {
+		t.Run(c.part+"/"+c.fault, func(t *testing.T) {
+			ref, dir := two(t) // what is under test is in memory, and fast
+			o, done := brief(1), false
+			o.disturb = func(n int, d string) {
+				if n >= c.when && !done {
+					done = spoil(t, d, c.do)
+				}
+			}
+			if c.part == "data" {
+				o.workers = 1
+			}
+			for _, p := range parts() {
+				if p.name != c.part {
+					continue
+				}
+				summary, err := p.run(t.Context(), o, dir, ref)
+				if !done || err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%s: %v, want an error that says %q; spoiled: %v", summary, err, c.want, done)
+				}
+			}
+		})
+	}
+}
+
+// regularOrNot takes entries that can be removed, past the first few.
+func regularOrNot(do func(p string) error) func(string, fs.DirEntry) (bool, error) {
+	n := 0
+	return func(p string, _ fs.DirEntry) (bool, error) {
+		n++
+		return n > 50, map[bool]func(string) error{true: do, false: func(string) error { return nil }}[n > 50](p)
+	}
+}
+
+// linked takes files that have another name.
+func linked(do func(p string) error) func(string, fs.DirEntry) (bool, error) {
+	return func(p string, _ fs.DirEntry) (bool, error) {
+		var st unix.Stat_t
+		if err := unix.Lstat(p, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink < 2 {
+			return false, nil
+		}
+		return true, do(p)
+	}
+}
+
+// TestTornVersion: a reader of a file that is replaced tells a version that is none.
+func TestTornVersion(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "current")
+	for name, c := range map[string]struct {
+		text []byte
+		last byte
+		want string
+	}{
+		"whole": {[]byte{3, 3, 3}, 3, ""},
+		"older": {[]byte{3, 3, 3}, 4, "saw version 3 after 4"},
+		"torn":  {[]byte{3, 3, 4}, 3, "two at once"},
+		"short": {[]byte{3, 3}, 3, "has 2 bytes, want 3"},
+		"empty": {nil, 3, "has 0 bytes, want 3"},
+	} {
+		if err := os.WriteFile(p, c.text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := readVersion(p, 3, c.last)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// TestSameSeed: a seed is a sequence of operations, on which a report can be followed up.
+func TestSameSeed(t *testing.T) {
+	dir, ref := two(t)
+	for _, p := range []part{parts()[0], parts()[1]} {
+		var logs [2]bytes.Buffer
+		for i := range logs {
+			o := brief(7)
+			o.workers, o.log = 1, &logs[i]
+			if _, err := p.run(t.Context(), o, dir, ref); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if a, b := logs[0].String(), logs[1].String(); a != b || strings.Count(a, "\n") < 500 {
+			t.Errorf("%s: the same seed made %d and %d bytes of operations", p.name, len(a), len(b))
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"stroll", "/tmp"}, `no exercise is called "stroll"`},
+		{[]string{"names", "/tmp"}, "names: name the directory and the reference"},
+		{[]string{"data"}, "data: name the directory"},
+		{[]string{"data", "/nonexistent"}, "/nonexistent"},
+	} {
+		if err := run(t.Context(), c.args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v, want %q", c.args, err, c.want)
+		}
+	}
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-seed", "5", "-ops", "50", "-workers", "1", "data", t.TempDir()}, &out, io.Discard); err != nil ||
+		!strings.Contains(out.String(), "data: 50 operations of 1 workers") || !strings.Contains(out.String(), "(-seed 5)") {
+		t.Error(fmt.Sprintf("%v %q", err, out.String()))
+	}
+}
