@@ -120,28 +120,7 @@ func (c *conn) beside(p *procedure, q *call, need int, r record) {
 	}
 }
 
-// answer appends the record that answers q. A nil p is one that accepts did not find.
+// answer appends the record that answers q.
 func (c *conn) answer(p *procedure, q *call, out []byte) []byte {
-	start := len(out)
-	switch {
-	case q.rpc != rpcVersion:
-		return end(deny(out, q.xid, rejectRPCMismatch, rpcVersion, rpcVersion), start)
-	case p == nil:
-		if _, why := find(c.srv.programs, q); why != nil {
-			out = begin(out, q.xid)
-			for _, v := range why {
-				out = appendU32(out, v)
-			}
-			return end(out, start)
-		}
-		return end(deny(out, q.xid, rejectAuthError, authBadCred), start)
-	}
-	out = begin(out, q.xid)
-	at := len(out)
-	out = appendU32(out, acceptSuccess)
-	out = p.run(c, q, out)
-	if q.args.bad {
-		out = appendU32(out[:at], acceptGarbageArgs)
-	}
-	return end(out, start)
+	return respond(c.srv.programs, c, p, q, out)
 }

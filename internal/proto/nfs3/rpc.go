@@ -126,3 +126,31 @@ func find(programs []program, q *call) (p *procedure, status []uint32) {
 	}
 	return nil, []uint32{acceptProgUnavail}
 }
+
+// respond appends the record that answers q: what p, which find returned, has to say, for connection c. With a nil p it
+// is what is wrong with q; if that is nothing that find finds, it is the credential.
+func respond(programs []program, c *conn, p *procedure, q *call, out []byte) []byte {
+	start := len(out)
+	switch {
+	case q.rpc != rpcVersion:
+		return end(deny(out, q.xid, rejectRPCMismatch, rpcVersion, rpcVersion), start)
+	case p == nil:
+		_, why := find(programs, q)
+		if why == nil {
+			return end(deny(out, q.xid, rejectAuthError, authBadCred), start)
+		}
+		out = begin(out, q.xid)
+		for _, v := range why {
+			out = appendU32(out, v)
+		}
+		return end(out, start)
+	}
+	out = begin(out, q.xid)
+	at := len(out)
+	out = appendU32(out, acceptSuccess)
+	out = p.run(c, q, out)
+	if q.args.bad {
+		out = appendU32(out[:at], acceptGarbageArgs)
+	}
+	return end(out, start)
+}
