@@ -251,6 +251,15 @@ func (x *exports) drop(label string, h *heldTree) {
 	}
 }
 
+// close lets go of all trees. No connection is left.
+func (x *exports) close() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for label, h := range x.trees {
+		x.drop(label, h)
+	}
+}
+
 // unmounted makes room for the next writer.
 func (x *exports) unmounted(path string, peer netip.Addr) {
 	x.mu.Lock()

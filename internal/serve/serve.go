@@ -119,6 +119,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for t, l := range s.roots {
 		group.Go(func() error { return serverOf[t](s).Serve(ctx, l) })
 	}
+	defer s.exports.close()
 	return group.Wait()
 }
 

@@ -1,0 +1,210 @@
+package serve
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/boot"
+	"netroot/internal/handoff"
+	"netroot/internal/proto/nfs3"
+	"netroot/internal/store"
+)
+
+var (
+	one = netip.MustParseAddr("10.0.0.1")
+	two = netip.MustParseAddr("10.0.0.2")
+)
+
+// exporting makes exports of two trees: "shared", and "own", which one machine writes to.
+func exporting(t *testing.T) (*exports, *store.Store) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("handles of files are for root")
+	}
+	s, err := store.Create(filepath.Join(t.TempDir(), "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trees := map[string]Tree{}
+	for _, label := range []string{"shared", "own"} {
+		dir := filepath.Join(t.TempDir(), label)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		trees[label] = Tree{Dir: dir, RW: label == "own"}
+	}
+	x := newExports(Config{Store: s, NFS: NFS{Trees: trees, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}})
+	t.Cleanup(x.close)
+	return x, s
+}
+
+// free tells whether a tree could be replaced, as a build asks.
+func free(t *testing.T, dir string) bool {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+func TestExports(t *testing.T) {
+	x, _ := exporting(t)
+	for path, want := range map[string]struct {
+		name, rest string
+		readOnly   bool
+	}{
+		"/shared":         {"/shared", "", true},
+		"/shared/usr/bin": {"/shared", "usr/bin", true},
+		"/own":            {"/own", "", false},
+		"/.images/abc":    {"/.images", "abc", true},
+	} {
+		e, rest, err := x.lookup(t.Context(), path, one)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if e.Name != want.name || rest != want.rest || e.ReadOnly != want.readOnly || e.AnyPort != (want.name == "/.images") {
+			t.Errorf("%s is %+v, below it %q", path, e, rest)
+		}
+		again, err := x.find(t.Context(), e.ID, one)
+		if err != nil || again.Name != e.Name {
+			t.Errorf("by its ID %s is %+v, %v", path, again, err)
+		} else {
+			again.Release()
+		}
+		e.Release()
+	}
+	for _, path := range []string{"/", "/none", "/none/shared", "//"} {
+		if _, _, err := x.lookup(t.Context(), path, one); !errors.Is(err, nfs3.ErrUnknown) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := x.find(t.Context(), nfs3.IDOf("none"), one); !errors.Is(err, nfs3.ErrUnknown) {
+		t.Errorf("an ID that nothing has: %v", err)
+	}
+	list, err := x.list(t.Context())
+	if err != nil || len(list) != 3 || list[2].Path != "/shared" || len(list[2].Clients) != 1 {
+		t.Errorf("listed: %+v, %v", list, err)
+	}
+}
+
+// TestOneWriter: a tree that is written to is one machine's, until that has unmounted it.
+func TestOneWriter(t *testing.T) {
+	x, _ := exporting(t)
+	first, err := x.open("own", one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.open("own", two); !errors.Is(err, nfs3.ErrDenied) || !strings.Contains(err.Error(), "10.0.0.1 writes to the tree of own") {
+		t.Errorf("a second writer: %v", err)
+	}
+	back, err := x.open("own", one) // rebooted
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Release()
+	back.Release()
+	if _, err := x.open("own", two); err == nil {
+		t.Error("a writer that is quiet for a moment has lost its tree")
+	}
+	x.unmounted("/own", one)
+	second, err := x.open("own", two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Release()
+}
+
+// TestTreesAreHeld: builds see that a tree is in use, and what replaced one by force is what the next machine gets.
+func TestTreesAreHeld(t *testing.T) {
+	x, _ := exporting(t)
+	dir := x.Trees["shared"].Dir
+	if !free(t, dir) {
+		t.Error("a tree that nobody has is held")
+	}
+	a, err := x.open("shared", one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := x.open("shared", two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Release()
+	if free(t, dir) {
+		t.Error("a tree in use can be replaced")
+	}
+	if err := os.Rename(dir, dir+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c, err := x.open("shared", one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := c.Dir.Stat()
+	if there, serr := os.Stat(dir); err != nil || serr != nil || !os.SameFile(now, there) {
+		t.Errorf("the next machine gets the old tree: %v, %v", err, serr)
+	}
+	b.Release()
+	c.Release()
+	x.close()
+	if !free(t, dir) {
+		t.Error("held after the end")
+	}
+	// Another process that hands it to a writer has it alone.
+	other, err := os.Open(x.Trees["own"].Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.ready("own"); !errors.Is(err, nfs3.ErrDenied) || !strings.Contains(err.Error(), "another server") {
+		t.Errorf("a tree that another server has: %v", err)
+	}
+}
+
+// TestNFSPlan: machines are sent to the server for trees and images, and told at once when they cannot have the tree.
+func TestNFSPlan(t *testing.T) {
+	x, images := exporting(t)
+	l, err := Listen("--nfs", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	im := commit(t, images, "shared", map[store.Role][]byte{store.RoleRoot: random(1, 5000), store.RoleKernel: random(2, 10), store.RoleInitramfs: random(3, 10)})
+	plan := func(set boot.Settings, trees map[string]Tree) (string, error) {
+		s, err := New(Config{
+			Store: images, NFS: NFS{Trees: trees},
+			Settings: func(string) (boot.Settings, error) { return set, nil },
+		}, l, map[handoff.Transport]net.Listener{handoff.NFS: l})
+		if err != nil {
+			return "", err
+		}
+		defer s.exports.close()
+		p, err := s.Plan(boot.Machine{Server: "10.0.0.9", Ref: im.Label})
+		return strings.Join(p.Cmdline, " "), err
+	}
+	if got, err := plan(boot.Settings{Transport: handoff.NFS}, x.Trees); err != nil || !strings.Contains(got, "root=nfs:10.0.0.9:/shared:ro,") {
+		t.Errorf("%s, %v", got, err)
+	}
+	if got, err := plan(boot.Settings{}, nil); err != nil || !strings.Contains(got, "root=live:nfs://10.0.0.9:") {
+		t.Errorf("%s, %v", got, err)
+	}
+	if got, err := plan(boot.Settings{Transport: handoff.NFS}, nil); err == nil || !strings.Contains(err.Error(), `"shared" is not exported here`) {
+		t.Errorf("%s, %v", got, err)
+	}
+}
