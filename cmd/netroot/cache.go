@@ -20,7 +20,8 @@ func cacheCmd(e *env) *cobra.Command {
 		Short: "List and remove what builds keep to be faster",
 		Long: `Builds keep snapshots of the trees they make, each under a key of everything that
 made it: what the bootstrap agent installed, and a stage before its %post, if it
-takes files of other stages or took longer than a second. The next build with the
+takes files of other stages or took longer than a second; and the archives of the
+initramfs. The next build with the
 same inputs starts from there. "netroot build --no-cache" does not.
 
 A snapshot is used for a week. Those that were not used for the longest time are

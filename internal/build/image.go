@@ -76,14 +76,26 @@ func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, dir string, a
 		if b.opt.Transport != "" {
 			must = append(must, b.opt.Transport)
 		}
-		parts, err := initramfs.Generate(ctx, initramfs.Options{Tree: b.tree, Kernel: k, Init: b.opt.Init, OutDir: dir, Transports: must})
+		opt := initramfs.Options{Tree: b.tree, Kernel: k, Init: b.opt.Init, OutDir: dir, Transports: must}
+		if b.opt.Cache != nil {
+			opt.Reuse = b.restoreArchive
+		}
+		started := time.Now()
+		parts, err := initramfs.Generate(ctx, opt)
 		if err != nil {
+			return err
+		}
+		if err := b.keepArchives(ctx, k.Release, parts, time.Since(started)); err != nil {
 			return err
 		}
 		var said []string
 		for _, part := range parts {
 			add(roles[part.Name], part.Path)
-			said = append(said, part.Name+" "+term.Size(part.Size))
+			text := part.Name + " " + term.Size(part.Size)
+			if part.Reused {
+				text += " (as before)"
+			}
+			said = append(said, text)
 		}
 		p.Result(strings.Join(said, ", "))
 		return nil

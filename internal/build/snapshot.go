@@ -13,6 +13,7 @@ import (
 
 	"netroot/internal/bootstrap"
 	"netroot/internal/cache"
+	"netroot/internal/initramfs"
 	"netroot/internal/recipe"
 	"netroot/internal/term"
 )
@@ -89,9 +90,14 @@ func (b *builder) restore(ctx context.Context, key cache.Key, what string) (bool
 	return true, nil
 }
 
-// keep keeps the tree at hand. A build goes on without, if it has to.
+// keep keeps the tree at hand.
 func (b *builder) keep(ctx context.Context, key cache.Key, what string, took time.Duration) error {
-	err := b.opt.Cache.Save(ctx, key, b.tree, cache.Meta{What: what, Label: b.opt.Label, Took: took})
+	return b.keepTree(ctx, key, b.tree, what, took)
+}
+
+// keepTree keeps a directory. A build goes on without, if it has to.
+func (b *builder) keepTree(ctx context.Context, key cache.Key, dir, what string, took time.Duration) error {
+	err := b.opt.Cache.Save(ctx, key, dir, cache.Meta{What: what, Label: b.opt.Label, Took: took})
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -168,4 +174,48 @@ func (b *builder) headerKey(ctx context.Context, st *recipe.Stage) (parts []stri
 		parts = append(parts, digest)
 	}
 	return parts, dirs, nil
+}
+
+// archiveKey names an archive of the initramfs by its content before compression.
+func (b *builder) archiveKey(content string) cache.Key {
+	return cache.NewKey("initramfs", b.opt.Version, content)
+}
+
+// restoreArchive puts the archive of that content at path, if it was kept.
+func (b *builder) restoreArchive(ctx context.Context, content, path string) (bool, error) {
+	kept := path + ".kept"
+	if err := os.Mkdir(kept, 0o755); err != nil {
+		return false, err
+	}
+	_, ok, err := b.opt.Cache.Restore(ctx, b.archiveKey(content), kept)
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	if ok {
+		err = os.Rename(filepath.Join(kept, "archive"), path)
+	} else if err != nil {
+		b.warn("%v; doing it again", err)
+		err = nil
+	}
+	return ok, errors.Join(err, os.RemoveAll(kept))
+}
+
+// keepArchives keeps those that were not kept already.
+func (b *builder) keepArchives(ctx context.Context, release string, parts []initramfs.Part, took time.Duration) error {
+	for _, p := range parts {
+		if p.Content == "" || p.Reused {
+			continue
+		}
+		dir := p.Path + ".new"
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		if err := os.Link(p.Path, filepath.Join(dir, "archive")); err != nil {
+			return err
+		}
+		if err := b.keepTree(ctx, b.archiveKey(p.Content), dir, "initramfs "+p.Name+" "+release, took); err != nil {
+			return err
+		}
+	}
+	return nil
 }

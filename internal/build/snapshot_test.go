@@ -75,6 +75,9 @@ func TestBootstrapKept(t *testing.T) {
 		if asks := asked > had; asks != tc.asks {
 			t.Errorf("%d: the agent asked: %v; want %v", i, asks, tc.asks)
 		}
+		if same := strings.Contains(s.out.String(), " (as before)"); same != (i > 0) {
+			t.Errorf("%d: the initramfs is as before: %v", i, same)
+		}
 		want := "bootstrap"
 		if tc.asks {
 			want = ""

@@ -4,6 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -58,6 +62,7 @@ type writer struct {
 	release     string
 	index       *kmod.Index
 	compression string
+	reuse       func(ctx context.Context, content, path string) (bool, error)
 }
 
 // archive is one that is being written. Its first error stays and makes further calls do nothing.
@@ -84,32 +89,53 @@ func (a *archive) file(name string, perm fs.FileMode, data []byte) {
 	}
 }
 
-// archive writes a compressed archive and gives its size and that of its files.
-func (w *writer) archive(ctx context.Context, name string, fill func(*archive)) (size, unpacked int64, err error) {
+// archive writes a part's archive, or takes one that was made before, and says what came of it.
+func (w *writer) archive(ctx context.Context, p *Part, fill func(*archive)) (err error) {
+	if w.reuse != nil {
+		digest := sha256.New()
+		fmt.Fprintf(digest, "%s, %d\n", w.compression, zstdWindow)
+		if p.Unpacked, err = writeArchive(ctx, digest, fill); err != nil {
+			return err
+		}
+		p.Content = hex.EncodeToString(digest.Sum(nil))
+		if p.Reused, err = w.reuse(ctx, p.Content, p.Path); err != nil {
+			return err
+		}
+	}
+	if !p.Reused {
+		if p.Unpacked, err = w.compress(ctx, p.Path, fill); err != nil {
+			return err
+		}
+	}
+	info, err := os.Stat(p.Path)
+	if err != nil {
+		return err
+	}
+	p.Size = info.Size()
+	return nil
+}
+
+func (w *writer) compress(ctx context.Context, name string, fill func(*archive)) (unpacked int64, err error) {
 	out, err := os.Create(name)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	defer out.Close()
 	compressed, err := compressor(w.compression, out)
 	if err != nil {
-		return 0, 0, err
+		return 0, errors.Join(err, out.Close())
 	}
-	buffered := bufio.NewWriterSize(compressed, 1<<20)
+	unpacked, err = writeArchive(ctx, compressed, fill)
+	return unpacked, errors.Join(err, compressed.Close(), out.Close())
+}
+
+// writeArchive writes an archive as it is before compression, and gives the size of the files in it.
+func writeArchive(ctx context.Context, to io.Writer, fill func(*archive)) (unpacked int64, err error) {
+	buffered := bufio.NewWriterSize(to, 1<<20)
 	a := &archive{CPIO: pack.NewCPIO(buffered), ctx: ctx}
 	fill(a)
 	a.do(a.Close())
 	a.do(buffered.Flush())
-	a.do(compressed.Close())
-	a.do(out.Close())
-	if a.err != nil {
-		return 0, 0, a.err
-	}
-	info, err := os.Stat(name)
-	if err != nil {
-		return 0, 0, err
-	}
-	return info.Size(), a.unpacked, nil
+	return a.unpacked, a.err
 }
 
 // base writes the archive that is enough for a virtual machine.

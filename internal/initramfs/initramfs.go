@@ -39,6 +39,10 @@ type Options struct {
 
 	Transports []handoff.Transport // that must work; modules of others go in where the kernel has them
 	Modules    []string            // further modules to put into base, and to load at every boot
+
+	// Reuse, if it is there, puts at path the archive that was made before of the same content (Part.Content), and
+	// tells whether it has one. Compressing is nine tenths of the work.
+	Reuse func(ctx context.Context, content, path string) (bool, error)
 }
 
 // Names of the parts.
@@ -55,6 +59,8 @@ type Part struct {
 	Size     int64  // bytes
 	Unpacked int64  // bytes before compression: about the memory it takes until the root is switched to
 	Modules  int    // in it
+	Content  string // digest of what was compressed, and how; empty without Options.Reuse
+	Reused   bool
 }
 
 // Generate writes the archives: base, and the others when they would hold anything. They depend on the options and
@@ -100,7 +106,9 @@ func generate(ctx context.Context, opt Options) ([]Part, error) {
 		return nil, err
 	}
 
-	w := writer{dir: opt.OutDir, release: opt.Kernel.Release, index: index, compression: compression(opt.Kernel.Config)}
+	w := writer{
+		dir: opt.OutDir, release: opt.Kernel.Release, index: index, compression: compression(opt.Kernel.Config), reuse: opt.Reuse,
+	}
 	jobs := []job{{Base, len(base), func(a *archive) { w.base(a, init, chosen, base) }}}
 	if len(hardware) > 0 {
 		jobs = append(jobs, job{Hardware, len(hardware), func(a *archive) { w.hardware(a, chosen, hardware) }})
@@ -125,8 +133,7 @@ func (w *writer) write(ctx context.Context, jobs []job) ([]Part, error) {
 	for i, j := range jobs {
 		group.Go(func() error {
 			p := Part{Name: j.name, Modules: j.modules, Path: filepath.Join(w.dir, "initramfs-"+j.name+".img")}
-			var err error
-			p.Size, p.Unpacked, err = w.archive(ctx, p.Path, j.fill)
+			err := w.archive(ctx, &p, j.fill)
 			parts[i] = p
 			return err
 		})

@@ -203,6 +203,46 @@ func TestGenerateTwice(t *testing.T) {
 	}
 }
 
+// TestReuse keeps archives by their content, and has the next run find them.
+func TestReuse(t *testing.T) {
+	tr := makeTree(t)
+	kept := map[string]string{}
+	run := func() []initramfs.Part {
+		opt := tr.options(t)
+		opt.Reuse = func(_ context.Context, content, path string) (bool, error) {
+			if kept[content] == "" {
+				return false, nil
+			}
+			return true, os.Link(kept[content], path)
+		}
+		parts, err := initramfs.Generate(t.Context(), opt)
+		must(t, err)
+		return parts
+	}
+	first := run()
+	for _, p := range first {
+		if p.Reused || p.Content == "" || kept[p.Content] != "" {
+			t.Errorf("%+v", p)
+		}
+		kept[p.Content] = p.Path
+	}
+	for i, p := range run() {
+		want := first[i]
+		want.Path, want.Reused = p.Path, true
+		if p != want {
+			t.Errorf("%+v, want %+v", p, want)
+		}
+	}
+	tr.edit(t, "kernel/net/packet/af_packet.ko", func(s string) string { return s + "x" })
+	if again := run(); again[0].Reused || !again[1].Reused {
+		t.Errorf("with a changed module of base: %+v", again)
+	}
+	tr.kernel.Config["RD_ZSTD"] = "n"
+	if again := run(); again[1].Reused {
+		t.Error("an archive for another kernel was taken")
+	}
+}
+
 func TestCompression(t *testing.T) {
 	tr := makeTree(t)
 	for _, c := range []struct {
