@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"netroot/internal/layer"
 	"netroot/internal/recipe"
 	"netroot/internal/sandbox"
@@ -71,26 +69,11 @@ func (b *builder) copyBlock(ctx context.Context, root *os.Root, block recipe.Fil
 }
 
 func (b *builder) hostCopier(root *os.Root, log io.Writer) *copier {
-	c := &copier{root: root, src: hostFiles{base: b.opt.Dir, edit: b.ownerEdit()}, dir: b.ws.dir}
+	c := &copier{root: root, src: hostFiles{base: b.opt.Dir, edit: layer.RootOwned(b.opt.Dir)}, dir: b.ws.dir}
 	if b.opt.Strict {
 		c.strict = &sandbox.Host{Umask: b.umask(), Stdout: log, Stderr: log}
 	}
 	return c
-}
-
-// ownerEdit makes root the owner of what belongs to whoever owns the recipe's
-// directory: a checkout in somebody's home is not to give that somebody files
-// in the image. Other owners are kept; they were given on purpose.
-func (b *builder) ownerEdit() func(*tar.Header) {
-	var st unix.Stat_t
-	if unix.Stat(b.opt.Dir, &st) != nil || st.Uid == 0 {
-		return nil
-	}
-	return func(h *tar.Header) {
-		if h.Uid == int(st.Uid) {
-			h.Uid, h.Gid = 0, 0
-		}
-	}
 }
 
 // copy copies what one line names.

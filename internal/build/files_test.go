@@ -1,7 +1,6 @@
 package build
 
 import (
-	"archive/tar"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -159,24 +158,6 @@ func TestStrictFilesAreNew(t *testing.T) {
 		}
 		if got := listing(t, dir+"/tree"); !strings.HasSuffix(got, want) {
 			t.Errorf("strict %v: %s, want %s", strict != nil, got, want)
-		}
-	}
-}
-
-func TestOwnersOfTheRecipesDirectory(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: files of other owners")
-	}
-	dir := t.TempDir()
-	b := &builder{opt: Options{Dir: dir}}
-	if b.ownerEdit() != nil {
-		t.Error("root's directory needs no edit")
-	}
-	must(t, os.Chown(dir, 1000, 1000))
-	for in, want := range map[int]int{1000: 0, 0: 0, 33: 33} {
-		h := tar.Header{Uid: in, Gid: in}
-		if b.ownerEdit()(&h); h.Uid != want || h.Gid != want {
-			t.Errorf("%d becomes %d:%d, want %d", in, h.Uid, h.Gid, want)
 		}
 	}
 }

@@ -89,3 +89,22 @@ func TestResolve(t *testing.T) {
 		t.Error("a loop resolves")
 	}
 }
+
+func TestRootOwned(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: files of other owners")
+	}
+	dir := t.TempDir()
+	if RootOwned(dir) != nil {
+		t.Error("root's directory needs no edit")
+	}
+	if err := os.Chown(dir, 1000, 1000); err != nil {
+		t.Fatal(err)
+	}
+	for in, want := range map[int]int{1000: 0, 0: 0, 33: 33} {
+		h := tar.Header{Uid: in, Gid: in}
+		if RootOwned(dir)(&h); h.Uid != want || h.Gid != want {
+			t.Errorf("%d becomes %d:%d, want %d", in, h.Uid, h.Gid, want)
+		}
+	}
+}

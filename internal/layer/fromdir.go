@@ -42,6 +42,20 @@ func FromDir(w io.Writer, dir string, edit func(*tar.Header)) (digest string, er
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
+// RootOwned makes root the owner of what belongs to whoever owns dir: a checkout in somebody's home is not to give that
+// somebody files on the nodes. Other owners are kept; they were given on purpose. It is nil where dir is root's.
+func RootOwned(dir string) func(*tar.Header) {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil || st.Uid == 0 {
+		return nil
+	}
+	return func(h *tar.Header) {
+		if h.Uid == int(st.Uid) {
+			h.Uid, h.Gid = 0, 0
+		}
+	}
+}
+
 type inode struct{ dev, ino uint64 }
 
 type dirReader struct {

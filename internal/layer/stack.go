@@ -46,7 +46,7 @@ func applyTree(t target, tree *os.Root, names []string, report func(layer string
 }
 
 func applyTreeLayer(t target, tree *os.Root, name string, report func(error)) error {
-	dir, err := findTreeLayer(tree, name)
+	dir, err := FindTree(tree, name)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func TreeLayers(root *os.Root) ([]string, error) {
 	}
 	var names []string
 	err = eachBelow(root, place, func(name string, _ fs.DirEntry) error {
-		if _, err := findTreeLayer(root, path.Base(name)); err == nil {
+		if _, err := FindTree(root, path.Base(name)); err == nil {
 			names = append(names, path.Base(name))
 		}
 		return fs.SkipDir
@@ -76,8 +76,8 @@ func TreeLayers(root *os.Root) ([]string, error) {
 	return names, err
 }
 
-// findTreeLayer is the place of a layer of a tree.
-func findTreeLayer(tree *os.Root, name string) (string, error) {
+// FindTree is the place in a tree of a layer that the tree itself has, link-free and relative to it.
+func FindTree(tree *os.Root, name string) (string, error) {
 	if err := handoff.CheckLayerName(name); err != nil {
 		return "", err
 	}
@@ -96,7 +96,8 @@ func findTreeLayer(tree *os.Root, name string) (string, error) {
 }
 
 // ApplyLayer is Apply for the archive of a layer: the DeletionList at its top is not extracted but carried out when all
-// else is done, directories included. Lines that cannot be carried out are reported, and are no error.
+// else is done, directories included. Entries that cannot be extracted and lines that cannot be carried out are reported,
+// and the rest follows; only an archive that cannot be read is an error.
 func ApplyLayer(root *os.Root, r io.Reader, report func(error)) error {
 	a := newApplier(rootTarget{root})
 	return a.layer(func() error { return a.apply(r) }, report)
@@ -106,8 +107,11 @@ func ApplyLayer(root *os.Root, r io.Reader, report func(error)) error {
 func (a *applier) layer(apply func() error, report func(error)) error {
 	l := limited(report)
 	defer l.close()
+	a.report = l.tell
 	return a.withDeletions(apply, true, l.tell)
 }
+
+var errNoList = errors.New(DeletionList + " is not a file, and nothing is deleted")
 
 // withDeletions keeps the list out of what is extracted by apply, and carries it out.
 func (a *applier) withDeletions(apply func() error, dirs bool, report func(error)) error {
@@ -120,7 +124,7 @@ func (a *applier) withDeletions(apply func() error, dirs bool, report func(error
 		case name != top: // in a directory of that name
 			return true, nil
 		case hdr.Typeflag != tar.TypeReg:
-			report(fmt.Errorf("%s is not a file, and nothing is deleted", DeletionList))
+			report(errNoList)
 			return true, nil
 		}
 		var err error
@@ -134,6 +138,27 @@ func (a *applier) withDeletions(apply func() error, dirs bool, report func(error
 	}
 	deleteAll(a.target, list, dirs, report)
 	return nil
+}
+
+// CheckDeletions says which lines of the DeletionList of the layer in dir will be refused.
+func CheckDeletions(dir string) (refused []error) {
+	file := filepath.Join(dir, DeletionList)
+	fi, err := os.Lstat(file)
+	if err != nil || !fi.Mode().IsRegular() {
+		if err == nil {
+			refused = append(refused, errNoList)
+		}
+		return refused
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return []error{err}
+	}
+	defer f.Close()
+	if _, err := readDeletions(f, func(err error) { refused = append(refused, err) }); err != nil {
+		refused = append(refused, err)
+	}
+	return refused
 }
 
 // limiter passes on so many reports and counts the others: a full memory would make one of every file. It may be told by

@@ -20,9 +20,10 @@ import (
 // as rootovlcfg= names it, and over that the archives of netroot.layer=, each
 // checked against the digest that the command line names.
 //
-// A layer of the root that is not there, or a line of a deletion list that
-// cannot be carried out, is reported, and the boot goes on. An archive is what
-// the server said that this node is to have: it is tried until it is applied.
+// A layer of the root that is not there, a file that does not fit, or a line of
+// a deletion list that cannot be carried out, is reported, and the boot goes on:
+// trying again would not mend it. An archive that does not come is asked for
+// again, for the server said that this node is to have it.
 func (n *node) applyLayers(ctx context.Context) (string, error) {
 	place := newRoot
 	if !n.boot.Overlay.Enabled {
