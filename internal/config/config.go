@@ -57,6 +57,7 @@ type Label struct {
 	Cmdline   []string          // extra kernel arguments, one each, quotes kept
 	Qemu      []string          // extra qemu arguments, one each
 	Overlay   handoff.Overlay   // writable memory over the root
+	Layers    []string          // configuration trees laid over the root; the first wins
 	Kernel    string            // release; empty: the newest in the tree
 	BuildArgs map[string]string // values of the recipe's {{ }} variables
 	VM        VM
@@ -193,6 +194,15 @@ func (c *Config) Tree(label string) string {
 		return l.Tree
 	}
 	return c.tree(label)
+}
+
+// Layers is the folder of the layers that the server has: beside the file, empty
+// when there is none.
+func (c *Config) Layers() string {
+	if c.Path == "" {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(c.Path), "layers")
 }
 
 func (c *Config) tree(label string) string { return filepath.Join(c.State, "trees", label) }

@@ -38,6 +38,7 @@ func TestReference(t *testing.T) {
 			Cmdline:      []string{"console=tty0", "console=ttyS0,115200n8", `dyndbg="file nbd.c +p"`},
 			Qemu:         []string{"-device", "virtio-rng-pci", "-smbios", "type=1,serial=my node"},
 			Overlay:      handoff.Overlay{Enabled: true, Size: "2G"},
+			Layers:       []string{"rack7", "site"},
 			Kernel:       "5.14.0-503.11.1.el9_5.x86_64",
 			BuildArgs:    map[string]string{"VERSION": "9", "PYTHON": "3.10", "MIRROR": "http://mirror.example/rocky", "EMPTY": ""},
 			AllowSecrets: []string{"/etc/ssl/private/lab.key"},
@@ -74,7 +75,7 @@ func TestReferenceIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "servers", "rw", "debug", "cmdline", "qemu", "overlay", "kernel",
+	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "servers", "rw", "debug", "cmdline", "qemu", "overlay", "layers", "kernel",
 		"build_args", "allow_secrets", "vm", "memory", "ssh_port", "firmware"} {
 		if !strings.Contains(string(src), key+":") {
 			t.Errorf("the reference does not show %s", key)
@@ -115,6 +116,13 @@ func TestErrors(t *testing.T) {
 		"rw and size":                  {"labels: {a: {rw: true, overlay: 2G}}", "n.yaml:1:33: label a: rw"},
 		"rw over a wire that is read":  {"labels:\n  a:\n    rw: true\n    transport: nbd\n", "n.yaml:2:3: label a: rw makes the tree itself a node's root, which it can be by nfs alone"},
 		"network":                      {"networks: [10.0.0.1/8]\nlabels: {a: }", "n.yaml:1:12: networks: want an address"},
+		"layers without a list":        {"labels: {a: {layers: b}}", "n.yaml:1:22: layers: want a list, such as [rack7, site]"},
+		"a layer's path":               {"labels:\n  a:\n    layers: [b, layers/c]\n", `n.yaml:3:17: layers: "layers/c" has a slash`},
+		"a layer above":                {"labels: {a: {layers: [..]}}", `".." is not the name of a layer`},
+		"a layer twice":                {"labels: {a: {layers: [b, c, b]}}", `n.yaml:1:29: layers: b is there twice`},
+		"a layer that is a number":     {"labels: {a: {layers: [7]}}", `want text, not 7`},
+		"layers on a read-only root":   {"labels:\n  a:\n    overlay: false\n    layers: [b]\n", "n.yaml:4:13: label a: layers need memory over the root"},
+		"layers on the tree itself":    {"labels:\n  a: {rw: true, layers: [b]}\n", "n.yaml:2:25: label a: layers need memory over the root"},
 		"overlay":                      {"labels: {a: {overlay: much}}", `n.yaml:1:23: overlay: want true, false, a size such as 2G`},
 		"overlay without unit":         {"labels: {a: {overlay: 50}}", `overlay: want true`},
 		"overlay share":                {"labels: {a: {overlay: 150%}}", `want 1% to 100%`},
@@ -256,7 +264,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for name, l := range c.Labels {
-			if checkName(name) != nil || l.Name != name || l.VM.Memory <= 0 || l.VM.SSHPort == 0 || l.RW && l.Overlay.Enabled {
+			if checkName(name) != nil || l.Name != name || l.VM.Memory <= 0 || l.VM.SSHPort == 0 || l.RW && l.Overlay.Enabled || len(l.Layers) > 0 && !l.Overlay.Enabled {
 				t.Errorf("label %q came out as %+v", name, l)
 			}
 		}

@@ -73,7 +73,7 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 	if value == nil {
 		return l, nil
 	}
-	var overlay ast.Node
+	var overlay, layers ast.Node
 	err := p.mapping(value, "label "+name, fields{
 		"recipe":    p.path(&l.Recipe),
 		"tree":      func(n ast.Node) error { l.defaultTree = false; return p.path(&l.Tree)(n) },
@@ -84,6 +84,7 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 		"cmdline":   func(n ast.Node) (err error) { l.Cmdline, err = p.cmdline(n); return err },
 		"qemu":      func(n ast.Node) (err error) { l.Qemu, err = p.qemu(n); return err },
 		"overlay":   func(n ast.Node) (err error) { overlay = n; l.Overlay, err = p.overlay(n); return err },
+		"layers":    func(n ast.Node) (err error) { layers = n; l.Layers, err = p.layers(n); return err },
 		"kernel":    func(n ast.Node) (err error) { l.Kernel, err = p.scalar(n); return err },
 		"build_args": func(n ast.Node) (err error) {
 			l.BuildArgs, err = p.buildArgs(n)
@@ -104,6 +105,9 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 		l.Overlay = handoff.Overlay{}
 	case l.RW && l.Overlay.Enabled:
 		return nil, p.errorf(overlay, "label %s: rw makes the root itself writable and overlay hides it: take one of them", name)
+	}
+	if len(l.Layers) > 0 && !l.Overlay.Enabled {
+		return nil, p.errorf(layers, "label %s: layers need memory over the root, which overlay: true has, and rw has not", name)
 	}
 	return l, nil
 }
@@ -271,12 +275,27 @@ func (p *reader) texts(n ast.Node) ([]string, error) {
 
 // hosts reads a list of names and addresses, each once.
 func (p *reader) hosts(n ast.Node) ([]string, error) {
+	return p.words(n, "servers", "[boot1, boot2]", func(s string) error {
+		if err := handoff.CheckHost(s); err != nil {
+			return fmt.Errorf("%w; ports are the same on all servers and not named here", err)
+		}
+		return nil
+	})
+}
+
+// layers reads a list of layers, each once.
+func (p *reader) layers(n ast.Node) ([]string, error) {
+	return p.words(n, "layers", "[rack7, site]", handoff.CheckLayerName)
+}
+
+// words reads a list of texts that check accepts, each once.
+func (p *reader) words(n ast.Node, key, example string, check func(string) error) ([]string, error) {
 	items, isList, err := p.list(n)
 	if err != nil {
 		return nil, err
 	}
 	if !isList {
-		return nil, p.errorf(n, "servers: want a list, such as [boot1, boot2]")
+		return nil, p.errorf(n, "%s: want a list, such as %s", key, example)
 	}
 	var out []string
 	for _, item := range items {
@@ -284,11 +303,11 @@ func (p *reader) hosts(n ast.Node) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := handoff.CheckHost(s); err != nil {
-			return nil, p.errorf(item, "servers: %s; ports are the same on all servers and not named here", err.Error())
+		if err := check(s); err != nil {
+			return nil, p.errorf(item, "%s: %s", key, err.Error())
 		}
 		if slices.Contains(out, s) {
-			return nil, p.errorf(item, "servers: %s is there twice", s)
+			return nil, p.errorf(item, "%s: %s is there twice", key, s)
 		}
 		out = append(out, s)
 	}
