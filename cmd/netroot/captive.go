@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os/exec"
 	"runtime"
@@ -39,7 +38,7 @@ func (e *env) serveCaptive(ctx context.Context, command string, sc serve.Config,
 	if im == nil {
 		return usage(errors.New("--run serves one image to its command: name it with --image"))
 	}
-	sc.Default, sc.Log = im.Name(), e.logger(slog.LevelWarn)
+	sc.Default = im.Name()
 	environ, err := addresses(serve.Facts(im), http, roots, sc.RequireTLS)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -15,6 +16,7 @@ func planCmd(e *env) *cobra.Command {
 	var server string
 	var transport string
 	var asJSON, asIPXE, virtio bool
+	var layers layersFlag
 	cmd := &cobra.Command{
 		Use:   "plan LABEL[@ID]",
 		Short: "Print what a machine that boots a label is told",
@@ -36,6 +38,16 @@ standard ports sends exactly this.`,
 			}
 			set, err := settings(cfg, im.Label)
 			if err != nil {
+				return err
+			}
+			stack, err := layers.stack(e.layerFolder(cfg, slog.New(slog.DiscardHandler)), cfg, im.Label)
+			if err != nil {
+				return err
+			}
+			if err := stack.tell(e); err != nil {
+				return err
+			}
+			if err := stack.addTo(&set); err != nil {
 				return err
 			}
 			set.Ports = map[handoff.Transport]uint16{handoff.NVMe: handoff.DefaultNVMePort, handoff.NBD: handoff.DefaultNBDPort, handoff.ISCSI: handoff.DefaultISCSIPort}
@@ -63,6 +75,7 @@ standard ports sends exactly this.`,
 	}
 	cmd.Flags().StringVar(&server, "server", "127.0.0.1:8010", "HTTP `address` under which the machine reaches the server")
 	cmd.Flags().StringVar(&transport, "transport", "", "nvme, nbd, iscsi or http (default: the label's `transport`)")
+	layers.register(cmd.Flags())
 	cmd.Flags().BoolVar(&virtio, "virtio", false, "the plan of a virtual machine, which needs no drivers of real hardware")
 	cmd.Flags().BoolVar(&asIPXE, "ipxe", false, "as the iPXE script")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")

@@ -99,11 +99,18 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
+	least := slog.LevelInfo
+	if f.run != "" {
+		least = slog.LevelWarn
+	}
+	log := e.logger(least)
+	folder := e.layerFolder(cfg, log)
 	sc := serve.Config{
 		Store:    s,
-		Settings: func(name string) (boot.Settings, error) { return settings(cfg, name) },
+		Settings: func(name string) (boot.Settings, error) { return settingsWithLayers(cfg, folder, name) },
+		Layers:   folder.Archive,
 		Default:  f.image,
-		Log:      e.logger(slog.LevelInfo),
+		Log:      log,
 	}
 	var im *store.Image
 	if f.image != "" {
@@ -127,6 +134,7 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	if f.run != "" {
 		return e.serveCaptive(ctx, f.run, sc, im, http, roots)
 	}
+	renderLayers(cfg, folder, log)
 	server, err := serve.New(sc, http, roots)
 	if err != nil {
 		return err

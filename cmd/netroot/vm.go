@@ -19,7 +19,6 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/config"
 	"netroot/internal/handoff"
-	"netroot/internal/layer"
 	"netroot/internal/serve"
 	"netroot/internal/store"
 	"netroot/internal/term"
@@ -34,6 +33,7 @@ type vmFlags struct {
 	firmware, accel          string
 	sshPort                  uint16
 	debug, rw                bool
+	layers                   layersFlag
 }
 
 func vmCmd(e *env) *cobra.Command {
@@ -56,6 +56,7 @@ is emulated, which is slower by far.`,
   netroot vm debian12 --run 'findmnt /; systemctl is-system-running --wait'
   netroot vm debian12 --set-key ~/.ssh/id_ed25519.pub --serial console.log
   netroot vm debian12 --transport nbd
+  netroot vm debian12 --layers rack7,site          # docs/layers.md
   netroot vm debian12 --transport nfs              # the tree itself, as it is now (root)
   netroot vm debian12 --rw                         # what the machine writes stays in the tree (root)
   netroot vm debian12 --server 127.0.0.1:4420      # root from a running "netroot serve"`,
@@ -76,6 +77,7 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host")
 	fl.BoolVar(&f.rw, "rw", false, "have the machine write to the label's tree itself, by NFS, instead of to memory")
+	f.layers.register(fl)
 	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, and show what is served")
 	return cmd
 }
@@ -189,7 +191,11 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 			return nil, "", err
 		}
 	}
-	archive, err := keyLayer(key, &set)
+	log := slog.New(slog.DiscardHandler)
+	if f.debug {
+		log = e.logger(slog.LevelInfo)
+	}
+	layers, current, err := e.vmLayers(cfg, im.Label, f, key, log, &set)
 	if err != nil {
 		return nil, "", err
 	}
@@ -201,10 +207,6 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	if err != nil {
 		return nil, "", err
 	}
-	log := slog.New(slog.DiscardHandler)
-	if f.debug {
-		log = e.logger(slog.LevelInfo)
-	}
 	exported, err := vmExports(cfg, im.Label, set)
 	if err != nil {
 		return nil, "", err
@@ -212,8 +214,8 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	server, err := serve.New(serve.Config{
 		Store:    s,
 		NFS:      exported,
-		Settings: func(string) (boot.Settings, error) { return set, nil },
-		Layers:   [][]byte{archive},
+		Settings: current,
+		Layers:   layers.Archive,
 		Default:  im.Name(),
 		Log:      log,
 	}, http, roots)
@@ -246,16 +248,35 @@ func byNFS(set boot.Settings) bool {
 	return set.RW || set.Transport == handoff.NFS || set.Transport == handoff.NFSImage
 }
 
-// keyLayer makes the layer that brings the key, and has the machine take it.
-func keyLayer(key vm.Key, set *boot.Settings) (archive []byte, err error) {
+// vmLayers has the machine take its layers, as they are whenever it boots, and
+// over them the one that brings the key.
+func (e *env) vmLayers(cfg *config.Config, label string, f vmFlags, key vm.Key, log *slog.Logger, set *boot.Settings) (*serve.Layers, func(string) (boot.Settings, error), error) {
+	folder := e.layerFolder(cfg, log)
+	stack, err := f.layers.stack(folder, cfg, label)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := stack.tell(e); err != nil {
+		return nil, nil, err
+	}
+	archive, err := key.RunLayer()
 	if set.Overlay.Enabled {
 		archive, err = key.Layer()
-		set.Layers = append(set.Layers, layer.Digest(archive))
-	} else {
-		archive, err = key.RunLayer()
-		set.RunLayers = append(set.RunLayers, layer.Digest(archive))
 	}
-	return archive, err
+	if err != nil {
+		return nil, nil, err
+	}
+	digest := folder.Add(archive)
+	return folder, func(string) (boot.Settings, error) {
+		now := *set
+		err := stack.addTo(&now)
+		if now.Overlay.Enabled {
+			now.Layers = append(now.Layers, digest)
+		} else {
+			now.RunLayers = []string{digest}
+		}
+		return now, err
+	}, nil
 }
 
 // roots makes a listener for every transport, or, with --server, points the

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"netroot/internal/cache"
+	"netroot/internal/layer"
 	"netroot/internal/recipe"
 )
 
@@ -160,7 +161,7 @@ func (b *builder) resultKey(ctx context.Context, i int) (cache.Key, error) {
 // filesKey is the content of what %files and %appfiles copy from the host, and
 // the names that it was found under.
 func (b *builder) filesKey(ctx context.Context, st *recipe.Stage) ([]string, error) {
-	src := hostFiles{base: b.opt.Dir, edit: b.ownerEdit()}
+	src := hostFiles{base: b.opt.Dir, edit: layer.RootOwned(b.opt.Dir)}
 	parts := []string{fmt.Sprint(src.edit != nil)}
 	entries := []recipe.FileEntry{}
 	for _, block := range st.Files {

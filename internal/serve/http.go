@@ -112,7 +112,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) getLayer(w http.ResponseWriter, r *http.Request) error {
 	digest := r.PathValue("digest")
-	archive, ok := s.layers[digest]
+	archive, ok := s.cfg.Layers(digest)
 	if !ok {
 		return notFound(errors.New("no such layer"))
 	}

@@ -15,6 +15,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,7 +23,6 @@ import (
 
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
-	"netroot/internal/layer"
 	"netroot/internal/store"
 )
 
@@ -32,8 +32,10 @@ type Config struct {
 	// Settings says how machines of a label boot. Ports in its answer are those of other servers' transports; a listener
 	// here knows its own. Nil means no settings for any label. An error reaches the machine's console.
 	Settings func(label string) (boot.Settings, error)
-	// Layers are archives (package layer) that Settings may name by their digests. They live in memory.
-	Layers [][]byte
+	// Layers returns the archive (package layer) that has this digest, if there is one. Settings may name those that it has.
+	// It is asked again for each node: a Layers has those of a folder, and what renders one for a node would have that.
+	// Nil: there are none.
+	Layers func(digest string) (archive []byte, ok bool)
 	// NFS says what the NFS server exports.
 	NFS NFS
 	// Default is the image that an NBD client gets who names no export, as store.Resolve takes it. Empty: none.
@@ -51,7 +53,6 @@ type Server struct {
 	cfg     Config
 	catalog catalog
 	exports *exports
-	layers  map[string][]byte
 	http    net.Listener
 	roots   map[handoff.Transport]net.Listener
 }
@@ -88,14 +89,10 @@ func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.
 	if cfg.Settings == nil {
 		cfg.Settings = func(string) (boot.Settings, error) { return boot.Settings{}, nil }
 	}
-	s := &Server{
-		cfg: cfg, catalog: newCatalog(cfg.Store), exports: newExports(cfg), layers: make(map[string][]byte),
-		http: httpListener, roots: roots,
+	if cfg.Layers == nil {
+		cfg.Layers = func(string) ([]byte, bool) { return nil, false }
 	}
-	for _, archive := range cfg.Layers {
-		s.layers[layer.Digest(archive)] = archive
-	}
-	return s, nil
+	return &Server{cfg: cfg, catalog: newCatalog(cfg.Store), exports: newExports(cfg), http: httpListener, roots: roots}, nil
 }
 
 // rootServer is a server of one protocol.
@@ -189,8 +186,8 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 			return boot.Plan{}, err
 		}
 	}
-	for _, digest := range settings.Layers {
-		if _, ok := s.layers[digest]; !ok {
+	for _, digest := range slices.Concat(settings.Layers, settings.RunLayers) {
+		if _, ok := s.cfg.Layers(digest); !ok {
 			return boot.Plan{}, fmt.Errorf("label %s: layer %s is not served here", im.Label, digest)
 		}
 	}

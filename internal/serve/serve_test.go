@@ -29,13 +29,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fixture is a running server over a store with one image of the label "debian".
 type fixture struct {
 	*Server
-	store *store.Store
-	image *store.Image
-	root  []byte // the packed root
-	layer []byte
-	url   string // http://HOST:PORT
-	nbd   string // HOST:PORT
-	log   *syncBuffer
+	store  *store.Store
+	image  *store.Image
+	root   []byte // the packed root
+	layer  []byte
+	layers *Layers
+	url    string // http://HOST:PORT
+	nbd    string // HOST:PORT
+	log    *syncBuffer
 }
 
 type syncBuffer struct {
@@ -61,7 +62,7 @@ func random(seed byte, n int) []byte {
 	return b
 }
 
-func commit(t *testing.T, s *store.Store, label string, parts map[store.Role][]byte) *store.Image {
+func commit(t testing.TB, s *store.Store, label string, parts map[store.Role][]byte) *store.Image {
 	t.Helper()
 	var list []store.Part
 	for role, content := range parts {
@@ -71,7 +72,7 @@ func commit(t *testing.T, s *store.Store, label string, parts map[store.Role][]b
 		}
 		list = append(list, store.Part{Role: role, Path: file})
 	}
-	im, err := s.Commit(t.Context(), label, store.Config{Architecture: "amd64", RootFormat: "squashfs", System: "Test Linux", Transports: handoff.Transports()}, list)
+	im, err := s.Commit(context.Background(), label, store.Config{Architecture: "amd64", RootFormat: "squashfs", System: "Test Linux", Transports: handoff.Transports()}, list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +102,11 @@ func start(t *testing.T) *fixture {
 		}
 		return l
 	}
+	f.layers = NewLayers("", slog.New(slog.DiscardHandler))
+	f.layers.Add(f.layer)
 	web, blocks := listen("--http"), listen("--nbd")
 	f.Server, err = New(Config{
-		Store: s, Layers: [][]byte{f.layer}, Default: "debian", Log: slog.New(slog.NewTextHandler(f.log, nil)),
+		Store: s, Layers: f.layers.Archive, Default: "debian", Log: slog.New(slog.NewTextHandler(f.log, nil)),
 		Settings: func(label string) (boot.Settings, error) {
 			return boot.Settings{Overlay: handoff.Overlay{Enabled: true}, Layers: []string{layer.Digest(f.layer)}, Cmdline: []string{"label=" + label}}, nil
 		},
