@@ -38,6 +38,7 @@ BENCH_STATE ?= /var/lib/netroot
 bench: all
 	$(GO) run ./test/bench/nbd
 	$(GO) run ./test/bench/iscsi
+	$(GO) run ./test/bench/nfs
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
 
 .PHONY: install

@@ -12,10 +12,11 @@ type sattr struct {
 	mode, uid, gid *uint32
 	size           *uint64
 	atime, mtime   unix.Timespec // Nsec is unix.UTIME_OMIT, unix.UTIME_NOW or less than 1e9
+	noTime         bool          // a time has more nanoseconds than a second
 }
 
 // setTime reads a set_atime or set_mtime: leave it, the server's time, the client's.
-func (a *args) setTime() unix.Timespec {
+func (a *args) setTime(s *sattr) unix.Timespec {
 	switch a.u32() {
 	case 0:
 		return unix.Timespec{Nsec: unix.UTIME_OMIT}
@@ -23,9 +24,7 @@ func (a *args) setTime() unix.Timespec {
 		return unix.Timespec{Nsec: unix.UTIME_NOW}
 	case 2:
 		t := unix.Timespec{Sec: int64(a.u32()), Nsec: int64(a.u32())}
-		if t.Nsec >= 1e9 {
-			a.bad = true
-		}
+		s.noTime = s.noTime || t.Nsec >= 1e9
 		return t
 	}
 	a.bad = true
@@ -43,7 +42,7 @@ func (a *args) sattr() (s sattr) {
 		n := a.u64()
 		s.size = &n
 	}
-	s.atime, s.mtime = a.setTime(), a.setTime()
+	s.atime, s.mtime = a.setTime(&s), a.setTime(&s)
 	return s
 }
 
@@ -136,6 +135,9 @@ func setattr(c *conn, q *call, out []byte) []byte {
 
 // set sets attributes as who asks. The owner comes before the mode, of which a change of owner takes bits away.
 func (t *target) set(s *sattr) error {
+	if s.noTime {
+		return statusInval
+	}
 	if s.size != nil {
 		if err := t.truncate(*s.size); err != nil {
 			return err
