@@ -39,6 +39,7 @@ bench: all
 	$(GO) run ./test/bench/nbd
 	$(GO) run ./test/bench/iscsi
 	$(GO) run ./test/bench/nfs
+	$(GO) run ./test/bench/build
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
 
 .PHONY: install
