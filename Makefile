@@ -37,7 +37,10 @@ BENCH_STATE ?= /var/lib/netroot
 .PHONY: bench
 bench: all
 	$(GO) run ./test/bench/nbd
+	$(GO) run ./test/bench/nvme
 	$(GO) run ./test/bench/iscsi
+	$(GO) run ./test/bench/http
+	$(GO) run ./test/bench/idle
 	$(GO) run ./test/bench/nfs
 	$(GO) run ./test/bench/build
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
