@@ -25,6 +25,7 @@ type serveFlags struct {
 	roots      map[handoff.Transport]*string // addresses
 	image, run string
 	nfsAnyPort bool
+	portmap    string
 	tls        tlsFlags
 }
 
@@ -84,6 +85,7 @@ such as libnbd by nbds://. Nodes do not: their kernel's client has no TLS.`,
 	fl.StringVar(f.roots[handoff.ISCSI], "iscsi", ":3260", "`address` of the iSCSI server")
 	fl.StringVar(f.roots[handoff.NFS], "nfs", ":2049", "`address` of the NFS server, which wants root")
 	fl.BoolVar(&f.nfsAnyPort, "nfs-any-port", false, "export trees to ports above 1023, too, which any user of a machine may open: for machines behind an address translation")
+	fl.StringVar(&f.portmap, "portmap", "", "`address` of a portmapper for NFS clients that ask one, such as :111 (default: none; nodes need none)")
 	fl.StringVar(&f.image, "image", "", "`image` for NBD clients that name none, and for --run: LABEL or LABEL@ID")
 	fl.StringVar(&f.run, "run", "", "serve for as long as this shell `command` runs, on ports of its own")
 	f.tls.register(fl)
@@ -121,11 +123,19 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	if sc.TLS, sc.RequireTLS, err = f.tls.load(); err != nil {
 		return usage(err)
 	}
+	if f.portmap != "" && *f.roots[handoff.NFS] == "" {
+		return usage(errors.New("--portmap tells where the NFS server is, and there is none: run this as root, or give --nfs"))
+	}
 	if *f.roots[handoff.NFS] != "" {
 		if sc.NFS, err = nfsExports(cfg); err != nil {
 			return err
 		}
 		sc.NFS.AnyPort = f.nfsAnyPort
+		if f.portmap != "" {
+			if sc.NFS.Portmap, err = serve.ListenPortmap("--portmap", f.portmap); err != nil {
+				return err
+			}
+		}
 	}
 	http, roots, err := f.listen()
 	if err != nil {

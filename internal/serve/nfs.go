@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/boot"
+	"netroot/internal/handoff"
 	"netroot/internal/proto/nfs3"
 )
 
@@ -37,6 +38,27 @@ type NFS struct {
 	AnyPort bool
 	// Key seals the handles of files. It is secret, and the same at every start.
 	Key [32]byte
+	// Portmap, where it is set, tells clients that were given no port where the server is.
+	Portmap *Portmap
+}
+
+// Portmap is where a portmapper listens: port 111 of both, by rights (RFC 1833).
+type Portmap struct {
+	TCP net.Listener
+	UDP net.PacketConn
+}
+
+// ListenPortmap opens both sockets of a portmapper; see Listen.
+func ListenPortmap(option, address string) (*Portmap, error) {
+	l, err := Listen(option, address)
+	if err != nil {
+		return nil, err
+	}
+	u, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", option, err), l.Close())
+	}
+	return &Portmap{l, u}, nil
 }
 
 // How long a machine that was not heard counts as running. An idle one closes its connection after five minutes
@@ -74,6 +96,16 @@ func (s *Server) nfsServer() rootServer {
 		Lookup: s.exports.lookup, Find: s.exports.find, List: s.exports.list, Unmounted: s.exports.unmounted,
 		Key: s.exports.Key, Log: s.cfg.Log.With("server", "nfs"),
 	}
+}
+
+// runPortmap answers for the NFS server, when it is to and there is one.
+func (s *Server) runPortmap(ctx context.Context) error {
+	p, l := s.cfg.NFS.Portmap, s.roots[handoff.NFS]
+	if p == nil || l == nil {
+		return nil
+	}
+	server := nfs3.Portmap{Mappings: nfs3.Mappings(uint16(l.Addr().(*net.TCPAddr).Port)), Log: s.cfg.Log.With("server", "portmap")}
+	return server.Serve(ctx, p.TCP, p.UDP)
 }
 
 // imagesName is what the export of the packed roots is called.

@@ -1,6 +1,8 @@
 package serve
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -8,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -206,5 +209,56 @@ func TestNFSPlan(t *testing.T) {
 	}
 	if got, err := plan(boot.Settings{Transport: handoff.NFS}, nil); err == nil || !strings.Contains(err.Error(), `"shared" is not exported here`) {
 		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// TestPortmap asks for the port of NFS version 3 by TCP as RFC 1833, section 3 has it, over UDP.
+func TestPortmap(t *testing.T) {
+	_, images := exporting(t)
+	var l [2]net.Listener
+	for i := range l {
+		var err error
+		if l[i], err = Listen("test", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pm, err := ListenPortmap("--portmap", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Store: images, NFS: NFS{Portmap: pm}}, l[0], map[handoff.Transport]net.Listener{handoff.NFS: l[1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+
+	conn, err := net.Dial("udp", pm.UDP.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	var call []byte
+	for _, word := range []uint32{7, 0, 2, 100000, 2, 3, 0, 0, 0, 0, 100003, 3, 6, 0} { // GETPORT of program, version, protocol
+		call = binary.BigEndian.AppendUint32(call, word)
+	}
+	if _, err := conn.Write(call); err != nil {
+		t.Fatal(err)
+	}
+	reply := make([]byte, 100)
+	n, err := conn.Read(reply)
+	if err != nil || n != 28 {
+		t.Fatalf("a reply of %d bytes, %v", n, err)
+	}
+	if port := binary.BigEndian.Uint32(reply[24:]); int(port) != l[1].Addr().(*net.TCPAddr).Port {
+		t.Errorf("NFS is on port %d, not %d", l[1].Addr().(*net.TCPAddr).Port, port)
 	}
 }

@@ -116,6 +116,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for t, l := range s.roots {
 		group.Go(func() error { return serverOf[t](s).Serve(ctx, l) })
 	}
+	group.Go(func() error { return s.runPortmap(ctx) })
 	defer s.exports.close()
 	return group.Wait()
 }
