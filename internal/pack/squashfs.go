@@ -1,21 +1,12 @@
 package pack
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
-
-	"github.com/google/renameio/v2"
 
 	"netroot/internal/kernel"
 )
@@ -44,12 +35,6 @@ type SquashfsOptions struct {
 	Progress func(percent int) // called with rising numbers as files are packed; may be nil
 }
 
-// SquashfsResult is what a packing came to.
-type SquashfsResult struct {
-	Size     int64    // of the image in bytes
-	Warnings []string // what mksquashfs said, each message once: attributes that squashfs cannot hold, for example
-}
-
 // Compressor chooses the best squashfs compressor that a kernel can read, zstd before xz before gzip, and gzip when the
 // configuration is not known.
 func Compressor(c kernel.Config) string {
@@ -71,43 +56,28 @@ func Compressor(c kernel.Config) string {
 //
 // The same tree gives the same bytes when the environment's SOURCE_DATE_EPOCH is set: it is the image's time, and
 // files that are younger get it (mksquashfs 4.4 and later).
-func Squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (SquashfsResult, error) {
+func Squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Result, error) {
 	result, err := squashfs(ctx, tree, out, opt)
 	if err != nil {
-		return SquashfsResult{}, fmt.Errorf("pack %s: %w", tree, err)
+		return Result{}, fmt.Errorf("pack %s: %w", tree, err)
 	}
 	return result, nil
 }
 
-func squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (SquashfsResult, error) {
-	if _, err := exec.LookPath("mksquashfs"); err != nil {
-		return SquashfsResult{}, errors.New("mksquashfs is not installed: install squashfs-tools (its name on Debian, Fedora and EL alike)")
+func squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Result, error) {
+	mksquashfs := program{"mksquashfs", "install squashfs-tools (its name on Debian, Fedora and EL alike)"}
+	if err := mksquashfs.look(); err != nil {
+		return Result{}, err
 	}
-	if info, err := os.Stat(tree); err != nil {
-		return SquashfsResult{}, err
-	} else if !info.IsDir() {
-		return SquashfsResult{}, errors.New("not a directory")
-	}
-	pending, err := renameio.NewPendingFile(out, renameio.WithTempDir(filepath.Dir(out)), renameio.WithStaticPermissions(0o600))
-	if err != nil {
-		return SquashfsResult{}, err
-	}
-	defer pending.Cleanup()
-
-	// A slash at the end, so that a tree named by a link is the directory behind it.
-	args := append([]string{tree + "/", pending.Name()}, opt.args()...)
-	warnings, err := run(ctx, exec.CommandContext(ctx, "mksquashfs", args...), opt.Progress)
-	if err != nil {
-		return SquashfsResult{}, err
-	}
-	info, err := pending.Stat() // mksquashfs writes into the same file
-	if err != nil {
-		return SquashfsResult{}, err
-	}
-	if err := pending.CloseAtomicallyReplace(); err != nil { // with fsync
-		return SquashfsResult{}, err
-	}
-	return SquashfsResult{Size: info.Size(), Warnings: warnings}, nil
+	return whole(tree, out, func(file string) ([]string, error) {
+		// A slash at the end, so that a tree named by a link is the directory behind it.
+		args := append([]string{tree + "/", file}, opt.args()...)
+		lines, err := mksquashfs.run(ctx, file, args, &percentReader{report: opt.Progress})
+		if err != nil && ctx.Err() == nil && len(lines) > 0 {
+			return nil, squashfsError(lines)
+		}
+		return lines, err
+	})
 }
 
 // args are the command line after source and destination.
@@ -144,48 +114,14 @@ func (o SquashfsOptions) args() []string {
 	return args
 }
 
-// run runs mksquashfs and gives the warnings it printed.
-func run(ctx context.Context, cmd *exec.Cmd, progress func(int)) ([]string, error) {
-	var stderr bytes.Buffer
-	cmd.Stdout = &percentReader{report: progress}
-	cmd.Stderr = &stderr
-	cmd.WaitDelay = 5 * time.Second
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	// Killed with us, whatever kills us. The signal comes when the thread ends that started the child (prctl(2)).
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	runtime.LockOSThread()
-	err := cmd.Run()
-	runtime.UnlockOSThread()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	lines := messages(stderr.String())
-	if err == nil {
-		return lines, nil
-	}
-	if strings.Contains(stderr.String(), "No space left on device") {
-		return nil, fmt.Errorf("no space left in %s: free some, or put the image elsewhere", filepath.Dir(cmd.Args[2]))
-	}
+// squashfsError finds in what mksquashfs said why it failed.
+func squashfsError(lines []string) error {
 	for _, line := range lines { // what is wrong with the command line comes before a list of what would be right
 		if strings.HasPrefix(line, "mksquashfs: ") {
-			return nil, errors.New(line)
+			return errors.New(line)
 		}
 	}
-	if len(lines) == 0 {
-		return nil, fmt.Errorf("mksquashfs: %w", err)
-	}
-	return nil, fmt.Errorf("mksquashfs: %s", strings.Join(lines[max(0, len(lines)-3):], "; ")) // warnings come before
-}
-
-// messages gives the lines of text that say something, each once.
-func messages(text string) []string {
-	var lines []string
-	for line := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '\n' || r == '\r' }) {
-		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
-			lines = append(lines, line)
-		}
-	}
-	return lines
+	return fmt.Errorf("mksquashfs: %s", strings.Join(lines[max(0, len(lines)-3):], "; ")) // warnings come before
 }
 
 // percentReader finds the numbers in the progress bar that mksquashfs draws over and over on one line:

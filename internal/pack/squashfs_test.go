@@ -306,29 +306,46 @@ func TestSquashfsCancelled(t *testing.T) {
 	alone(t, out)
 }
 
-// TestSquashfsNoSpace runs itself once more, in a mount name space with a small file system of its own.
 func TestSquashfsNoSpace(t *testing.T) {
 	tool(t, "mksquashfs")
-	if small := os.Getenv("TEST_SMALL_DISK"); small != "" {
-		must(t, unix.Mount("none", small, "tmpfs", 0, "size=1m"))
-		tree := t.TempDir()
-		noise := make([]byte, 4<<20)
-		_, err := unix.Getrandom(noise, 0)
-		must(t, err, os.WriteFile(filepath.Join(tree, "f"), noise, 0o600))
-		_, err = pack.Squashfs(t.Context(), tree, filepath.Join(small, "new"), pack.SquashfsOptions{})
-		if err == nil || !strings.Contains(err.Error(), "no space left in "+small) {
-			t.Errorf("%v", err)
-		}
-		alone(t, small)
-		return
-	}
+	onSmallDisk(t, func(tree, small string) error {
+		_, err := pack.Squashfs(t.Context(), tree, filepath.Join(small, "new"), pack.SquashfsOptions{})
+		return err
+	})
+}
+
+// onSmallDisk packs noise to a small file system, which must fail and leave nothing.
+func onSmallDisk(t *testing.T, packTo func(tree, small string) error) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small file system needs root")
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestSquashfsNoSpace$", "-test.count=1")
-	cmd.Env = append(os.Environ(), "TEST_SMALL_DISK="+t.TempDir())
+	if !ownMounts(t) {
+		return
+	}
+	tree, small := t.TempDir(), t.TempDir()
+	must(t, unix.Mount("none", small, "tmpfs", 0, "size=1m"))
+	defer unix.Unmount(small, 0)
+	noise := make([]byte, 4<<20)
+	_, err := unix.Getrandom(noise, 0)
+	must(t, err, os.WriteFile(filepath.Join(tree, "f"), noise, 0o600))
+	if err := packTo(tree, small); err == nil || !strings.Contains(err.Error(), "no space left in "+small) {
+		t.Errorf("%v", err)
+	}
+	alone(t, small)
+}
+
+// ownMounts runs the test that calls it once more, with mounts that no other process sees; it is true in that run.
+func ownMounts(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv("TEST_OWN_MOUNTS") != "" {
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1")
+	cmd.Env = append(os.Environ(), "TEST_OWN_MOUNTS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	output(t, cmd)
+	return false
 }
 
 func TestCompressor(t *testing.T) {

@@ -1,0 +1,211 @@
+package pack
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErofsOptions says how a tree is packed. The zero value is an image without compression that every kernel with EROFS
+// reads.
+type ErofsOptions struct {
+	Compressor string // lz4hc, zstd or none; empty: none
+	Level      int    // of the compressor (lz4hc 1-12, zstd 1-22); 0: mkfs.erofs' own
+	Kernel     Linux  // the oldest that has to read it; the zero value: all since 5.4
+	Name       string // what the file system's UUID is made from: the same name, the same UUID
+
+	Progress func(percent int) // called with rising numbers as files are packed; may be nil
+}
+
+// Linux is a kernel's version, 6.1 for {6, 1}.
+type Linux [2]int
+
+// since reports whether a kernel is of that version or younger.
+func (l Linux) since(major, minor int) bool { return slices.Compare(l[:], []int{major, minor}) >= 0 }
+
+var linuxForm = regexp.MustCompile(`^([0-9]+)\.([0-9]+)`)
+
+// linuxOf reads a kernel's release: "6.1.0-56-amd64".
+func linuxOf(release string) Linux {
+	var l Linux
+	if m := linuxForm.FindStringSubmatch(release); m != nil {
+		l[0], _ = strconv.Atoi(m[1])
+		l[1], _ = strconv.Atoi(m[2])
+	}
+	return l
+}
+
+const (
+	// erofsCluster is how many bytes are compressed to at most: what a node fetches and unpacks to read 4 KiB.
+	erofsCluster = 64 << 10
+
+	// erofsChunk is the size in which an image without compression leaves out holes.
+	erofsChunk = 64 << 10
+
+	noCompressor = "none"
+)
+
+var mkfsErofs = program{"mkfs.erofs", "install erofs-utils (its name on Debian, Fedora and EL alike)"}
+
+// ErofsCompressors are those of this host's mkfs.erofs.
+func ErofsCompressors(ctx context.Context) ([]string, error) {
+	if err := mkfsErofs.look(); err != nil {
+		return nil, err
+	}
+	// Up to 1.7 "Available compressors are: lz4hc, lz4", from 1.8 on a list, with the options of each.
+	help, err := exec.CommandContext(ctx, mkfsErofs.name, "--help").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("mkfs.erofs --help: %w", err)
+	}
+	var found []string
+	for _, name := range []string{"lz4hc", "zstd"} {
+		if regexp.MustCompile(`\b` + name + `\b`).Match(help) {
+			found = append(found, name)
+		}
+	}
+	return found, nil
+}
+
+// Erofs packs tree into an EROFS image at out, with owners, modes, times, hard links, devices and all extended
+// attributes, POSIX ACLs among them. The contents of /proc, /sys, /dev, /run and /tmp are left out, the folders stay. Holes
+// take no room, but in an image without compression for a kernel before 5.15.
+//
+// The image appears at out whole or not at all. Cancelling ctx ends the packing with ctx's error.
+//
+// The same tree and name give the same bytes when the environment's SOURCE_DATE_EPOCH is set: it is the image's time, and
+// files that are younger get it.
+func Erofs(ctx context.Context, tree, out string, opt ErofsOptions) (Result, error) {
+	result, err := erofs(ctx, tree, out, opt)
+	if err != nil {
+		return Result{}, fmt.Errorf("pack %s: %w", tree, err)
+	}
+	return result, nil
+}
+
+func erofs(ctx context.Context, tree, out string, opt ErofsOptions) (Result, error) {
+	if err := mkfsErofs.look(); err != nil {
+		return Result{}, err
+	}
+	return whole(tree, out, func(file string) ([]string, error) {
+		files, err := countFiles(tree)
+		if err != nil {
+			return nil, err
+		}
+		args := append(opt.args(), file, tree+"/")
+		lines, err := mkfsErofs.run(ctx, file, args, &fileCounter{report: opt.Progress, total: files})
+		if err != nil && ctx.Err() == nil && len(lines) > 0 {
+			return nil, erofsError(lines)
+		}
+		return erofsWarnings(lines), err
+	})
+}
+
+// args are the command line before destination and source.
+func (o ErofsOptions) args() []string {
+	args := []string{
+		"-U", uuidOf(o.Name),
+		"--exclude-regex=^(" + strings.Join(emptied, "|") + ")/.",
+	}
+	switch compressed := o.Compressor != "" && o.Compressor != noCompressor; {
+	case compressed:
+		z := "-z" + o.Compressor
+		if o.Level != 0 {
+			z += "," + strconv.Itoa(o.Level)
+		}
+		args = append(args, z)
+		if o.Kernel.since(5, 13) {
+			args = append(args, "-C"+strconv.Itoa(erofsCluster))
+		}
+		if o.Kernel.since(5, 17) {
+			args = append(args, "-Eztailpacking")
+		}
+	case o.Kernel.since(5, 15):
+		args = append(args, "--chunksize="+strconv.Itoa(erofsChunk))
+	}
+	return args
+}
+
+// uuidOf makes a UUID of a name: version 8 of RFC 9562, of which all other bits are its maker's.
+func uuidOf(name string) string {
+	u := sha256.Sum256([]byte("netroot erofs\x00" + name))
+	u[6] = u[6]&0x0f | 0x80
+	u[8] = u[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:16])
+}
+
+// countFiles counts what will be packed below dir.
+func countFiles(dir string) (int, error) {
+	n := -1 // dir itself
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		n++
+		if d.IsDir() && filepath.Dir(path) == filepath.Clean(dir) && slices.Contains(emptied, d.Name()) {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	return n, err
+}
+
+// fileCounter counts the files that mkfs.erofs says it has in hand, "\rProcessing etc/hosts ...", one over the other.
+type fileCounter struct {
+	report      func(int)
+	total, done int
+	rest        []byte // the beginning of a word, perhaps
+	last        int
+}
+
+func (c *fileCounter) Write(b []byte) (int, error) {
+	word := []byte("Processing ")
+	text := append(c.rest, b...)
+	c.done += bytes.Count(text, word)
+	keep := text[max(0, len(text)-len(word)+1):]
+	c.rest = slices.Clone(keep)
+	if percent := min(100, 100*c.done/max(1, c.total)); percent > c.last {
+		c.last = percent
+		if c.report != nil {
+			c.report(percent)
+		}
+	}
+	return len(b), nil
+}
+
+// erofsTag is what mkfs.erofs puts before a message, and the place in its source: "<E> erofs: f() Line[12] ".
+var erofsTag = regexp.MustCompile(`^<([EW])> erofs[a-z_]*: *(?:\w+\(\) Line\[\d+\] *)?`)
+
+// erofsError is why mkfs.erofs failed, the first reason first, without how it is used.
+func erofsError(lines []string) error {
+	var said []string
+	for _, line := range lines {
+		if tag := erofsTag.FindStringSubmatch(line); tag != nil && tag[1] == "E" {
+			said = append(said, strings.TrimSpace(line[len(tag[0]):]))
+		}
+	}
+	if said == nil {
+		said = lines[:1]
+	}
+	return errors.New("mkfs.erofs: " + strings.Join(said[:min(3, len(said))], "; "))
+}
+
+// erofsWarnings leaves out that a feature is experimental, which mkfs.erofs goes on saying of what kernels have had for
+// years.
+func erofsWarnings(lines []string) []string {
+	var said []string
+	for _, line := range lines {
+		if tag := erofsTag.FindString(line); !strings.Contains(line, "EXPERIMENTAL") {
+			said = append(said, line[len(tag):])
+		}
+	}
+	return said
+}
