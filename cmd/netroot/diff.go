@@ -22,7 +22,8 @@ root (type, mode, owner, content, link target, device, hard links, extended
 attributes) and the other parts: + was added, - was removed, ~ changed. Times of
 files and SELinux labels do not count.
 
-The images are read where they lie: it needs no root, and mounts nothing.
+The images are read where they lie: it needs no root, and mounts nothing. Files of
+a root that is packed as EROFS are not looked into, which is said.
 
 Exit status, as with diff(1): 0 the same, 1 different, 2 trouble.`,
 		Example: `  netroot diff debian12

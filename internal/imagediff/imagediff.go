@@ -6,6 +6,7 @@
 package imagediff
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -34,6 +35,7 @@ type Diff struct {
 	Packages []Package `json:"packages"`
 	Files    []File    `json:"files"`
 	Parts    []Part    `json:"parts"`
+	Notes    []string  `json:"notes,omitempty"` // what was not compared, and why
 }
 
 // Empty reports two images that machines cannot tell from each other. Facts about a build, such as the digest of its
@@ -42,7 +44,7 @@ func (d *Diff) Empty() bool { return len(d.Packages)+len(d.Files)+len(d.Parts) =
 
 // Fact is something that the images say about themselves.
 type Fact struct {
-	Name string `json:"name"` // "kernel", "system", "recipe"
+	Name string `json:"name"` // "kernel", "system", "recipe", "root"
 	Old  string `json:"old"`
 	New  string `json:"new"`
 }
@@ -68,8 +70,16 @@ func Images(ctx context.Context, from, to *store.Image) (*Diff, error) {
 	d := &Diff{From: from.Name(), To: to.Name(), Facts: facts(from.Config, to.Config),
 		Packages: packages(from.Config.Packages, to.Config.Packages), Files: []File{}, Parts: parts(from, to)}
 	rootDiffers := slices.ContainsFunc(d.Parts, func(p Part) bool { return p.Role == store.RoleRoot && p.Op == Changed })
-	if !rootDiffers || from.Config.RootFormat != "squashfs" || to.Config.RootFormat != "squashfs" {
-		return d, nil // nothing to look into, or the parts say that it differs
+	if !rootDiffers {
+		return d, nil
+	}
+	for _, im := range []*store.Image{from, to} {
+		if f := im.Config.RootFormat; f != "squashfs" {
+			d.Notes = append(d.Notes, fmt.Sprintf("files are not compared: the root of %s is %s, and only squashfs is read", im.Name(), cmp.Or(f, "of an unknown format")))
+		}
+	}
+	if d.Notes != nil {
+		return d, nil // the parts say that the root differs
 	}
 	d.Parts = slices.DeleteFunc(d.Parts, func(p Part) bool { return p.Role == store.RoleRoot })
 	old, err := readRoot(ctx, from)
@@ -93,6 +103,7 @@ func facts(old, young store.Config) []Fact {
 		{"architecture", old.Architecture, young.Architecture},
 		{"kernel", old.KernelRelease, young.KernelRelease},
 		{"recipe", old.RecipeDigest, young.RecipeDigest},
+		{"root", packing(old), packing(young)},
 	} {
 		if f.Old != f.New {
 			out = append(out, f)
@@ -100,6 +111,9 @@ func facts(old, young store.Config) []Fact {
 	}
 	return out
 }
+
+// packing is how a root is packed: "erofs lz4hc".
+func packing(c store.Config) string { return strings.TrimSpace(c.RootFormat + " " + c.Compressor) }
 
 // packages compares two lists of "name version".
 func packages(old, young []string) []Package {

@@ -160,6 +160,10 @@ func TestRootsThatCannotBeRead(t *testing.T) {
 	if err != nil || len(d.Parts) != 1 || d.Parts[0].Role != store.RoleRoot || d.Empty() {
 		t.Errorf("another format: %+v, %v", d, err)
 	}
+	var text bytes.Buffer
+	if err := d.Print(&text); err != nil || !strings.Contains(text.String(), "files are not compared: the root of "+d.To+" is erofs, and only squashfs is read\n") {
+		t.Errorf("another format: %s, %v", text.String(), err)
+	}
 	broken := raw("squashfs", "no squashfs")
 	if _, err := Images(t.Context(), broken, raw("squashfs", "nor this")); err == nil || !strings.Contains(err.Error(), "root of image "+broken.Name()) {
 		t.Errorf("damaged: %v", err)

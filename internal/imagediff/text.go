@@ -39,6 +39,9 @@ func (d *Diff) Print(w io.Writer) error {
 			fmt.Fprintf(&b, "%s %s %s\n", signs[p.Op], p.Role, change(p.Op, term.Size(p.OldSize), term.Size(p.NewSize)))
 		}
 	}
+	for _, n := range d.Notes {
+		fmt.Fprintf(&b, "\n%s\n", n)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
