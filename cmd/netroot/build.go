@@ -24,6 +24,7 @@ func buildCmd(e *env) *cobra.Command {
 	var read recipeFlags
 	var opt build.Options
 	var sections, binds []string
+	var packAs string
 	var asJSON, noCache bool
 	cmd := &cobra.Command{
 		Use:   "build LABEL|FILE.def",
@@ -56,6 +57,7 @@ images as they were, and nothing of its own but the log.`,
 		Example: `  netroot build debian12
   netroot build recipes/debian12.def
   netroot build --update debian12
+  netroot build --update debian12 --pack erofs
   netroot build centos8 --build-arg MIRROR=http://mirror.example/centos`,
 		Args:              oneArg("label or definition file"),
 		ValidArgsFunction: e.completeLabels,
@@ -70,6 +72,9 @@ images as they were, and nothing of its own but the log.`,
 			if err := opt.Allow.Check(); err != nil {
 				return usage(fmt.Errorf("--allow-secret: %w", err))
 			}
+			if opt.Pack, err = packOf(packAs); err != nil {
+				return err
+			}
 			return e.build(cmd.Context(), args[0], read, opt, asJSON, noCache)
 		},
 	}
@@ -81,6 +86,7 @@ images as they were, and nothing of its own but the log.`,
 	cmd.Flags().StringArrayVar((*[]string)(&opt.Allow), "allow-secret", nil, "`path` of a secret that is meant to be in the image; may be repeated")
 	cmd.Flags().BoolVar(&noCache, "no-cache", false, "have the bootstrap agent and all stages do their work again")
 	cmd.Flags().BoolVar(&opt.NoTest, "notest", false, "leave out %test")
+	cmd.Flags().StringVar(&packAs, "pack", "", "pack the root as `format`: squashfs, erofs, erofs-uncompressed or auto (default: as the label says)")
 	cmd.Flags().IntVar(&opt.Level, "level", 0, "compression `level` of the packed root (default: a good one)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print progress and result as JSON, an object a line")
 	return cmd
@@ -103,6 +109,9 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 		return err
 	}
 	opt.Label, opt.Recipe, opt.Tree, opt.Kernel = l.Name, r, l.Tree, l.Kernel
+	if opt.Pack == "" {
+		opt.Pack = l.Pack
+	}
 	opt.Transport, opt.LogDir, opt.Dir = l.Transport, cfg.Logs(), recipeDir(cfg, l)
 	if opt.Init, err = initPath(); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,14 +43,14 @@ with * is what the label's name means, to "netroot vm" and to machines that boot
 				fmt.Fprintln(e.stderr, "no images yet: \"netroot build LABEL\" makes one")
 				return nil
 			}
-			rows := [][]string{{"", "IMAGE", "BUILT", "SIZE", "KERNEL", "SYSTEM"}}
+			rows := [][]string{{"", "IMAGE", "BUILT", "SIZE", "ROOT", "KERNEL", "SYSTEM"}}
 			for _, im := range images {
 				mark := ""
 				if im.Newest {
 					mark = "*"
 				}
 				rows = append(rows, []string{mark, im.Name(), im.Config.Created.Local().Format(time.DateTime),
-					term.Size(im.Size()), im.Config.KernelRelease, im.Config.System})
+					term.Size(im.Size()), strings.TrimSpace(im.Config.RootFormat + " " + im.Config.Compressor), im.Config.KernelRelease, im.Config.System})
 			}
 			return term.Table(e.stdout, rows)
 		},

@@ -15,6 +15,7 @@ import (
 	"netroot/internal/config"
 	"netroot/internal/handoff"
 	"netroot/internal/nearest"
+	"netroot/internal/pack"
 	"netroot/internal/store"
 )
 
@@ -61,15 +62,27 @@ func settings(cfg *config.Config, name string) (boot.Settings, error) {
 
 // transportOf reads a transport's name.
 func transportOf(name string) (handoff.Transport, error) {
-	t := handoff.Transport(name)
-	if slices.Contains(handoff.Transports(), t) {
-		return t, nil
+	return oneOf("transport", name, handoff.Transports())
+}
+
+// packOf reads how a root is to be packed; nothing is whatever is usual.
+func packOf(name string) (pack.Method, error) {
+	if name == "" {
+		return "", nil
 	}
-	var known []string
-	for _, t := range handoff.Transports() {
-		known = append(known, string(t))
+	return oneOf("pack", name, pack.Methods())
+}
+
+// oneOf reads a word that must be one of the known ones.
+func oneOf[T ~string](what, name string, known []T) (T, error) {
+	if slices.Contains(known, T(name)) {
+		return T(name), nil
 	}
-	return "", usage(fmt.Errorf("transport %q: there are %s%s", name, strings.Join(known, ", "), nearest.Hint(name, known)))
+	var words []string
+	for _, k := range known {
+		words = append(words, string(k))
+	}
+	return "", usage(fmt.Errorf("%s %q: there are %s%s", what, name, strings.Join(words, ", "), nearest.Hint(name, words)))
 }
 
 // openImage finds an image of the store: "label", "label@id" or "id".
@@ -86,6 +99,28 @@ func openImage(cfg *config.Config, ref string) (*store.Store, *store.Image, erro
 		return nil, nil, usage(err)
 	}
 	return s, im, err
+}
+
+// packedImage finds an image whose root is packed by the method: the newest of
+// the label that ref names, or the one version that it names.
+func packedImage(cfg *config.Config, ref string, method pack.Method) (*store.Store, *store.Image, error) {
+	s, im, err := openImage(cfg, ref)
+	if err != nil || method.Packed(im.Config.RootFormat, im.Config.Compressor) {
+		return s, im, err
+	}
+	if im.Label != ref {
+		return nil, nil, fmt.Errorf("image %s is packed as %s, %s, and not as %s", im.Name(), im.Config.RootFormat, im.Config.Compressor, method)
+	}
+	images, err := s.List()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, other := range images { // of each label the newest first
+		if other.Label == im.Label && method.Packed(other.Config.RootFormat, other.Config.Compressor) {
+			return s, other, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("no image of %s is packed as %s: run \"netroot build %s --update --pack %s\" first", ref, method, ref, method)
 }
 
 // completeLabels completes the labels of the configuration.

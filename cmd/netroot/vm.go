@@ -30,7 +30,7 @@ import (
 type vmFlags struct {
 	run, serial, key, memory string
 	transport, server        string
-	firmware, accel          string
+	firmware, accel, pack    string
 	sshPort                  uint16
 	debug, rw                bool
 	layers                   layersFlag
@@ -75,6 +75,7 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.firmware, "firmware", "bios", "`bios` or uefi")
 	fl.StringVar(&f.accel, "accel", "auto", "`auto`, kvm or tcg")
 	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
+	fl.StringVar(&f.pack, "pack", "", "take the label's newest image that is packed as `format`: squashfs, erofs or erofs-uncompressed")
 	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host")
 	fl.BoolVar(&f.rw, "rw", false, "have the machine write to the label's tree itself, by NFS, instead of to memory")
 	f.layers.register(fl)
@@ -87,7 +88,11 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	if err != nil {
 		return err
 	}
-	s, im, err := openImage(cfg, ref)
+	method, err := packOf(f.pack)
+	if err != nil {
+		return err
+	}
+	s, im, err := packedImage(cfg, ref, method)
 	if err != nil {
 		return err
 	}

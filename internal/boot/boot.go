@@ -42,7 +42,7 @@ type Image struct {
 	Name          string // "label@id"; also the name of its NBD export, and what NQN and IQN are made of
 	Arch          string // GOARCH name
 	KernelRelease string
-	RootFormat    string              // file system type of the packed root, "squashfs"
+	RootFormat    string              // file system type of the packed root: "squashfs", "erofs"
 	Root          File                // the packed root
 	Transports    []handoff.Transport // that its kernel can take a root by
 	Kernel        File                // its URL is filled in by Decide

@@ -25,6 +25,7 @@ import (
 	"netroot/internal/cache"
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/pack"
 	"netroot/internal/recipe"
 	"netroot/internal/sandbox"
 	"netroot/internal/secrets"
@@ -51,7 +52,8 @@ type Options struct {
 	Binds     []sandbox.Bind    // for %post and %test
 	Cache     *cache.Cache      // of what agents brought; nil: none
 	Allow     secrets.Allow     // secrets that may be in the image
-	Level     int               // squashfs compression level; 0: the packer's own
+	Pack      pack.Method       // of the root; empty: pack.Auto
+	Level     int               // compression level of the root; 0: a good one
 	Version   string            // netroot's
 
 	Progress *term.Printer

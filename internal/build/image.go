@@ -30,6 +30,7 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 		return nil, err
 	}
 	var k *kernel.Kernel
+	var packing pack.Choice
 	var files []store.Part
 	add := func(role store.Role, path string) { files = append(files, store.Part{Role: role, Path: path}) }
 	err := b.phase("kernel", "", func(p *term.Phase) (err error) {
@@ -42,20 +43,23 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 		p.Result(k.Release)
 		path := filepath.Join(parts, "vmlinuz")
 		add(store.RoleKernel, path)
+		if packing, err = b.opt.Pack.Choose(ctx, k); err != nil {
+			return err
+		}
 		return copyOut(b.tree, k.Image, path)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := b.initramfs(ctx, k, parts, add); err != nil {
+	if err := b.initramfs(ctx, k, packing, parts, add); err != nil {
 		return nil, err
 	}
-	if err := b.pack(ctx, k, filepath.Join(parts, "root.squashfs"), add); err != nil {
+	if err := b.pack(ctx, packing, filepath.Join(parts, "root."+packing.Format), add); err != nil {
 		return nil, err
 	}
 	var image *store.Image
 	err = b.phase("store", b.opt.Store.Dir(), func(*term.Phase) error {
-		cfg, err := b.facts(ctx, k)
+		cfg, err := b.facts(ctx, k, packing)
 		if err != nil {
 			return err
 		}
@@ -65,7 +69,7 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	return image, err
 }
 
-func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, dir string, add func(store.Role, string)) error {
+func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, packing pack.Choice, dir string, add func(store.Role, string)) error {
 	roles := map[string]store.Role{
 		initramfs.Base:     store.RoleInitramfs,
 		initramfs.Hardware: store.RoleInitramfsHardware,
@@ -76,7 +80,7 @@ func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, dir string, a
 		if b.opt.Transport != "" {
 			must = append(must, b.opt.Transport)
 		}
-		opt := initramfs.Options{Tree: b.tree, Kernel: k, Init: b.opt.Init, OutDir: dir, Transports: must}
+		opt := initramfs.Options{Tree: b.tree, Kernel: k, Init: b.opt.Init, OutDir: dir, RootFormat: packing.Format, Transports: must}
 		if b.opt.Cache != nil {
 			opt.Reuse = b.restoreArchive
 		}
@@ -102,11 +106,10 @@ func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, dir string, a
 	})
 }
 
-func (b *builder) pack(ctx context.Context, k *kernel.Kernel, out string, add func(store.Role, string)) error {
-	compressor := pack.Compressor(k.Config)
-	return b.phase("pack", "squashfs, "+compressor, func(p *term.Phase) error {
-		r, err := pack.Squashfs(ctx, b.tree, out, pack.SquashfsOptions{
-			Compressor: compressor, Level: b.opt.Level,
+func (b *builder) pack(ctx context.Context, packing pack.Choice, out string, add func(store.Role, string)) error {
+	return b.phase("pack", packing.Format+", "+packing.Compressor, func(p *term.Phase) error {
+		r, err := packing.Pack(ctx, b.tree, out, pack.Options{
+			Level: b.opt.Level, Name: b.opt.Label,
 			Progress: func(percent int) { p.Progress(float64(percent) / 100) },
 		})
 		if err != nil {
@@ -136,7 +139,7 @@ func (b *builder) refuseSecrets(ctx context.Context) error {
 }
 
 // facts are what the image says about itself.
-func (b *builder) facts(ctx context.Context, k *kernel.Kernel) (store.Config, error) {
+func (b *builder) facts(ctx context.Context, k *kernel.Kernel, packing pack.Choice) (store.Config, error) {
 	list, err := packages(ctx, b.tree)
 	if err != nil {
 		return store.Config{}, err
@@ -155,7 +158,8 @@ func (b *builder) facts(ctx context.Context, k *kernel.Kernel) (store.Config, er
 		System:        systemName(b.tree),
 		RecipeDigest:  b.recipeDigest(),
 		KernelRelease: k.Release,
-		RootFormat:    "squashfs",
+		RootFormat:    packing.Format,
+		Compressor:    packing.Compressor,
 		Transports:    transports,
 		TreeSize:      size,
 		Packages:      list,

@@ -21,6 +21,7 @@ import (
 
 	"netroot/internal/handoff"
 	"netroot/internal/nearest"
+	"netroot/internal/pack"
 )
 
 // DefaultState is where trees, images and logs go when nobody says otherwise.
@@ -52,6 +53,7 @@ type Label struct {
 	Tree      string            // absolute directory of its root filesystem
 	Transport handoff.Transport // empty: the best that the image's kernel and the server have
 	Servers   []string          // hosts that serve the same images, on the same ports as this one
+	Pack      pack.Method       // of the root; empty: pack.Auto
 	RW        bool              // the tree itself is the root of one node, which writes to it; by NFS
 	Debug     bool
 	Cmdline   []string          // extra kernel arguments, one each, quotes kept

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"netroot/internal/handoff"
+	"netroot/internal/pack"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -33,7 +34,7 @@ func TestReference(t *testing.T) {
 		},
 		"rocky9": {
 			Name: "rocky9", Recipe: filepath.Join(filepath.Dir(dir), "defs/rocky.def"), Tree: "/scratch/trees/rocky9",
-			Transport: handoff.NBD, Debug: true,
+			Transport: handoff.NBD, Pack: pack.AsErofs, Debug: true,
 			Servers:      []string{"10.1.0.1", "boot2.example", "2001:db8::3"},
 			Cmdline:      []string{"console=tty0", "console=ttyS0,115200n8", `dyndbg="file nbd.c +p"`},
 			Qemu:         []string{"-device", "virtio-rng-pci", "-smbios", "type=1,serial=my node"},
@@ -75,7 +76,7 @@ func TestReferenceIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "servers", "rw", "debug", "cmdline", "qemu", "overlay", "layers", "kernel",
+	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "pack", "servers", "rw", "debug", "cmdline", "qemu", "overlay", "layers", "kernel",
 		"build_args", "allow_secrets", "vm", "memory", "ssh_port", "firmware"} {
 		if !strings.Contains(string(src), key+":") {
 			t.Errorf("the reference does not show %s", key)

@@ -12,6 +12,7 @@ import (
 
 	"netroot/internal/handoff"
 	"netroot/internal/nearest"
+	"netroot/internal/pack"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -78,6 +79,7 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 		"recipe":    p.path(&l.Recipe),
 		"tree":      func(n ast.Node) error { l.defaultTree = false; return p.path(&l.Tree)(n) },
 		"transport": oneOf(p, &l.Transport, handoff.Transports()),
+		"pack":      oneOf(p, &l.Pack, pack.Methods()),
 		"servers":   func(n ast.Node) (err error) { l.Servers, err = p.hosts(n); return err },
 		"rw":        p.flag(&l.RW),
 		"debug":     p.flag(&l.Debug),

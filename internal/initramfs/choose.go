@@ -12,14 +12,20 @@ import (
 )
 
 // needed by every boot. No device asks for these: the init loads them by name. They may be built into the kernel.
-var needed = []handoff.Module{{Name: "af_packet", Option: "PACKET"}, {Name: "squashfs", Option: "SQUASHFS"}, {Name: "overlay", Option: "OVERLAY_FS"}}
+func needed(rootFormat string) []handoff.Module {
+	root := handoff.Module{Name: "squashfs", Option: "SQUASHFS"}
+	if rootFormat == "erofs" {
+		root = handoff.Module{Name: "erofs", Option: "EROFS_FS"}
+	}
+	return []handoff.Module{{Name: "af_packet", Option: "PACKET"}, root, {Name: "overlay", Option: "OVERLAY_FS"}}
+}
 
 // virtual lists what the devices of virtual machines ask for, and file systems that a root may have. A kernel may lack
 // any of them.
 var virtual = []string{
 	"virtio_pci", "virtio_pci_modern_dev", "virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "virtio_console",
 	"e1000", "e1000e", "8139cp", // the network cards that qemu offers beside virtio
-	"erofs",
+	"erofs", "squashfs",
 }
 
 // physical lists the parts of module paths that put a module into the hardware archive: network hardware, and what must
@@ -113,7 +119,7 @@ func (c *choice) require(index *kmod.Index, opt Options) error {
 		}
 		return false
 	}
-	for _, m := range needed {
+	for _, m := range needed(opt.RootFormat) {
 		if check(m) {
 			c.load = append(c.load, m.Name)
 		}

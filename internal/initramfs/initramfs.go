@@ -37,6 +37,7 @@ type Options struct {
 	Init   string         // path of the init: a static program of the image's architecture
 	OutDir string         // where the archives are put; it must exist
 
+	RootFormat string              // file system type of the packed root, "erofs"; empty: squashfs
 	Transports []handoff.Transport // that must work; modules of others go in where the kernel has them
 	Modules    []string            // further modules to put into base, and to load at every boot
 

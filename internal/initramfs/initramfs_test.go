@@ -322,6 +322,11 @@ func TestErrorsLeaveNothing(t *testing.T) {
 		{"it has no module squashfs (CONFIG_SQUASHFS), nbd (CONFIG_BLK_DEV_NBD): install", func(t *testing.T, tr *tree, _ *initramfs.Options) {
 			tr.edit(t, "modules.dep", without("squashfs", "nbd"))
 		}},
+		{"it has no module erofs (CONFIG_EROFS_FS): install", func(t *testing.T, tr *tree, o *initramfs.Options) {
+			tr.edit(t, "modules.dep", without("erofs"))
+			o.RootFormat = "erofs"
+		}},
+		{"erofs needs gone", func(_ *testing.T, _ *tree, o *initramfs.Options) { o.RootFormat = "erofs" }},
 		{"squashfs needs zstd", func(t *testing.T, tr *tree, _ *initramfs.Options) {
 			tr.edit(t, "modules.dep", without("zstd.ko.gz:"))
 		}},

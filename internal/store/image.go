@@ -52,7 +52,8 @@ type Config struct {
 	System        string              `json:"system,omitempty"`        // PRETTY_NAME of its os-release
 	RecipeDigest  string              `json:"recipeDigest,omitempty"`  // "sha256:..." of the recipe after substitution
 	KernelRelease string              `json:"kernelRelease,omitempty"` // "6.1.0-56-amd64"
-	RootFormat    string              `json:"rootFormat,omitempty"`    // "squashfs"
+	RootFormat    string              `json:"rootFormat,omitempty"`    // file system type of the packed root: "squashfs", "erofs"
+	Compressor    string              `json:"compressor,omitempty"`    // of the packed root: "zstd", "none"
 	Transports    []handoff.Transport `json:"transports,omitempty"`    // that the kernel can take a root by, the preferred one first
 	TreeSize      int64               `json:"treeSize,omitempty"`      // bytes of the files before packing
 	Packages      []string            `json:"packages,omitempty"`      // "name version", sorted
