@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -78,7 +79,7 @@ func (e *env) exported(ref string, f exportFlags) (*exported, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := settings(cfg, im.Label)
+	set, err := settingsWithLayers(cfg, e.layerFolder(cfg, slog.New(slog.DiscardHandler)), im.Label)
 	if err != nil {
 		return nil, err
 	}

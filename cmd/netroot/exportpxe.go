@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -108,7 +109,7 @@ func (e *env) exportPxelinux(ref string, f exportPxelinuxFlags, d export.Default
 	if err != nil {
 		return err
 	}
-	e.tellPxelinux(x, change, entry.Name, f.http != "")
+	e.tellPxelinux(x, change, entry, f.http != "")
 	return nil
 }
 
@@ -173,9 +174,13 @@ func entryTitle(im *store.Image) string {
 	return strings.Join(words, ", ") + " (" + im.ID() + ")"
 }
 
-func (e *env) tellPxelinux(x *exported, c pxetree.Change, name string, http bool) {
+func (e *env) tellPxelinux(x *exported, c pxetree.Change, entry export.Entry, http bool) {
+	name := entry.Name
 	say := func(format string, args ...any) { fmt.Fprintf(e.stdout, format+"\n", args...) }
 	say("%s boots %s as its entry %s; DHCP names %s of this TFTP server (netroot export dhcp --loader pxelinux)", x.f.out, x.im.Name(), name, pxetree.Loader(http))
+	if slices.ContainsFunc(entry.Cmdline, func(a string) bool { return strings.HasPrefix(a, "netroot.layer=") }) {
+		say("its layers come from \"netroot serve\" on %s, and are those of now: export again when one has changed", x.httpServer())
+	}
 	for _, image := range c.Removed {
 		say("removed the files of %s, which no entry names", image)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netroot/internal/foreign"
 	"netroot/internal/nearest"
 	"netroot/internal/sandbox"
 )
@@ -41,6 +42,7 @@ type env struct {
 
 func main() {
 	sandbox.Main() // does not return in the processes that run inside a tree
+	foreign.Main() // nor in those that keep somebody else's server
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

@@ -21,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"netroot/internal/foreign"
 	"netroot/internal/handoff"
 	"netroot/internal/sandbox"
 	"netroot/internal/store"
@@ -29,6 +30,7 @@ import (
 // TestMain makes this test binary the netroot that scripts run.
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	foreign.Main()
 	testscript.Main(m, map[string]func(){"netroot": main})
 }
 

@@ -59,7 +59,8 @@ is emulated, which is slower by far.`,
   netroot vm debian12 --layers rack7,site          # docs/layers.md
   netroot vm debian12 --transport nfs              # the tree itself, as it is now (root)
   netroot vm debian12 --rw                         # what the machine writes stays in the tree (root)
-  netroot vm debian12 --server 127.0.0.1:4420      # root from a running "netroot serve"`,
+  netroot vm debian12 --server 127.0.0.1:4420      # root from a running "netroot serve"
+  netroot vm debian12 --transport iscsi --server kernel    # root from tgtd`,
 		Args:              oneArg("label"),
 		ValidArgsFunction: e.completeLabels,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -76,7 +77,7 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.accel, "accel", "auto", "`auto`, kvm or tcg")
 	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	fl.StringVar(&f.pack, "pack", "", "take the label's newest image that is packed as `format`: squashfs, erofs or erofs-uncompressed")
-	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host")
+	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host, or, with \"kernel\", from a site's own kind of server, nbd-server or tgtd, started for the run")
 	fl.BoolVar(&f.rw, "rw", false, "have the machine write to the label's tree itself, by NFS, instead of to memory")
 	f.layers.register(fl)
 	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, and show what is served")
@@ -109,7 +110,19 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	server, url, err := e.vmServer(cfg, s, im, f, key)
+	set, err := f.settings(cfg, im)
+	if err != nil {
+		return err
+	}
+	var own *site
+	if f.server == kernelServer {
+		if own, err = e.startSite(ctx, im, set); err != nil {
+			return err
+		}
+		defer own.Close()
+		own.point(&set)
+	}
+	server, url, err := e.vmServer(cfg, s, im, f, key, set)
 	if err != nil {
 		return err
 	}
@@ -180,11 +193,11 @@ func (f vmFlags) sshKey() (vm.Key, error) {
 	return key, err
 }
 
-// vmServer makes the servers of one machine and the URL of its boot script.
-func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vmFlags, key vm.Key) (*serve.Server, string, error) {
+// settings are what label and flags say about the machine's boot.
+func (f vmFlags) settings(cfg *config.Config, im *store.Image) (boot.Settings, error) {
 	set, err := settings(cfg, im.Label)
 	if err != nil {
-		return nil, "", err
+		return boot.Settings{}, err
 	}
 	set.Console, set.Servers = []string{"ttyS0,115200"}, nil // the label's others know nothing of our ports
 	set.Debug = set.Debug || f.debug
@@ -193,9 +206,14 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 	}
 	if f.transport != "" {
 		if set.Transport, err = transportOf(f.transport); err != nil {
-			return nil, "", err
+			return boot.Settings{}, err
 		}
 	}
+	return set, nil
+}
+
+// vmServer makes the servers of one machine and the URL of its boot script.
+func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vmFlags, key vm.Key, set boot.Settings) (*serve.Server, string, error) {
 	log := slog.New(slog.DiscardHandler)
 	if f.debug {
 		log = e.logger(slog.LevelInfo)
@@ -288,6 +306,9 @@ func (e *env) vmLayers(cfg *config.Config, label string, f vmFlags, key vm.Key, 
 // settings at that server.
 func (f vmFlags) roots(set *boot.Settings) (map[handoff.Transport]net.Listener, error) {
 	roots := map[handoff.Transport]net.Listener{}
+	if f.server == kernelServer {
+		return roots, nil // they point there
+	}
 	if f.server != "" {
 		port, err := localPort(f.server)
 		if err != nil {

@@ -14,16 +14,17 @@ const TgtLUN = 1
 // ISCSI is for tgtd (targets.conf(5)) and for LIO, the kernel's target (targetcli(8)). In both the target's name is what a
 // plan asks for. The command line of a plan is for one of them, so there are two: tgt has d.Cmdline, LIO lio.
 func ISCSI(d Disk, lio []string) (Set, error) {
-	if err := checkPath(d.Path); err != nil {
+	const dir = "/etc/tgt/conf.d/"
+	targets, err := Targets(d)
+	if err != nil {
 		return Set{}, err
 	}
-	const dir = "/etc/tgt/conf.d/"
 	iqn := boot.IQN(d.Image)
 	name := d.Image + ".conf"
 	script := d.Image + ".targetcli"
 	return Set{
 		Files: []File{
-			{"tgt/" + name, dir + name, Targets(d)},
+			{"tgt/" + name, dir + name, targets},
 			{"lio/" + script, script, targetcli(d, iqn)},
 		},
 		Steps: []string{
@@ -35,16 +36,21 @@ func ISCSI(d Disk, lio []string) (Set, error) {
 	}, nil
 }
 
-// Targets is the configuration of tgtd for one disk.
-func Targets(d Disk) string {
+// Targets is the configuration of tgtd for one disk. Without allow-in-use tgt-admin passes over a file that somebody else
+// has open, such as "netroot serve", and says nothing.
+func Targets(d Disk) (string, error) {
+	if err := checkPath(d.Path); err != nil {
+		return "", err
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "<target %s>\n", boot.IQN(d.Image))
 	fmt.Fprintf(&b, "    <backing-store %s>\n        lun %d\n        readonly 1\n    </backing-store>\n", d.Path, TgtLUN)
+	b.WriteString("    allow-in-use yes\n")
 	for _, p := range d.Clients {
 		fmt.Fprintf(&b, "    initiator-address %s\n", network(p))
 	}
 	b.WriteString("</target>\n")
-	return b.String()
+	return b.String(), nil
 }
 
 // targetcli are commands for targetcli. A target that makes no difference between initiators lets them read alone

@@ -1,0 +1,36 @@
+package foreign
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	"netroot/internal/export"
+	"netroot/internal/proto/nbd"
+)
+
+// NBD starts nbd-server with the disk, and returns when it gives it out.
+func NBD(ctx context.Context, d export.Disk) (*Server, error) {
+	s, err := prepare("nbd-server.conf", func(listen netip.AddrPort) (string, error) { return export.NBDServer(d, listen) })
+	if err != nil {
+		return nil, err
+	}
+	// It goes into the background by itself; newer versions alone can be told not to.
+	if err := s.start(ctx, nil, "nbd-server", "-C", filepath.Join(s.dir, "nbd-server.conf"), "-p", "/dev/null"); err != nil {
+		return nil, err
+	}
+	err = s.ready(ctx, func(ctx context.Context) error {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Addr.String())
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, err = nbd.Handshake(ctx, conn, d.Image)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
