@@ -95,13 +95,23 @@ func (s layerStack) missing() error {
 	defer tree.Close()
 	var all []error
 	for _, name := range s.tree {
-		if _, err := layer.FindTree(tree, name); err != nil {
-			known, _ := layer.TreeLayers(tree) // a hint, no more
-			here, _ := s.folder.Names()
-			all = append(all, fmt.Errorf("layer %s of %s: %w%s%s", name, s.label.Name, err, s.folder.Nor(name), nearest.Hint(name, slices.Concat(here, known))))
+		if err := s.missingIn(tree, name); err != nil {
+			all = append(all, fmt.Errorf("label %s: layer %s: %w", s.label.Name, name, err))
 		}
 	}
 	return errors.Join(all...)
+}
+
+// missingIn says that one is neither in the tree nor in the folder, and what may
+// have been meant.
+func (s layerStack) missingIn(tree *os.Root, name string) error {
+	_, err := layer.FindTree(tree, name)
+	if err == nil {
+		return nil
+	}
+	known, _ := layer.TreeLayers(tree) // a hint, no more
+	here, _ := s.folder.Names()
+	return fmt.Errorf("%w%s%s", err, s.folder.Nor(name), nearest.Hint(name, slices.Concat(here, known)))
 }
 
 // tell says what is missing: an error where the user has just named it, and else

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"netroot/internal/layer"
 	"netroot/internal/squashfs"
 )
 
@@ -58,7 +58,7 @@ func (r *root) stat(path string) *Stat {
 func files(ctx context.Context, old, young *root) ([]File, error) {
 	out := []File{}
 	paths := names(old.files, young.files)
-	slices.SortFunc(paths, byComponents)
+	slices.SortFunc(paths, layer.ByComponents)
 	for _, path := range paths {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -115,9 +115,4 @@ func kept(attrs map[string]string) map[string]string {
 	out := maps.Clone(attrs)
 	delete(out, "security.selinux")
 	return out
-}
-
-// byComponents sorts a directory before what is in it, and that before what follows the directory.
-func byComponents(a, b string) int {
-	return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"netroot/internal/layer"
 	"netroot/internal/store"
 )
 
@@ -172,7 +173,7 @@ func TestRootsThatCannotBeRead(t *testing.T) {
 
 func TestOrder(t *testing.T) {
 	paths := []string{"/a-b", "/a/b", "/a", "/", "/a b", "/a/b/c", "/a.d/x"}
-	slices.SortFunc(paths, byComponents)
+	slices.SortFunc(paths, layer.ByComponents)
 	if diff := cmp.Diff([]string{"/", "/a", "/a/b", "/a/b/c", "/a b", "/a-b", "/a.d/x"}, paths); diff != "" {
 		t.Error(diff)
 	}

@@ -89,10 +89,7 @@ func printFiles(b *strings.Builder, files []File) {
 		if f.Op == Removed {
 			stat = f.Old
 		}
-		name := printable(f.Path)
-		if stat.Type == "directory" && f.Path != "/" {
-			name += "/"
-		}
+		name := Name(f.Path, stat)
 		if f.Op == Changed {
 			fmt.Fprintf(b, "~ %s  %s\n", name, strings.Join(explain(f), ", "))
 			continue
@@ -104,6 +101,15 @@ func printFiles(b *strings.Builder, files []File) {
 		}
 		fmt.Fprintf(b, "%s %s%s\n", signs[f.Op], name, describe(stat, below))
 	}
+}
+
+// Name is a path for people: with a slash behind directories, and quoted where it would play tricks on a terminal.
+func Name(path string, s *Stat) string {
+	name := printable(path)
+	if s.Type == "directory" && path != "/" {
+		name += "/"
+	}
+	return name
 }
 
 // describe says what a file is that came or went.

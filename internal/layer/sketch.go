@@ -37,8 +37,8 @@ type sketched struct {
 	origin  string // the tree's name of a file that the tree has
 }
 
-// maxContent is how much of a file a sketch keeps, in bytes: what people write by hand is smaller.
-const maxContent = 64 << 10
+// MaxContent is how much of a file a sketch keeps, in bytes: what people write by hand is smaller.
+const MaxContent = 64 << 10
 
 func (s *sketch) Lstat(name string) (fs.FileInfo, error) {
 	if t, ok := s.touched[name]; ok {
@@ -90,7 +90,7 @@ func (s *sketch) create(place string, hdr *tar.Header, body io.Reader) error {
 func (f *sketched) read(body io.Reader) error {
 	var kept bytes.Buffer
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(sum, &kept), io.LimitReader(body, maxContent))
+	n, err := io.Copy(io.MultiWriter(sum, &kept), io.LimitReader(body, MaxContent))
 	if err != nil {
 		return err
 	}

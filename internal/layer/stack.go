@@ -140,25 +140,51 @@ func (a *applier) withDeletions(apply func() error, dirs bool, report func(error
 	return nil
 }
 
+// Measure counts what is in the layer in dir: files (all that is no directory), their bytes, and lines of its DeletionList
+// that will be carried out.
+func Measure(dir string) (files int, size int64, deletions int, err error) {
+	err = filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || file == filepath.Join(dir, DeletionList) {
+			return err
+		}
+		fi, err := d.Info()
+		if err == nil && fi.Mode().IsRegular() {
+			size += fi.Size()
+		}
+		files++
+		return err
+	})
+	list, _ := readList(dir)
+	return files, size, len(list), err
+}
+
 // CheckDeletions says which lines of the DeletionList of the layer in dir will be refused.
 func CheckDeletions(dir string) (refused []error) {
+	_, refused = readList(dir)
+	return refused
+}
+
+func readList(dir string) (list []deletion, refused []error) {
 	file := filepath.Join(dir, DeletionList)
 	fi, err := os.Lstat(file)
-	if err != nil || !fi.Mode().IsRegular() {
-		if err == nil {
-			refused = append(refused, errNoList)
-		}
-		return refused
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, []error{err}
+	case !fi.Mode().IsRegular():
+		return nil, []error{errNoList}
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return []error{err}
+		return nil, []error{err}
 	}
 	defer f.Close()
-	if _, err := readDeletions(f, func(err error) { refused = append(refused, err) }); err != nil {
+	list, err = readDeletions(f, func(err error) { refused = append(refused, err) })
+	if err != nil {
 		refused = append(refused, err)
 	}
-	return refused
+	return list, refused
 }
 
 // limiter passes on so many reports and counts the others: a full memory would make one of every file. It may be told by

@@ -346,7 +346,7 @@ func TestLookNamesLayers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	big := strings.Repeat("x", maxContent+1)
+	big := strings.Repeat("x", MaxContent+1)
 	srv := serverDir(t, "srv", member{tar.TypeReg, "etc/both", "", "srv"}, member{tar.TypeReg, "etc/big", "", big}, member{tar.TypeLink, "etc/big2", "etc/big", ""})
 	p, err := Look(r, []string{"a", "b"}, []Dir{srv})
 	if err != nil {
