@@ -36,6 +36,8 @@ func (p *parser) entries(b *block) ([]FileEntry, error) {
 		switch {
 		case errors.Is(err, errOpenQuote):
 			return nil, p.fail(line, b.section(), err.Error(), `close it, or put a name that holds a quote between quotes of the other kind`)
+		case errors.Is(err, errInnerQuote):
+			return nil, p.fail(line, b.section(), err.Error(), "put the whole name between quotes")
 		case err != nil:
 			return nil, p.fail(line, b.section(), err.Error(), `write "`)
 		case words[0] == "":
@@ -59,6 +61,7 @@ func (p *parser) entries(b *block) ([]FileEntry, error) {
 var (
 	errOpenQuote   = errors.New("a quote is not closed")
 	errSingleQuote = errors.New("Apptainer misreads single quotes")
+	errInnerQuote  = errors.New("Apptainer ends a word at a quote inside it")
 )
 
 // words splits a line of %files, which is neither blank nor a comment, at
@@ -83,6 +86,9 @@ func (p *parser) words(text string) ([]string, error) {
 			end := strings.IndexByte(text[i+1:], c)
 			if end < 0 {
 				return nil, errOpenQuote
+			}
+			if after := i + 2 + end; p.strict && (open || after < len(text) && text[after] != ' ' && text[after] != '\t') {
+				return nil, errInnerQuote
 			}
 			word.WriteString(text[i+1 : i+1+end])
 			open = true

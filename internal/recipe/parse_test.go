@@ -145,6 +145,8 @@ func TestErrors(t *testing.T) {
 		{name: "no program", src: head + "%post -c # bash\n", want: "x.def:2: %post: -c names no program; write", strict: "x.def:2: %post: -c names no program"},
 		{name: "large", src: head + "%post\n" + strings.Repeat("# line\n", 10000), strict: "x.def:2: %post: the section is larger than 64 KiB"},
 		{name: "quote", src: head + "%files\nit's\n", want: "x.def:3: %files: a quote is not closed; close it", strict: `x.def:3: %files: Apptainer misreads single quotes; write "`},
+		{name: "quote in a word", src: head + "%files\na\"b c\"d e\n", strict: "x.def:3: %files: Apptainer ends a word at a quote inside it; put the whole name between quotes"},
+		{name: "quote before a word", src: head + "%files\n\"a b\"c e\n", strict: "x.def:3: %files: Apptainer ends a word at a quote inside it"},
 		{name: "empty source", src: head + "%files\n\"\" b\n", want: "x.def:3: %files: the source is empty", strict: "x.def:3: %files: the source is empty"},
 		{name: "three files", src: head + "%files\na b c\n", warn: `x.def:3: %files: "c" is left out`},
 		{name: "files arguments", src: head + "%files to there\n", warn: `x.def:2: %files: "to there" means nothing here`},

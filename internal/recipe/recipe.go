@@ -25,7 +25,7 @@
 //	section arguments         after a blank
 //	keys above Bootstrap      belong to that stage           error
 //	value of Bootstrap        any case                       lower case
-//	'x y' in %files           one word                       error
+//	'x y', x" "y in %files    one word                       error
 //	a byte order mark         skipped                        error
 //	section over 64 KiB       fine                           error
 //

@@ -1,0 +1,265 @@
+// Package recipe holds our parser of definition files in its strict dialect
+// against Apptainer's own, over sample files and over generated ones: what one
+// takes, the other takes, and means the same by it. Where ours refuses more, it is
+// because Apptainer would fail or misread later: the table allowed says which.
+package recipe
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/apptainer/apptainer/pkg/build/types"
+	"github.com/apptainer/apptainer/pkg/build/types/parser"
+	"github.com/google/go-cmp/cmp"
+
+	"netroot/internal/recipe"
+)
+
+func TestMain(m *testing.M) {
+	log.SetOutput(io.Discard) // Apptainer's parser logs what it returns
+	os.Exit(m.Run())
+}
+
+// stage is what both parsers can say of a stage.
+type stage struct {
+	Header  map[string]string
+	Scripts map[string]script // by section, with the app's name behind
+	Labels  map[string]string
+	Files   []files
+	Apps    []string // in order
+}
+
+type script struct {
+	Args []string
+	Body string
+}
+
+// files are the lines of one kind of %files section, in order.
+type files struct {
+	From  string
+	Lines [][2]string
+}
+
+var scripts = []string{"pre", "setup", "post", "environment", "runscript", "startscript", "test", "help"}
+
+// theirs reads a text with Apptainer's parser. A panic is an error, and so is
+// what its build refuses first of all.
+func theirs(text []byte) (stages []stage, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	all, err := parser.All(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range all {
+		if d.Header["bootstrap"] == "" {
+			return nil, errors.New("no bootstrap specification found")
+		}
+		stages = append(stages, fromDefinition(d))
+	}
+	return stages, nil
+}
+
+func fromDefinition(d types.Definition) stage {
+	st := stage{Header: d.Header, Scripts: map[string]script{}, Labels: d.ImageData.Labels, Apps: d.AppOrder}
+	b, i := d.BuildData, d.ImageData
+	for name, s := range map[string]types.Script{
+		"pre": b.Pre, "setup": b.Setup, "post": b.Post, "test": b.Test,
+		"environment": i.Environment, "runscript": i.Runscript, "startscript": i.Startscript, "help": i.Help,
+	} {
+		st.add(name, s.Args, s.Script)
+	}
+	for name, text := range d.CustomData {
+		st.add(name, "", text)
+	}
+	for _, f := range b.Files {
+		args, _, _ := strings.Cut(f.Args, "#")
+		from := ""
+		if words := strings.Fields(args); len(words) == 2 && words[0] == "from" {
+			from = words[1]
+		}
+		var lines [][2]string
+		for _, l := range f.Files {
+			lines = append(lines, [2]string{l.Src, l.Dst})
+		}
+		st.addFiles(from, lines)
+	}
+	return st
+}
+
+// fromStage says the same of one of ours.
+func fromStage(s *recipe.Stage) stage {
+	st := stage{Header: map[string]string{}, Scripts: map[string]script{}, Labels: map[string]string{}}
+	for _, f := range s.Header {
+		st.Header[strings.ToLower(f.Key)] = f.Value
+	}
+	for i, s := range []*recipe.Script{s.Pre, s.Setup, s.Post, s.Environment, s.RunScript, s.StartScript, s.Test, s.Help} {
+		if s != nil {
+			st.add(scripts[i], strings.Join(s.Args, " "), s.Body)
+		}
+	}
+	for _, l := range s.Labels {
+		st.Labels[l.Key] = l.Value
+	}
+	for _, f := range s.Files {
+		st.addFiles(f.From, lines(f.Entries))
+	}
+	for _, app := range s.Apps {
+		st.Apps = append(st.Apps, app.Name)
+	}
+	// Apptainer keeps the text of app sections alone.
+	for _, sec := range s.Sections {
+		if strings.HasPrefix(sec.Name, "app") {
+			name := sec.Name + " " + strings.Fields(sec.Args)[0]
+			st.add(name, "", st.Scripts[name].Body+"\n"+sec.Body)
+		}
+	}
+	return st
+}
+
+func lines(entries []recipe.FileEntry) (out [][2]string) {
+	for _, e := range entries {
+		out = append(out, [2]string{e.Src, e.Dst})
+	}
+	return out
+}
+
+// add notes a script down, if it says anything. Blank lines at the end of a
+// section are Apptainer's only: here no blank line counts.
+func (st *stage) add(name, args, body string) {
+	var kept []string
+	for line := range strings.Lines(body) {
+		if strings.TrimSpace(line) != "" {
+			kept = append(kept, strings.TrimRight(line, "\n"))
+		}
+	}
+	args, _, _ = strings.Cut(args, "#")
+	if s := (script{strings.Fields(args), strings.Join(kept, "\n")}); len(s.Args) > 0 || s.Body != "" {
+		st.Scripts[name] = s
+	}
+}
+
+// addFiles joins sections of one kind, as Apptainer does with those of the same
+// arguments.
+func (st *stage) addFiles(from string, lines [][2]string) {
+	if len(lines) == 0 {
+		return
+	}
+	i := slices.IndexFunc(st.Files, func(f files) bool { return f.From == from })
+	if i < 0 {
+		i = len(st.Files)
+		st.Files = append(st.Files, files{From: from})
+	}
+	st.Files[i].Lines = append(st.Files[i].Lines, lines...)
+}
+
+// allowed are our errors where Apptainer's parser is content, and what becomes of
+// such a recipe there.
+var allowed = []struct{ says, because string }{
+	{"Apptainer knows no agent", "its build ends with: invalid build source"},
+	{"no stage \"", "its build ends with: stage was not found"},
+	{"does not name one stage", "it leaves the section out and says nothing"},
+	{"-c names no program", "its build ends with: missing arguments"},
+	{"Apptainer misreads single quotes", "it takes the quote for a part of the name"},
+	{"Apptainer ends a word at a quote inside it", "it takes one name for two"},
+	{"a quote is not closed", "it takes the quote for a part of the name, or for none"},
+	{"no Bootstrap line", "it leaves out empty sections above the first stage"},
+	{"no name of an app", "it makes an app of no name"},
+	{"cannot name an app", "its build ends with: could not open"},
+	{"holds a zero byte", "its shell stops there"},
+	{"the source is empty", "its cp fails"},
+	{"but nothing continues it", "it drops the value, or panics"},
+	{"the value begins on the next line only", "it takes the value for missing, and the next line for a key"},
+	{"which begins a stage", "its build ends with: all must have headers"},
+}
+
+func isAllowed(text []byte, err error) bool {
+	for _, a := range allowed {
+		if strings.Contains(err.Error(), a.says) {
+			return true
+		}
+	}
+	// A line that the next one should continue is dropped at the end of a header, whatever its key.
+	if e, ok := errors.AsType[*recipe.Error](err); ok && strings.Contains(err.Error(), "unknown key") {
+		line, _, _ := strings.Cut(strings.Split(string(text), "\n")[e.Line-1], "#")
+		return strings.HasSuffix(strings.TrimSpace(line), "\\")
+	}
+	return strings.Contains(err.Error(), "build argument") // another part of Apptainer's
+}
+
+// compare holds the two against each other, and returns what is wrong, if
+// anything is.
+func compare(text []byte) string {
+	want, refused := theirs(text)
+	r, err := recipe.Parse("x.def", text, recipe.Options{Strict: true})
+	switch {
+	case err != nil && refused != nil:
+		return ""
+	case err != nil:
+		if isAllowed(text, err) {
+			return ""
+		}
+		return fmt.Sprintf("Apptainer takes it, ours does not: %v", err)
+	case refused != nil:
+		return fmt.Sprintf("ours takes it, Apptainer does not: %v", refused)
+	}
+	// Build arguments are put in by a part that cannot be had from outside: it parses the result once more.
+	if want, refused = theirs(r.Source); refused != nil {
+		return fmt.Sprintf("with build arguments Apptainer refuses it: %v", refused)
+	}
+	if bytes.Contains(r.Source, []byte("{{")) {
+		return "" // what is no build argument, and is still kept together as one in %files
+	}
+	var got []stage
+	for _, st := range r.Stages {
+		got = append(got, fromStage(st))
+	}
+	return cmp.Diff(want, got, cmp.Transformer("empty", func(m map[string]string) map[string]string {
+		if len(m) == 0 {
+			return nil
+		}
+		return m
+	}), cmp.Comparer(func(a, b []string) bool { return slices.Equal(a, b) }))
+}
+
+// TestSamples reads the project's recipes and Apptainer's own.
+func TestSamples(t *testing.T) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/apptainer/apptainer").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := strings.TrimSpace(string(out))
+	n := 0
+	for _, pattern := range []string{
+		"../../../recipes/*.def", "../../../internal/recipe/testdata/*.def", "../../bootvm/testdata/rpm/*.def", "../../../internal/build/testdata/*.def",
+		peer + "/examples/*/Apptainer*", peer + "/pkg/build/types/parser/testdata_*/*/*", peer + "/e2e/testdata/*.def", peer + "/e2e/testdata/*/*.def",
+	} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 && !strings.Contains(pattern, "e2e") {
+			t.Errorf("%s: %d files, %v", pattern, len(found), err)
+		}
+		for _, file := range found {
+			text, err := os.ReadFile(file)
+			if err != nil || filepath.Ext(file) == ".json" {
+				continue
+			}
+			n++
+			if wrong := compare(text); wrong != "" {
+				t.Errorf("%s: %s", file, wrong)
+			}
+		}
+	}
+	t.Logf("%d files", n)
+}
