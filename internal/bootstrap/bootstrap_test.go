@@ -224,11 +224,15 @@ exit 25`)
 	}
 }
 
-// TestDebootstrap runs the second choice, with a debootstrap that writes what the real one writes.
+// TestDebootstrap runs the second choice, with a debootstrap and an apt in the tree that write what the real ones write.
 func TestDebootstrap(t *testing.T) {
 	needRoot(t)
+	box := needTool(t, "busybox")
 	fakeTool(t, "debootstrap", `
 echo "$http_proxy $*"
+mkdir -p "$4/bin" "$4/dev" "$4/proc" "$4/sys" "$4/tmp" "$4/var/lib/apt/lists"
+cp `+box+` "$4/bin/sh" && ln -s sh "$4/bin/rm"
+printf '#!/bin/sh\necho "$http_proxy apt-get $*"; echo > /var/lib/apt/lists/x' > "$4/bin/apt-get" && chmod 755 "$4/bin/apt-get"
 mkdir -p "$4/etc/apt/sources.list.d"
 echo "deb $5 $3 main" > "$4/etc/apt/sources.list"
 for f in resolv.conf hostname; do if test -e /etc/$f; then cat /etc/$f > "$4/etc/$f"; fi; done`)
@@ -240,14 +244,18 @@ for f in resolv.conf hostname; do if test -e /etc/$f; then cat /etc/$f > "$4/etc
 	d := debian{prog: prog, suite: "trixie", root: j.Root, sources: forSuite(parseList(oneLine), "bookworm", "trixie")}
 	must(t, d.debootstrap(t.Context(), j, []setting{{"Acquire::http::Proxy", "http://p.invalid"}}))
 	must(t, forgetHost(j.Root))
-	if want := "http://p.invalid --variant=minbase --include=apt trixie " + j.Root + " http://a.invalid/debian\n"; log.String() != want {
+	want := "http://p.invalid --variant=minbase --include=apt trixie " + j.Root + " http://a.invalid/debian\n"
+	for _, args := range []string{"-q update", "-q -y dist-upgrade", "clean"} {
+		want += "http://p.invalid apt-get " + args + "\n"
+	}
+	if log.String() != want {
 		t.Errorf("it was called with %q, want %q", log.String(), want)
 	}
 	sources, err := os.ReadFile(filepath.Join(j.Root, "etc/apt/sources.list.d/host.sources"))
 	if err != nil || !strings.Contains(string(sources), "Suites: trixie-security\n") {
 		t.Errorf("apt's sources in the tree: %s %v", sources, err)
 	}
-	for _, name := range []string{"etc/apt/sources.list", "etc/resolv.conf", "etc/hostname"} {
+	for _, name := range []string{"etc/apt/sources.list", "etc/resolv.conf", "etc/hostname", "var/lib/apt/lists/x"} {
 		if _, err := os.Stat(filepath.Join(j.Root, name)); !os.IsNotExist(err) {
 			t.Errorf("%s: %v, want none", name, err)
 		}

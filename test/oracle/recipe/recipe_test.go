@@ -73,7 +73,10 @@ func theirs(text []byte) (stages []stage, err error) {
 }
 
 func fromDefinition(d types.Definition) stage {
-	st := stage{Header: d.Header, Scripts: map[string]script{}, Labels: d.ImageData.Labels, Apps: d.AppOrder}
+	st := stage{Header: map[string]string{}, Scripts: map[string]script{}, Labels: d.ImageData.Labels, Apps: d.AppOrder}
+	for key, value := range d.Header {
+		st.Header[key] = strings.TrimSpace(value) // "\n\" can put a line break at its beginning
+	}
 	b, i := d.BuildData, d.ImageData
 	for name, s := range map[string]types.Script{
 		"pre": b.Pre, "setup": b.Setup, "post": b.Post, "test": b.Test,
