@@ -47,6 +47,9 @@ type Image struct {
 	Transports    []handoff.Transport // that its kernel can take a root by
 	Kernel        File                // its URL is filled in by Decide
 	Initrds       []File              // the base first; only the base is needed by a Virtio machine
+
+	Dracut           File                // the initramfs of the flavour dracut, for every machine; its digest is empty where there is none
+	DracutTransports []handoff.Transport // that it can take a root by
 }
 
 // File is one file that a boot loader fetches.
@@ -59,7 +62,8 @@ type File struct {
 
 // Settings are what the configuration says about a label, and where the servers listen.
 type Settings struct {
-	Transport handoff.Transport            // empty: the best that kernel and server have
+	Initramfs handoff.Flavour              // empty: handoff.Netroot
+	Transport handoff.Transport            // empty: the best that kernel, initramfs and server have
 	Ports     map[handoff.Transport]uint16 // where the server listens; one that is not in it is not served, but HTTP always is
 	Elsewhere Elsewhere                    // what the server has in another place than ours; zero: nothing
 	Servers   []string                     // hosts that serve the same images on the same ports; the one asked may be among them
@@ -84,11 +88,12 @@ type Elsewhere struct {
 
 // Plan is everything that one machine is told.
 type Plan struct {
-	Machine Machine  `json:"machine"`
-	Image   string   `json:"image"`
-	Kernel  File     `json:"kernel"`
-	Initrds []File   `json:"initrds"`
-	Cmdline []string `json:"cmdline"`
+	Machine Machine         `json:"machine"`
+	Image   string          `json:"image"`
+	Flavour handoff.Flavour `json:"initramfs,omitempty"` // of the initramfs; empty: handoff.Netroot
+	Kernel  File            `json:"kernel"`
+	Initrds []File          `json:"initrds"`
+	Cmdline []string        `json:"cmdline"`
 	// Script is the URL of this plan as an iPXE script; a machine that could not boot asks there again.
 	Script string `json:"script"`
 }
@@ -130,11 +135,10 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 		Machine: m,
 		Image:   im.Name,
 		Kernel:  im.Kernel,
-		Initrds: slices.Clone(im.Initrds),
 		Script:  ScriptURL(m.Server, cmp.Or(m.Ref, im.Name), m.Virtio),
 	}
-	if m.Virtio {
-		p.Initrds = p.Initrds[:1]
+	if err := p.setInitrds(m, im, s); err != nil {
+		return Plan{}, err
 	}
 	p.Kernel.URL = base + BlobPath + p.Kernel.Digest
 	for i := range p.Initrds {
@@ -147,6 +151,21 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 		return Plan{}, fmt.Errorf("image %s: the kernel command line has %d bytes and a kernel reads %d: shorten cmdline", im.Name, n, maxCmdline)
 	}
 	return p, nil
+}
+
+// setInitrds chooses the initial RAM file systems.
+func (p *Plan) setInitrds(m Machine, im Image, s Settings) error {
+	switch {
+	case s.Initramfs == handoff.Dracut && im.Dracut.Digest == "":
+		return fmt.Errorf("image %s has no initramfs of dracut: set initramfs: dracut for the label, or say build --initramfs dracut, and build it again", im.Name)
+	case s.Initramfs == handoff.Dracut:
+		p.Flavour, p.Initrds = handoff.Dracut, []File{im.Dracut}
+	case m.Virtio:
+		p.Initrds = []File{im.Initrds[0]}
+	default:
+		p.Initrds = slices.Clone(im.Initrds)
+	}
+	return nil
 }
 
 // ScriptURL is where a machine asks for its plan as an iPXE script. The server is HOST or HOST:PORT, ref names the image
@@ -188,6 +207,11 @@ func cmdline(base, host string, m Machine, im Image, s Settings) ([]string, erro
 		b.Layers = append(b.Layers, l)
 	}
 	args := b.Format()
+	if s.Initramfs == handoff.Dracut {
+		if args, err = b.FormatDracut(); err != nil {
+			return nil, err
+		}
+	}
 	for _, c := range s.Console {
 		args = append(args, "console="+c)
 	}

@@ -92,6 +92,9 @@ func (p Plan) Text() string {
 			line(fact[0], "%s", fact[1])
 		}
 	}
+	if p.Flavour != "" {
+		line("initramfs", "%s", p.Flavour)
+	}
 	line("kernel", "%s (%.1f MiB)", p.Kernel.URL, mib(p.Kernel.Size))
 	for _, f := range p.Initrds {
 		line("initrd", "%s %s (%.1f MiB)", f.Name, f.URL, mib(f.Size))

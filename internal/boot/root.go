@@ -107,9 +107,12 @@ func nfsOptions(port uint16, s Settings) []string {
 	return options
 }
 
-// transport is the one that the settings ask for, or the first that both kernel and server have.
+// transport is the one that the settings ask for, or the first that kernel, initramfs and server have.
 func transport(im Image, s Settings) (handoff.Transport, error) {
 	kernel := func(t handoff.Transport) bool { return slices.Contains(im.Transports, t) }
+	initramfs := func(t handoff.Transport) bool {
+		return s.Initramfs != handoff.Dracut || slices.Contains(im.DracutTransports, t)
+	}
 	served := func(t handoff.Transport) bool { return t == handoff.HTTP || s.Ports[t] != 0 }
 	t := s.Transport
 	if s.RW && t == "" {
@@ -121,6 +124,8 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 			return "", fmt.Errorf("a node cannot write to its root by %s: rw wants the transport nfs", t)
 		case !kernel(t):
 			return "", fmt.Errorf("its kernel %s cannot take a root by %s: choose another transport", im.KernelRelease, t)
+		case !initramfs(t):
+			return "", fmt.Errorf("its initramfs of dracut cannot attach a root by %s: it has %s; the build named the packages that more of them want", t, words(im.DracutTransports))
 		case !served(t):
 			return "", fmt.Errorf("this server does not serve %s, which the label asks for", t)
 		}
@@ -128,9 +133,23 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 	}
 	for _, t := range handoff.Transports() {
 		// A root in memory costs all of it, and a tree is no image: those are for who asks for them.
-		if kernel(t) && served(t) && t != handoff.HTTP && t != handoff.NFS {
+		if kernel(t) && initramfs(t) && served(t) && t != handoff.HTTP && t != handoff.NFS {
 			return t, nil
 		}
 	}
+	if s.Initramfs == handoff.Dracut {
+		return "", fmt.Errorf("its initramfs of dracut can attach a root by %s, and none of these is served", words(im.DracutTransports))
+	}
 	return "", fmt.Errorf("its kernel %s can take a root by none of the transports that are served", im.KernelRelease)
+}
+
+func words(ts []handoff.Transport) string {
+	if len(ts) == 0 {
+		return "no transport"
+	}
+	var out []string
+	for _, t := range ts {
+		out = append(out, string(t))
+	}
+	return strings.Join(out, ", ")
 }

@@ -58,8 +58,11 @@ type Interface struct {
 }
 
 // Format renders b as kernel arguments, in a fixed order. Parse reads them back.
-func (b Boot) Format() []string {
-	args := b.Root.arguments()
+func (b Boot) Format() []string { return append(b.Root.arguments(), b.rest()...) }
+
+// rest renders all but the root.
+func (b Boot) rest() []string {
+	var args []string
 	for _, i := range b.Interfaces {
 		args = append(args, "ip="+i.String())
 	}

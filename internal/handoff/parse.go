@@ -12,23 +12,28 @@ import (
 // that are not the initramfs's are passed over. Where an argument may be given
 // once and is given twice, the last one counts, as in the kernel.
 func Parse(cmdline string) (Boot, error) {
-	var b Boot
-	var p parser
-	for _, arg := range split(cmdline) {
-		key, value, given := strings.Cut(arg, "=")
-		if err := p.argument(&b, key, value, given); err != nil {
-			return Boot{}, fmt.Errorf("kernel argument %s: %w", arg, err)
-		}
-	}
-	root, err := p.rootArgument()
+	b, p, err := parseArguments(cmdline)
 	if err != nil {
 		return Boot{}, err
 	}
-	b.Root = root
+	if b.Root, err = p.rootArgument(); err != nil {
+		return Boot{}, err
+	}
+	return b, nil
+}
+
+// parseArguments reads all but the root, whose arguments it returns as they are.
+func parseArguments(cmdline string) (b Boot, p parser, err error) {
+	for _, arg := range split(cmdline) {
+		key, value, given := strings.Cut(arg, "=")
+		if err := p.argument(&b, key, value, given); err != nil {
+			return Boot{}, p, fmt.Errorf("kernel argument %s: %w", arg, err)
+		}
+	}
 	if b.Debug {
 		b.Shell = true
 	}
-	return b, nil
+	return b, p, nil
 }
 
 // parser holds the arguments that only mean something together.

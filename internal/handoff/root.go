@@ -108,7 +108,7 @@ func (r Root) Digest() string {
 // dracut's, with two additions: several servers, with commas between, and an NBD
 // root with both port and export, PORT/EXPORT, where dracut takes either.
 //
-//	nbd:SERVERS:PORT-or-EXPORT:FSTYPE:OPTIONS
+//	nbd:SERVERS:PORT-or-EXPORT:FSTYPE:OPTIONS     (one more field, options of nbd-client, is read)
 //	iscsi:SERVERS:PROTOCOL:PORT:LUN:TARGET
 //	live:URL
 //	nfs:SERVERS:PATH:OPTIONS, nfs4:...
@@ -203,6 +203,9 @@ func parseNBD(f []string) (Root, error) {
 		}
 	}
 	r.FSType, r.MountOptions = field(f, 2), list(field(f, 3))
+	if name, ok := clientExport(list(field(f, 4))); ok {
+		r.Name = name
+	}
 	return r, nil
 }
 

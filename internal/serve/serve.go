@@ -210,7 +210,8 @@ func Facts(im *store.Image) boot.Image {
 	}
 	out.Kernel, _ = file(store.RoleKernel, "vmlinuz")
 	out.Root, _ = file(store.RoleRoot, "root")
-	out.Transports = im.Config.Transports
+	out.Transports, out.DracutTransports = im.Config.Transports, im.Config.DracutTransports
+	out.Dracut, _ = file(store.RoleInitramfsDracut, string(store.RoleInitramfsDracut))
 	for _, role := range []store.Role{store.RoleInitramfs, store.RoleInitramfsHardware, store.RoleInitramfsFirmware} {
 		if f, ok := file(role, string(role)); ok {
 			out.Initrds = append(out.Initrds, f)

@@ -38,6 +38,7 @@ const (
 	RoleInitramfs         Role = "initramfs"          // what every machine needs
 	RoleInitramfsHardware Role = "initramfs-hardware" // drivers of real machines
 	RoleInitramfsFirmware Role = "initramfs-firmware" // their firmware
+	RoleInitramfsDracut   Role = "initramfs-dracut"   // in place of the three: the one that the tree's own dracut made
 )
 
 // MediaType is the media type of a layer with this role.
@@ -55,8 +56,10 @@ type Config struct {
 	RootFormat    string              `json:"rootFormat,omitempty"`    // file system type of the packed root: "squashfs", "erofs"
 	Compressor    string              `json:"compressor,omitempty"`    // of the packed root: "zstd", "none"
 	Transports    []handoff.Transport `json:"transports,omitempty"`    // that the kernel can take a root by, the preferred one first
-	TreeSize      int64               `json:"treeSize,omitempty"`      // bytes of the files before packing
-	Packages      []string            `json:"packages,omitempty"`      // "name version", sorted
+	// DracutTransports are those that the initramfs of dracut can take a root by; none where the image has no such initramfs.
+	DracutTransports []handoff.Transport `json:"dracutTransports,omitempty"`
+	TreeSize         int64               `json:"treeSize,omitempty"` // bytes of the files before packing
+	Packages         []string            `json:"packages,omitempty"` // "name version", sorted
 }
 
 // Image is one version of a label's system. It never changes.
