@@ -1,6 +1,7 @@
 // Command netroot-init is /init of the initramfs: process 1 of a booting node.
 // Under other names it is the keeper that stays behind, and the modprobe that
-// the kernel runs for modules it wants itself. All it does is in package
+// the kernel runs for modules it wants itself; "netroot-init dracut" is what our
+// module calls in an initramfs that dracut made. All it does is in package
 // nodeinit.
 package main
 
@@ -19,6 +20,13 @@ func main() {
 	if nodeinit.IsModprobe(os.Args[0]) {
 		if err := nodeinit.Modprobe(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == "dracut" {
+		if err := nodeinit.Dracut(os.Args[2:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "netroot-init dracut:", err)
 			os.Exit(1)
 		}
 		return

@@ -17,6 +17,8 @@ type lease struct {
 	Offer    []byte // the messages as they came, RFC 2131 section 2
 	ACK      []byte
 	Duration time.Duration
+	// Anonymous is a lease that was asked for without a client identifier, and must be renewed so.
+	Anonymous bool
 }
 
 // tries of one exchange: 1, 2, 4, 8 and 16 s.
@@ -148,12 +150,16 @@ func renew(ctx context.Context, iface string, l *lease) (*lease, error) {
 		return nil, err
 	}
 	defer c.Close()
-	got, err := c.Renew(ctx, &nclient4.Lease{Offer: offer, ACK: ack}, identify(ack.ClientHWAddr), dhcpv4.WithRequestedOptions(requested...))
+	modifiers := []dhcpv4.Modifier{dhcpv4.WithRequestedOptions(requested...)}
+	if !l.Anonymous {
+		modifiers = append(modifiers, identify(ack.ClientHWAddr))
+	}
+	got, err := c.Renew(ctx, &nclient4.Lease{Offer: offer, ACK: ack}, modifiers...)
 	if err != nil {
 		return nil, err
 	}
 	if !got.ACK.YourIPAddr.Equal(ack.YourIPAddr) {
 		return nil, fmt.Errorf("the DHCP server wants %s to become %s: a running root keeps its address", ack.YourIPAddr, got.ACK.YourIPAddr)
 	}
-	return &lease{Server: l.Server, Offer: l.Offer, ACK: got.ACK.ToBytes(), Duration: got.ACK.IPAddressLeaseTime(l.Duration)}, nil
+	return &lease{Server: l.Server, Offer: l.Offer, ACK: got.ACK.ToBytes(), Duration: got.ACK.IPAddressLeaseTime(l.Duration), Anonymous: l.Anonymous}, nil
 }

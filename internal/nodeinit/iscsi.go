@@ -78,11 +78,13 @@ func (n *node) attachISCSI(ctx context.Context) (said string, err error) {
 // newISCSIDevice names this end by the node's identity: a node that starts again
 // takes the place of the session that it left behind (RFC 7143, 6.3.5).
 func newISCSIDevice(addresses []string, target, host string) *iscsiDevice {
-	d := &iscsiDevice{Addresses: addresses, Target: target, Initiator: "iqn.2026-11.invalid.netroot:node:" + host}
+	d := &iscsiDevice{Addresses: addresses, Target: target, Initiator: initiatorName(host)}
 	d.ISID[0] = 0x80 // what follows is random (RFC 7143, 11.12.5)
 	hex.Decode(d.ISID[1:4], []byte(host[:6]))
 	return d
 }
+
+func initiatorName(host string) string { return "iqn.2026-11.invalid.netroot:node:" + host }
 
 // create logs in and makes the kernel's session.
 func (d *iscsiDevice) create(ctx context.Context) (host uint32, err error) {

@@ -1,7 +1,6 @@
 package nodeinit
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,6 +28,9 @@ type keeperState struct {
 	ISCSI *iscsiDevice // none: the kernel keeps the root's connection itself
 	Net   *netConfig
 }
+
+// firstFile is the descriptor of the first file that startKeeper hands over.
+const firstFile = 3
 
 // kept is a device whose connection the keeper makes again when it ended.
 type kept interface {
@@ -73,12 +75,17 @@ func startKeeper(state keeperState, files ...*os.File) (*exec.Cmd, error) {
 		return nil, err
 	}
 	defer kmsg.Close()
+	stdin, err := filled(text)
+	if err != nil {
+		return nil, err
+	}
+	defer stdin.Close()
 	cmd := &exec.Cmd{
 		Path:        "/proc/self/exe",
 		Args:        []string{keeperName},
 		Env:         []string{"GOMAXPROCS=1"},
 		Dir:         "/",
-		Stdin:       bytes.NewReader(text),
+		Stdin:       stdin,
 		Stdout:      kmsg,
 		Stderr:      kmsg,
 		ExtraFiles:  files,
@@ -92,6 +99,20 @@ func startKeeper(state keeperState, files ...*os.File) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("protect the keeper: %w", err)
 	}
 	return cmd, nil
+}
+
+// filled is a pipe with a text in it, for a process that outlives this one.
+func filled(text []byte) (*os.File, error) {
+	const pipe = 64 << 10 // what fits in: pipe(7)
+	if len(text) > pipe {
+		return nil, fmt.Errorf("%d bytes of orders for the keeper are more than a pipe holds", len(text))
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.Write(text)
+	return r, errors.Join(err, w.Close())
 }
 
 // keepAddress starts the keeper when there is a lease to renew: all that is
@@ -129,7 +150,7 @@ func Keep(stdin io.Reader) error {
 	if state.Net != nil && state.Net.Lease != nil {
 		go keepLease(ctx, log, *state.Net)
 	}
-	d.inherit(3)
+	d.inherit(firstFile)
 	for {
 		if err := d.watch(); err != nil {
 			return fmt.Errorf("keeper: watch the connection: %w", err)

@@ -45,6 +45,8 @@ const (
 	deadTimeout = 10 * 365 * 24 * time.Hour
 	// connectLimit bounds one attempt to connect and negotiate.
 	connectLimit = 15 * time.Second
+	// sectorSize is the unit of a device's size in sysfs, in bytes.
+	sectorSize = 512
 )
 
 // nbdDevice is an attached device and what it takes to attach it again.
@@ -53,6 +55,7 @@ type nbdDevice struct {
 	Addresses []string // host:port of the servers, in the order to try
 	Export    string
 	Size      uint64 // bytes
+	Adopted   bool   // somebody else made it and its first connection
 
 	server string    // the address that conn leads to
 	conn   *os.File  // the socket the kernel reads from
@@ -139,12 +142,11 @@ func forKernel(conn net.Conn) (*os.File, error) {
 
 // connect makes the device (NBD_CMD_CONNECT).
 func (d *nbdDevice) connect(info nbd.Info) error {
-	const sector = 512
-	size := info.Size / sector * sector
+	size := info.Size / sectorSize * sectorSize
 	return nbdRequest(nbdCmdConnect,
 		nl.NewRtAttr(nbdAttrIndex, nl.Uint32Attr(uint32(d.Index))),
 		nl.NewRtAttr(nbdAttrSizeBytes, nl.Uint64Attr(size)),
-		nl.NewRtAttr(nbdAttrBlockSizeBytes, nl.Uint64Attr(sector)),
+		nl.NewRtAttr(nbdAttrBlockSizeBytes, nl.Uint64Attr(sectorSize)),
 		nl.NewRtAttr(nbdAttrServerFlags, nl.Uint64Attr(uint64(info.Flags))),
 		nl.NewRtAttr(nbdAttrTimeout, nl.Uint64Attr(uint64(requestTimeout/time.Second))),
 		nl.NewRtAttr(nbdAttrDeadConnTimeout, nl.Uint64Attr(uint64(deadTimeout/time.Second))),
@@ -169,12 +171,18 @@ func (d *nbdDevice) disconnect() error {
 
 // inherit, peer, watch and again are those of kept.
 func (d *nbdDevice) inherit(fd uintptr) {
-	d.conn, d.server = os.NewFile(fd, "nbd"), d.Addresses[0]
+	d.server = d.Addresses[0]
+	if !d.Adopted {
+		d.conn = os.NewFile(fd, "nbd")
+	}
 }
 
 func (d *nbdDevice) peer() string { return d.server }
 
 func (d *nbdDevice) watch() error {
+	if d.conn == nil {
+		return d.watchAdopted()
+	}
 	err := hangUp(d.conn)
 	d.conn.Close()
 	return err
@@ -186,7 +194,7 @@ func (d *nbdDevice) again(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if d.Size != size {
+	if d.Size/sectorSize != size/sectorSize { // of an adopted device no more is known
 		err = fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image this node runs", d.server, d.Size, d.Export, size)
 	} else {
 		err = d.reconfigure()
@@ -194,6 +202,7 @@ func (d *nbdDevice) again(ctx context.Context) error {
 	if err != nil {
 		d.Size = size
 		d.conn.Close()
+		d.conn = nil
 	}
 	return err
 }

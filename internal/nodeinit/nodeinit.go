@@ -33,6 +33,7 @@ type node struct {
 	device  string   // block device that the packed root is on; an NFS root has none
 	server  string   // that an NFS root is at, an address
 	history []string // what each step said, for the rescue shell
+	guest   bool     // another initramfs has the machine, and a shell: see Dracut
 }
 
 // step is one part of the boot. It returns what there is to tell about it, and
@@ -112,6 +113,9 @@ func (n *node) try(ctx context.Context, s step) error {
 			return nil
 		}
 		n.report(s.name, err)
+		if n.boot.Shell && n.guest {
+			return err
+		}
 		if n.boot.Shell {
 			n.rescue(s.name + " failed; \"retry\" tries it again")
 			continue

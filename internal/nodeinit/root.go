@@ -85,22 +85,8 @@ func mib[T int64 | uint64](bytes T) string { return fmt.Sprintf("%.1f MiB", floa
 
 // mountRoot mounts the root, and over it, with rootovl, memory to write to.
 func (n *node) mountRoot(context.Context) (said string, err error) {
-	var undo []string
-	defer func() {
-		for i := len(undo) - 1; err != nil && i >= 0; i-- {
-			unix.Unmount(undo[i], unix.MNT_DETACH)
-		}
-	}()
-	mount := func(source, target, fstype string, flags uintptr, options string) error {
-		if err := os.MkdirAll(target, 0o755); err != nil {
-			return err
-		}
-		if err := unix.Mount(source, target, fstype, flags, options); err != nil {
-			return fmt.Errorf("mount %s on %s as %s: %w", source, target, fstype, err)
-		}
-		undo = append(undo, target)
-		return nil
-	}
+	var u undo
+	defer func() { u.onError(err) }()
 	m, err := n.rootMount()
 	if err != nil {
 		return "", err
@@ -109,7 +95,7 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 	if n.boot.Overlay.Enabled {
 		target = liveImage
 	}
-	if err := mount(m.source, target, m.fstype, m.flags, m.options); err != nil {
+	if err := u.mount(m.source, target, m.fstype, m.flags, m.options); err != nil {
 		return "", err
 	}
 	switch {
@@ -118,11 +104,16 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 	case !n.boot.Overlay.Enabled:
 		return fmt.Sprintf("%s read-only", m.fstype), nil
 	}
+	return n.layOver(&u, m.fstype)
+}
+
+// layOver puts memory over what is mounted at liveImage. Both show in the new root.
+func (n *node) layOver(u *undo, fstype string) (string, error) {
 	size := n.boot.Overlay.Size
 	if size == "" {
 		size = "50%"
 	}
-	if err := mount("tmpfs", liveCow, "tmpfs", 0, "mode=0755,size="+size); err != nil {
+	if err := u.mount("tmpfs", liveCow, "tmpfs", 0, "mode=0755,size="+size); err != nil {
 		return "", err
 	}
 	for _, dir := range []string{liveCow + "/upper", liveCow + "/work"} {
@@ -130,15 +121,43 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 			return "", err
 		}
 	}
-	if err := mount("overlay", newRoot, "overlay", 0, "lowerdir="+liveImage+",upperdir="+liveCow+"/upper,workdir="+liveCow+"/work"); err != nil {
+	if err := u.mount("overlay", newRoot, "overlay", 0, "lowerdir="+liveImage+",upperdir="+liveCow+"/upper,workdir="+liveCow+"/work"); err != nil {
 		return "", err
 	}
 	for _, dir := range []string{liveImage, liveCow} {
 		if err := moveMount(dir, newRoot+dir); err != nil {
 			return "", err
 		}
+		u.add(func() { moveMount(newRoot+dir, dir) })
 	}
-	return fmt.Sprintf("%s under an overlay in memory, at most %s", m.fstype, size), nil
+	return fmt.Sprintf("%s under an overlay in memory, at most %s", fstype, size), nil
+}
+
+// undo is what takes a step back that failed half way.
+type undo []func()
+
+func (u *undo) add(back func()) { *u = append(*u, back) }
+
+// mount mounts, making the target's directory.
+func (u *undo) mount(source, target, fstype string, flags uintptr, options string) error {
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(source, target, fstype, flags, options); err != nil {
+		return fmt.Errorf("mount %s on %s as %s: %w", source, target, fstype, err)
+	}
+	u.add(func() { unix.Unmount(target, unix.MNT_DETACH) })
+	return nil
+}
+
+// onError goes back, the last step first.
+func (u *undo) onError(err error) {
+	for _, back := range slices.Backward(*u) {
+		if err == nil {
+			return
+		}
+		back()
+	}
 }
 
 // mount is what mount(2) takes.
