@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,7 +25,7 @@ func buildCmd(e *env) *cobra.Command {
 	var read recipeFlags
 	var opt build.Options
 	var sections, binds []string
-	var packAs string
+	var packAs, initramfs string
 	var asJSON, noCache bool
 	cmd := &cobra.Command{
 		Use:   "build LABEL|FILE.def",
@@ -75,6 +76,9 @@ images as they were, and nothing of its own but the log.`,
 			if opt.Pack, err = packOf(packAs); err != nil {
 				return err
 			}
+			if opt.Initramfs, err = flavourOf(initramfs, ""); err != nil {
+				return err
+			}
 			return e.build(cmd.Context(), args[0], read, opt, asJSON, noCache)
 		},
 	}
@@ -84,6 +88,7 @@ images as they were, and nothing of its own but the log.`,
 	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made or machines use by NFS, and labels and help of the base; update in any case")
 	registerBinds(cmd, &binds, "%post and %test")
 	cmd.Flags().StringArrayVar((*[]string)(&opt.Allow), "allow-secret", nil, "`path` of a secret that is meant to be in the image; may be repeated")
+	cmd.Flags().StringVar(&initramfs, "initramfs", "", "netroot, or dracut to make that of the tree's dracut, too (default: the label's `initramfs`)")
 	cmd.Flags().BoolVar(&noCache, "no-cache", false, "have the bootstrap agent and all stages do their work again")
 	cmd.Flags().BoolVar(&opt.NoTest, "notest", false, "leave out %test")
 	cmd.Flags().StringVar(&packAs, "pack", "", "pack the root as `format`: squashfs, erofs, erofs-uncompressed or auto (default: as the label says)")
@@ -113,6 +118,7 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 		opt.Pack = l.Pack
 	}
 	opt.Transport, opt.LogDir, opt.Dir = l.Transport, cfg.Logs(), recipeDir(cfg, l)
+	opt.Initramfs = cmp.Or(opt.Initramfs, l.Initramfs)
 	if opt.Init, err = initPath(); err != nil {
 		return err
 	}

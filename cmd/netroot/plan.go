@@ -14,7 +14,7 @@ import (
 
 func planCmd(e *env) *cobra.Command {
 	var server string
-	var transport string
+	var transport, initramfs string
 	var asJSON, asIPXE, virtio bool
 	var layers layersFlag
 	cmd := &cobra.Command{
@@ -56,6 +56,9 @@ standard ports sends exactly this.`,
 					return err
 				}
 			}
+			if set.Initramfs, err = flavourOf(initramfs, set.Initramfs); err != nil {
+				return err
+			}
 			plan, err := boot.Decide(boot.Machine{Server: server, Ref: args[0], Virtio: virtio}, serve.Facts(im), set)
 			if err != nil {
 				return err
@@ -75,6 +78,7 @@ standard ports sends exactly this.`,
 	}
 	cmd.Flags().StringVar(&server, "server", "127.0.0.1:8010", "HTTP `address` under which the machine reaches the server")
 	cmd.Flags().StringVar(&transport, "transport", "", "nvme, nbd, iscsi or http (default: the label's `transport`)")
+	cmd.Flags().StringVar(&initramfs, "initramfs", "", "netroot or dracut (default: the label's `initramfs`)")
 	layers.register(cmd.Flags())
 	cmd.Flags().BoolVar(&virtio, "virtio", false, "the plan of a virtual machine, which needs no drivers of real hardware")
 	cmd.Flags().BoolVar(&asIPXE, "ipxe", false, "as the iPXE script")

@@ -57,7 +57,7 @@ func settings(cfg *config.Config, name string) (boot.Settings, error) {
 	if !ok {
 		return boot.Settings{Overlay: config.DefaultOverlay()}, nil
 	}
-	return boot.Settings{Transport: l.Transport, Servers: l.Servers, RW: l.RW, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
+	return boot.Settings{Transport: l.Transport, Initramfs: l.Initramfs, Servers: l.Servers, RW: l.RW, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
 }
 
 // transportOf reads a transport's name.
@@ -83,6 +83,14 @@ func oneOf[T ~string](what, name string, known []T) (T, error) {
 		words = append(words, string(k))
 	}
 	return "", usage(fmt.Errorf("%s %q: there are %s%s", what, name, strings.Join(words, ", "), nearest.Hint(name, words)))
+}
+
+// flavourOf reads the name of a flavour of initramfs; an empty one is the label's.
+func flavourOf(name string, labels handoff.Flavour) (handoff.Flavour, error) {
+	if name == "" {
+		return labels, nil
+	}
+	return oneOf("initramfs", name, handoff.Flavours())
 }
 
 // openImage finds an image of the store: "label", "label@id" or "id".

@@ -30,6 +30,7 @@ import (
 type vmFlags struct {
 	run, serial, key, memory string
 	transport, server        string
+	initramfs                string
 	firmware, accel, pack    string
 	sshPort                  uint16
 	debug, rw                bool
@@ -76,6 +77,7 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.firmware, "firmware", "bios", "`bios` or uefi")
 	fl.StringVar(&f.accel, "accel", "auto", "`auto`, kvm or tcg")
 	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
+	fl.StringVar(&f.initramfs, "initramfs", "", "netroot or dracut (default: the label's `initramfs`)")
 	fl.StringVar(&f.pack, "pack", "", "take the label's newest image that is packed as `format`: squashfs, erofs or erofs-uncompressed")
 	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host, or, with \"kernel\", from a site's own kind of server, nbd-server or tgtd, started for the run")
 	fl.BoolVar(&f.rw, "rw", false, "have the machine write to the label's tree itself, by NFS, instead of to memory")
@@ -208,6 +210,9 @@ func (f vmFlags) settings(cfg *config.Config, im *store.Image) (boot.Settings, e
 		if set.Transport, err = transportOf(f.transport); err != nil {
 			return boot.Settings{}, err
 		}
+	}
+	if set.Initramfs, err = flavourOf(f.initramfs, set.Initramfs); err != nil {
+		return boot.Settings{}, err
 	}
 	return set, nil
 }

@@ -44,6 +44,7 @@ type Options struct {
 	Init      string            // path of the static netroot-init
 	Kernel    string            // release to take; empty: the newest in the tree
 	Transport handoff.Transport // that must work; empty: whatever the kernel has
+	Initramfs handoff.Flavour   // handoff.Dracut: make that one beside ours
 	Strict    bool              // Apptainer's ways where they differ: docs/recipe.md lists them
 	Sections  Sections          // to carry out; none: all
 	NoTest    bool              // leave out %test
@@ -135,6 +136,8 @@ type builder struct {
 	reused  []Reused
 	created time.Time
 	states
+
+	dracutTransports []handoff.Transport // that the initramfs of dracut can do, once it is made
 }
 
 func (b *builder) run(ctx context.Context) (*store.Image, error) {

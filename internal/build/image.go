@@ -54,6 +54,9 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	if err := b.initramfs(ctx, k, packing, parts, add); err != nil {
 		return nil, err
 	}
+	if err := b.dracut(ctx, k, parts, add); err != nil {
+		return nil, err
+	}
 	if err := b.pack(ctx, packing, filepath.Join(parts, "root."+packing.Format), add); err != nil {
 		return nil, err
 	}
@@ -161,8 +164,10 @@ func (b *builder) facts(ctx context.Context, k *kernel.Kernel, packing pack.Choi
 		RootFormat:    packing.Format,
 		Compressor:    packing.Compressor,
 		Transports:    transports,
-		TreeSize:      size,
-		Packages:      list,
+
+		DracutTransports: b.dracutTransports,
+		TreeSize:         size,
+		Packages:         list,
 	}, nil
 }
 

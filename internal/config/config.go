@@ -52,6 +52,7 @@ type Label struct {
 	Recipe    string            // absolute path of the definition file
 	Tree      string            // absolute directory of its root filesystem
 	Transport handoff.Transport // empty: the best that the image's kernel and the server have
+	Initramfs handoff.Flavour   // that is built and booted; empty: our own
 	Servers   []string          // hosts that serve the same images, on the same ports as this one
 	Pack      pack.Method       // of the root; empty: pack.Auto
 	RW        bool              // the tree itself is the root of one node, which writes to it; by NFS

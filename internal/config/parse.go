@@ -80,6 +80,7 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 		"tree":      func(n ast.Node) error { l.defaultTree = false; return p.path(&l.Tree)(n) },
 		"transport": oneOf(p, &l.Transport, handoff.Transports()),
 		"pack":      oneOf(p, &l.Pack, pack.Methods()),
+		"initramfs": oneOf(p, &l.Initramfs, handoff.Flavours()),
 		"servers":   func(n ast.Node) (err error) { l.Servers, err = p.hosts(n); return err },
 		"rw":        p.flag(&l.RW),
 		"debug":     p.flag(&l.Debug),

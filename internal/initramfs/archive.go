@@ -183,3 +183,39 @@ func (w *writer) modules(a *archive, part string, modules []module, aliases stri
 func (w *writer) indexFile(name string) string {
 	return path.Join("lib/modules", w.release, "netroot", name)
 }
+
+// Compress writes a file of what fill writes, compressed as a kernel with that configuration unpacks it, and returns its
+// size in bytes. It is for archives that somebody else made.
+func Compress(ctx context.Context, config kernel.Config, path string, fill func(io.Writer) error) (int64, error) {
+	out, err := os.Create(path)
+	if err != nil {
+		return 0, err
+	}
+	defer out.Close()
+	w, err := compressor(compression(config), out)
+	if err != nil {
+		return 0, err
+	}
+	buffered := bufio.NewWriterSize(untilDone{ctx, w}, 1<<20)
+	if err := errors.Join(fill(buffered), buffered.Flush(), w.Close(), out.Close()); err != nil {
+		return 0, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// untilDone is a writer that ends with a context.
+type untilDone struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (w untilDone) Write(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.Writer.Write(p)
+}

@@ -1,0 +1,142 @@
+package dracut
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"netroot/internal/handoff"
+	"netroot/internal/layer"
+)
+
+// packages are the names that something has in Debian and its kin, and in Enterprise Linux and Fedora.
+type packages struct{ deb, rpm string }
+
+var (
+	basePackages    = packages{"dracut-core, dracut-network, isc-dhcp-client and iputils-arping", "dracut, dracut-network and NetworkManager"}
+	networkPackages = packages{"dracut-network, isc-dhcp-client and iputils-arping", "dracut-network and NetworkManager"}
+)
+
+// need is what one of dracut's modules for a transport wants in the tree.
+type need struct {
+	transport handoff.Transport
+	module    string
+	programs  [][]string // one of each
+	packages  packages
+}
+
+// needs are those of the modules of dracut 059: what their check() asks for. The other transports are netroot-init's.
+var needs = []need{
+	{handoff.NBD, "nbd", [][]string{{"nbd-client"}}, packages{"nbd-client", "nbd"}},
+	{handoff.ISCSI, "iscsi", [][]string{{"iscsi-iname"}, {"iscsiadm"}, {"iscsid"}}, packages{"open-iscsi", "iscsi-initiator-utils"}},
+	{handoff.NFS, "nfs", [][]string{{"rpcbind", "portmap"}, {"rpc.statd"}, {"mount.nfs"}, {"mount.nfs4"}}, packages{"nfs-common", "nfs-utils"}},
+}
+
+// tree answers what is in a root filesystem.
+type tree struct{ root *os.Root }
+
+func (t tree) has(name string) bool {
+	_, err := layer.Resolve(t.root, name)
+	return err == nil
+}
+
+// hasProgram looks where dracut does.
+func (t tree) hasProgram(name string) bool {
+	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+		if t.has(path.Join(dir, name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasModule tells whether dracut has a module, whose folder's name begins with two digits.
+func (t tree) hasModule(name string) bool {
+	place, err := layer.Resolve(t.root, modulesDir)
+	if err != nil {
+		return false
+	}
+	found, err := fs.Glob(t.root.FS(), place+"/[0-9][0-9]"+name+"/module-setup.sh")
+	return err == nil && len(found) > 0
+}
+
+// says tells whether a text file holds a word.
+func (t tree) says(name, word string) bool {
+	place, err := layer.Resolve(t.root, name)
+	if err != nil {
+		return false
+	}
+	text, err := t.root.ReadFile(place)
+	return err == nil && bytes.Contains(text, []byte(word))
+}
+
+// packages names them as the tree's distribution does, or both ways.
+func (t tree) packages(p packages) string {
+	switch {
+	case t.has("/var/lib/dpkg/status"):
+		return p.deb
+	case t.has("/usr/bin/rpm"):
+		return p.rpm
+	}
+	return fmt.Sprintf("%s (Debian, Ubuntu), or %s (Enterprise Linux, Fedora)", p.deb, p.rpm)
+}
+
+// attaches returns the module of dracut that attaches roots by a transport, "" where netroot-init does. What it lacks is
+// told with what to install.
+func (t tree) attaches(transport handoff.Transport) (module, lacking string) {
+	for _, n := range needs {
+		if n.transport != transport {
+			continue
+		}
+		var missing []string
+		if !t.hasModule(n.module) {
+			missing = append(missing, "its module "+n.module)
+		}
+		for _, any := range n.programs {
+			if !t.hasAny(any) {
+				missing = append(missing, strings.Join(any, " or "))
+			}
+		}
+		if missing != nil {
+			p := n.packages
+			if !t.hasModule(n.module) {
+				p = packages{p.deb + " and dracut-network", p.rpm + " and dracut-network"}
+			}
+			return "", fmt.Sprintf("install %s (%s is not there)", t.packages(p), strings.Join(missing, ", "))
+		}
+		return n.module, ""
+	}
+	return "", ""
+}
+
+func (t tree) hasAny(programs []string) bool {
+	for _, p := range programs {
+		if t.hasProgram(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// network returns the modules to add for a network in the initramfs. dracut takes NetworkManager where its generator for
+// that is there, and else systemd-networkd before its own scripts (modules.d/40network); those are the better known, and
+// are preferred where the programs that they run are there.
+func (t tree) network() ([]string, error) {
+	manager := t.hasModule("network-manager") && (t.has("/usr/libexec/nm-initrd-generator") || t.has("/usr/lib/nm-initrd-generator"))
+	legacy := t.hasModule("network-legacy") && t.hasProgram("dhclient") && t.hasProgram("ip") && t.hasAny([]string{"arping", "arping2"})
+	networkd := t.hasModule("systemd-networkd") && t.has("/usr/lib/systemd/systemd-networkd") && t.hasProgram("dbus-daemon")
+	switch {
+	case !t.hasModule("network"):
+		return nil, fmt.Errorf("dracut in this tree has no network: have %%post install %s", t.packages(networkPackages))
+	case manager:
+		return []string{"network-manager"}, nil
+	case legacy:
+		return []string{"network-legacy"}, nil
+	case networkd:
+		return []string{"systemd-networkd"}, nil
+	}
+	return nil, fmt.Errorf("dracut in this tree cannot bring up the network: have %%post install %s", t.packages(networkPackages))
+}
