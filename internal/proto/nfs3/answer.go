@@ -25,17 +25,37 @@ func (c *conn) handle(ctx context.Context, r record) error {
 		return err
 	}
 	if r.buf == nil {
-		if r.permit, err = c.gate.admit(ctx, bufferSize(len(r.b))+bufferSize(need)); err != nil {
+		if need, err = c.keep(ctx, &r, &q, need); err != nil {
 			return err
 		}
-		r.buf = c.srv.bufs.get(len(r.b))
-		*r.buf = append(*r.buf, r.b...)
-		who := q.who
-		q, _ = parseCall(*r.buf) // in its new place
-		q.who = who
 	}
 	go c.beside(p, &q, need, r)
 	return nil
+}
+
+// keep copies a request from the read buffer to one of its own, once the server may hold it and its reply of need
+// bytes. Of a READ, it returns fewer when there is no memory for all: the client asks for the rest again.
+func (c *conn) keep(ctx context.Context, r *record, q *call, need int) (int, error) {
+	own := bufferSize(len(r.b))
+	n := own + bufferSize(need)
+	least := n
+	if q.isRead() {
+		least = min(n, own+bufferSize(smallRead+slack))
+	}
+	var full bool
+	var err error
+	if r.permit, full, err = c.gate.admit(ctx, n, least); err != nil {
+		return 0, err
+	}
+	r.buf = c.srv.bufs.get(len(r.b))
+	*r.buf = append(*r.buf, r.b...)
+	who := q.who
+	*q, _ = parseCall(*r.buf) // in its new place
+	q.who = who
+	if !full {
+		q.most, need = smallRead, smallRead+slack
+	}
+	return need, nil
 }
 
 // accepts returns the procedure that q calls, with the caller's credentials in q. It is nil when the answer is an error,

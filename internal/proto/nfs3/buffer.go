@@ -46,7 +46,8 @@ func (p *buffers) put(b *[]byte) {
 const (
 	connMemory   = 16 << 20 // bytes of one connection's requests under way
 	connInFlight = 64       // and their number
-	smallReply   = 8 << 10  // bytes of requests that nobody can stop, see admit
+	smallRead    = 128 << 10
+	smallRequest = smallRead + 16<<10 // bytes of requests that nobody can stop, see admit
 )
 
 // permit is what a request holds of its connection's and of the server's memory, in bytes.
@@ -60,30 +61,31 @@ type gate struct {
 
 // admit waits until a request may hold n bytes. Each counts for at least its share of the connection's memory, which
 // bounds their number. When the server's memory is taken, by clients that do not take what they asked for, this
-// connection goes one request at a time; a small one then needs no permit, so that nobody can stop the others.
-func (g *gate) admit(ctx context.Context, n int64) (p permit, err error) {
+// connection goes one request at a time; a small one, or one that can make do with few bytes, then needs no permit, so
+// that nobody can stop the others. It is to make do with least when full is not set.
+func (g *gate) admit(ctx context.Context, n, least int64) (p permit, full bool, err error) {
 	p.own = min(max(n, connMemory/connInFlight), connMemory)
 	if err := g.own.Acquire(ctx, p.own); err != nil {
-		return permit{}, err
+		return permit{}, false, err
 	}
 	if g.shared.TryAcquire(n) {
 		p.shared = n
-		return p, nil
+		return p, true, nil
 	}
 	g.own.Release(p.own)
 	p.own = connMemory
 	if err := g.own.Acquire(ctx, p.own); err != nil {
-		return permit{}, err
+		return permit{}, false, err
 	}
-	if n <= smallReply {
-		return p, nil
+	if least <= smallRequest {
+		return p, n == least, nil
 	}
 	if err := g.shared.Acquire(ctx, n); err != nil {
 		g.own.Release(p.own)
-		return permit{}, err
+		return permit{}, false, err
 	}
 	p.shared = n
-	return p, nil
+	return p, true, nil
 }
 
 func (g *gate) leave(p permit) {

@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
+const patience = 20 * time.Second
 
 // needRoot skips a test that exports something: open_by_handle_at, open_tree and setfsuid want it.
 func needRoot(t testing.TB) {

@@ -194,7 +194,7 @@ func (c *conn) assemble(ctx context.Context) (r record, err error) {
 	if n > maxRecord {
 		return r, fmt.Errorf("a request of %d bytes: more than %d", n, maxRecord)
 	}
-	if r.permit, err = c.gate.admit(ctx, bufferSize(size)); err != nil {
+	if r.permit, _, err = c.gate.admit(ctx, bufferSize(size), bufferSize(size)); err != nil {
 		return r, err
 	}
 	r.buf = c.srv.bufs.get(size)

@@ -81,9 +81,9 @@ func statusOf(err error) status {
 		return statusNotSupp
 	case unix.ELOOP: // an O_NOFOLLOW that met a link
 		return statusInval
-	case unix.ETXTBSY, unix.EOVERFLOW:
+	case unix.ETXTBSY, unix.EBUSY: // a program that runs here, a mount point of this host: there is no better word
 		return statusAcces
-	case unix.EAGAIN, unix.ENOMEM, unix.EMFILE, unix.ENFILE, unix.EBUSY: // the client tries again later
+	case unix.EAGAIN, unix.ENOMEM, unix.EMFILE, unix.ENFILE: // the client tries again later
 		return statusJukebox
 	}
 	return statusIO

@@ -23,7 +23,7 @@ func read(c *conn, q *call, out []byte) []byte {
 	}
 	start := len(out)
 	const head = 4 + 4 + attrSize + 4 + 4 + 4
-	want := int(min(count, maxData))
+	want := int(min(count, uint32(q.most)))
 	out, tail := extend(out, head+want+len(padding))
 	n := 0
 	if offset <= math.MaxInt64 {

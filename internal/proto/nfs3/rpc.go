@@ -39,7 +39,10 @@ type call struct {
 	credential                 []byte
 	args                       args
 	who                        *cred // who asks, before any squashing
+	most                       int   // bytes that a READ may give; set when memory is short, else maxData
 }
+
+func (q *call) isRead() bool { return q.prog == programNFS && q.proc == procRead }
 
 var errNotCall = errors.New("what came is no RPC call")
 
@@ -65,6 +68,7 @@ func parseCall(record []byte) (q call, err error) {
 		return q, errNotCall
 	}
 	q.args = a
+	q.most = maxData
 	return q, nil
 }
 
