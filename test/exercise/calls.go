@@ -8,6 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Refusals for calls that are wrong in two ways. A client of NFS leaves it to the server whether a directory may be
+// written, which a local file system says first, and does not look for a name that it is to make.
+const (
+	orNew    = "EEXIST>EACCES"
+	orDevice = orNew + " EEXIST>EPERM EACCES>EPERM"
+	orLink   = orNew + " EACCES>EPERM"
+	orGone   = "EACCES>EPERM EACCES>ENOTDIR EACCES>EISDIR"
+)
+
 // kind is one kind of call, and how often it is made.
 type kind struct {
 	weight int
@@ -27,7 +36,7 @@ func (n *names) mkdir() call {
 	if n.rng.IntN(3) > 0 {
 		mode |= 0o777
 	}
-	return call{fmt.Sprintf("mkdir %s %#o", short(p), mode), []string{p}, true, true, func() string { return errno(unix.Mkdir(p, mode)) }}
+	return call{fmt.Sprintf("mkdir %s %#o", short(p), mode), []string{p}, true, orNew, func() string { return errno(unix.Mkdir(p, mode)) }}
 }
 
 func (n *names) rmdir() call {
@@ -35,13 +44,13 @@ func (n *names) rmdir() call {
 	if n.rng.IntN(20) == 0 {
 		p += "/.."
 	}
-	return call{"rmdir " + short(p), []string{p}, true, false, func() string { return errno(unix.Rmdir(p)) }}
+	return call{"rmdir " + short(p), []string{p}, true, orGone, func() string { return errno(unix.Rmdir(p)) }}
 }
 
 func (n *names) link() call {
 	from, to := n.path(), n.fresh()
 	flags := []int{0, unix.AT_SYMLINK_FOLLOW}[n.rng.IntN(2)]
-	return call{fmt.Sprintf("linkat %s %s, flags %#x", short(from), short(to), flags), []string{from, to}, true, true, func() string {
+	return call{fmt.Sprintf("linkat %s %s, flags %#x", short(from), short(to), flags), []string{from, to}, true, orLink, func() string {
 		return errno(unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags))
 	}}
 }
@@ -62,12 +71,12 @@ func (n *names) symlink() call {
 	if !confined() { // stay inside
 		target = strings.TrimLeft(target, "./")
 	}
-	return call{fmt.Sprintf("symlink %s %s", short(target), short(p)), []string{p}, true, true, func() string { return errno(unix.Symlink(target, p)) }}
+	return call{fmt.Sprintf("symlink %s %s", short(target), short(p)), []string{p}, true, orNew, func() string { return errno(unix.Symlink(target, p)) }}
 }
 
 func (n *names) readlink() call {
 	p := n.path()
-	return call{"readlink " + short(p), nil, false, false, func() string {
+	return call{"readlink " + short(p), nil, false, "", func() string {
 		buf := make([]byte, 5000)
 		m, err := unix.Readlink(p, buf)
 		if err != nil {
@@ -79,17 +88,17 @@ func (n *names) readlink() call {
 
 func (n *names) rename() call {
 	from, to := n.path(), n.path()
-	return call{fmt.Sprintf("rename %s %s", short(from), short(to)), []string{from, to}, true, false, func() string { return errno(unix.Rename(from, to)) }}
+	return call{fmt.Sprintf("rename %s %s", short(from), short(to)), []string{from, to}, true, orGone, func() string { return errno(unix.Rename(from, to)) }}
 }
 
 func (n *names) unlink() call {
 	p := n.path()
-	return call{"unlink " + short(p), []string{p}, true, false, func() string { return errno(unix.Unlink(p)) }}
+	return call{"unlink " + short(p), []string{p}, true, orGone, func() string { return errno(unix.Unlink(p)) }}
 }
 
 func (n *names) chmod() call {
 	p, mode := n.path(), n.mode()
-	return call{fmt.Sprintf("chmod %s %#o", short(p), mode), []string{p}, true, false, func() string { return errno(unix.Chmod(p, mode)) }}
+	return call{fmt.Sprintf("chmod %s %#o", short(p), mode), []string{p}, true, "", func() string { return errno(unix.Chmod(p, mode)) }}
 }
 
 func (n *names) chown() call {
@@ -98,7 +107,7 @@ func (n *names) chown() call {
 		gid = 2000
 	}
 	flags := []int{0, unix.AT_SYMLINK_NOFOLLOW}[n.rng.IntN(2)]
-	return call{fmt.Sprintf("fchownat %s %d:%d, flags %#x", short(p), uid, gid, flags), []string{p}, true, false, func() string {
+	return call{fmt.Sprintf("fchownat %s %d:%d, flags %#x", short(p), uid, gid, flags), []string{p}, true, "", func() string {
 		return errno(unix.Fchownat(unix.AT_FDCWD, p, uid, gid, flags))
 	}}
 }
@@ -106,20 +115,26 @@ func (n *names) chown() call {
 // utimes sets times that were, that will be, that are, and none.
 func (n *names) utimes() call {
 	p := n.path()
+	now, omit := unix.Timespec{Nsec: unix.UTIME_NOW}, unix.Timespec{Nsec: unix.UTIME_OMIT}
 	one := func() unix.Timespec {
 		switch n.rng.IntN(4) {
 		case 0:
-			return unix.Timespec{Nsec: unix.UTIME_NOW}
+			return now
 		case 1:
-			return unix.Timespec{Nsec: unix.UTIME_OMIT}
+			return omit
 		case 2:
 			return unix.Timespec{Sec: []int64{0, 1, 1<<31 - 1, 1 << 31, 1<<32 - 1}[n.rng.IntN(5)]}
 		}
 		return unix.Timespec{Sec: n.rng.Int64N(1 << 30), Nsec: n.rng.Int64N(1e9)}
 	}
 	times := []unix.Timespec{one(), one()}
+	for i := range times { // one at the present alone wants the owner on one side, and a writer on the other
+		if times[i] == now && times[1-i] == omit {
+			times[1-i] = now
+		}
+	}
 	flags := []int{0, unix.AT_SYMLINK_NOFOLLOW}[n.rng.IntN(2)]
-	return call{fmt.Sprintf("utimensat %s %v, flags %#x", short(p), times, flags), []string{p}, true, false, func() string {
+	return call{fmt.Sprintf("utimensat %s %v, flags %#x", short(p), times, flags), []string{p}, true, "", func() string {
 		if err := unix.UtimesNanoAt(unix.AT_FDCWD, p, times, flags); err != nil {
 			return errno(err)
 		}
@@ -130,7 +145,7 @@ func (n *names) utimes() call {
 		out := "ok"
 		for i, at := range []unix.Timespec{st.Atim, st.Mtim} {
 			if times[i].Nsec != unix.UTIME_OMIT {
-				out += " " + when(at)
+				out += " " + whenAt(at)
 			}
 		}
 		return out
@@ -152,7 +167,7 @@ func (n *names) mknod() call {
 	case unix.S_IFBLK:
 		dev = []uint64{unix.Mkdev(4094, 1), unix.Mkdev(4000, 1000000)}[n.rng.IntN(2)]
 	}
-	return call{fmt.Sprintf("mknod %s %#o %d:%d", short(p), what|mode, unix.Major(dev), unix.Minor(dev)), []string{p}, true, true, func() string {
+	return call{fmt.Sprintf("mknod %s %#o %d:%d", short(p), what|mode, unix.Major(dev), unix.Minor(dev)), []string{p}, true, orDevice, func() string {
 		return errno(unix.Mknod(p, what|mode, int(dev)))
 	}}
 }
@@ -163,21 +178,40 @@ func (n *names) truncate() call {
 	if n.rng.IntN(3) == 0 {
 		size = 1<<32 + int64(n.journal.n)
 	}
-	return call{fmt.Sprintf("truncate %s %d", short(p), size), []string{p}, true, false, func() string { return errno(unix.Truncate(p, size)) }}
+	return call{fmt.Sprintf("truncate %s %d", short(p), size), []string{p}, true, "", func() string { return errno(unix.Truncate(p, size)) }}
 }
 
 func (n *names) access() call {
 	p, mode := n.path(), n.rng.Uint32N(8)
 	flags := []int{0, unix.AT_EACCESS, unix.AT_SYMLINK_NOFOLLOW}[n.rng.IntN(3)]
-	return call{fmt.Sprintf("faccessat %s %d, flags %#x", short(p), mode, flags), nil, false, false, func() string {
-		return errno(unix.Faccessat(unix.AT_FDCWD, p, mode, flags))
+	return call{fmt.Sprintf("faccessat %s %d, flags %#x", short(p), mode, flags), []string{p}, false, "", func() string {
+		var st unix.Stat_t
+		if unix.Fstatat(unix.AT_FDCWD, p, &st, flags&unix.AT_SYMLINK_NOFOLLOW) != nil {
+			return errno(unix.Faccessat(unix.AT_FDCWD, p, mode, flags))
+		}
+		return errno(unix.Faccessat(unix.AT_FDCWD, p, askable(st.Mode, mode), flags))
 	}}
+}
+
+// askable is what Linux' client of NFS can answer. It grants X to nothing that cannot be run or searched, and W to no
+// directory that cannot be searched, whatever the mode.
+func askable(kind, mode uint32) uint32 {
+	switch kind & unix.S_IFMT {
+	case unix.S_IFREG, unix.S_IFLNK:
+		return mode
+	case unix.S_IFDIR:
+		if mode&unix.W_OK != 0 {
+			return mode | unix.X_OK
+		}
+		return mode
+	}
+	return mode &^ unix.X_OK
 }
 
 func (n *names) stat() call {
 	p := n.path()
 	flags := []int{0, unix.AT_SYMLINK_NOFOLLOW}[n.rng.IntN(2)]
-	return call{fmt.Sprintf("fstatat %s, flags %#x", short(p), flags), nil, false, false, func() string {
+	return call{fmt.Sprintf("fstatat %s, flags %#x", short(p), flags), nil, false, "", func() string {
 		var st unix.Stat_t
 		if err := unix.Fstatat(unix.AT_FDCWD, p, &st, flags); err != nil {
 			return errno(err)
@@ -188,7 +222,7 @@ func (n *names) stat() call {
 
 func (n *names) umask() call {
 	mask := []int{0o022, 0o002, 0o077, 0, 0, 0o027}[n.rng.IntN(6)]
-	return call{fmt.Sprintf("umask %#o", mask), nil, false, false, func() string {
+	return call{fmt.Sprintf("umask %#o", mask), nil, false, "", func() string {
 		unix.Umask(mask)
 		return "ok"
 	}}
@@ -210,10 +244,15 @@ func (n *names) open() call {
 		flags &^= unix.O_EXCL // means nothing then, but for devices
 	}
 	what, use := n.use()
-	create := flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL
-	// Truncated to the nothing that it has, a file may keep its time.
-	timed := flags&unix.O_TRUNC == 0
-	return call{fmt.Sprintf("open %s with flags %#o, mode %#o, and %s", short(p), flags, mode, what), []string{p}, timed, create, func() string {
+	or := ""
+	if flags&(unix.O_CREAT|unix.O_EXCL) == unix.O_CREAT|unix.O_EXCL {
+		or = orNew
+	}
+	return call{fmt.Sprintf("open %s with flags %#o, mode %#o, and %s", short(p), flags, mode, what), []string{p}, true, or, func() string {
+		var st unix.Stat_t
+		if unix.Stat(p, &st) == nil && st.Size == 0 {
+			flags &^= unix.O_TRUNC // to the size that it has
+		}
 		fd, err := unix.Open(p, flags|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, mode)
 		if err != nil {
 			return errno(err)
@@ -260,7 +299,7 @@ func (n *names) readdir() call {
 	if n.rng.IntN(3) == 0 {
 		p = "."
 	}
-	return call{"readdir " + short(p), nil, false, false, func() string {
+	return call{"readdir " + short(p), nil, false, "", func() string {
 		fd, err := unix.Open(p, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return errno(err)

@@ -30,6 +30,7 @@ type file struct {
 	number  int
 	path    string // "" when it has no name any more
 	second  string // another name of it, "" is none
+	silly   int    // names that it lost while it was open, and may still have under another name
 	base    int64  // bytes of hole before what the model holds
 	content []byte
 	handles []*handle
@@ -199,7 +200,7 @@ func (w *worker) newName() string {
 
 // create makes a file without bytes, with two descriptors.
 func (w *worker) create(f *file) error {
-	f.path, f.second, f.content = w.newName(), "", nil
+	f.path, f.second, f.silly, f.content = w.newName(), "", 0, nil
 	w.journal.note("create %s at %d", f.path, f.base)
 	fd, err := unix.Open(filepath.Join(w.dir, f.path), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
 	if err != nil {

@@ -14,17 +14,20 @@
 // it is several users that make the calls of names, in a root directory of their own (chroot), for they also make
 // links that lead out.
 //
-// What NFS version 3 cannot do as a local file system does is not asked:
+// What NFS version 3 and Linux' client of it cannot do as a local file system does is not asked:
 //
 //   - fallocate, holes punched and SEEK_HOLE; renameat2 with flags; O_TMPFILE; extended attributes; locks of other
-//     machines. (fallocate is tried, and counted where it works.)
+//     machines. (fallocate is tried, and where it does not work that is said.)
 //   - A file that is open and unlinked stays as .nfsXXXX beside its name until it is closed: the directory cannot
-//     be removed meanwhile, and the file's link count is not 0.
+//     be removed meanwhile, and the file has a link more than it has names.
 //   - Rights are asked at each read and write, not only at open: a descriptor of somebody who is not the owner
 //     ends with the right. The owner keeps it, which is tested.
-//   - chown to nobody (-1, -1) says nothing to the server, so set-user-ID bits stay.
-//   - A name that is taken, in a directory that may not be written, is EEXIST or EACCES.
-//   - A truncate to the size that a file has may change no time.
+//   - chown to nobody (-1, -1) says nothing to the server, so set-user-ID bits stay. So does a truncate to the size
+//     that the file has, which may leave its time, too.
+//   - Of several reasons to refuse a call, another may be the first: whether a directory may be written is asked last.
+//   - One time set to the present and the other left wants a writer, not the owner.
+//   - access(2) grants X of a fifo, socket or device to nobody, and W of a directory to those who may search it.
+//   - What is written into a fifo does not change its time.
 //   - Times are seconds of 32 bits without sign (1970 to 2106), users have 16 groups.
 package main
 

@@ -88,7 +88,7 @@ func (s *system) copies(ctx context.Context) error {
 	return nil
 }
 
-func exactly(t unix.Timespec) string { return fmt.Sprintf("%d.%09d", t.Sec, t.Nsec) }
+func exactly(st *unix.Stat_t) string { return fmt.Sprintf("%d.%09d", st.Mtim.Sec, st.Mtim.Nsec) }
 
 func command(ctx context.Context, name string, args ...string) error {
 	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {

@@ -32,7 +32,7 @@ func (n *names) compareTrees() error {
 
 // scan describes each file of a tree: type, mode, owner, links, size, target or content, modification time, and which other name
 // is the same file. Times of directories and links are theirs too.
-func scan(root string, links bool, when func(unix.Timespec) string) (map[string]string, error) {
+func scan(root string, links bool, when func(*unix.Stat_t) string) (map[string]string, error) {
 	tree := map[string]string{}
 	first := map[uint64]string{} // inode to the first name
 	err := filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
@@ -48,7 +48,7 @@ func scan(root string, links bool, when func(unix.Timespec) string) (map[string]
 		if err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
-		text := describe(&st, links) + " of " + when(st.Mtim)
+		text := describe(&st, links) + " of " + when(&st)
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFLNK:
 			target, err := os.Readlink(p)
