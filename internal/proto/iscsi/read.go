@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	quickRead   = 128 << 10              // bytes up to which a READ is quick,
+	quickRead   = 256 << 10              // bytes up to which a READ is quick,
 	slowBackend = 200 * time.Microsecond // unless the last one took longer
 )
 

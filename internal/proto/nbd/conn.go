@@ -18,7 +18,7 @@ const (
 	smallRead    = 128 << 10
 	readAhead    = 1 << 10 // bytes of requests read at once: 36 of them
 
-	quickRead   = 64 << 10               // bytes up to which a read is quick,
+	quickRead   = 256 << 10              // bytes up to which a read is quick,
 	slowBackend = 200 * time.Microsecond // unless the last one took longer
 )
 

@@ -11,7 +11,7 @@ const (
 	maxTransfer  = 1 << 20  // bytes of data that one command returns
 	ownChunk     = 64 << 10 // bytes that a connection may always hold
 
-	quickRead   = 64 << 10               // bytes up to which a read is quick,
+	quickRead   = 256 << 10              // bytes up to which a read is quick,
 	slowBackend = 200 * time.Microsecond // unless the last one took longer
 )
 
