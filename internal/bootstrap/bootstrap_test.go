@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -221,6 +222,23 @@ exit 25`)
 	}
 	if want := "I: running apt-get update...\nE: Unable to fetch\nI: cleaning up\nhalf\n"; log.String() != want {
 		t.Errorf("the log is %q, want %q", log.String(), want)
+	}
+}
+
+// TestMirrorDown has the real mmdebstrap look for a mirror where nobody listens.
+func TestMirrorDown(t *testing.T) {
+	needRoot(t)
+	needTool(t, "mmdebstrap")
+	t.Parallel() // apt tries four times
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := l.Addr().String()
+	must(t, l.Close())
+	agent, err := For("debootstrap")
+	must(t, err)
+	err = agent(t.Context(), job(t, "Bootstrap: debootstrap\nOSVersion: bookworm\nMirrorURL: http://"+address+"/debian\n"))
+	if want := "E: Failed to fetch http://" + address + "/debian/dists/bookworm/InRelease  Could not connect to"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v\nlacks %q", err, want)
 	}
 }
 

@@ -178,7 +178,11 @@ func (p *parser) script(to **Script, b *block, sec Section) error {
 
 // app adds a section to an app. The name of the app is its first argument.
 func (p *parser) app(st *Stage, b *block, sec Section) error {
-	words := strings.Fields(p.uncomment(sec.Args))
+	args := sec.Args
+	if !p.strict { // Apptainer takes the whole word for the name, '#' and all
+		args = p.uncomment(args)
+	}
+	words := strings.Fields(args)
 	if len(words) == 0 {
 		return p.fail(b.line, b.section(), "no name of an app", fmt.Sprintf("write %%%s NAME", b.name))
 	}

@@ -19,7 +19,7 @@ var (
 		"%post", "%post", "%pre", "%setup", "%files", "%files", "%files from one", "%files from none", "%files from one two", "%files x", "%environment", "%labels",
 		"%runscript", "%startscript", "%test", "%help", "%arguments", "%POST", "%%post", "%post -c /bin/bash", "%post -u # x", "%post -c", "%post\t-c x",
 		"%runscript -x", "%end", "%", "% post", "  %post", "%wheel ALL=(ALL) ALL", "%apprun a", "%appinstall a", "%appinstall b", "%appfiles a", "%applabels a", "%appenv",
-		"%APPRUN a", "%apphelp a b", "%appinstall a -x", "%files ", "%labels  x",
+		"%APPRUN a", "%apphelp a b", "%appinstall a -x", "%appinstall a#b", "%files ", "%labels  x",
 	}
 	texts = []string{
 		"echo hello", "  touch /x", "# comment", "", "\t", "a b", "a", "KEY value with blanks", "K\tv", "\"a b\" /c", "'a b' c", "a # b", "a b # c", "{{ X }}", "X=1", "x{{ y }}z w",
