@@ -205,7 +205,11 @@ func (e *env) put(f exportFlags, set export.Set) error {
 		if err := renameio.WriteFile(path, []byte(file.Text), 0o644, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644)); err != nil {
 			return err
 		}
-		fmt.Fprintf(e.stdout, "%s goes to %s\n", path, file.For)
+		verb := "goes to"
+		if !filepath.IsAbs(file.For) {
+			verb = "is for"
+		}
+		fmt.Fprintf(e.stdout, "%s %s %s\n", path, verb, file.For)
 	}
 	_, err := fmt.Fprint(e.stdout, set.Advice(""))
 	return err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -82,7 +83,7 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host, or, with \"kernel\", from a site's own kind of server, nbd-server or tgtd, started for the run")
 	fl.BoolVar(&f.rw, "rw", false, "have the machine write to the label's tree itself, by NFS, instead of to memory")
 	f.layers.register(fl)
-	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, and show what is served")
+	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, keep the serial console in a file, and show what is served")
 	return cmd
 }
 
@@ -138,6 +139,12 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 		mc.Kernel = kernel.Path()
 		kernel.Close()
 	}
+	if set.Debug && f.serial == "" {
+		if mc.SerialLog, err = debugLog(cfg, im.Label); err != nil {
+			return err
+		}
+		fmt.Fprintf(e.stderr, "netroot: what the serial console says is kept in %s\n", mc.SerialLog)
+	}
 	closeConsole, err := e.console(&mc, f)
 	if err != nil {
 		return err
@@ -166,7 +173,7 @@ func (f vmFlags) machine(cfg *config.Config, label string, changed func(string) 
 	mc := vm.Config{Accel: vm.Accel(f.accel), Firmware: vm.Firmware(f.firmware), SSHPort: int(f.sshPort), Reboot: true}
 	memory := int64(2 << 30)
 	if l, ok := cfg.Labels[label]; ok {
-		memory, mc.Args = l.VM.Memory, l.Qemu
+		memory, mc.Args, mc.Dir = l.VM.Memory, l.Qemu, filepath.Dir(cfg.Path)
 		if !changed("firmware") {
 			mc.Firmware = vm.Firmware(l.VM.Firmware)
 		}
@@ -179,6 +186,7 @@ func (f vmFlags) machine(cfg *config.Config, label string, changed func(string) 
 		if memory, err = config.ParseSize(f.memory); err != nil {
 			return vm.Config{}, fmt.Errorf("--mem: %w", err)
 		}
+		mc.Args = append(slices.Clone(mc.Args), "-m", strconv.FormatInt(memory>>20, 10)) // whatever the label's qemu says
 	}
 	mc.Mem = int(memory >> 20)
 	return mc, nil
@@ -203,6 +211,9 @@ func (f vmFlags) settings(cfg *config.Config, im *store.Image) (boot.Settings, e
 	}
 	set.Console, set.Servers = []string{"ttyS0,115200"}, nil // the label's others know nothing of our ports
 	set.Debug = set.Debug || f.debug
+	if l, ok := cfg.Labels[im.Label]; ok && vm.HasDisplay(l.Qemu) {
+		set.Console = []string{"tty0", "ttyS0,115200"}
+	}
 	if f.rw {
 		set.RW, set.Overlay = true, handoff.Overlay{}
 	}

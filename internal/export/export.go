@@ -22,7 +22,7 @@ type Set struct {
 // File is one file of a Set.
 type File struct {
 	Path string // below the directory that export writes to
-	For  string // the path by which the server reads it
+	For  string // the path by which the server reads it, or the program
 	Text string
 }
 

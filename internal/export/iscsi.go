@@ -25,7 +25,7 @@ func ISCSI(d Disk, lio []string) (Set, error) {
 	return Set{
 		Files: []File{
 			{"tgt/" + name, dir + name, targets},
-			{"lio/" + script, script, targetcli(d, iqn)},
+			{"lio/" + script, "targetcli", targetcli(d, iqn)},
 		},
 		Steps: []string{
 			"Take one of the two. For tgt copy to the path named above; /etc/tgt/targets.conf must have\n\"include /etc/tgt/conf.d/*.conf\". Then: tgt-admin --update " + iqn,

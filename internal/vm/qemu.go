@@ -84,18 +84,16 @@ func findOVMF(root string) (code, vars string, err error) {
 // arguments are qemu's. They make the firmware's variables, which it writes to.
 func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 	args := []string{
-		"-name", "netroot", "-no-user-config", "-nodefaults", "-display", "none",
-		// Without graphics SeaBIOS and iPXE speak on the serial console, as they do on a server; and a diskless machine has
-		// no controller for disks.
-		"-machine", "q35,graphics=off,sata=off",
+		"-name", "netroot", "-no-user-config", "-nodefaults",
 		"-m", strconv.Itoa(cfg.Mem),
-		"-chardev", "stdio,id=serial0,signal=on,logfile=" + option(m.serialLog()), "-serial", "chardev:serial0",
+		"-chardev", "stdio,id=serial0,signal=on,logfile=" + option(m.log), "-serial", "chardev:serial0",
 		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control",
 		"-netdev", netdev(cfg), "-device", "virtio-net-pci,netdev=n0,bootindex=1",
 		"-device", "virtio-rng-pci", // sshd makes its keys at boot, and would wait for entropy
 		// Firmware that finds nothing to boot tries again after 5 s: a reset, so it ends without Reboot.
 		"-boot", "strict=on,reboot-timeout=5000",
 	}
+	args = append(args, board(cfg.Args)...)
 	args = append(args, accelArgs(cfg.Accel)...)
 	if !cfg.Reboot {
 		args = append(args, "-no-reboot")
@@ -123,6 +121,9 @@ func accelArgs(a Accel) []string {
 
 func netdev(cfg Config) string {
 	s := fmt.Sprintf("user,id=n0,hostfwd=tcp:127.0.0.1:%d-:22", cfg.SSHPort)
+	if cfg.TFTP != "" {
+		s += ",tftp=" + option(cfg.TFTP)
+	}
 	if cfg.Bootfile != "" {
 		s += ",bootfile=" + option(cfg.Bootfile)
 	}

@@ -9,6 +9,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,19 +50,23 @@ const (
 
 // Config describes a machine. The zero value of each field is a good choice.
 type Config struct {
-	Bootfile string   // URL of an iPXE script, as the machine reaches it; at most 127 bytes
+	Bootfile string   // URL of an iPXE script, as the machine reaches it, or a file below TFTP; at most 127 bytes
+	TFTP     string   // directory of the TFTP server that qemu is for this machine; empty: there is none
 	Firmware Firmware // empty: BIOS
 	Accel    Accel    // empty: AccelAuto
 	Kernel   string   // file of a Linux kernel, with which AccelAuto tries KVM; empty: AccelAuto is AccelTCG
 	Mem      int      // MiB; 0: 1024
 	SSHPort  int      // port of 127.0.0.1 that leads to the machine's port 22; 0: a free one
 	Reboot   bool     // a machine that reboots starts again; else it ends
-	Args     []string // more arguments for qemu
+	Args     []string // more arguments for qemu; a display or drives among them get what they need
+	Dir      string   // where qemu runs, and relative files in Args begin; empty: here
 
 	// Stdin and Serial are the two directions of the serial console. Where both are a terminal, it is an interactive one,
 	// and Ctrl-C ends the machine. A Serial that is an *os.File is handed to qemu as it is.
 	Stdin  *os.File
 	Serial io.Writer
+	// SerialLog is a file that gets what the serial console says, too, and stays. Empty: none stays.
+	SerialLog string
 
 	// Message is told what a user wants to know, such as that KVM does not work here. May be nil.
 	Message func(string)
@@ -76,7 +81,8 @@ type Machine struct {
 
 	cmd    *exec.Cmd
 	qmp    *QMP
-	dir    string // of this run: firmware variables, serial log
+	dir    string // of this run: firmware variables
+	log    string // file of the serial console
 	stderr tailBuffer
 	done   chan struct{}
 	tail   string // of the serial log, when done
@@ -110,6 +116,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	if m.dir, err = os.MkdirTemp("", "netroot-vm-"); err != nil {
 		return nil, fmt.Errorf("directory for the machine: %w", err)
 	}
+	m.log = cmp.Or(cfg.SerialLog, filepath.Join(m.dir, "serial.log"))
 	if err := m.start(ctx, cfg, tools); err != nil {
 		os.RemoveAll(m.dir)
 		return nil, err
@@ -145,9 +152,9 @@ func (c Config) check() error {
 	case c.Mem < 0:
 		return fmt.Errorf("memory of %d MiB: choose more than 0", c.Mem)
 	case len(c.Bootfile) > 127: // the "file" field of BOOTP, RFC 951 section 3
-		return fmt.Errorf("boot script %s: its URL has %d bytes and DHCP carries 127; choose a shorter name", c.Bootfile, len(c.Bootfile))
+		return fmt.Errorf("boot file %s: its URL has %d bytes and DHCP carries 127; choose a shorter name", c.Bootfile, len(c.Bootfile))
 	}
-	return nil
+	return checkArgs(c.Args)
 }
 
 // freePort makes sure that qemu will get the port, before it starts. Port 0 becomes one that is free.
@@ -179,6 +186,7 @@ func (m *Machine) start(ctx context.Context, cfg Config, tools tools) error {
 	if cfg.Stdin != nil {
 		cmd.Stdin = cfg.Stdin // a nil *os.File would not be a nil io.Reader
 	}
+	cmd.Dir = cfg.Dir
 	cmd.ExtraFiles = []*os.File{theirs} // descriptor 3
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
@@ -224,7 +232,7 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 func (m *Machine) wait(ctx context.Context) {
 	err := m.cmd.Wait()
 	m.qmp.Close()
-	m.tail = readTail(m.serialLog(), tailSize)
+	m.tail = readTail(m.log, tailSize)
 	os.RemoveAll(m.dir)
 	switch {
 	case ctx.Err() != nil:
@@ -273,11 +281,9 @@ func (m *Machine) Tail() string {
 	case <-m.done:
 		return m.tail
 	default:
-		return readTail(m.serialLog(), tailSize)
+		return readTail(m.log, tailSize)
 	}
 }
-
-func (m *Machine) serialLog() string { return filepath.Join(m.dir, "serial.log") }
 
 // ended is the error for something that needed the machine to run.
 func (m *Machine) ended() error {
