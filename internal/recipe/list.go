@@ -70,9 +70,10 @@ func (p *parser) words(text string) ([]string, error) {
 	var words []string
 	var word strings.Builder
 	open := false // a word has begun, though it may be empty as in ""
+	text = strings.TrimSpace(text)
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
-		case c == ' ' || c == '\t':
+		case isBlank(c):
 			if open {
 				words = append(words, word.String())
 				word.Reset()
@@ -87,7 +88,7 @@ func (p *parser) words(text string) ([]string, error) {
 			if end < 0 {
 				return nil, errOpenQuote
 			}
-			if after := i + 2 + end; p.strict && (open || after < len(text) && text[after] != ' ' && text[after] != '\t') {
+			if after := i + 2 + end; p.strict && (open || after < len(text) && !isBlank(text[after])) {
 				return nil, errInnerQuote
 			}
 			word.WriteString(text[i+1 : i+1+end])
@@ -103,6 +104,9 @@ func (p *parser) words(text string) ([]string, error) {
 	}
 	return words, nil
 }
+
+// isBlank tells what separates words: a regular expression's \s on one line (RE2).
+func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\f' || c == '\r' }
 
 // labels reads "KEY value" lines. There is no quoting, and a '#' after a value
 // is a part of it.
