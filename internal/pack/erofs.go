@@ -101,11 +101,16 @@ func erofs(ctx context.Context, tree, out string, opt ErofsOptions) (Result, err
 			return nil, err
 		}
 		args := append(opt.args(), file, tree+"/")
-		lines, err := mkfsErofs.run(ctx, file, args, &fileCounter{report: opt.Progress, total: files})
+		progress := &fileCounter{report: opt.Progress, total: files}
+		lines, err := mkfsErofs.run(ctx, file, args, progress)
 		if err != nil && ctx.Err() == nil && len(lines) > 0 {
 			return nil, erofsError(lines)
 		}
-		return erofsWarnings(lines), err
+		if err != nil {
+			return nil, err
+		}
+		progress.tell(100)
+		return erofsWarnings(lines), nil
 	})
 }
 
@@ -158,7 +163,8 @@ func countFiles(dir string) (int, error) {
 	return n, err
 }
 
-// fileCounter counts the files that mkfs.erofs says it has in hand, "\rProcessing etc/hosts ...", one over the other.
+// fileCounter counts the files that mkfs.erofs says it has in hand, "Processing etc/hosts ...", one over the other (1.5)
+// or on lines of their own (1.8).
 type fileCounter struct {
 	report      func(int)
 	total, done int
@@ -172,13 +178,18 @@ func (c *fileCounter) Write(b []byte) (int, error) {
 	c.done += bytes.Count(text, word)
 	keep := text[max(0, len(text)-len(word)+1):]
 	c.rest = slices.Clone(keep)
-	if percent := min(100, 100*c.done/max(1, c.total)); percent > c.last {
-		c.last = percent
-		if c.report != nil {
-			c.report(percent)
-		}
-	}
+	c.tell(min(99, 100*c.done/max(1, c.total)))
 	return len(b), nil
+}
+
+func (c *fileCounter) tell(percent int) {
+	if percent <= c.last {
+		return
+	}
+	c.last = percent
+	if c.report != nil {
+		c.report(percent)
+	}
 }
 
 // erofsTag is what mkfs.erofs puts before a message, and the place in its source: "<E> erofs: f() Line[12] ".
@@ -198,13 +209,16 @@ func erofsError(lines []string) error {
 	return errors.New("mkfs.erofs: " + strings.Join(said[:min(3, len(said))], "; "))
 }
 
-// erofsWarnings leaves out that a feature is experimental, which mkfs.erofs goes on saying of what kernels have had for
-// years.
+// usual is what mkfs.erofs says of what was asked for on purpose: that a feature is experimental, which it goes on saying
+// of what kernels have had for years, and that zstd takes its time.
+var usual = regexp.MustCompile(`EXPERIMENTAL|takes more time`)
+
+// erofsWarnings are the warnings that tell something about the tree.
 func erofsWarnings(lines []string) []string {
 	var said []string
 	for _, line := range lines {
-		if tag := erofsTag.FindString(line); !strings.Contains(line, "EXPERIMENTAL") {
-			said = append(said, line[len(tag):])
+		if !usual.MatchString(line) {
+			said = append(said, strings.TrimPrefix(line, erofsTag.FindString(line)))
 		}
 	}
 	return said
