@@ -36,6 +36,12 @@ func readStat(file string) (s stat, err error) {
 	return s, nil
 }
 
+// CPU is the processor time that a process has taken, in seconds, without its children.
+func CPU(pid int) (float64, error) {
+	s, err := readStat(fmt.Sprintf("/proc/%d/stat", pid))
+	return s.cpu, err
+}
+
 // processes are the server's: itself and its children.
 func (t *Target) processes() (all []stat) {
 	files, _ := filepath.Glob("/proc/[0-9]*/stat")

@@ -4,14 +4,17 @@
 // initramfs stands dracut's of the same kernel, where dracut is installed, and
 // beside the bytes the whole image, which a root in memory would cost.
 //
-// It is not a test: nothing fails when a figure is bad. It boots an image that
+// Then it boots the same image by all transports (-transports), and the same tree
+// in all formats that the store has it packed in (-packs), and prints a table of
+// each.
+//
+// It is not a test: nothing fails when a figure is bad. It boots images that
 // "netroot build" made.
 //
 //	go run ./test/bench/boot -netroot bin/netroot -state /var/lib/netroot -label debian12
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -20,9 +23,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +34,7 @@ import (
 
 type bench struct {
 	netroot, init, state, label string
+	transports, packs           []string
 	boots                       int
 }
 
@@ -43,8 +44,11 @@ func main() {
 	flag.StringVar(&b.init, "init", "bin/netroot-init", "the node's init")
 	flag.StringVar(&b.state, "state", "/var/lib/netroot", "state directory")
 	flag.StringVar(&b.label, "label", "debian12", "label to boot")
-	flag.IntVar(&b.boots, "boots", 3, "boots; the median is printed")
+	flag.IntVar(&b.boots, "boots", 3, "boots of each kind; medians are printed")
+	transports := flag.String("transports", "", "transports to compare, with commas (default: all that the image's kernel has)")
+	packs := flag.String("packs", "squashfs,erofs,erofs-uncompressed", "formats to compare, with commas")
 	flag.Parse()
+	b.transports, b.packs = words(*transports), words(*packs)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := b.run(ctx); err != nil {
@@ -65,12 +69,35 @@ func (b bench) run(ctx context.Context) error {
 	if err := b.generator(ctx); err != nil {
 		return err
 	}
+	size, err := rootSize(im)
+	if err != nil {
+		return err
+	}
+	if err := b.boot(ctx, size); err != nil {
+		return err
+	}
+	if b.transports == nil {
+		for _, t := range im.Config.Transports {
+			b.transports = append(b.transports, string(t))
+		}
+	}
+	if err := b.byTransport(ctx); err != nil {
+		return err
+	}
+	return b.byPack(ctx, s)
+}
+
+func words(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
+}
+
+func rootSize(im *store.Image) (int64, error) {
 	root, ok, err := im.Blob(store.RoleRoot)
 	if err != nil || !ok {
-		return errors.Join(err, errors.New("the image has no root"))
+		return 0, errors.Join(err, fmt.Errorf("image %s has no root", im.Name()))
 	}
 	defer root.Close()
-	return b.boot(ctx, root.Size())
+	return root.Size(), nil
 }
 
 // generator measures the initramfs: ours, and dracut's of the same kernel.
@@ -121,81 +148,4 @@ func dracut(ctx context.Context, tree string, k *kernel.Kernel, dir string, ours
 	}
 	return []string{"dracut, not host-only", term.Size(info.Size()), term.Duration(spent),
 		fmt.Sprintf("%.1f times the size, %.0f times the time", float64(info.Size())/float64(ours), spent.Seconds()/took.Seconds())}
-}
-
-// times of one boot, in seconds since the kernel started, and what it read.
-type times struct {
-	init, switched, login float64
-	read                  int64
-}
-
-func (b bench) boot(ctx context.Context, size int64) error {
-	var all []times
-	for i := range b.boots {
-		fmt.Fprintf(os.Stderr, "boot %d of %d\n", i+1, b.boots)
-		t, err := b.once(ctx)
-		if err != nil {
-			return err
-		}
-		all = append(all, t)
-	}
-	median := func(of func(times) float64) float64 {
-		var v []float64
-		for _, t := range all {
-			v = append(v, of(t))
-		}
-		slices.Sort(v)
-		return v[len(v)/2]
-	}
-	read := median(func(t times) float64 { return float64(t.read) })
-	rows := [][]string{
-		{"BOOT of " + b.label, "MEDIAN OF " + strconv.Itoa(b.boots), "BESIDE"},
-		{"kernel to \"Run /init\"", seconds(median(func(t times) float64 { return t.init })), ""},
-		{"\"Run /init\" to switch root", seconds(median(func(t times) float64 { return t.switched - t.init })), ""},
-		{"kernel to ssh login", seconds(median(func(t times) float64 { return t.login })), ""},
-		{"read of the root until login", term.Size(int64(read)), fmt.Sprintf("%.1f %% of the image's %s", 100*read/float64(size), term.Size(size))},
-	}
-	fmt.Println()
-	return term.Table(os.Stdout, rows)
-}
-
-func seconds(s float64) string { return fmt.Sprintf("%.2f s", s) }
-
-var stamp = regexp.MustCompile(`\[ *([0-9]+\.[0-9]+)\] (Run /init as init process|netroot: switch: )`)
-
-func (b bench) once(ctx context.Context) (times, error) {
-	dir, err := os.MkdirTemp("", "netroot-bench-")
-	if err != nil {
-		return times{}, err
-	}
-	defer os.RemoveAll(dir)
-	serial := filepath.Join(dir, "console.log")
-	var out, errs bytes.Buffer
-	cmd := exec.CommandContext(ctx, b.netroot, "--state", b.state, "vm", b.label, "--transport", "nbd", "--ssh-port", "0", "--serial", serial,
-		"--run", "cat /proc/uptime /sys/block/nbd0/stat")
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return times{}, fmt.Errorf("%w: %s", err, errs.String())
-	}
-	var t times
-	f := strings.Fields(out.String()) // uptime, idle time, reads, merges, sectors read (Documentation/block/stat.rst)
-	if len(f) < 5 {
-		return times{}, fmt.Errorf("the node said %q", out.String())
-	}
-	t.login, _ = strconv.ParseFloat(f[0], 64)
-	sectors, _ := strconv.ParseInt(f[4], 10, 64)
-	t.read = sectors * 512
-	console, err := os.ReadFile(serial)
-	if err != nil {
-		return times{}, err
-	}
-	for _, m := range stamp.FindAllSubmatch(console, -1) {
-		at, _ := strconv.ParseFloat(string(m[1]), 64)
-		if bytes.HasPrefix(m[2], []byte("Run")) {
-			t.init = at
-		} else {
-			t.switched = at
-		}
-	}
-	return t, nil
 }

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"netroot/internal/pack"
+	"netroot/internal/store"
+	"netroot/internal/term"
+	"netroot/test/bench/beside"
+)
+
+// sample is what one boot came to. Times are seconds since the kernel started, so without the firmware's.
+type sample struct {
+	init, switched, login float64
+	read                  float64 // bytes of the packed root, where the root is an NBD device
+	wire                  float64 // bytes that came in from the kernel's start to the login
+	memory                float64 // bytes that are in use and not to be had back, at the login
+	server                float64 // seconds of processor of the process that serves
+}
+
+// median is of one figure of all samples.
+func median(all []sample, of func(sample) float64) float64 {
+	var v []float64
+	for _, s := range all {
+		v = append(v, of(s))
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// boot measures one way to boot step by step.
+func (b bench) boot(ctx context.Context, size int64) error {
+	all, err := b.sample(ctx, "nbd", "--transport", "nbd")
+	if err != nil {
+		return err
+	}
+	read := median(all, func(s sample) float64 { return s.read })
+	rows := [][]string{
+		{"BOOT of " + b.label, "MEDIAN OF " + strconv.Itoa(b.boots), "BESIDE"},
+		{"kernel to \"Run /init\"", seconds(median(all, func(s sample) float64 { return s.init })), ""},
+		{"\"Run /init\" to switch root", seconds(median(all, func(s sample) float64 { return s.switched - s.init })), ""},
+		{"kernel to ssh login", seconds(median(all, func(s sample) float64 { return s.login })), ""},
+		{"read of the root until login", term.Size(int64(read)), fmt.Sprintf("%.1f %% of the image's %s", 100*read/float64(size), term.Size(size))},
+	}
+	fmt.Println()
+	return term.Table(os.Stdout, rows)
+}
+
+// byTransport boots the same image by each transport.
+func (b bench) byTransport(ctx context.Context) error {
+	rows := [][]string{slices.Concat([]string{"THE SAME IMAGE BY"}, columns)}
+	for _, t := range b.transports {
+		all, err := b.sample(ctx, t, "--transport", t)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row(t, all))
+	}
+	fmt.Println()
+	return term.Table(os.Stdout, rows)
+}
+
+// byPack boots, by NBD, the newest image in each format that the store has.
+func (b bench) byPack(ctx context.Context, s *store.Store) error {
+	images, err := s.List()
+	if err != nil {
+		return err
+	}
+	rows := [][]string{slices.Concat([]string{"THE SAME TREE AS", "ROOT", "COMPRESSOR", "READ"}, columns)}
+	for _, p := range b.packs {
+		i := slices.IndexFunc(images, func(im *store.Image) bool {
+			return im.Label == b.label && pack.Method(p).Packed(im.Config.RootFormat, im.Config.Compressor)
+		})
+		if i < 0 {
+			fmt.Fprintf(os.Stderr, "no image is packed as %s: \"netroot build %s --update --pack %s\" makes one\n", p, b.label, p)
+			continue
+		}
+		size, err := rootSize(images[i])
+		if err != nil {
+			return err
+		}
+		all, err := b.sample(ctx, p, "--transport", "nbd", "--pack", p)
+		if err != nil {
+			return err
+		}
+		read := term.Size(int64(median(all, func(s sample) float64 { return s.read })))
+		rows = append(rows, slices.Concat([]string{p, term.Size(size), images[i].Config.Compressor, read}, row("", all)[1:]))
+	}
+	fmt.Println()
+	return term.Table(os.Stdout, rows)
+}
+
+// columns are what row gives after a name.
+var columns = []string{"LOGIN AFTER", "ON THE WIRE", "NODE'S MEMORY", "SERVER'S CPU"}
+
+func row(name string, all []sample) []string {
+	size := func(of func(sample) float64) string { return term.Size(int64(median(all, of))) }
+	return []string{
+		name, seconds(median(all, func(s sample) float64 { return s.login })),
+		size(func(s sample) float64 { return s.wire }), size(func(s sample) float64 { return s.memory }),
+		seconds(median(all, func(s sample) float64 { return s.server })),
+	}
+}
+
+func seconds(s float64) string { return fmt.Sprintf("%.2f s", s) }
+
+// sample boots as often as is asked for.
+func (b bench) sample(ctx context.Context, name string, flags ...string) ([]sample, error) {
+	var all []sample
+	for i := range b.boots {
+		fmt.Fprintf(os.Stderr, "%s: boot %d of %d\n", name, i+1, b.boots)
+		s, err := b.once(ctx, flags)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// ask has the node print each figure behind its name: sysfs, proc(5), Documentation/block/stat.rst.
+const ask = `
+echo login $(cut -d' ' -f1 /proc/uptime)
+echo wire $(cat /sys/class/net/*/statistics/rx_bytes | sort -n | tail -n 1)
+echo memory $(awk '/^MemTotal/ { t = $2 } /^MemAvailable/ { print t - $2 }' /proc/meminfo)
+if [ -e /sys/block/nbd0/stat ]; then echo sectors $(awk '{ print $3 }' /sys/block/nbd0/stat); fi
+`
+
+var stamp = regexp.MustCompile(`\[ *([0-9]+\.[0-9]+)\] (Run /init as init process|netroot: switch: )`)
+
+func (b bench) once(ctx context.Context, flags []string) (sample, error) {
+	dir, err := os.MkdirTemp("", "netroot-bench-")
+	if err != nil {
+		return sample{}, err
+	}
+	defer os.RemoveAll(dir)
+	serial := filepath.Join(dir, "console.log")
+	args := slices.Concat([]string{"--state", b.state, "vm", b.label, "--ssh-port", "0", "--serial", serial, "--run", ask}, flags)
+	cmd := exec.CommandContext(ctx, b.netroot, args...)
+	out := &watched{process: cmd}
+	var errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = out, &errs
+	if err := cmd.Run(); err != nil {
+		return sample{}, fmt.Errorf("%w: %s", err, errs.String())
+	}
+	said := map[string]float64{}
+	for line := range strings.Lines(out.String()) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if said[name], err = strconv.ParseFloat(value, 64); err != nil {
+			return sample{}, fmt.Errorf("the node said %q", out.String())
+		}
+	}
+	s := sample{login: said["login"], wire: said["wire"], memory: said["memory"] * 1024, read: said["sectors"] * 512, server: out.spent}
+	console, err := os.ReadFile(serial)
+	if err != nil {
+		return sample{}, err
+	}
+	for _, m := range stamp.FindAllSubmatch(console, -1) {
+		at, _ := strconv.ParseFloat(string(m[1]), 64)
+		if bytes.HasPrefix(m[2], []byte("Run")) {
+			s.init = at
+		} else {
+			s.switched = at
+		}
+	}
+	return s, nil
+}
+
+// watched takes a program's output, and reads its processor time when the first of it arrives. For "netroot vm" that is
+// its servers' and its own, for qemu is another process.
+type watched struct {
+	bytes.Buffer
+	process *exec.Cmd
+	spent   float64
+}
+
+var _ io.Writer = (*watched)(nil)
+
+func (w *watched) Write(p []byte) (int, error) {
+	if w.spent == 0 {
+		w.spent, _ = beside.CPU(w.process.Process.Pid) // 0 of one that has ended
+	}
+	return w.Buffer.Write(p)
+}
