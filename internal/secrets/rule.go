@@ -84,7 +84,14 @@ var rules = []rule{
 }
 
 // rulesFor returns the rules that a file's name, relative to the tree, falls under.
+//
+// A layer of the tree is where its files will be on a node: what is below etc/rootovl/NAME goes by the rest of its path.
 func rulesFor(name string) []rule {
+	if layer, ok := strings.CutPrefix(name, "etc/rootovl/"); ok {
+		if _, file, ok := strings.Cut(layer, "/"); ok {
+			name = file
+		}
+	}
 	var out []rule
 	for _, r := range rules {
 		if r.matches(name) {

@@ -129,6 +129,7 @@ func TestFound(t *testing.T) {
 		{"etc/wireguard/wg0.conf", "[Interface]\nPrivateKey = " + secret, PrivateKey, []int{2}},
 		{"etc/shadow", "root:$y$j9T$" + secret + ":20780:0\nbin:*:1:\nold:!$6$" + secret + ":1:\nnew::1:\ndes:" + "abcdefghijklm:1:\n", PasswordHash, []int{1, 3, 5}},
 		{"etc/shadow-", "root:$6$x:1:\n", PasswordHash, []int{1}},
+		{"etc/rootovl/rack7/etc/shadow", "root:$6$x:1:\n", PasswordHash, []int{1}},
 		{"etc/gshadow", "wheel:$6$x::root\n", PasswordHash, []int{1}},
 		{"etc/passwd", "root:x:0:0::/root:/bin/sh\nold:$1$x:0:0::/:\n", PasswordHash, []int{2}},
 		{"etc/security/opasswd", "u:1000:1:$6$" + secret + "\n", PasswordHash, []int{1}},
