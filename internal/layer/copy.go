@@ -22,9 +22,14 @@ func Copy(root *os.Root, src, name string, edit func(*tar.Header)) error {
 func (a *applier) copy(d *dirReader) error {
 	pr, pw := io.Pipe()
 	d.tw = tar.NewWriter(pw)
-	go func() { pw.CloseWithError(d.archive()) }()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pw.CloseWithError(d.archive())
+	}()
 	err := a.apply(pr)
 	pr.CloseWithError(errors.New("no longer read"))
+	<-done // it may report something
 	return err
 }
 
