@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	readAhead   = 8 << 10  // bytes of requests read at once: some fifty small ones
-	quickRead   = 64 << 10 // bytes up to which a READ is quick
-	batch       = 64 << 10 // bytes of replies that are held while there are more requests to answer,
-	batchBuffer = 128 << 10
+	readAhead   = 8 << 10   // bytes of requests read at once: some fifty small ones
+	quickRead   = 128 << 10 // bytes up to which a READ is quick
+	batch       = 64 << 10  // bytes of replies that are held while there are more requests to answer
+	batchBuffer = 256 << 10
 
 	quickRequest = 200 * time.Microsecond // unless the last one took longer
 )

@@ -210,7 +210,7 @@ func TestChangesAs(t *testing.T) {
 	if ok(t, "MKDIR by a supplementary group", s, statusOK); v.gid != 500 || v.mode != 0o2755 {
 		t.Errorf("%+v", v)
 	}
-	must(t, os.Chmod(filepath.Join(dir, "tmp/mine"), 0o4777))
+	must(t, os.Chmod(filepath.Join(dir, "tmp/mine"), 0o777|os.ModeSetuid))
 	s, w, _, _ := b.write(fh, 0, []byte("x"), 0)
 	if ok(t, "WRITE to a file for all", s, statusOK); w.after.mode != 0o777 {
 		t.Errorf("set-user-ID after another's WRITE: %#o", w.after.mode)

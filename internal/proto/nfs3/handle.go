@@ -23,7 +23,7 @@ import (
 // number, which is easily guessed; with the seal, a handle is one that this server has given out for this export (or
 // that a client saw on the wire, against which NFSv3 has no defence). A file that was given out and is then renamed
 // to outside of the export stays within reach of whoever has its handle, as a local process keeps a file open; of a
-// directory that was, what lies below does too, but not what lies above it: see lookupParent.
+// directory that was, what lies below does too, but not what lies above it: see tree.
 const (
 	handleVersion = 1
 	handleID      = 1

@@ -47,7 +47,7 @@ type Server struct {
 	// discards.
 	Log *slog.Logger
 	// MaxConns bounds the connections; MaxBuffer the bytes of requests and replies held in memory for all of them
-	// together (at least 4 MiB), beside 300 KiB for each connection that has requests. MaxFiles bounds the files that
+	// together (at least 4 MiB), beside 400 KiB for each connection that has requests. MaxFiles bounds the files that
 	// are kept open; each may take three descriptors, and no more than a quarter of the process's are used. 0 means
 	// the defaults above.
 	MaxConns  int

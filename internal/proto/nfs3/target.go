@@ -94,12 +94,9 @@ func (t *target) entryName(name []byte) error {
 	return nil
 }
 
-// child opens what is called name in a directory, in the kernel's view of the one who asks: entry was called. A
-// symbolic link is itself.
+// child opens what is called name in a directory; entryName was called. A symbolic link is itself. ".." does not lead out
+// of the tree: see tree.
 func (t *target) child(name []byte) (*target, error) {
-	if string(name) == ".." {
-		return t.parent()
-	}
 	fd, err := t.openChild(name)
 	if err != nil {
 		return nil, err
@@ -129,54 +126,6 @@ func (t *target) adopt(fd int) (*target, error) {
 		return nil, err
 	}
 	return c, nil
-}
-
-// parent opens the directory above, which is the root's for the root. A directory that was moved to outside of the
-// export has none: by it, a client could climb to the root of the file system.
-func (t *target) parent() (*target, error) {
-	if t.at.tree.isRoot(&t.st) {
-		return t.child([]byte("."))
-	}
-	up, err := unix.Openat(t.path, "..", unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := t.at.tree.holds(up); err != nil {
-		unix.Close(up)
-		return nil, err
-	}
-	return t.adopt(up)
-}
-
-// holds climbs from a directory until it meets the tree's root; ENOENT when it does not.
-func (t *tree) holds(dir int) error {
-	at := dir
-	defer func() {
-		if at != dir {
-			unix.Close(at)
-		}
-	}()
-	var st, below unix.Stat_t
-	for {
-		if err := unix.Fstat(at, &st); err != nil {
-			return err
-		}
-		if t.isRoot(&st) {
-			return nil
-		}
-		if st.Ino == below.Ino && st.Dev == below.Dev { // the top, which is its own parent
-			return unix.ENOENT
-		}
-		below = st
-		up, err := unix.Openat(at, "..", unix.O_PATH|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		if at != dir {
-			unix.Close(at)
-		}
-		at = up
-	}
 }
 
 // reader returns a descriptor that reads a regular file or a directory. What who may is asked elsewhere.

@@ -10,8 +10,9 @@ import (
 
 // tree is an export's directory as this server sees it: through a mount of its own that hangs nowhere. What other
 // file systems are mounted inside of the directory does not show there, so they are not exported: a client sees the
-// directory that is beneath (as with the kernel's server without "crossmnt"). And ".." of the mount's root is the
-// root.
+// directory that is beneath (as with the kernel's server without "crossmnt"). And no ".." leads out of it: that of the
+// mount's root is the root, and that of a directory which was moved to outside of the mount is ENOENT (path_connected
+// in fs/namei.c).
 type tree struct {
 	key   treeKey
 	mount int // by open_tree(2); the mount lasts as long as it

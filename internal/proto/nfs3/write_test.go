@@ -330,13 +330,16 @@ func TestRemovedIsFreed(t *testing.T) {
 	c.unlink(procRemove, root, "victim-remove")
 	s, _, _ := c.rename(root, "other", root, "victim-rename")
 	ok(t, "RENAME", s, statusOK)
+	if left := strings.Join(open(), " "); strings.Contains(left, "deleted") {
+		t.Errorf("still open: %s", left)
+	}
 	must(t, os.Remove(filepath.Join(dir, "victim-here")))
 	s, _ = c.getattr(handles["victim-here"])
 	ok(t, "GETATTR", s, statusStale)
 	s, _ = c.getattr(handles["victim-rename"])
 	ok(t, "GETATTR", s, statusStale)
-	if left := open(); len(left) > 0 && strings.Contains(strings.Join(left, " "), "deleted") {
-		t.Errorf("still open: %q", left)
+	if left := strings.Join(open(), " "); strings.Contains(left, "deleted") {
+		t.Errorf("still open: %s", left)
 	}
 	s, _ = c.getattr(handles["other"])
 	ok(t, "GETATTR of what was renamed", s, statusOK)
