@@ -104,7 +104,7 @@ func erofs(ctx context.Context, tree, out string, opt ErofsOptions) (Result, err
 		progress := &fileCounter{report: opt.Progress, total: files}
 		lines, err := mkfsErofs.run(ctx, file, args, progress)
 		if err != nil && ctx.Err() == nil && len(lines) > 0 {
-			return nil, erofsError(lines)
+			return nil, erofsError(lines, progress.at())
 		}
 		if err != nil {
 			return nil, err
@@ -168,18 +168,29 @@ func countFiles(dir string) (int, error) {
 type fileCounter struct {
 	report      func(int)
 	total, done int
-	rest        []byte // the beginning of a word, perhaps
-	last        int
+	tail        []byte // of what was said
+	last        int    // percent
 }
 
 func (c *fileCounter) Write(b []byte) (int, error) {
+	const tail = 512 // more than a name that mkfs.erofs prints, which it shortens
 	word := []byte("Processing ")
-	text := append(c.rest, b...)
-	c.done += bytes.Count(text, word)
-	keep := text[max(0, len(text)-len(word)+1):]
-	c.rest = slices.Clone(keep)
+	before := bytes.Count(c.tail, word)
+	text := append(c.tail, b...)
+	c.done += bytes.Count(text, word) - before
+	c.tail = slices.Clone(text[max(0, len(text)-tail):])
 	c.tell(min(99, 100*c.done/max(1, c.total)))
 	return len(b), nil
+}
+
+var inHand = regexp.MustCompile(`Processing ([^\r\n]+) \.\.\.`)
+
+// at is the file that was in hand last, or "".
+func (c *fileCounter) at() string {
+	if all := inHand.FindAllSubmatch(c.tail, -1); all != nil {
+		return string(all[len(all)-1][1])
+	}
+	return ""
 }
 
 func (c *fileCounter) tell(percent int) {
@@ -195,8 +206,9 @@ func (c *fileCounter) tell(percent int) {
 // erofsTag is what mkfs.erofs puts before a message, and the place in its source: "<E> erofs: f() Line[12] ".
 var erofsTag = regexp.MustCompile(`^<([EW])> erofs[a-z_]*: *(?:\w+\(\) Line\[\d+\] *)?`)
 
-// erofsError is why mkfs.erofs failed, the first reason first, without how it is used.
-func erofsError(lines []string) error {
+// erofsError is why mkfs.erofs failed, the first reason first, without how it is used; and the file it had come to, for its
+// reasons name none.
+func erofsError(lines []string, at string) error {
 	var said []string
 	for _, line := range lines {
 		if tag := erofsTag.FindStringSubmatch(line); tag != nil && tag[1] == "E" {
@@ -206,7 +218,11 @@ func erofsError(lines []string) error {
 	if said == nil {
 		said = lines[:1]
 	}
-	return errors.New("mkfs.erofs: " + strings.Join(said[:min(3, len(said))], "; "))
+	text := strings.Join(said[:min(3, len(said))], "; ")
+	if at != "" {
+		text = "at " + at + ": " + text
+	}
+	return errors.New("mkfs.erofs: " + text)
 }
 
 // usual is what mkfs.erofs says of what was asked for on purpose: that a feature is experimental, which it goes on saying

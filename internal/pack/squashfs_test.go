@@ -273,16 +273,23 @@ func TestSquashfsErrorsLeaveNothing(t *testing.T) {
 	}
 }
 
-// A file that cannot be read must not become an empty one.
 func TestSquashfsUnreadableFile(t *testing.T) {
 	tool(t, "mksquashfs")
+	unreadable(t, func(tree, out string) error {
+		_, err := pack.Squashfs(t.Context(), tree, out, pack.SquashfsOptions{})
+		return err
+	})
+}
+
+// unreadable packs a tree with a file that cannot be read, which must not become an empty one.
+func unreadable(t *testing.T, packTo func(tree, out string) error) {
+	t.Helper()
 	if os.Geteuid() == 0 {
 		t.Skip("root reads everything")
 	}
 	tree, out := t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(tree, "secret"), []byte("x"), 0))
-	_, err := pack.Squashfs(t.Context(), tree, filepath.Join(out, "new"), pack.SquashfsOptions{})
-	if err == nil || !strings.Contains(err.Error(), "secret") {
+	if err := packTo(tree, filepath.Join(out, "new")); err == nil || !strings.Contains(err.Error(), "secret") {
 		t.Errorf("%v", err)
 	}
 	alone(t, out)
@@ -290,6 +297,15 @@ func TestSquashfsUnreadableFile(t *testing.T) {
 
 func TestSquashfsCancelled(t *testing.T) {
 	tool(t, "mksquashfs")
+	cancelled(t, func(ctx context.Context, tree, out string, progress func(int)) error {
+		_, err := pack.Squashfs(ctx, tree, out, pack.SquashfsOptions{Compressor: "zstd", Level: 19, Progress: progress})
+		return err
+	})
+}
+
+// cancelled ends a packing when it has begun, which must leave nothing.
+func cancelled(t *testing.T, packTo func(ctx context.Context, tree, out string, progress func(int)) error) {
+	t.Helper()
 	tree, out := t.TempDir(), t.TempDir()
 	noise := make([]byte, 64<<20)
 	for i := range noise {
@@ -297,10 +313,8 @@ func TestSquashfsCancelled(t *testing.T) {
 	}
 	must(t, os.WriteFile(filepath.Join(tree, "f"), noise, 0o600))
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := pack.Squashfs(ctx, tree, filepath.Join(out, "new"), pack.SquashfsOptions{
-		Compressor: "zstd", Level: 19, Progress: func(int) { cancel() },
-	})
-	if !errors.Is(err, context.Canceled) {
+	defer cancel()
+	if err := packTo(ctx, tree, filepath.Join(out, "new"), func(int) { cancel() }); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	alone(t, out)
