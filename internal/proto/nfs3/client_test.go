@@ -400,65 +400,6 @@ func (c *client) readlink(h []byte) (status, string) {
 	return s, text
 }
 
-// entry is one of READDIR or READDIRPLUS.
-type entry struct {
-	fileid, cookie uint64
-	name           string
-	attr           *attr
-	handle         []byte
-}
-
-// readdir lists a part of a directory: after cookie, in at most count bytes.
-func (c *client) readdir(h []byte, plus bool, cookie, verifier uint64, count uint32) (s status, all []entry, ver uint64, eof bool) {
-	c.t.Helper()
-	b := appendU64(appendU64(appendOpaque(nil, h), cookie), verifier)
-	proc := uint32(procReaddir)
-	if plus {
-		proc = procReaddirplus
-		b = appendU32(b, count)
-	}
-	a := c.nfs(proc, appendU32(b, count))
-	whole := len(a.b)
-	s = status(a.u32())
-	a.post()
-	if s == statusOK {
-		ver = a.u64()
-		for a.flag() {
-			e := entry{fileid: a.u64(), name: string(a.opaque(maxRecord)), cookie: a.u64()}
-			if plus {
-				e.attr = a.post()
-				if a.flag() {
-					e.handle = a.opaque(maxHandle)
-				}
-			}
-			all = append(all, e)
-		}
-		eof = a.flag()
-		if uint32(whole-4) > count {
-			c.t.Errorf("a listing of %d bytes, %d asked for", whole-4, count)
-		}
-	}
-	c.ended(a, "READDIR")
-	return s, all, ver, eof
-}
-
-// list lists a directory whole, in parts of count bytes.
-func (c *client) list(h []byte, plus bool, count uint32) (all []entry) {
-	c.t.Helper()
-	var cookie, verifier uint64
-	for {
-		s, part, ver, eof := c.readdir(h, plus, cookie, verifier, count)
-		if s != statusOK || !eof && len(part) == 0 {
-			c.t.Fatalf("listing: status %d, %d entries", s, len(part))
-		}
-		all = append(all, part...)
-		if eof {
-			return all
-		}
-		cookie, verifier = part[len(part)-1].cookie, ver
-	}
-}
-
 func write(t testing.TB, name string, data []byte, mode os.FileMode) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {

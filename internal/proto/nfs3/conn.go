@@ -58,16 +58,21 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 		gate: gate{semaphore.NewWeighted(connMemory), s.memory},
 	}
 	var err error
-	defer func() { c.detach(leaving(ctx, err)) }()
+	defer func() { c.end(err) }()
 	defer c.gate.wait()
 	defer c.survive("connection")
 	err = c.requests(ctx)
+}
+
+// end says why the connection ended, and lets go of what it used. Requests must be over.
+func (c *conn) end(err error) {
 	if cause := c.cause.Load(); cause != nil {
 		err = *cause
 	}
-	if err != io.EOF && ctx.Err() == nil && len(c.attached) == 0 { // else detach says it
-		s.refused(c.peer, "connection", err)
+	if err != io.EOF && c.ctx.Err() == nil && len(c.attached) == 0 { // else detach says it
+		c.srv.refused(c.peer, "connection", err)
 	}
+	c.detach(leaving(c.ctx, err))
 }
 
 func leaving(ctx context.Context, err error) string {

@@ -72,8 +72,8 @@ func (c *cred) bare(f func() error) error {
 	return c.as(f)
 }
 
-// found returns what is called name now, which was just made, after the rest of its attributes were set. What cannot be
-// taken back is not: a file that is there without them is better than an error after which it is there too.
+// found returns what is called name now, which was just made, after the rest of its attributes were set. When that fails
+// it stays, as with the kernel's server: the client is told, and may remove it.
 func (t *target) found(name []byte, s *sattr) (*target, error) {
 	o, err := t.child(name)
 	if err != nil {

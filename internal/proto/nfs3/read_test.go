@@ -116,6 +116,65 @@ func checkData(t *testing.T, c *client, h, want []byte) {
 	}
 }
 
+// entry is one of READDIR or READDIRPLUS.
+type entry struct {
+	fileid, cookie uint64
+	name           string
+	attr           *attr
+	handle         []byte
+}
+
+// readdir lists a part of a directory: after cookie, in at most count bytes.
+func (c *client) readdir(h []byte, plus bool, cookie, verifier uint64, count uint32) (s status, all []entry, ver uint64, eof bool) {
+	c.t.Helper()
+	b := appendU64(appendU64(appendOpaque(nil, h), cookie), verifier)
+	proc := uint32(procReaddir)
+	if plus {
+		proc = procReaddirplus
+		b = appendU32(b, count)
+	}
+	a := c.nfs(proc, appendU32(b, count))
+	whole := len(a.b)
+	s = status(a.u32())
+	a.post()
+	if s == statusOK {
+		ver = a.u64()
+		for a.flag() {
+			e := entry{fileid: a.u64(), name: string(a.opaque(maxRecord)), cookie: a.u64()}
+			if plus {
+				e.attr = a.post()
+				if a.flag() {
+					e.handle = a.opaque(maxHandle)
+				}
+			}
+			all = append(all, e)
+		}
+		eof = a.flag()
+		if uint32(whole-4) > count {
+			c.t.Errorf("a listing of %d bytes, %d asked for", whole-4, count)
+		}
+	}
+	c.ended(a, "READDIR")
+	return s, all, ver, eof
+}
+
+// list lists a directory whole, in parts of count bytes.
+func (c *client) list(h []byte, plus bool, count uint32) (all []entry) {
+	c.t.Helper()
+	var cookie, verifier uint64
+	for {
+		s, part, ver, eof := c.readdir(h, plus, cookie, verifier, count)
+		if s != statusOK || !eof && len(part) == 0 {
+			c.t.Fatalf("listing: status %d, %d entries", s, len(part))
+		}
+		all = append(all, part...)
+		if eof {
+			return all
+		}
+		cookie, verifier = part[len(part)-1].cookie, ver
+	}
+}
+
 // TestReaddir lists directories of many sizes in parts of many sizes, and goes on after a restart of the server.
 func TestReaddir(t *testing.T) {
 	needRoot(t)
@@ -163,5 +222,67 @@ func TestReaddir(t *testing.T) {
 	}
 	if s, _, _, _ := c.readdir(c.walk(root, part[2].name), false, 0, 0, 4096); s != statusNotDir {
 		t.Errorf("listing of a file: status %d", s)
+	}
+}
+
+// TestReadOnly: nothing changes a read-only export, and everything says why.
+func TestReadOnly(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "file"), []byte("1"), 0o666)
+	must(t, unix.Mknod(filepath.Join(dir, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+	h := serveDir(t, dir, Export{ReadOnly: true, TrustRoot: true})
+	c := h.dial(t)
+	root := c.mount("/root")
+	fh := c.walk(root, "file")
+	list := func() (names []string) {
+		for _, e := range c.list(root, false, 4096) {
+			names = append(names, e.name)
+		}
+		return names
+	}
+	before := list()
+	_, v := c.getattr(fh)
+	var got []status
+	add := func(s status) { got = append(got, s) }
+	s, _, _, _ := c.write(fh, 0, []byte("2"), 0)
+	add(s)
+	s, _ = c.setattr(fh, mode(0), nil)
+	add(s)
+	s, _, _, _ = c.create(root, "new", createGuarded, mode(0))
+	add(s)
+	s, _, _, _ = c.mkdir(root, "new", mode(0))
+	add(s)
+	s, _, _, _ = c.symlink(root, "new", "x")
+	add(s)
+	s, _, _, _ = c.mknod(root, "new", typeFIFO, mode(0), 0, 0)
+	add(s)
+	s, _ = c.unlink(procRemove, root, "file")
+	add(s)
+	s, _ = c.unlink(procRmdir, root, "file")
+	add(s)
+	s, _, _ = c.rename(root, "file", root, "new")
+	add(s)
+	s, _, _ = c.link(fh, root, "new")
+	add(s)
+	for i, s := range got {
+		if s != statusROFS {
+			t.Errorf("change %d: status %d", i, s)
+		}
+	}
+	if _, now := c.getattr(fh); now != v {
+		t.Errorf("changed: %+v to %+v", v, now)
+	}
+	if d := cmp.Diff(before, list()); d != "" {
+		t.Error(d)
+	}
+	const all = accessRead | accessLookup | accessModify | accessExtend | accessDelete | accessExecute
+	for path, want := range map[string]uint32{"file": accessRead, "null": accessRead | accessModify | accessExtend} {
+		if s, bits := c.access(c.walk(root, path), all); s != statusOK || bits != want {
+			t.Errorf("ACCESS of %s: status %d, %#x, want %#x", path, s, bits, want)
+		}
+	}
+	if s, bits := c.access(root, all); s != statusOK || bits != accessRead|accessLookup {
+		t.Errorf("ACCESS of the root: status %d, %#x", s, bits)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -417,66 +416,4 @@ func TestLink(t *testing.T) {
 	ok(t, "LINK again", s, statusExist)
 	s, _, _ = c.link(dh, root, "dir2")
 	ok(t, "LINK of a directory", s, statusPerm)
-}
-
-// TestReadOnly: nothing changes a read-only export, and everything says why.
-func TestReadOnly(t *testing.T) {
-	needRoot(t)
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "file"), []byte("1"), 0o666)
-	must(t, unix.Mknod(filepath.Join(dir, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
-	h := serveDir(t, dir, Export{ReadOnly: true, TrustRoot: true})
-	c := h.dial(t)
-	root := c.mount("/root")
-	fh := c.walk(root, "file")
-	list := func() (names []string) {
-		for _, e := range c.list(root, false, 4096) {
-			names = append(names, e.name)
-		}
-		return names
-	}
-	before := list()
-	_, v := c.getattr(fh)
-	var got []status
-	add := func(s status) { got = append(got, s) }
-	s, _, _, _ := c.write(fh, 0, []byte("2"), 0)
-	add(s)
-	s, _ = c.setattr(fh, mode(0), nil)
-	add(s)
-	s, _, _, _ = c.create(root, "new", createGuarded, mode(0))
-	add(s)
-	s, _, _, _ = c.mkdir(root, "new", mode(0))
-	add(s)
-	s, _, _, _ = c.symlink(root, "new", "x")
-	add(s)
-	s, _, _, _ = c.mknod(root, "new", typeFIFO, mode(0), 0, 0)
-	add(s)
-	s, _ = c.unlink(procRemove, root, "file")
-	add(s)
-	s, _ = c.unlink(procRmdir, root, "file")
-	add(s)
-	s, _, _ = c.rename(root, "file", root, "new")
-	add(s)
-	s, _, _ = c.link(fh, root, "new")
-	add(s)
-	for i, s := range got {
-		if s != statusROFS {
-			t.Errorf("change %d: status %d", i, s)
-		}
-	}
-	if _, now := c.getattr(fh); now != v {
-		t.Errorf("changed: %+v to %+v", v, now)
-	}
-	if d := cmp.Diff(before, list()); d != "" {
-		t.Error(d)
-	}
-	const all = accessRead | accessLookup | accessModify | accessExtend | accessDelete | accessExecute
-	for path, want := range map[string]uint32{"file": accessRead, "null": accessRead | accessModify | accessExtend} {
-		if s, bits := c.access(c.walk(root, path), all); s != statusOK || bits != want {
-			t.Errorf("ACCESS of %s: status %d, %#x, want %#x", path, s, bits, want)
-		}
-	}
-	if s, bits := c.access(root, all); s != statusOK || bits != accessRead|accessLookup {
-		t.Errorf("ACCESS of the root: status %d, %#x", s, bits)
-	}
 }
