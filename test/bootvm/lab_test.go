@@ -161,12 +161,12 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// startServe starts "netroot serve" with one transport, and returns when it
-// listens. It is killed when the test ends, or by the test: [stop].
-func startServe(t *testing.T, transport, address string) *exec.Cmd {
+// startServe starts "netroot serve" with one transport, and more of its flags,
+// and returns when it listens. It is killed when the test ends, or by the test: [stop].
+func startServe(t *testing.T, transport, address string, more ...string) *exec.Cmd {
 	t.Helper()
-	args := []string{"serve", "--http", "127.0.0.1:0"}
-	for _, name := range []string{"nbd", "nvme", "iscsi"} {
+	args := append([]string{"serve", "--http", "127.0.0.1:0"}, more...)
+	for _, name := range []string{"nbd", "nvme", "iscsi", "nfs"} {
 		if name == transport {
 			args = append(args, "--"+name, address)
 		} else {
@@ -205,23 +205,32 @@ func stop(cmd *exec.Cmd) {
 
 // waitFor waits until a file holds all words.
 func waitFor(ctx context.Context, file string, words ...string) error {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	missing := ""
+	if until(ctx, func() bool {
 		text, _ := os.ReadFile(file)
-		missing := ""
+		missing = ""
 		for _, w := range words {
 			if !bytes.Contains(text, []byte(w)) {
 				missing = w
 			}
 		}
-		if missing == "" {
-			return nil
-		}
+		return missing == ""
+	}) {
+		return nil
+	}
+	return errors.New("never said " + missing)
+}
+
+// until asks until the answer is yes, and is false when the context ended first.
+func until(ctx context.Context, ask func() bool) bool {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for !ask() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return errors.New("never said " + missing)
+			return false
 		}
 	}
+	return true
 }
