@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -224,6 +225,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"stroll", "/tmp"}, `no exercise is called "stroll"`},
 		{[]string{"names", "/tmp"}, "names: name the directory and the reference"},
 		{[]string{"data"}, "data: name the directory"},
+		{[]string{"all", "/nonexistent"}, "all: name the directory and the reference"},
 		{[]string{"data", "/nonexistent"}, "/nonexistent"},
 	} {
 		if err := run(t.Context(), c.args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -234,5 +236,40 @@ func TestUsage(t *testing.T) {
 	if err := run(t.Context(), []string{"-seed", "5", "-ops", "50", "-workers", "1", "data", t.TempDir()}, &out, io.Discard); err != nil ||
 		!strings.Contains(out.String(), "data: 50 operations of 1 workers") || !strings.Contains(out.String(), "(-seed 5)") {
 		t.Error(fmt.Sprintf("%v %q", err, out.String()))
+	}
+}
+
+// TestConfined: calls are made at random, with root's rights and by links to anywhere. None may reach the machine.
+func TestConfined(t *testing.T) {
+	if !confined() {
+		n := &names{rng: rand.New(rand.NewPCG(1, 0)), journal: &journal{}}
+		for range 5000 {
+			if text := n.symlink().text; strings.Contains(text, `"/`) || strings.Contains(text, `"..`) {
+				t.Fatalf("a link leads out: %s", text)
+			}
+		}
+		return
+	}
+	work := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(work, top), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	a, err := newActor(users()[0], work, top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer close(a.todo)
+	for _, target := range []string{"/", "../../../../../..", "/proc/self/root", work} {
+		got := a.run(func() string {
+			unix.Unlink("out")
+			if err := unix.Symlink(target, "out"); err != nil {
+				return errno(err)
+			}
+			var st unix.Stat_t
+			return errno(unix.Stat("out/etc/passwd", &st)) + errno(unix.Stat("/etc/passwd", &st))
+		})
+		if got != "ENOENTENOENT" {
+			t.Errorf("by a link to %s: %s", target, got)
+		}
 	}
 }

@@ -111,25 +111,27 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		o.log = stderr
 	}
 	what, dir, ref := flags.Arg(0), flags.Arg(1), flags.Arg(2)
-	found := false
+	var chosen []part
 	for _, p := range parts() {
 		if what != p.name && what != "all" {
 			continue
 		}
-		found = true
 		if dir == "" || p.ref && ref == "" {
 			return fmt.Errorf("%s: name the directory%s", what, map[bool]string{true: " and the reference"}[p.ref])
 		}
+		chosen = append(chosen, p)
+	}
+	if len(chosen) == 0 {
+		flags.Usage()
+		return fmt.Errorf("no exercise is called %q", what)
+	}
+	for _, p := range chosen {
 		started := time.Now()
 		summary, err := p.run(ctx, o, dir, ref)
 		if err != nil {
 			return fmt.Errorf("%s (-seed %d): %w", p.name, o.seed, err)
 		}
 		fmt.Fprintf(stdout, "%s: %s, in %.1f s (-seed %d)\n", p.name, summary, time.Since(started).Seconds(), o.seed)
-	}
-	if !found {
-		flags.Usage()
-		return fmt.Errorf("no exercise is called %q", what)
 	}
 	return nil
 }

@@ -115,16 +115,21 @@ func expect(seen map[string]int, must []string, may map[string]bool) error {
 	return nil
 }
 
+// read lists the directory with a buffer of that size. It counts the names.
+func (l *listing) read(size int) (map[string]int, error) {
+	fd, err := l.open()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	seen := map[string]int{}
+	return seen, rest(fd, make([]byte, size), seen)
+}
+
 // list reads with buffers of several sizes, and compares inodes and types.
 func (l *listing) list() error {
 	for _, size := range []int{300, 1 << 10, 32 << 10, 1 << 20} {
-		fd, err := l.open()
-		if err != nil {
-			return err
-		}
-		seen := map[string]int{}
-		err = rest(fd, make([]byte, size), seen)
-		unix.Close(fd)
+		seen, err := l.read(size)
 		if err != nil {
 			return err
 		}
@@ -259,13 +264,7 @@ func (l *listing) changeWhileReading(ctx context.Context) error {
 
 func (l *listing) listUnderChange() error {
 	for range 10 {
-		fd, err := l.open()
-		if err != nil {
-			return err
-		}
-		seen := map[string]int{}
-		err = rest(fd, make([]byte, 3<<10), seen)
-		unix.Close(fd)
+		seen, err := l.read(3 << 10)
 		if err != nil {
 			return err
 		}
