@@ -71,10 +71,13 @@ func regular(do func(p string) error) func(string, fs.DirEntry) (bool, error) {
 	}
 }
 
-// flip changes one byte, and nothing else: times neither.
+// flip changes one bit, and nothing else: neither times nor mode.
 func flip(p string) error {
-	before, err := os.Stat(p)
-	if err != nil {
+	var before unix.Stat_t
+	if err := unix.Stat(p, &before); err != nil {
+		return err
+	}
+	if err := unix.Chmod(p, 0o600); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(p, os.O_RDWR, 0)
@@ -90,7 +93,10 @@ func flip(p string) error {
 	if _, err := f.WriteAt(b, 50); err != nil {
 		return err
 	}
-	return os.Chtimes(p, before.ModTime(), before.ModTime())
+	if err := unix.Chmod(p, before.Mode&0o7777); err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{before.Atim, before.Mtim}, 0)
 }
 
 func grow(p string) error {
