@@ -209,7 +209,10 @@ func (f vmFlags) settings(cfg *config.Config, im *store.Image) (boot.Settings, e
 	if err != nil {
 		return boot.Settings{}, err
 	}
-	set.Console, set.Servers = []string{"ttyS0,115200"}, nil // the label's others know nothing of our ports
+	set.Console = []string{"ttyS0,115200"}
+	if f.server == "" || f.server == kernelServer {
+		set.Servers = nil // the label's others know nothing of our ports
+	}
 	set.Debug = set.Debug || f.debug
 	if l, ok := cfg.Labels[im.Label]; ok && vm.HasDisplay(l.Qemu) {
 		set.Console = []string{"tty0", "ttyS0,115200"}
