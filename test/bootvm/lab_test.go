@@ -234,3 +234,13 @@ func until(ctx context.Context, ask func() bool) bool {
 	}
 	return true
 }
+
+// treeDir is the tree that the Debian image was made of. It is not to be changed.
+func treeDir() string { return filepath.Join(lab.state, "trees", "debian12") }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

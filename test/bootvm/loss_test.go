@@ -2,7 +2,6 @@ package bootvm
 
 import (
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +75,7 @@ const readMuch = `
 
 // treeDigest is what the node computes, computed from the tree.
 func treeDigest(t *testing.T) string {
-	out, err := exec.Command("chroot", filepath.Join(lab.state, "trees", "debian12"), "bash", "-c", readMuch).Output()
+	out, err := exec.Command("chroot", treeDir(), "bash", "-c", readMuch).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -33,13 +34,24 @@ func (m machine) boot(ctx context.Context, t *testing.T, script string) result {
 // script has begun, or the boot has failed, which wait tells.
 func (m machine) start(ctx context.Context, t *testing.T, script string) *booted {
 	t.Helper()
+	b := m.launch(ctx, t, "--ssh-port", "0", "--run", greeting+script)
+	select {
+	case <-b.login:
+	case <-b.ended:
+	}
+	return b
+}
+
+// launch starts "netroot vm" with the machine's flags and others.
+func (m machine) launch(ctx context.Context, t *testing.T, flags ...string) *booted {
+	t.Helper()
 	label := m.Label
 	if label == "" {
 		label = "debian12"
 	}
 	b := &booted{serial: filepath.Join(t.TempDir(), "console.log"), login: make(chan struct{}), ended: make(chan struct{})}
 	b.row = table.add(t.Name(), label, m)
-	args := append([]string{"vm", label, "--ssh-port", "0", "--serial", b.serial, "--run", greeting + script}, m.Args...)
+	args := slices.Concat([]string{"vm", label, "--serial", b.serial}, flags, m.Args)
 	for name, value := range map[string]string{"transport": m.Transport, "firmware": m.Firmware, "pack": m.Pack, "initramfs": m.Initramfs} {
 		if value != "" {
 			args = append(args, "--"+name, value)
@@ -55,10 +67,7 @@ func (m machine) start(ctx context.Context, t *testing.T, script string) *booted
 		b.err = b.cmd.Wait()
 		close(b.ended)
 	}()
-	select {
-	case <-b.login:
-	case <-b.ended:
-	}
+	t.Cleanup(b.end) // of a test that has failed
 	return b
 }
 
@@ -113,6 +122,12 @@ func (b *booted) wait() result {
 	r := result{stdout: b.said(), stderr: b.stderr.String(), console: string(console), status: b.cmd.ProcessState.ExitCode(), err: b.err}
 	b.row.ended(r)
 	return r
+}
+
+// end ends the machine from outside.
+func (b *booted) end() {
+	b.cmd.Cancel()
+	<-b.ended
 }
 
 // note adds words to the machine's row of the table: how long its longest stall was, for example.

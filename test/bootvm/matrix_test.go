@@ -1,22 +1,126 @@
 package bootvm
 
-import "testing"
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
 
-// TestTransports boots by each transport that the others do not use.
-func TestTransports(t *testing.T) {
+	"golang.org/x/sys/unix"
+)
+
+// combination is a way to boot that must work.
+type combination struct {
+	machine
+	disk    string // what lsblk says of the root's: NAME TRAN RO FSTYPE
+	reboots bool   // the machine is asked again after a reboot
+}
+
+// TestMatrix boots by each transport and each firmware that the other tests do
+// not. A root by any transport outlives a reboot and lets the machine power off.
+func TestMatrix(t *testing.T) {
 	needLab(t)
 	t.Parallel()
-	for transport, want := range map[string]string{
-		"nbd":   "nbd0  1 squashfs",
-		"iscsi": "sda iscsi 1 squashfs",
-		"http":  "loop0  1 squashfs",
+	for name, c := range map[string]combination{
+		"nbd":       {machine{Transport: "nbd"}, "nbd0  1 squashfs", true},
+		"iscsi":     {machine{Transport: "iscsi"}, "sda iscsi 1 squashfs", true},
+		"http":      {machine{Transport: "http"}, "loop0  1 squashfs", true},
+		"nvme-uefi": {machine{Transport: "nvme", Firmware: "uefi"}, "nvme0n1 nvme 1 squashfs", false},
+		"http-uefi": {machine{Transport: "http", Firmware: "uefi"}, "loop0  1 squashfs", false},
 	} {
-		t.Run(transport, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := machine{Transport: transport}.boot(limit(t, bootLimit), t, "lsblk -rno NAME,TRAN,RO,FSTYPE; systemctl is-system-running --wait")
-			if r.err != nil || r.stdout != want+"\nrunning\n" {
-				t.Errorf("want %s and running: %s", want, r.all())
-			}
+			c.check(t, treeDir())
 		})
 	}
 }
+
+// questioned is a file that no boot reads.
+const questioned = "usr/bin/perl"
+
+// check boots, compares what the machine says of itself with the tree that its
+// image was made of, and ends it.
+func (c combination) check(t *testing.T, tree string) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(tree, questioned))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.session(limit(t, 2*bootLimit), t)
+	s.greet()
+	const state = `echo "state $(systemctl is-system-running --wait)"; systemctl --failed --plain --no-legend
+`
+	want := fmt.Sprintf("%s\nroot overlay\nstate running\ndigest %x\nacl %s\n", c.disk, sha256.Sum256(content), accessOf(t, filepath.Join(tree, questioned)))
+	got := s.ask(`
+lsblk -rno NAME,TRAN,RO,FSTYPE
+echo "root $(findmnt -no FSTYPE /)"
+` + state + `
+echo "digest $(sha256sum < /` + questioned + ` | cut -d' ' -f1)"
+echo "acl $(ls -l /` + questioned + ` | cut -c11 | tr ' ' -)"`)
+	if got != want {
+		t.Errorf("it says\n%s\nwant\n%s", got, want)
+	}
+	if c.reboots {
+		s.note("back from a reboot in %s", s.reboot().Round(time.Second))
+		if got, want := s.ask(state), "state running\n"; got != want {
+			t.Errorf("after a reboot it says\n%s\nwant\n%s", got, want)
+		}
+	}
+	if r := s.powerOff(); r.err != nil || t.Failed() {
+		t.Errorf("%s", r.all())
+	}
+}
+
+// accessOf is how ls marks a file with an ACL, + or -.
+func accessOf(t *testing.T, file string) string {
+	t.Helper()
+	_, err := unix.Getxattr(file, aclName, nil)
+	switch {
+	case err == nil:
+		return "+"
+	case errors.Is(err, unix.ENODATA):
+		return "-"
+	}
+	t.Fatal(err)
+	return ""
+}
+
+// TestErofs packs the tree as EROFS, as its label says, and boots that.
+func TestErofs(t *testing.T) {
+	needLab(t)
+	needTools(t, "mkfs.erofs")
+	t.Parallel()
+	// The lab's own tree belongs to all tests. The record beside it says what it was built from.
+	state := filepath.Join(lab.dir, "erofs")
+	trees := filepath.Join(state, "trees")
+	tree := filepath.Join(trees, "debian12")
+	must(t, os.MkdirAll(trees, 0o755))
+	if out, err := exec.Command("cp", "-a", treeDir(), filepath.Join(treeDir(), "../.debian12.files"), trees).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	must(t, unix.Setxattr(filepath.Join(tree, questioned), aclName, []byte(forDaemon), 0))
+	recipe, err := filepath.Abs("../../recipes/debian12.def")
+	must(t, err)
+	config := filepath.Join(state, "netroot.yaml")
+	must(t, os.WriteFile(config, []byte("labels:\n  debian12:\n    recipe: "+recipe+"\n    pack: erofs\n"), 0o644))
+	flags := []string{"--config", config, "--state", state}
+	if r := run(limit(t, bootLimit), append(flags, "build", "debian12", "--update", "--level", "1")...); r.err != nil {
+		t.Fatal(r.all())
+	}
+	c := combination{machine{Transport: "nvme", Pack: "erofs", Args: flags}, "nvme0n1 nvme 1 erofs", true}
+	c.check(t, tree)
+}
+
+// aclName is the attribute that holds a file's ACL, and forDaemon one that lets
+// user 1 read beside everybody who may already: version 2, then tag,
+// permissions and id of each entry (include/uapi/linux/posix_acl_xattr.h).
+const (
+	aclName   = "system.posix_acl_access"
+	forDaemon = "\x02\x00\x00\x00" +
+		"\x01\x00\x07\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\x01\x00\x00\x00" + "\x04\x00\x05\x00\xff\xff\xff\xff" +
+		"\x10\x00\x05\x00\xff\xff\xff\xff" + "\x20\x00\x05\x00\xff\xff\xff\xff"
+)

@@ -1,0 +1,102 @@
+package bootvm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// session is a machine that is asked one thing after another, and may be
+// rebooted in between: each question is a login of its own.
+type session struct {
+	*booted
+	t    *testing.T
+	ctx  context.Context
+	key  string // file of the private key that lets in
+	port string // of 127.0.0.1
+}
+
+// session boots the machine without a script.
+func (m machine) session(ctx context.Context, t *testing.T) *session {
+	t.Helper()
+	needTools(t, "ssh", "ssh-keygen")
+	s := &session{t: t, ctx: ctx, key: filepath.Join(t.TempDir(), "key")}
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", s.key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+	_, s.port, _ = net.SplitHostPort(freePort(t))
+	s.booted = m.launch(ctx, t, "--ssh-port", s.port, "--set-key", s.key)
+	return s
+}
+
+// sshFailed is ssh's status when it has not got in, or was thrown out (ssh(1)).
+const sshFailed = 255
+
+// try runs a script, once.
+func (s *session) try(script string) (out string, status int) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(s.ctx, "ssh", "-p", s.port, "-i", s.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+		"-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10", "-o", "LogLevel=ERROR", "root@127.0.0.1", script)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		s.t.Fatal(err)
+	}
+	return stdout.String(), cmd.ProcessState.ExitCode()
+}
+
+// ask runs a script as soon as the machine lets it in, and returns what it
+// prints. The script's status must be 0.
+func (s *session) ask(script string) string {
+	s.t.Helper()
+	pause := time.NewTicker(time.Second)
+	defer pause.Stop()
+	for {
+		out, status := s.try(script)
+		if status == 0 {
+			return out
+		}
+		if status != sshFailed {
+			s.end()
+			s.t.Fatalf("status %d of %q, which printed %q: %s", status, script, out, s.wait().all())
+		}
+		select {
+		case <-pause.C:
+		case <-s.ended:
+			s.t.Fatalf("the machine has ended: %s", s.wait().all())
+		case <-s.ctx.Done():
+			s.t.Fatalf("no login: %s", s.wait().all())
+		}
+	}
+}
+
+// greet waits for the machine's first login.
+func (s *session) greet() {
+	s.t.Helper()
+	line := s.ask(greeting)
+	s.row.loggedIn(time.Since(s.started), strings.TrimSpace(line))
+}
+
+// reboot has the machine reboot, and waits until it is back.
+func (s *session) reboot() time.Duration {
+	s.t.Helper()
+	before := s.ask("cat /proc/sys/kernel/random/boot_id")
+	s.try("systemctl reboot")
+	began := time.Now()
+	for s.ask("cat /proc/sys/kernel/random/boot_id") == before {
+		continue
+	}
+	return time.Since(began)
+}
+
+// powerOff has the machine end by itself.
+func (s *session) powerOff() result {
+	s.try("systemctl poweroff")
+	return s.wait()
+}
