@@ -152,6 +152,7 @@ func (s *Server) setup() {
 	s.programs = []program{
 		{programNFS, nfsVersion, nfsProcedures},
 		{programMount, mountVersion, mountProcedures},
+		{programACL, nfsVersion, aclProcedures},
 	}
 	s.conns = accept.Loop{Protocol: "nfs3", Log: s.Log, Max: s.MaxConns, Serve: s.serve}
 	s.memory = semaphore.NewWeighted(max(s.MaxBuffer, 4*maxRecord))
