@@ -47,7 +47,7 @@ func TestExport(t *testing.T) {
 		{"dhcp tiny --server 10.0.0.1", []string{"http://10.0.0.1:8010/boot/tiny.ipxe", "undionly.kpxe,,10.0.0.1\n"}},
 		{"dhcp tiny --server boot1:80 --tftp 10.0.0.2 --loader pxelinux", []string{"http://boot1:80/boot/tiny.ipxe", "pxelinux.0,,10.0.0.2\n"}},
 		{"pxelinux tiny --server 10.0.0.1 --transport nbd --console ttyS0", []string{"DEFAULT tiny\n", "KERNEL netroot/" + im.Name() + "/vmlinuz\n", "/initramfs,netroot/" + im.Name() + "/initramfs-hardware\n", "APPEND root=nbd:10.0.0.1:" + im.Name() + ":squashfs ip=dhcp rootovl console=ttyS0 quiet\n", "MENU LABEL tiny, Tiny, 6.1 (" + im.ID() + ")\n"}},
-		{"pxelinux tiny --server 10.0.0.1 --transport iscsi --site --lun 0 --default=false --virtio", []string{"root=iscsi:10.0.0.1::3260::iqn", "/initramfs\n"}},
+		{"pxelinux tiny --server 10.0.0.1 --transport iscsi --site --lun 0 --port 3261 --default=false --virtio", []string{"root=iscsi:10.0.0.1::3261::iqn", "/initramfs\n"}},
 		{"pxelinux " + im.Name() + " --server 10.0.0.1 --transport nfs --site --http http://10.0.0.1/tftp/", []string{"LABEL " + im.Name() + "\n", "KERNEL http://10.0.0.1/tftp/netroot/" + im.Name() + "/vmlinuz\n", "root=nfs:10.0.0.1:" + dir + "/tree:ro,vers=3,tcp,nolock"}},
 	} {
 		cmd := netroot(t, dir, append([]string{"export"}, strings.Fields(tt.args)...)...)

@@ -20,7 +20,7 @@ import (
 type exportPxelinuxFlags struct {
 	exportFlags
 	transport, http string
-	lun             uint16
+	lun, port       uint16
 	site, virtio    bool
 	isDefault       bool
 	console         []string
@@ -62,6 +62,7 @@ own server of the transport, as "netroot export" configures it.`,
 	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	fl.BoolVar(&f.site, "site", false, "the root's server is the site's own: nbd-server, tgt or the kernel's NFS server")
 	fl.Uint16Var(&f.lun, "lun", export.TgtLUN, "with --site, the disk's `number` in its iSCSI target: 1 of tgt, 0 of LIO")
+	fl.Uint16Var(&f.port, "port", 0, "`port` of the root's server (default: the transport's own)")
 	fl.StringVar(&f.http, "http", "", "have lpxelinux fetch kernel and initramfs from this `URL` of the directory")
 	fl.BoolVar(&f.virtio, "virtio", false, "for virtual machines, which need no drivers of real hardware")
 	fl.StringSliceVar(&f.console, "console", nil, "`values` of console=, such as tty0,ttyS0")
@@ -138,6 +139,11 @@ func (f exportPxelinuxFlags) plan(x *exported) (boot.Plan, error) {
 			elsewhere.Path = x.label.Tree
 		default:
 			return boot.Plan{}, usage(fmt.Errorf("--site wants --transport nbd, iscsi or nfs, for which \"netroot export\" writes a site's servers"))
+		}
+	}
+	if f.port != 0 {
+		for t := range x.set.Ports {
+			x.set.Ports[t] = f.port
 		}
 	}
 	x.set.Console = f.console

@@ -82,8 +82,11 @@ func (e *env) importHosts(path, out string, force bool) error {
 
 // importedNext says what to do with what was imported.
 func (e *env) importedNext(out string, hosts *hostsfile.File) {
-	first := hosts.Labels[0].Name
-	fmt.Fprintf(e.stderr, "netroot: %s has %d labels; \"netroot build %s\" builds one, \"netroot vm %[3]s\" boots it\n", out, len(hosts.Labels), first)
+	what, it, first := "the label "+hosts.Labels[0].Name, "it", hosts.Labels[0].Name
+	if n := len(hosts.Labels); n > 1 {
+		what, it = fmt.Sprintf("%d labels", n), "one"
+	}
+	fmt.Fprintf(e.stderr, "netroot: %s has %s; \"netroot build %s\" builds %s, \"netroot vm %[3]s\" boots it\n", out, what, first, it)
 	for _, l := range hosts.Labels {
 		if info, err := os.Stat(cmp.Or(l.Tree, os.DevNull)); err == nil && info.IsDir() {
 			fmt.Fprintf(e.stderr, "netroot: the tree of %s is there already: \"netroot build --update %[1]s\" packs it as it is\n", l.Name)

@@ -174,6 +174,13 @@ func startServe(t *testing.T, transport, address string, more ...string) *exec.C
 		}
 	}
 	cmd := command(t.Context(), args...)
+	startCommand(t, cmd)
+	return cmd
+}
+
+// startCommand starts a "netroot serve", and returns when it listens.
+func startCommand(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	pipe, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +199,6 @@ func startServe(t *testing.T, transport, address string, more ...string) *exec.C
 	if !<-ready {
 		t.Fatal("netroot serve did not start")
 	}
-	return cmd
 }
 
 // stop kills a process outright, as a power cut would.
