@@ -129,19 +129,12 @@ func (x *exported) httpServer() string {
 
 // root is the path by which servers will know the packed root: a name of its own in the output directory, or the store's.
 func (x *exported) root() (string, error) {
-	blob, ok, err := x.im.Blob(store.RoleRoot)
-	if err != nil {
-		return "", err
-	}
-	if !ok {
-		return "", fmt.Errorf("image %s has no packed root", x.im.Name())
-	}
-	defer blob.Close()
-	if x.f.out == "-" {
-		return filepath.Abs(blob.Path())
+	blob, err := partPath(x.im, store.RoleRoot)
+	if err != nil || x.f.out == "-" {
+		return blob, err
 	}
 	path := filepath.Join(x.f.out, x.im.Name()+"."+x.im.Config.RootFormat)
-	return path, linkOrCopy(path, blob.Path())
+	return path, linkOrCopy(path, blob)
 }
 
 // linkOrCopy gives the file src the name dst as well, or, on another file system, copies it.

@@ -80,7 +80,7 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	fl.StringVar(&f.initramfs, "initramfs", "", "netroot or dracut (default: the label's `initramfs`)")
 	fl.StringVar(&f.pack, "pack", "", "take the label's newest image that is packed as `format`: squashfs, erofs or erofs-uncompressed")
-	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host, or, with \"kernel\", from a site's own kind of server, nbd-server or tgtd, started for the run")
+	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host, or, with \"kernel\", from a site's own kind of server, started for the run: nbd-server, tgtd, or the kernel's NFS server in a second machine")
 	fl.BoolVar(&f.rw, "rw", false, "have the machine write to the label's tree itself, by NFS, instead of to memory")
 	f.layers.register(fl)
 	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, keep the serial console in a file, and show what is served")
@@ -119,7 +119,7 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	}
 	var own *site
 	if f.server == kernelServer {
-		if own, err = e.startSite(ctx, im, set); err != nil {
+		if own, err = e.startSite(ctx, cfg, im, set, mc.Accel); err != nil {
 			return err
 		}
 		defer own.Close()

@@ -2,59 +2,121 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 
 	"netroot/internal/boot"
+	"netroot/internal/config"
 	"netroot/internal/export"
 	"netroot/internal/foreign"
 	"netroot/internal/handoff"
+	"netroot/internal/kernel"
 	"netroot/internal/store"
+	"netroot/internal/vm"
 )
 
 // kernelServer is what --server takes instead of an address for the servers that
-// sites have: nbd-server and tgtd.
+// sites have: nbd-server, tgtd, and a kernel's NFS server.
 const kernelServer = "kernel"
 
 // site is a running server of a root that is not ours.
 type site struct {
-	*foreign.Server
+	server interface {
+		Close()
+		Description() string
+	}
 	transport handoff.Transport
+	port      uint16
 	elsewhere boot.Elsewhere
+}
+
+// Close ends the server.
+func (s *site) Close() { s.server.Close() }
+
+// point points the settings at the server.
+func (s *site) point(set *boot.Settings) {
+	set.Transport, set.Elsewhere = s.transport, s.elsewhere
+	set.Ports = map[handoff.Transport]uint16{s.transport: s.port}
 }
 
 // startSite starts the site's server of the transport that the settings ask for,
 // configured as "netroot export" does it.
-func (e *env) startSite(ctx context.Context, im *store.Image, set boot.Settings) (*site, error) {
-	blob, ok, err := im.Blob(store.RoleRoot)
-	if err == nil && !ok {
-		err = fmt.Errorf("image %s has no packed root", im.Name())
-	}
+func (e *env) startSite(ctx context.Context, cfg *config.Config, im *store.Image, set boot.Settings, accel vm.Accel) (*site, error) {
+	root, err := partPath(im, store.RoleRoot)
 	if err != nil {
 		return nil, err
 	}
-	defer blob.Close()
-	path, err := filepath.Abs(blob.Path())
-	if err != nil {
-		return nil, err
-	}
-	d := export.Disk{Image: im.Name(), Path: path}
 	s := &site{transport: siteTransport(im, set)}
-	switch s.transport {
+	switch d := (export.Disk{Image: im.Name(), Path: root}); s.transport {
 	case handoff.NBD:
-		s.Server, err = foreign.NBD(ctx, d)
+		err = s.disk(foreign.NBD(ctx, d))
 	case handoff.ISCSI:
 		s.elsewhere.LUN = export.TgtLUN
-		s.Server, err = foreign.ISCSI(ctx, d)
+		err = s.disk(foreign.ISCSI(ctx, d))
+	case handoff.NFS:
+		fmt.Fprintln(e.stderr, "netroot: starting a machine for the kernel's NFS server")
+		err = s.nfs(ctx, cfg, im, set, root, accel)
 	default:
-		return nil, usage(fmt.Errorf("--server kernel wants --transport nbd or iscsi, not %s: sites have nbd-server and tgtd for these", s.transport))
+		err = usage(fmt.Errorf("--server kernel wants --transport nbd, iscsi or nfs, not %s: sites have nbd-server, tgtd and the kernel's NFS server for these", s.transport))
 	}
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(e.stderr, "netroot: the root comes by %s from %s\n", s.transport, s.Description())
+	fmt.Fprintf(e.stderr, "netroot: the root comes by %s from %s\n", s.transport, s.server.Description())
 	return s, nil
+}
+
+func (s *site) disk(server *foreign.Server, err error) error {
+	if err == nil {
+		s.server, s.port = server, server.Addr.Port()
+	}
+	return err
+}
+
+// nfs has the kernel's server export the packed root as the label's tree, to the
+// address that qemu's user network gives to this host's machines.
+func (s *site) nfs(ctx context.Context, cfg *config.Config, im *store.Image, set boot.Settings, root string, accel vm.Accel) error {
+	if set.RW {
+		return usage(errors.New("--server kernel serves the image, to which nobody can write: leave out --rw, or --server to have the tree from netroot's own server"))
+	}
+	tree := cfg.Tree(im.Label)
+	k, err := kernel.Find(tree, im.Config.KernelRelease)
+	if err != nil {
+		return fmt.Errorf("the machine of the NFS server takes its modules from the tree of %s: %w", im.Label, err)
+	}
+	image, err := partPath(im, store.RoleKernel)
+	if err != nil {
+		return err
+	}
+	server, err := foreign.NFS(ctx,
+		foreign.Kernel{Image: image, ModuleDir: filepath.Join(tree, k.ModuleDir)},
+		foreign.Packed{Path: root, FSType: im.Config.RootFormat},
+		export.Tree{
+			Label: im.Label, Path: tree, Insecure: true, NoSquash: true,
+			Clients: []netip.Prefix{netip.MustParsePrefix(vm.GuestHost + "/32")},
+		}, accel)
+	if err != nil {
+		return err
+	}
+	s.server, s.port = server, server.Addr.Port()
+	s.elsewhere = boot.Elsewhere{Path: tree, MountPort: server.Mount.Port()}
+	return nil
+}
+
+// partPath is the file of one of an image's parts.
+func partPath(im *store.Image, role store.Role) (string, error) {
+	blob, ok, err := im.Blob(role)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "", fmt.Errorf("image %s has no %s", im.Name(), role)
+	}
+	defer blob.Close()
+	return filepath.Abs(blob.Path())
 }
 
 // siteTransport is the one that is asked for, or the first that the image's
@@ -69,10 +131,4 @@ func siteTransport(im *store.Image, set boot.Settings) handoff.Transport {
 		return handoff.ISCSI
 	}
 	return handoff.NBD
-}
-
-// point points the settings at the server.
-func (s *site) point(set *boot.Settings) {
-	set.Transport, set.Elsewhere = s.transport, s.elsewhere
-	set.Ports = map[handoff.Transport]uint16{s.transport: s.Addr.Port()}
 }

@@ -45,7 +45,7 @@ func NFS(t Tree) (Set, error) {
 	}
 	if !t.RW && !t.NoSquash && len(t.Private) > 0 {
 		set.Steps = append(set.Steps, "Mind that nodes cannot read what is root's alone, as their root counts as nobody here (root_squash): "+
-			strings.Join(t.Private, ", ")+".\nWhere they must, export again with --no-root-squash: it gives read access, the export stays ro.")
+			strings.Join(t.Private, ", ")+".\nWithout /etc/shadow and /root few systems let anybody log in. --no-root-squash gives them read access, the export stays ro;\n--packed exports the image instead, to which it is no matter.")
 	}
 	return set, nil
 }

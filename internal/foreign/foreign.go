@@ -147,9 +147,15 @@ func explain(err error) error {
 	return err
 }
 
+const nfsPackage = "nfs-kernel-server (Debian, Ubuntu, SUSE) or nfs-utils (Fedora, EL)"
+
 // packages name what brings a program.
 var packages = map[string]string{
 	"nbd-server": "nbd-server (Debian, Ubuntu) or nbd (Fedora, EL, SUSE)",
+	"rpcbind":    "rpcbind",
+	"rpc.nfsd":   nfsPackage,
+	"rpc.mountd": nfsPackage,
+	"exportfs":   nfsPackage,
 	"tgtd":       "tgt (Debian, Ubuntu) or scsi-target-utils (Fedora, EL)",
 	"tgtadm":     "tgt (Debian, Ubuntu) or scsi-target-utils (Fedora, EL)",
 	"tgt-admin":  "tgt (Debian, Ubuntu) or scsi-target-utils (Fedora, EL)",

@@ -76,7 +76,7 @@ func findIn(fsys fs.FS, dir, pattern string) ([]firmwareFile, error) {
 			if err != nil {
 				return nil, err
 			}
-			data, err := readFile(fsys, p)
+			data, err := ReadFile(fsys, p)
 			if err != nil {
 				return nil, err
 			}

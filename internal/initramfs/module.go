@@ -42,7 +42,7 @@ func readModules(ctx context.Context, fsys fs.FS, dir string, list []kmod.Module
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			data, err := readFile(fsys, path.Join(dir, m.Path))
+			data, err := ReadFile(fsys, path.Join(dir, m.Path))
 			if err != nil {
 				return err
 			}
@@ -80,7 +80,7 @@ func (m *module) parse() error {
 	return nil
 }
 
-// compressed are the suffixes of files that readFile decompresses.
+// compressed are the suffixes of files that ReadFile decompresses.
 var compressed = []string{".zst", ".xz", ".gz"}
 
 // plain is a path without the suffix of a compression.
@@ -93,8 +93,8 @@ func plain(name string) string {
 	return name
 }
 
-// readFile reads a file and decompresses it when its name says that it is compressed.
-func readFile(fsys fs.FS, name string) ([]byte, error) {
+// ReadFile reads a file and decompresses it when its name says that it is compressed.
+func ReadFile(fsys fs.FS, name string) ([]byte, error) {
 	file, err := fsys.Open(name)
 	if err != nil {
 		return nil, err

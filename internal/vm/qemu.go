@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -121,6 +123,9 @@ func accelArgs(a Accel) []string {
 
 func netdev(cfg Config) string {
 	s := fmt.Sprintf("user,id=n0,hostfwd=tcp:127.0.0.1:%d-:22", cfg.SSHPort)
+	for _, port := range slices.Sorted(maps.Keys(cfg.Forward)) {
+		s += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", cfg.Forward[port], port)
+	}
 	if cfg.TFTP != "" {
 		s += ",tftp=" + option(cfg.TFTP)
 	}

@@ -50,16 +50,17 @@ const (
 
 // Config describes a machine. The zero value of each field is a good choice.
 type Config struct {
-	Bootfile string   // URL of an iPXE script, as the machine reaches it, or a file below TFTP; at most 127 bytes
-	TFTP     string   // directory of the TFTP server that qemu is for this machine; empty: there is none
-	Firmware Firmware // empty: BIOS
-	Accel    Accel    // empty: AccelAuto
-	Kernel   string   // file of a Linux kernel, with which AccelAuto tries KVM; empty: AccelAuto is AccelTCG
-	Mem      int      // MiB; 0: 1024
-	SSHPort  int      // port of 127.0.0.1 that leads to the machine's port 22; 0: a free one
-	Reboot   bool     // a machine that reboots starts again; else it ends
-	Args     []string // more arguments for qemu; a display or drives among them get what they need
-	Dir      string   // where qemu runs, and relative files in Args begin; empty: here
+	Bootfile string      // URL of an iPXE script, as the machine reaches it, or a file below TFTP; at most 127 bytes
+	TFTP     string      // directory of the TFTP server that qemu is for this machine; empty: there is none
+	Firmware Firmware    // empty: BIOS
+	Accel    Accel       // empty: AccelAuto
+	Kernel   string      // file of a Linux kernel, with which AccelAuto tries KVM; empty: AccelAuto is AccelTCG
+	Mem      int         // MiB; 0: 1024
+	SSHPort  int         // port of 127.0.0.1 that leads to the machine's port 22; 0: a free one
+	Forward  map[int]int // more ports of the machine, and the port of 127.0.0.1 that leads to each
+	Reboot   bool        // a machine that reboots starts again; else it ends
+	Args     []string    // more arguments for qemu; a display or drives among them get what they need
+	Dir      string      // where qemu runs, and relative files in Args begin; empty: here
 
 	// Stdin and Serial are the two directions of the serial console. Where both are a terminal, it is an interactive one,
 	// and Ctrl-C ends the machine. A Serial that is an *os.File is handed to qemu as it is.
@@ -168,6 +169,20 @@ func freePort(port int) (int, error) {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// FreePorts finds ports of 127.0.0.1 that are free, for Forward.
+func FreePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("free port: %w", err)
+		}
+		defer l.Close() // all at once, for none to be found twice
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
 }
 
 // start starts qemu, and the goroutine that waits for its end.

@@ -9,6 +9,7 @@
 package bootvm
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -191,9 +192,12 @@ func startCommand(t *testing.T, cmd *exec.Cmd) {
 	t.Cleanup(func() { stop(cmd) })
 	ready := make(chan bool, 1)
 	go func() {
-		buf := make([]byte, 4096)
-		n, _ := pipe.Read(buf)
-		ready <- bytes.Contains(buf[:n], []byte("serving"))
+		lines := bufio.NewScanner(pipe)
+		serving := false
+		for !serving && lines.Scan() { // it may tell of layers before
+			serving = strings.Contains(lines.Text(), "netroot: serving ")
+		}
+		ready <- serving
 		io.Copy(io.Discard, pipe)
 	}()
 	if !<-ready {

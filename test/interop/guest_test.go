@@ -7,17 +7,14 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	guestfs "netroot/internal/guest"
 	"netroot/internal/kernel"
-	"netroot/internal/kmod"
-	"netroot/internal/pack"
 	"netroot/internal/vm"
 )
 
@@ -48,20 +45,8 @@ func (b *safeBuffer) String() string {
 	return b.b.String()
 }
 
-// guestInit loads the modules that lie in /modules by their order, sets up the network as qemu's user network has it,
-// and keeps shells connected to the test, each of which runs what it is sent. So the test needs no sshd.
-const guestInit = `#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin:/usr/sbin:/usr/bin
-mkdir -p /proc /sys /dev /tmp /run
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-for m in /modules/*.ko; do insmod $m; done
-ip link set lo up
-ip link set eth0 up
-ip addr add 10.0.2.15/24 dev eth0
-for i in 1 2; do
+// guestScript keeps shells connected to the test, each of which runs what it is sent. So the test needs no sshd.
+const guestScript = `for i in 1 2; do
 	(while :; do nc ` + vm.GuestHost + ` PORT -e /bin/sh || usleep 100000; done) &
 done
 echo guest: ready
@@ -127,72 +112,14 @@ func startGuest(t *testing.T, modules []string, programs ...string) *guest {
 	return g
 }
 
-var library = regexp.MustCompile(`(/\S+) \(0x`) // in what ldd prints
-
 // writeGuest writes the guest's initial file system.
 func writeGuest(file, tree string, k *kernel.Kernel, modules, programs []string, port string) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	archive := pack.NewCPIO(f)
-	done := map[string]bool{}
-	add := func(name, source string) error {
-		if done[name] {
-			return nil
-		}
-		done[name] = true
-		b, err := os.ReadFile(source)
-		if err != nil {
-			return err
-		}
-		return archive.WriteFile(name, 0o755, int64(len(b)), strings.NewReader(string(b)))
-	}
-	for _, program := range append([]string{"busybox"}, programs...) {
-		source, err := exec.LookPath(program)
-		if err != nil {
-			return err
-		}
-		if err := add("bin/"+program, source); err != nil {
-			return err
-		}
-		out, _ := exec.Command("ldd", source).Output() // fails for what is linked statically
-		for _, m := range library.FindAllStringSubmatch(string(out), -1) {
-			if err := add(m[1], m[1]); err != nil {
-				return err
-			}
-		}
-	}
-	index, err := kmod.Read(os.DirFS(filepath.Join(tree, k.ModuleDir)), ".")
-	if err != nil {
-		return err
-	}
-	n := 0
-	for _, name := range modules {
-		order, err := index.LoadOrder(name)
-		if err != nil {
-			return err
-		}
-		for _, m := range order {
-			if !strings.HasSuffix(m.Path, ".ko") {
-				return fmt.Errorf("module %s is compressed, which busybox does not load", m.Path)
-			}
-			if done[m.Path] {
-				continue
-			}
-			done[m.Path] = true
-			n++
-			if err := add(fmt.Sprintf("modules/%03d-%s.ko", n, m.Name), filepath.Join(tree, k.ModuleDir, m.Path)); err != nil {
-				return err
-			}
-		}
-	}
-	init := strings.Replace(guestInit, "PORT", port, 1)
-	if err := archive.WriteFile("init", 0o755, int64(len(init)), strings.NewReader(init)); err != nil {
-		return err
-	}
-	return errors.Join(archive.Close(), f.Close())
+	g := guestfs.Guest{ModuleDir: filepath.Join(tree, k.ModuleDir), Modules: modules, Programs: programs, Script: strings.Replace(guestScript, "PORT", port, 1)}
+	return errors.Join(g.Write(f), f.Close())
 }
 
 // guestPatience is how long the guest may take for one script, and until it asks for the next.

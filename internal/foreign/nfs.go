@@ -1,0 +1,204 @@
+package foreign
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"netroot/internal/export"
+	"netroot/internal/guest"
+	"netroot/internal/vm"
+)
+
+// Kernel is what a machine of our own runs, to have the NFS server of a kernel where this host's may have none.
+type Kernel struct {
+	Image     string // file
+	ModuleDir string
+}
+
+// Packed is a packed root that stands for a tree: it is mounted where the tree is.
+type Packed struct {
+	Path   string // file
+	FSType string
+}
+
+// NFSServer is the kernel's NFS server in a machine.
+type NFSServer struct {
+	Addr  netip.AddrPort // of NFS, on 127.0.0.1
+	Mount netip.AddrPort // of MOUNT
+
+	machine *vm.Machine
+	dir     string
+}
+
+// Ports within the machine. That of MOUNT is the usual one where it is fixed (nfs.conf(5)).
+const (
+	nfsPort   = 2049
+	mountPort = 20048
+)
+
+// serverMemory is what the machine has, in MiB: what it serves is cached there.
+const serverMemory = 768
+
+// NFS starts a machine with the image's kernel, mounts the packed root in it where the tree t is on this host, and has the
+// host's own nfs-kernel-server export it with the entry that package export writes. It returns when the server is up.
+func NFS(ctx context.Context, k Kernel, p Packed, t export.Tree, accel vm.Accel) (*NFSServer, error) {
+	set, err := export.NFS(t)
+	if err != nil {
+		return nil, err
+	}
+	for _, program := range nfsPrograms {
+		if _, err := find(program); err != nil {
+			return nil, err
+		}
+	}
+	if err := guest.Busybox(); err != nil {
+		return nil, err
+	}
+	s := &NFSServer{}
+	if s.dir, err = os.MkdirTemp("", "netroot-nfs-"); err != nil {
+		return nil, err
+	}
+	if err := s.start(ctx, k, p, t, set, accel); err != nil {
+		os.RemoveAll(s.dir)
+		return nil, err
+	}
+	return s, nil
+}
+
+// nfsPrograms are those of nfs-utils, and the portmapper that they register with.
+var nfsPrograms = []string{"rpcbind", "rpc.nfsd", "rpc.mountd", "exportfs"}
+
+func (s *NFSServer) start(ctx context.Context, k Kernel, p Packed, t export.Tree, set export.Set, accel vm.Accel) error {
+	initrd := filepath.Join(s.dir, "initrd")
+	f, err := os.Create(initrd)
+	if err != nil {
+		return err
+	}
+	g := guest.Guest{
+		ModuleDir: k.ModuleDir,
+		Modules:   []string{"virtio_pci", "virtio_net", "virtio_blk", p.FSType, "nfsd"},
+		Programs:  nfsPrograms,
+		Files:     nfsFiles(set),
+		Script:    nfsScript(p.FSType, t.Path),
+	}
+	if err := errors.Join(g.Write(f), f.Close()); err != nil {
+		return fmt.Errorf("machine for the kernel's NFS server: %w", err)
+	}
+	ports, err := vm.FreePorts(2)
+	if err != nil {
+		return err
+	}
+	console := &marks{seen: make(chan struct{})}
+	s.machine, err = vm.Start(ctx, vm.Config{
+		Accel: accel, Kernel: k.Image, Mem: serverMemory, Serial: console,
+		Forward: map[int]int{nfsPort: ports[0], mountPort: ports[1]},
+		Args: []string{
+			"-kernel", k.Image, "-initrd", initrd, "-append", "console=ttyS0 panic=-1 quiet loglevel=4",
+			"-drive", "if=virtio,format=raw,readonly=on,file=" + strings.ReplaceAll(p.Path, ",", ",,"),
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("machine for the kernel's NFS server: %w", err)
+	}
+	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	s.Addr, s.Mount = netip.AddrPortFrom(loopback, uint16(ports[0])), netip.AddrPortFrom(loopback, uint16(ports[1]))
+	select {
+	case <-console.seen:
+		if strings.Contains(console.String(), nfsReady) {
+			return nil
+		}
+	case <-s.machine.Done():
+	}
+	tail := s.machine.Tail()
+	s.machine.Kill()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("the kernel's NFS server did not start; the end of its machine's console:\n    %s", strings.ReplaceAll(strings.TrimSpace(tail), "\n", "\n    "))
+}
+
+// Close ends the server and its machine.
+func (s *NFSServer) Close() {
+	s.machine.Kill()
+	os.RemoveAll(s.dir)
+}
+
+// Description says what serves, and where.
+func (s *NFSServer) Description() string {
+	return "the kernel's NFS server in a machine, on " + s.Addr.String()
+}
+
+// What the script says when it has come to its end, one way or the other.
+const (
+	nfsReady  = "nfs-server: ready"
+	nfsFailed = "nfs-server: failed"
+)
+
+// nfsScript mounts the root and starts the server, only NFSv3 of it: what there is of version 4 waits 90 s for clients that
+// it may have had before.
+func nfsScript(fstype, tree string) string {
+	return fmt.Sprintf(`step() { "$@" || { echo "%[1]s: $*"; sleep 1000; }; }
+mkdir -p '%[2]s' /run/rpcbind /var/lib/nfs/rpc_pipefs
+touch /var/lib/nfs/etab /var/lib/nfs/rmtab
+step mount -t %[3]s -o ro /dev/vda '%[2]s'
+step mount -t nfsd nfsd /proc/fs/nfsd
+step rpcbind
+step exportfs -a
+step rpc.nfsd --no-nfs-version 4 --no-udp 8
+step rpc.mountd --port %[4]d --no-nfs-version 4
+echo %[5]s
+while :; do sleep 1000; done
+`, nfsFailed, tree, fstype, mountPort, nfsReady)
+}
+
+// nfsFiles are what the programs look for: the entry; users that they become; and the address that their clients come from,
+// with a name, so that nobody asks a name server for it.
+func nfsFiles(set export.Set) map[string]string {
+	files := map[string]string{
+		"/etc/passwd":        "root:x:0:0:root:/:/bin/sh\n_rpc:x:101:65534::/:/bin/false\nrpc:x:102:65534::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n",
+		"/etc/group":         "root:x:0:\nnogroup:x:65534:\n",
+		"/etc/hosts":         "127.0.0.1 localhost\n10.0.2.15 server\n" + vm.GuestHost + " client\n",
+		"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\nrpc: files\nnetgroup: files\n",
+		"/etc/netconfig":     "udp tpi_clts v inet udp - -\ntcp tpi_cots_ord v inet tcp - -\nlocal tpi_cots_ord - loopback - - -\n",
+		"/etc/services":      "sunrpc 111/tcp portmapper\nsunrpc 111/udp portmapper\nnfs 2049/tcp\nmountd 20048/tcp\n",
+		"/etc/protocols":     "tcp 6 TCP\nudp 17 UDP\n",
+		"/etc/rpc":           "portmapper 100000\nnfs 100003\nmountd 100005\n",
+		"/etc/exports":       "",
+	}
+	for _, f := range set.Files {
+		files[path.Clean(f.For)] = f.Text
+	}
+	return files
+}
+
+// marks is a console on which a word of the script's is awaited.
+type marks struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+	seen chan struct{}
+	once sync.Once
+}
+
+func (m *marks) Write(p []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.text.Write(p)
+	if text := m.text.Bytes(); bytes.Contains(text, []byte(nfsReady)) || bytes.Contains(text, []byte(nfsFailed)) {
+		m.once.Do(func() { close(m.seen) })
+	}
+	return len(p), nil
+}
+
+func (m *marks) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.String()
+}
