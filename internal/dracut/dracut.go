@@ -65,6 +65,10 @@ var omitted = []string{
 	"lvm", "dm", "dmraid", "mdraid", "multipath", "crypt", "btrfs", "resume", "plymouth", "i18n",
 }
 
+// filesystems are what a root is packed as, and what a site's own hooks may want of a disk. All that a kernel has would be
+// a fifth of the archive.
+const filesystems = "squashfs erofs overlay ext4 xfs vfat"
+
 // Make runs the tree's dracut. The initramfs depends on the tree and on netroot-init alone: a second run gives the same
 // bytes. It is an error when dracut, its network or a transport that must work cannot be had, and says what to install.
 func Make(ctx context.Context, opt Options) (*Result, error) {
@@ -119,7 +123,7 @@ func (opt Options) run(ctx context.Context, t tree, modules []string) error {
 	}
 	argv := []string{
 		program, "--force", "--no-hostonly", "--no-hostonly-cmdline", "--no-early-microcode", "--no-compress",
-		"--tmpdir", "/tmp", "--kver", opt.Kernel.Release, "--add", strings.Join(modules, " "), "--omit", strings.Join(omitted, " "),
+		"--filesystems", filesystems, "--tmpdir", "/tmp", "--kver", opt.Kernel.Release, "--add", strings.Join(modules, " "), "--omit", strings.Join(omitted, " "),
 	}
 	if t.says(program, "--reproducible") { // EL 7 has none
 		argv = append(argv, "--reproducible")

@@ -17,7 +17,7 @@ depends() {
 installkernel() {
     # What lies over a root, what it is packed as, and what brings it where dracut has no module of its own for that.
     # Not every kernel has all of them, or has them as modules.
-    hostonly='' instmods -c -s overlay squashfs erofs loop nvme_tcp nfs nfsv3 || :
+    hostonly='' instmods overlay squashfs erofs loop nvme_tcp nfs nfsv3
 }
 
 # called by dracut
