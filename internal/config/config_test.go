@@ -34,7 +34,7 @@ func TestReference(t *testing.T) {
 		},
 		"rocky9": {
 			Name: "rocky9", Recipe: filepath.Join(filepath.Dir(dir), "defs/rocky.def"), Tree: "/scratch/trees/rocky9",
-			Transport: handoff.NBD, Pack: pack.AsErofs, Debug: true,
+			Transport: handoff.NBD, Initramfs: handoff.Dracut, Pack: pack.AsErofs, Debug: true,
 			Servers:      []string{"10.1.0.1", "boot2.example", "2001:db8::3"},
 			Cmdline:      []string{"console=tty0", "console=ttyS0,115200n8", `dyndbg="file nbd.c +p"`},
 			Qemu:         []string{"-device", "virtio-rng-pci", "-smbios", "type=1,serial=my node"},
@@ -76,7 +76,7 @@ func TestReferenceIsComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "pack", "servers", "rw", "debug", "cmdline", "qemu", "overlay", "layers", "kernel",
+	for _, key := range []string{"state", "networks", "labels", "recipe", "tree", "transport", "initramfs", "pack", "servers", "rw", "debug", "cmdline", "qemu", "overlay", "layers", "kernel",
 		"build_args", "allow_secrets", "vm", "memory", "ssh_port", "firmware"} {
 		if !strings.Contains(string(src), key+":") {
 			t.Errorf("the reference does not show %s", key)
@@ -108,6 +108,7 @@ func TestErrors(t *testing.T) {
 		"label name":                   {"labels:\n  Debian 12:\n", "n.yaml:2:3: \"Debian 12\" cannot be a label"},
 		"label path":                   {"labels:\n  ../x: {}\n", "cannot be a label"},
 		"transport":                    {"labels: {a: {transport: ndb}}", `n.yaml:1:25: unknown value "ndb"; did you mean "nbd"?`},
+		"initramfs":                    {"labels: {a: {initramfs: dracat}}", `unknown value "dracat"; did you mean "dracut"?`},
 		"transport, unlike":            {"labels: {a: {transport: carrier-pigeon}}", `unknown value "carrier-pigeon": known are nvme, nbd, iscsi, nfs-image, nfs, http`},
 		"firmware":                     {"labels: {a: {vm: {firmware: efi}}}", `did you mean "uefi"?`},
 		"server with a port":           {"labels:\n  a:\n    servers: [boot1, 'boot2:4420']\n", `n.yaml:3:22: servers: "boot2:4420" is not an IPv6 address`},
