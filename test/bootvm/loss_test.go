@@ -74,8 +74,11 @@ const readMuch = `
 `
 
 // treeDigest is what the node computes, computed from the tree.
-func treeDigest(t *testing.T) string {
-	out, err := exec.Command("chroot", treeDir(), "bash", "-c", readMuch).Output()
+func treeDigest(t *testing.T) string { return digestIn(t, treeDir()) }
+
+func digestIn(t *testing.T, tree string) string {
+	t.Helper()
+	out, err := exec.Command("chroot", tree, "bash", "-c", readMuch).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

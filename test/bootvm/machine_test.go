@@ -73,7 +73,7 @@ func (m machine) launch(ctx context.Context, t *testing.T, flags ...string) *boo
 
 // greeting is the first line that a machine prints, and not part of what its
 // script prints: what it finds that it booted by, for the table.
-const greeting = `echo "@ $([ -d /sys/firmware/efi ] && echo uefi || echo bios) $(findmnt -no FSTYPE /live/image || findmnt -no FSTYPE / || echo -) $(tr ' ' '\n' < /proc/cmdline | grep ^root= | head -n 1)"
+const greeting = `echo "@ $([ -d /sys/firmware/efi ] && echo uefi || echo bios) $(findmnt -no FSTYPE /live/image || findmnt -no FSTYPE / || echo -) $(tr ' ' '\n' < /proc/cmdline | grep -E '^(net)?root=' | tail -n 1)"
 `
 
 // booted is a machine whose script runs.

@@ -49,7 +49,7 @@ func (r *row) loggedIn(after time.Duration, greeting string) {
 		return
 	}
 	r.firmware, r.pack = f[1], f[2]
-	r.transport = transportOf(strings.TrimPrefix(f[3], "root="))
+	r.transport = transportOf(strings.TrimPrefix(strings.TrimPrefix(f[3], "net"), "root="))
 	if r.initramfs == "" {
 		r.initramfs = "netroot"
 	}
