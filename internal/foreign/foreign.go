@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -21,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/vm"
 )
 
 // Server is a running server of one root.
@@ -42,12 +43,11 @@ const (
 
 // prepare makes the directory of a run, with one file in it, whose text may name the port that is found.
 func prepare(name string, text func(netip.AddrPort) (string, error)) (*Server, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := vm.FreePorts(1)
 	if err != nil {
-		return nil, fmt.Errorf("port for a server: %w", err)
+		return nil, err
 	}
-	addr := l.Addr().(*net.TCPAddr).AddrPort()
-	l.Close()
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(ports[0]))
 	content, err := text(addr)
 	if err != nil {
 		return nil, err

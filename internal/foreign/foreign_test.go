@@ -16,6 +16,7 @@ import (
 	"netroot/internal/export"
 	"netroot/internal/proto/iscsi"
 	"netroot/internal/proto/nbd"
+	"netroot/internal/vm"
 )
 
 func TestMain(m *testing.M) {
@@ -205,6 +206,14 @@ func TestErrors(t *testing.T) {
 	d.Path = "/not%s"
 	if s, err := NBD(t.Context(), d); err == nil {
 		t.Errorf("%v, %v", s, err)
+	}
+	for want, tree := range map[string]export.Tree{
+		"nobody may mount": {Label: "x", Path: "/srv/x"},
+		"the path":         {Label: "x", Path: "/srv/it's"},
+	} {
+		if _, err := NFS(t.Context(), Kernel{}, Packed{}, tree, vm.AccelTCG); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
 	}
 	if _, err := find("no-such-program"); err == nil || !strings.Contains(err.Error(), "is not installed") {
 		t.Error(err)

@@ -35,7 +35,6 @@ type NFSServer struct {
 	Mount netip.AddrPort // of MOUNT
 
 	machine *vm.Machine
-	dir     string
 }
 
 // Ports within the machine. That of MOUNT is the usual one where it is fixed (nfs.conf(5)).
@@ -62,22 +61,20 @@ func NFS(ctx context.Context, k Kernel, p Packed, t export.Tree, accel vm.Accel)
 	if err := guest.Busybox(); err != nil {
 		return nil, err
 	}
+	dir, err := os.MkdirTemp("", "netroot-nfs-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir) // what the machine runs it has read when it runs
 	s := &NFSServer{}
-	if s.dir, err = os.MkdirTemp("", "netroot-nfs-"); err != nil {
-		return nil, err
-	}
-	if err := s.start(ctx, k, p, t, set, accel); err != nil {
-		os.RemoveAll(s.dir)
-		return nil, err
-	}
-	return s, nil
+	return s, s.start(ctx, dir, k, p, t, set, accel)
 }
 
 // nfsPrograms are those of nfs-utils, and the portmapper that they register with.
 var nfsPrograms = []string{"rpcbind", "rpc.nfsd", "rpc.mountd", "exportfs"}
 
-func (s *NFSServer) start(ctx context.Context, k Kernel, p Packed, t export.Tree, set export.Set, accel vm.Accel) error {
-	initrd := filepath.Join(s.dir, "initrd")
+func (s *NFSServer) start(ctx context.Context, dir string, k Kernel, p Packed, t export.Tree, set export.Set, accel vm.Accel) error {
+	initrd := filepath.Join(dir, "initrd")
 	f, err := os.Create(initrd)
 	if err != nil {
 		return err
@@ -126,10 +123,7 @@ func (s *NFSServer) start(ctx context.Context, k Kernel, p Packed, t export.Tree
 }
 
 // Close ends the server and its machine.
-func (s *NFSServer) Close() {
-	s.machine.Kill()
-	os.RemoveAll(s.dir)
-}
+func (s *NFSServer) Close() { s.machine.Kill() }
 
 // Description says what serves, and where.
 func (s *NFSServer) Description() string {
@@ -184,15 +178,19 @@ type marks struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 	seen chan struct{}
-	once sync.Once
 }
 
 func (m *marks) Write(p []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	select {
+	case <-m.seen: // nobody reads on
+		return len(p), nil
+	default:
+	}
 	m.text.Write(p)
 	if text := m.text.Bytes(); bytes.Contains(text, []byte(nfsReady)) || bytes.Contains(text, []byte(nfsFailed)) {
-		m.once.Do(func() { close(m.seen) })
+		close(m.seen)
 	}
 	return len(p), nil
 }

@@ -216,14 +216,14 @@ func TestArguments(t *testing.T) {
 	m := &Machine{dir: t.TempDir()}
 	vars := filepath.Join(m.dir, "template")
 	os.WriteFile(vars, []byte("variables"), 0o644)
-	cfg := Config{Bootfile: "http://10.0.2.2:80/a,b.ipxe", Firmware: UEFI, Accel: AccelKVM, SSHPort: 2222, Args: []string{"-snapshot"}}.withDefaults()
+	cfg := Config{Bootfile: "http://10.0.2.2:80/a,b.ipxe", Firmware: UEFI, Accel: AccelKVM, SSHPort: 2222, Forward: map[int]int{2049: 4002, 111: 4001}, Args: []string{"-snapshot"}}.withDefaults()
 	args, err := m.arguments(cfg, tools{qemu: "qemu", code: "/code,1.fd", vars: vars})
 	if err != nil {
 		t.Fatal(err)
 	}
 	line := " " + strings.Join(args, " ") + " "
 	for _, want := range []string{
-		" -netdev user,id=n0,hostfwd=tcp:127.0.0.1:2222-:22,bootfile=http://10.0.2.2:80/a,,b.ipxe ", " -m 1024 ",
+		" -netdev user,id=n0,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=tcp:127.0.0.1:4001-:111,hostfwd=tcp:127.0.0.1:4002-:2049,bootfile=http://10.0.2.2:80/a,,b.ipxe ", " -m 1024 ",
 		",readonly=on,file=/code,,1.fd ", ",file=" + m.dir + "/vars.fd ", " -accel kvm ", " -no-reboot ", " -snapshot ",
 	} {
 		if !strings.Contains(line, want) {
