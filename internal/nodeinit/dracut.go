@@ -49,6 +49,9 @@ func Dracut(args []string, stdout io.Writer) error {
 		return n.dracutPivot(ctx)
 	case "initiator":
 		n.net = &netConfig{MAC: n.boot.BootMAC}
+		if n.boot.BootMAC == "" && nobody(readTrimmed(productUUID)) {
+			return errors.New("neither firmware nor BOOTIF= tells this node from another: dracut makes up a name")
+		}
 		_, err := fmt.Fprintln(stdout, n.initiator())
 		return err
 	}

@@ -200,3 +200,14 @@ func TestDracutWantsAStep(t *testing.T) {
 		}
 	}
 }
+
+func TestNobody(t *testing.T) {
+	for uuid, want := range map[string]bool{
+		"": true, "00000000-0000-0000-0000-000000000000": true, "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF": true,
+		"03000200-0400-0500-0006-000700080009": false,
+	} {
+		if nobody(uuid) != want {
+			t.Errorf("%q: %v", uuid, !want)
+		}
+	}
+}

@@ -115,7 +115,7 @@ func nvmeDisk(class, nqn string) string {
 
 // hostID is the node's identity as a UUID, which the servers know it by.
 func (n *node) hostID() string {
-	id := machineID(readTrimmed("/sys/class/dmi/id/product_uuid"), n.net.MAC)
+	id := machineID(readTrimmed(productUUID), n.net.MAC)
 	b, _ := hex.DecodeString(id)
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }

@@ -34,7 +34,7 @@ func (n *node) settle(context.Context) (string, error) {
 		return "", err
 	}
 	defer root.Close()
-	id := machineID(readTrimmed("/sys/class/dmi/id/product_uuid"), n.net.MAC)
+	id := machineID(readTrimmed(productUUID), n.net.MAC)
 	if err := personalise(root, n.net, id); err != nil {
 		return "", err
 	}
@@ -96,19 +96,28 @@ func needsResolvConf(root *os.Root) bool {
 	return true
 }
 
+// productUUID is what firmware (SMBIOS) calls the machine.
+const productUUID = "/sys/class/dmi/id/product_uuid"
+
 // machineID derives the node's identity (machine-id(5)) from its hardware, so
 // that it is the same at every boot and no two nodes share the one an image
 // happens to hold. The identifier is hashed, as machine-id(5) asks, and marked
 // as a version 4 UUID.
-func machineID(productUUID, mac string) string {
-	seed := strings.ToLower(productUUID)
-	if strings.Trim(seed, "0-") == "" || strings.Trim(seed, "f-") == "" {
-		seed = mac // firmware that was never given a UUID
+func machineID(uuid, mac string) string {
+	seed := strings.ToLower(uuid)
+	if nobody(seed) {
+		seed = mac
 	}
 	id := sha256.Sum256([]byte("netroot machine-id " + seed))
 	id[6] = id[6]&0x0f | 0x40
 	id[8] = id[8]&0x3f | 0x80
 	return hex.EncodeToString(id[:16])
+}
+
+// nobody tells a UUID that firmware was never given.
+func nobody(uuid string) bool {
+	uuid = strings.ToLower(uuid)
+	return strings.Trim(uuid, "0-") == "" || strings.Trim(uuid, "f-") == ""
 }
 
 // networkServices are the files that keep each network service from taking the

@@ -19,9 +19,12 @@ esac
 case "$root $(getargs netroot=)" in
     *iscsi:*)
         if [ ! -e /run/initiatorname.iscsi ] && [ ! -d /sys/firmware/ibft ] && ! getarg rd.iscsi.initiator= > /dev/null; then
-            netroot-init dracut initiator "$(getcmdline)" > /run/initiatorname.iscsi
-            mkdir -p /etc/iscsi
-            ln -sf /run/initiatorname.iscsi /etc/iscsi/initiatorname.iscsi
+            # Without a name of ours dracut makes one up.
+            if initiator=$(netroot-init dracut initiator "$(getcmdline)"); then
+                echo "$initiator" > /run/initiatorname.iscsi
+                mkdir -p /etc/iscsi
+                ln -sf /run/initiatorname.iscsi /etc/iscsi/initiatorname.iscsi
+            fi
         fi
         ;;
 esac
