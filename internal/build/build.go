@@ -57,6 +57,8 @@ type Options struct {
 	Level     int               // compression level of the root; 0: a good one
 	Version   string            // netroot's
 
+	keepAfter time.Duration // in place of worthKeeping, for tests: their work takes as long as the machine is busy
+
 	Progress *term.Printer
 }
 

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -90,7 +91,7 @@ func (b *builder) keepStage(ctx context.Context, i int, done []PhaseTime) error 
 	for _, from := range b.sources(i) {
 		took += b.took[from]
 	}
-	if took < worthKeeping {
+	if took < cmp.Or(b.opt.keepAfter, worthKeeping) {
 		return nil
 	}
 	if now, err := b.stageKey(ctx, i); err != nil || now != b.keys[i] {
