@@ -50,7 +50,8 @@ standard ports sends exactly this.`,
 			if err := stack.addTo(&set); err != nil {
 				return err
 			}
-			set.Ports = map[handoff.Transport]uint16{handoff.NVMe: handoff.DefaultNVMePort, handoff.NBD: handoff.DefaultNBDPort, handoff.ISCSI: handoff.DefaultISCSIPort}
+			set.Ports = map[handoff.Transport]uint16{handoff.NVMe: handoff.DefaultNVMePort, handoff.NBD: handoff.DefaultNBDPort, handoff.ISCSI: handoff.DefaultISCSIPort,
+				handoff.NFS: handoff.DefaultNFSPort, handoff.NFSImage: handoff.DefaultNFSPort}
 			if transport != "" {
 				if set.Transport, err = transportOf(transport); err != nil {
 					return err
@@ -77,7 +78,7 @@ standard ports sends exactly this.`,
 		},
 	}
 	cmd.Flags().StringVar(&server, "server", "127.0.0.1:8010", "HTTP `address` under which the machine reaches the server")
-	cmd.Flags().StringVar(&transport, "transport", "", "nvme, nbd, iscsi or http (default: the label's `transport`)")
+	cmd.Flags().StringVar(&transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	cmd.Flags().StringVar(&initramfs, "initramfs", "", "netroot or dracut (default: the label's `initramfs`)")
 	layers.register(cmd.Flags())
 	cmd.Flags().BoolVar(&virtio, "virtio", false, "the plan of a virtual machine, which needs no drivers of real hardware")
