@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/topdir"
 )
 
 // workspace is where a tree grows before it takes its place: a directory beside
@@ -27,7 +29,7 @@ const workPrefix = ".build-"
 // replaced only with force.
 func openWorkspace(tree, label string, force bool) (*workspace, error) {
 	parent := filepath.Dir(tree)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
+	if err := topdir.Make(parent, 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the trees: %w", err)
 	}
 	l, err := lockTree(tree, label, "build")

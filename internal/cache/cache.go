@@ -26,6 +26,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/topdir"
 )
 
 // The defaults of Options.
@@ -90,7 +92,7 @@ func (c *Cache) save(ctx context.Context, key Key, tree string, meta Meta) error
 		return err
 	}
 	// 0700: the trees hold set-user-ID programs, and maybe what only root should read.
-	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+	if err := topdir.Make(c.dir, 0o700); err != nil {
 		return err
 	}
 	size, err := diskUsage(tree)
