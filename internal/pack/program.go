@@ -14,8 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/google/renameio/v2"
 )
 
 // Result is what a packing came to.
@@ -38,18 +36,20 @@ func (p program) look() error {
 	return nil
 }
 
-// whole has write make an image of tree in a file beside out, and puts it at out when it is complete and on disk.
+// whole has write make an image of tree in a file beside out, and puts it at out when it is complete. To have it on disk,
+// too, is the caller's: the store that takes it syncs it in any case.
 func whole(tree, out string, write func(file string) (warnings []string, err error)) (Result, error) {
 	if info, err := os.Stat(tree); err != nil {
 		return Result{}, err
 	} else if !info.IsDir() {
 		return Result{}, errors.New("not a directory")
 	}
-	pending, err := renameio.NewPendingFile(out, renameio.WithTempDir(filepath.Dir(out)), renameio.WithStaticPermissions(0o600))
+	pending, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+"-*")
 	if err != nil {
 		return Result{}, err
 	}
-	defer pending.Cleanup()
+	defer os.Remove(pending.Name()) // nothing, once it is at out
+	defer pending.Close()
 	warnings, err := write(pending.Name())
 	if err != nil {
 		return Result{}, err
@@ -58,7 +58,7 @@ func whole(tree, out string, write func(file string) (warnings []string, err err
 	if err != nil {
 		return Result{}, err
 	}
-	if err := pending.CloseAtomicallyReplace(); err != nil { // with fsync
+	if err := os.Rename(pending.Name(), out); err != nil {
 		return Result{}, err
 	}
 	return Result{Size: info.Size(), Warnings: warnings}, nil
