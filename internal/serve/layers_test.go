@@ -23,16 +23,17 @@ import (
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/store"
+	"netroot/internal/testlog"
 )
 
 // layersIn makes a folder of layers: text by "LAYER/path".
-func layersIn(t testing.TB, files map[string]string) (folder string, l *Layers, log *syncBuffer) {
+func layersIn(t testing.TB, files map[string]string) (folder string, l *Layers, log *testlog.Buffer) {
 	t.Helper()
 	folder = filepath.Join(t.TempDir(), "layers")
 	for name, text := range files {
 		put(t, filepath.Join(folder, name), text)
 	}
-	log = new(syncBuffer)
+	log = new(testlog.Buffer)
 	return folder, NewLayers(folder, slog.New(slog.NewTextHandler(log, nil))), log
 }
 
@@ -55,7 +56,7 @@ func digestOf(t testing.TB, l *Layers, name string) string {
 	return digest
 }
 
-func renderings(log *syncBuffer) int { return strings.Count(log.String(), "layer rendered") }
+func renderings(log *testlog.Buffer) int { return strings.Count(log.String(), "layer rendered") }
 
 // What the server has is what FromDir makes, and an edit shows at once, however quickly it follows.
 func TestLayerFollowsItsDirectory(t *testing.T) {
@@ -200,7 +201,7 @@ func TestLayerOwners(t *testing.T) {
 }
 
 // thousand is a server whose label "debian" has two layers.
-func thousand(t testing.TB, files int) (server *Server, folder string, log *syncBuffer) {
+func thousand(t testing.TB, files int) (server *Server, folder string, log *testlog.Buffer) {
 	t.Helper()
 	text := map[string]string{"site/etc/motd": "site", "rack/etc/motd": "rack"}
 	for i := range files {

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/store"
+	"netroot/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,24 +36,7 @@ type fixture struct {
 	layers *Layers
 	url    string // http://HOST:PORT
 	nbd    string // HOST:PORT
-	log    *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
+	log    *testlog.Buffer
 }
 
 func random(seed byte, n int) []byte {
@@ -85,7 +68,7 @@ func start(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{store: s, root: random(1, 3<<20), log: new(syncBuffer)}
+	f := &fixture{store: s, root: random(1, 3<<20), log: new(testlog.Buffer)}
 	f.image = commit(t, s, "debian", map[store.Role][]byte{
 		store.RoleRoot: f.root, store.RoleKernel: random(2, 70000),
 		store.RoleInitramfs: random(3, 5000), store.RoleInitramfsHardware: random(4, 6000),
@@ -280,7 +263,7 @@ func TestRangesAndHeaders(t *testing.T) {
 }
 
 // waitLog waits for one line that has all words: it is written after the client has its answer.
-func waitLog(t *testing.T, log *syncBuffer, words ...string) {
+func waitLog(t *testing.T, log *testlog.Buffer, words ...string) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -18,6 +18,7 @@ import (
 	"netroot/internal/handoff"
 	"netroot/internal/serve"
 	"netroot/internal/store"
+	"netroot/internal/testlog"
 )
 
 // guestURL is the URL by which a machine reaches a server that listens on this host's loopback.
@@ -43,7 +44,7 @@ func TestFirmwareRunsScript(t *testing.T) {
 				w.Write([]byte("#!ipxe\nchain " + guestURL(server.URL) + "/seen/${platform}/${netX/mac:hexhyp} ||\npoweroff || exit\n"))
 			})
 			mux.HandleFunc("/seen/", func(w http.ResponseWriter, r *http.Request) { seen <- r.URL.Path })
-			var console syncBuffer
+			var console testlog.Buffer
 			m, err := Start(bootContext(t), Config{
 				Bootfile: boot.ScriptURL(strings.TrimPrefix(guestURL(server.URL), "http://"), "debian@0123456789ab", false),
 				Firmware: firmware, Accel: AccelTCG, Mem: 256, Serial: &console,
@@ -91,7 +92,7 @@ func TestMachineAsksAgain(t *testing.T) {
 	seen := make(chan struct{}, 1)
 	mux.HandleFunc("/boot/debian.ipxe", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(<-answers)) })
 	mux.HandleFunc("/seen", func(w http.ResponseWriter, r *http.Request) { seen <- struct{}{} })
-	var console syncBuffer
+	var console testlog.Buffer
 	m, err := Start(ctx, Config{Bootfile: url, Accel: AccelTCG, Mem: 256, Serial: &console})
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +128,7 @@ func TestKernelStarts(t *testing.T) {
 				part(t, dir, store.RoleInitramfsHardware, cpio(t, map[string]string{"second": "the second is here\n"})),
 			}
 			url := startServer(t, dir, parts)
-			var console syncBuffer
+			var console testlog.Buffer
 			m, err := Start(bootContext(t), Config{
 				Bootfile: boot.ScriptURL(url, "test", false), Firmware: firmware, Accel: AccelTCG, Mem: 512, Serial: &console,
 			})

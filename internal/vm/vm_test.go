@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,23 +38,6 @@ func needBoot(t *testing.T, firmware Firmware) {
 		t.Skip("boots a machine: set NETROOT_BOOT=1")
 	}
 	needQemu(t, firmware)
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // halted is a machine whose processor never runs: it starts at once and burns nothing.

@@ -15,6 +15,7 @@ import (
 
 	guestfs "netroot/internal/guest"
 	"netroot/internal/kernel"
+	"netroot/internal/testlog"
 	"netroot/internal/vm"
 )
 
@@ -24,25 +25,8 @@ type guest struct {
 	t       *testing.T
 	m       *vm.Machine
 	l       net.Listener // to which the machine's shells connect
-	console *safeBuffer
+	console *testlog.Buffer
 	accept  sync.Mutex
-}
-
-type safeBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // guestScript keeps shells connected to the test, each of which runs what it is sent. So the test needs no sshd.
@@ -93,7 +77,7 @@ func startGuest(t *testing.T, modules []string, programs ...string) *guest {
 	if err := writeGuest(initrd, tree, k, append([]string{"virtio_pci", "virtio_net"}, modules...), programs, port); err != nil {
 		t.Fatal(err)
 	}
-	g := &guest{t: t, l: l, console: &safeBuffer{}}
+	g := &guest{t: t, l: l, console: &testlog.Buffer{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.m, err = vm.Start(ctx, vm.Config{Accel: vm.AccelTCG, Mem: 512, Serial: g.console, Args: []string{
 		"-kernel", filepath.Join(tree, k.Image), "-initrd", initrd,

@@ -16,27 +16,11 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// logged is what was logged.
-type logged struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // queue is a listener that accepts what it is given, an error or a pipe's end, in turn.
 type queue struct {
@@ -69,8 +53,8 @@ func (q *queue) dial() net.Conn {
 	return near
 }
 
-func newLoop(most int) (*Loop, *logged) {
-	log := &logged{}
+func newLoop(most int) (*Loop, *testlog.Buffer) {
+	log := &testlog.Buffer{}
 	return &Loop{Protocol: "echo", Log: slog.New(slog.NewTextHandler(log, nil)), Max: most}, log
 }
 

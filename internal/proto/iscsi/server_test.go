@@ -1,7 +1,6 @@
 package iscsi
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"netroot/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -88,23 +89,12 @@ func list(context.Context) ([]Target, error) {
 }
 
 // logged collects a server's log as text, without ports.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
+type logged struct{ testlog.Buffer }
 
 var port = regexp.MustCompile(`((?:peer|from)=[0-9.]+):[0-9]+`)
 
 func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return port.ReplaceAllString(l.b.String(), "$1")
+	return port.ReplaceAllString(l.Buffer.String(), "$1")
 }
 
 // start runs s on a port of 127.0.0.1. stop ends it, fails the test when that is not clean, and may be

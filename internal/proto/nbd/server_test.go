@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+
+	"netroot/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -81,23 +83,12 @@ func exports(_ context.Context, name string) (*Export, error) {
 }
 
 // logged collects a server's log as text, without times and ports.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
+type logged struct{ testlog.Buffer }
 
 var port = regexp.MustCompile(`(peer=[0-9.]+):[0-9]+`)
 
 func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return port.ReplaceAllString(l.b.String(), "$1")
+	return port.ReplaceAllString(l.Buffer.String(), "$1")
 }
 
 // start runs s on a port of 127.0.0.1. stop ends it, fails the test when that is not clean, and may be

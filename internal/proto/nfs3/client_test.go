@@ -18,6 +18,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,31 +37,13 @@ func needRoot(t testing.TB) {
 
 var everywhere = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
-// logged is what was logged.
-type logged struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // host is a server of some directories, by the first element of their export's path.
 type host struct {
 	*Server
 	exports map[string]Export // without Dir
 	dirs    map[string]string
 	addr    string
-	log     *logged
+	log     *testlog.Buffer
 	mu      sync.Mutex
 	held    int // exports that were not released
 }
@@ -94,7 +78,7 @@ func (h *host) export(name, dir string, e Export) {
 
 // newHost makes the server of host; start runs it.
 func newHost() *host {
-	h := &host{exports: map[string]Export{}, dirs: map[string]string{}, log: &logged{}}
+	h := &host{exports: map[string]Export{}, dirs: map[string]string{}, log: &testlog.Buffer{}}
 	h.Server = &Server{
 		Log: slog.New(slog.NewTextHandler(h.log, nil)),
 		Lookup: func(_ context.Context, path string, _ netip.Addr) (*Export, string, error) {

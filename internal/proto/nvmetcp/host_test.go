@@ -1,7 +1,6 @@
 package nvmetcp
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,11 +10,12 @@ import (
 	"net"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"netroot/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -90,23 +90,12 @@ func listed(context.Context) ([]Subsystem, error) {
 }
 
 // logged collects a server's log as text, without times and ports.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
+type logged struct{ testlog.Buffer }
 
 var varies = regexp.MustCompile(`time=\S+ |peer=\S+ |after=\S+ `)
 
 func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return varies.ReplaceAllString(l.b.String(), "")
+	return varies.ReplaceAllString(l.Buffer.String(), "")
 }
 
 // start serves on a port of the loopback until the test ends. Controllers count from 1.
