@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"netroot/internal/config"
+	"netroot/internal/term"
+	"netroot/internal/vm"
+)
+
+// console connects the serial console: to a file, to nothing under --run (the
+// machine's own log keeps it for an error), or to this terminal.
+func (e *env) console(mc *vm.Config, f vmFlags) (closeIt func(), err error) {
+	switch {
+	case f.serial != "":
+		file, err := os.Create(f.serial)
+		if err != nil {
+			return nil, fmt.Errorf("--serial: %w", err)
+		}
+		mc.Serial = file
+		return func() { file.Close() }, nil
+	case f.run == "":
+		mc.Serial = e.stdout
+		if stdin, ok := e.stdin.(*os.File); ok {
+			mc.Stdin = stdin
+		}
+	}
+	return func() {}, nil
+}
+
+// runInMachine runs the command and gives the machine an orderly end.
+func (e *env) runInMachine(ctx context.Context, m *vm.Machine, key vm.Key, command string, started time.Time) error {
+	client, err := m.SSH(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	fmt.Fprintf(e.stderr, "netroot: logged in after %s\n", term.Duration(time.Since(started)))
+	status, err := client.Run(ctx, command, e.stdout, e.stderr)
+	if err != nil {
+		return err
+	}
+	if err := m.PowerOff(ctx, client); err != nil {
+		return fmt.Errorf("power off: %w", err)
+	}
+	if status != 0 {
+		return &exitError{code: status}
+	}
+	return nil
+}
+
+// tellLogin says how to log in. A key made for the run lies in a file for as
+// long as the machine runs.
+func (e *env) tellLogin(m *vm.Machine, key vm.Key, f vmFlags) (forget func(), err error) {
+	identity := ""
+	forget = func() {}
+	if f.key == "" {
+		dir, err := os.MkdirTemp(os.Getenv("XDG_RUNTIME_DIR"), "netroot-key-")
+		if err != nil {
+			return nil, err
+		}
+		forget = func() { os.RemoveAll(dir) }
+		file := filepath.Join(dir, "id_ed25519")
+		if err := key.WritePrivate(file); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(dir))
+		}
+		identity = " -i " + file
+	}
+	fmt.Fprintf(e.stderr, "netroot: log in with: ssh -p %d%s -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1\n", m.SSHPort, identity)
+	fmt.Fprintln(e.stderr, "netroot: Ctrl-C ends the machine")
+	return forget, nil
+}
+
+// debugLog makes the file that keeps the serial console of a label's machine: with
+// the logs of builds, or, for those who may not write there, a temporary one.
+func debugLog(cfg *config.Config, label string) (path string, err error) {
+	name := "vm-" + label + ".log"
+	if os.MkdirAll(cfg.Logs(), 0o755) == nil {
+		path = filepath.Join(cfg.Logs(), name)
+		f, err := os.Create(path)
+		if err == nil {
+			return path, f.Close()
+		}
+	}
+	f, err := os.CreateTemp("", "netroot-*-"+name)
+	if err != nil {
+		return "", err
+	}
+	return f.Name(), f.Close()
+}
