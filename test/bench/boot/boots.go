@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,7 +39,7 @@ func median(all []sample, of func(sample) float64) float64 {
 
 // boot measures one way to boot step by step.
 func (b bench) boot(ctx context.Context, size int64) error {
-	all, err := b.sample(ctx, "nbd", "--transport", "nbd")
+	all, err := b.sample(ctx, "nbd", "nbd", b.packs[0])
 	if err != nil {
 		return err
 	}
@@ -60,7 +59,7 @@ func (b bench) boot(ctx context.Context, size int64) error {
 func (b bench) byTransport(ctx context.Context) error {
 	rows := [][]string{slices.Concat([]string{"THE SAME IMAGE BY"}, columns)}
 	for _, t := range b.transports {
-		all, err := b.sample(ctx, t, "--transport", t)
+		all, err := b.sample(ctx, t, t, b.packs[0])
 		if err != nil {
 			return err
 		}
@@ -70,31 +69,36 @@ func (b bench) byTransport(ctx context.Context) error {
 	return term.Table(os.Stdout, rows)
 }
 
-// byPack boots, by NBD, the newest image in each format that the store has.
-func (b bench) byPack(ctx context.Context, s *store.Store) error {
-	images, err := s.List()
-	if err != nil {
-		return err
+// packed is the newest image that is packed so; nil without one.
+func (b bench) packed(images []*store.Image, how string) *store.Image {
+	i := slices.IndexFunc(images, func(im *store.Image) bool {
+		return im.Label == b.label && pack.Method(how).Packed(im.Config.RootFormat, im.Config.Compressor)
+	})
+	if i < 0 {
+		return nil
 	}
+	return images[i]
+}
+
+// byPack boots, by NBD, the newest image in each format that the store has.
+func (b bench) byPack(ctx context.Context, images []*store.Image) error {
 	rows := [][]string{slices.Concat([]string{"THE SAME TREE AS", "ROOT", "COMPRESSOR", "READ"}, columns)}
 	for _, p := range b.packs {
-		i := slices.IndexFunc(images, func(im *store.Image) bool {
-			return im.Label == b.label && pack.Method(p).Packed(im.Config.RootFormat, im.Config.Compressor)
-		})
-		if i < 0 {
+		im := b.packed(images, p)
+		if im == nil {
 			fmt.Fprintf(os.Stderr, "no image is packed as %s: \"netroot build %s --update --pack %s\" makes one\n", p, b.label, p)
 			continue
 		}
-		size, err := rootSize(images[i])
+		size, err := rootSize(im)
 		if err != nil {
 			return err
 		}
-		all, err := b.sample(ctx, p, "--transport", "nbd", "--pack", p)
+		all, err := b.sample(ctx, p, "nbd", p)
 		if err != nil {
 			return err
 		}
 		read := term.Size(int64(median(all, func(s sample) float64 { return s.read })))
-		rows = append(rows, slices.Concat([]string{p, term.Size(size), images[i].Config.Compressor, read}, row("", all)[1:]))
+		rows = append(rows, slices.Concat([]string{p, term.Size(size), im.Config.Compressor, read}, row("", all)[1:]))
 	}
 	fmt.Println()
 	return term.Table(os.Stdout, rows)
@@ -115,11 +119,11 @@ func row(name string, all []sample) []string {
 func seconds(s float64) string { return fmt.Sprintf("%.2f s", s) }
 
 // sample boots as often as is asked for.
-func (b bench) sample(ctx context.Context, name string, flags ...string) ([]sample, error) {
+func (b bench) sample(ctx context.Context, name, transport, packed string) ([]sample, error) {
 	var all []sample
 	for i := range b.boots {
 		fmt.Fprintf(os.Stderr, "%s: boot %d of %d\n", name, i+1, b.boots)
-		s, err := b.once(ctx, flags)
+		s, err := b.once(ctx, transport, packed)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -138,15 +142,15 @@ if [ -e /sys/block/nbd0/stat ]; then echo sectors $(awk '{ print $3 }' /sys/bloc
 
 var stamp = regexp.MustCompile(`\[ *([0-9]+\.[0-9]+)\] (Run /init as init process|netroot: switch: )`)
 
-func (b bench) once(ctx context.Context, flags []string) (sample, error) {
+func (b bench) once(ctx context.Context, transport, packed string) (sample, error) {
 	dir, err := os.MkdirTemp("", "netroot-bench-")
 	if err != nil {
 		return sample{}, err
 	}
 	defer os.RemoveAll(dir)
 	serial := filepath.Join(dir, "console.log")
-	args := slices.Concat([]string{"--state", b.state, "vm", b.label, "--ssh-port", "0", "--serial", serial, "--run", ask}, flags)
-	cmd := exec.CommandContext(ctx, b.netroot, args...)
+	cmd := exec.CommandContext(ctx, b.netroot, "--state", b.state, "vm", b.label, "--transport", transport, "--pack", packed,
+		"--ssh-port", "0", "--serial", serial, "--run", ask)
 	out := &watched{process: cmd}
 	var errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = out, &errs
@@ -154,10 +158,10 @@ func (b bench) once(ctx context.Context, flags []string) (sample, error) {
 		return sample{}, fmt.Errorf("%w: %s", err, errs.String())
 	}
 	said := map[string]float64{}
-	for line := range strings.Lines(out.String()) {
+	for line := range strings.Lines(out.said.String()) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if said[name], err = strconv.ParseFloat(value, 64); err != nil {
-			return sample{}, fmt.Errorf("the node said %q", out.String())
+			return sample{}, fmt.Errorf("the node said %q", out.said.String())
 		}
 	}
 	s := sample{login: said["login"], wire: said["wire"], memory: said["memory"] * 1024, read: said["sectors"] * 512, server: out.spent}
@@ -179,16 +183,14 @@ func (b bench) once(ctx context.Context, flags []string) (sample, error) {
 // watched takes a program's output, and reads its processor time when the first of it arrives. For "netroot vm" that is
 // its servers' and its own, for qemu is another process.
 type watched struct {
-	bytes.Buffer
+	said    bytes.Buffer // not embedded: its ReadFrom would take Write's place
 	process *exec.Cmd
 	spent   float64
 }
 
-var _ io.Writer = (*watched)(nil)
-
 func (w *watched) Write(p []byte) (int, error) {
-	if w.spent == 0 {
+	if w.said.Len() == 0 {
 		w.spent, _ = beside.CPU(w.process.Process.Pid) // 0 of one that has ended
 	}
-	return w.Buffer.Write(p)
+	return w.said.Write(p)
 }

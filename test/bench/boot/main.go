@@ -6,7 +6,7 @@
 //
 // Then it boots the same image by all transports (-transports), and the same tree
 // in all formats that the store has it packed in (-packs), and prints a table of
-// each.
+// each. All but the last is of the first of the formats.
 //
 // It is not a test: nothing fails when a figure is bad. It boots images that
 // "netroot build" made.
@@ -49,6 +49,10 @@ func main() {
 	packs := flag.String("packs", "squashfs,erofs,erofs-uncompressed", "formats to compare, with commas")
 	flag.Parse()
 	b.transports, b.packs = words(*transports), words(*packs)
+	if len(b.packs) == 0 {
+		fmt.Fprintln(os.Stderr, "boot benchmark: -packs names no format")
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := b.run(ctx); err != nil {
@@ -62,9 +66,13 @@ func (b bench) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	im, err := s.Resolve(b.label)
+	images, err := s.List()
 	if err != nil {
-		return fmt.Errorf("%w: run \"netroot build %s\" first", err, b.label)
+		return err
+	}
+	im := b.packed(images, b.packs[0])
+	if im == nil {
+		return fmt.Errorf("no image of %s is packed as %s: \"netroot build %[1]s --pack %[2]s\" makes one", b.label, b.packs[0])
 	}
 	if err := b.generator(ctx); err != nil {
 		return err
@@ -76,7 +84,7 @@ func (b bench) run(ctx context.Context) error {
 	if err := b.boot(ctx, size); err != nil {
 		return err
 	}
-	if b.transports == nil {
+	if len(b.transports) == 0 {
 		for _, t := range im.Config.Transports {
 			b.transports = append(b.transports, string(t))
 		}
@@ -84,7 +92,7 @@ func (b bench) run(ctx context.Context) error {
 	if err := b.byTransport(ctx); err != nil {
 		return err
 	}
-	return b.byPack(ctx, s)
+	return b.byPack(ctx, images)
 }
 
 func words(list string) []string {
