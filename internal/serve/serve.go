@@ -11,11 +11,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,6 +25,7 @@ import (
 
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
+	"netroot/internal/proto/accept"
 	"netroot/internal/store"
 )
 
@@ -129,6 +132,28 @@ const (
 	closeGrace    = time.Second
 )
 
+// maxHTTPConns bounds the connections of the HTTP server, as the other servers' are.
+const maxHTTPConns = 16384
+
+// atMost follows the connections of an HTTP server, and tells those above the limit so.
+func atMost(limit int64, log *slog.Logger) func(net.Conn, http.ConnState) {
+	var open atomic.Int64
+	return func(nc net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			accept.Tune(nc)
+			if open.Add(1) > limit {
+				log.Warn("http: refused", "peer", nc.RemoteAddr().String(), "why", fmt.Sprintf("more than %d connections", limit))
+				// Nobody has asked yet, but the answer is the same to everything. It fits into the socket's buffer.
+				io.WriteString(nc, "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				nc.Close()
+			}
+		case http.StateClosed, http.StateHijacked:
+			open.Add(-1)
+		}
+	}
+}
+
 func (s *Server) runHTTP(ctx context.Context) error {
 	server := http.Server{
 		Handler:           s.handler(),
@@ -137,6 +162,7 @@ func (s *Server) runHTTP(ctx context.Context) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
+		ConnState:         atMost(maxHTTPConns, s.cfg.Log),
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
 	}
 	failed := make(chan error, 1)

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -357,6 +359,47 @@ func TestOneFileForAllClients(t *testing.T) {
 	}
 	if len(f.catalog.open) != 0 {
 		t.Errorf("still open: %v", f.catalog.open)
+	}
+}
+
+// TestTooManyConnections: one too many is told so, and one that has left makes room.
+func TestTooManyConnections(t *testing.T) {
+	log := new(testlog.Buffer)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Config.ConnState = atMost(2, slog.New(slog.NewTextHandler(log, nil)))
+	server.Start()
+	t.Cleanup(server.Close)
+	ask := func() (net.Conn, int) {
+		t.Helper()
+		nc, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		nc.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+		if err != nil {
+			return nc, 0 // reset, with the answer still on its way
+		}
+		return nc, resp.StatusCode
+	}
+	first, status := ask()
+	if _, second := ask(); status != http.StatusOK || second != http.StatusOK {
+		t.Fatalf("status %d and %d", status, second)
+	}
+	if _, status := ask(); status == http.StatusOK {
+		t.Error("a third was served")
+	}
+	waitLog(t, log, "http: refused", `why="more than 2 connections"`)
+	first.Close()
+	for begin := time.Now(); ; {
+		if _, status := ask(); status == http.StatusOK {
+			break
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("no room after one has left")
+		}
 	}
 }
 

@@ -125,7 +125,7 @@ func (l *Loop) TooMany() error { return fmt.Errorf("more than %d connections", l
 
 // live leads one connection to its end: its own, or Grace after that of ctx.
 func live(ctx context.Context, nc net.Conn, serve func(context.Context, net.Conn)) {
-	tune(nc)
+	Tune(nc)
 	left := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		nc.SetReadDeadline(time.Now())
@@ -141,10 +141,10 @@ func live(ctx context.Context, nc net.Conn, serve func(context.Context, net.Conn
 	serve(ctx, nc)
 }
 
-// tune makes the kernel notice a peer that vanished: when idle by keepalive, with data under way by
+// Tune makes the kernel notice a peer that vanished: when idle by keepalive, with data under way by
 // TCP_USER_TIMEOUT (tcp(7)), without which retransmission goes on for a quarter of an hour. Failures are
 // of no consequence. Nagle's algorithm is off by Go's default.
-func tune(nc net.Conn) {
+func Tune(nc net.Conn) {
 	tc, ok := nc.(*net.TCPConn)
 	if !ok {
 		return
