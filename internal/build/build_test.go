@@ -106,6 +106,7 @@ exit 7
 		{[]string{"/.run", "a"}, "APPTAINER_APPNAME=one", "one 1 one a\n", 0},
 		{[]string{"/.run", "a"}, "SINGULARITY_APPNAME=one", "one 1 one a\n", 0},
 		{[]string{"/.run"}, "APPTAINER_APPNAME=two", "", 1},
+		{[]string{"/bin/sh", "-c", "readonly SINGULARITY_APPNAME; . /.singularity.d/env/95-apps.sh; echo $APPTAINER_APPNAME $ONE"}, "SINGULARITY_APPNAME=one", "one 1\n", 0},
 		{[]string{"/.test"}, "", "", 0},
 		{[]string{"/.test"}, "APPTAINER_APPNAME=one", "", 7},
 		{[]string{"/.shell", "-c", "echo $SHELL"}, "", "/bin/sh\n", 0},

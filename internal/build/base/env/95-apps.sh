@@ -7,7 +7,9 @@ if [ -n "$_app" ]; then
 		echo "there is no app $_app in /scif/apps" >&2
 		exit 1
 	fi
-	export APPTAINER_APPNAME="$_app" SINGULARITY_APPNAME="$_app"
+	# What is set stays as it is: Apptainer has made it read-only.
+	: "${APPTAINER_APPNAME:=$_app}" "${SINGULARITY_APPNAME:=$_app}"
+	export APPTAINER_APPNAME SINGULARITY_APPNAME
 	export SCIF_APPS=/scif/apps SCIF_APPROOT="/scif/apps/$_app"
 	export PATH="$SCIF_APPROOT/bin:$SCIF_APPROOT:$PATH"
 	export LD_LIBRARY_PATH="$SCIF_APPROOT/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
