@@ -79,7 +79,7 @@ func Make(ctx context.Context, opt Options) (*Result, error) {
 	defer root.Close()
 	t := tree{root}
 	if !t.has(program) {
-		return nil, fmt.Errorf("the tree has no dracut, which initramfs: dracut asks for: have %%post install %s", t.packages(basePackages))
+		return nil, fmt.Errorf("the tree has no dracut, which initramfs: dracut asks for: have the recipe install %s", t.packages(basePackages))
 	}
 	add, err := t.network()
 	if err != nil {
