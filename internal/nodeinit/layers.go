@@ -105,7 +105,7 @@ func fetchLayer(ctx context.Context, l handoff.Layer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := web.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -25,8 +25,7 @@ const memoryReserve = 192 << 20
 // attachHTTP fetches the whole packed root into memory and makes a read-only
 // loop device of it. The node then depends on no server.
 func (n *node) attachHTTP(ctx context.Context) (string, error) {
-	started := time.Now()
-	d := &download{url: n.boot.Root.URL, want: n.boot.Root.Digest(), log: n.log, sum: sha256.New()}
+	d := newDownload(n.boot.Root.URL, n.boot.Root.Digest(), n.log)
 	file, err := d.run(ctx)
 	if err != nil {
 		return "", err
@@ -45,38 +44,51 @@ func (n *node) attachHTTP(ctx context.Context) (string, error) {
 		checked = "unchecked, for its URL ends in no digest"
 	}
 	return fmt.Sprintf("%s holds %s of %s in memory, %s/s, %s", device, mib(d.size), d.url,
-		mib(int64(float64(d.size)/time.Since(started).Seconds())), checked), nil
+		mib(int64(float64(d.size)/time.Since(d.began).Seconds())), checked), nil
 }
 
 // download is one file on its way into memory.
 type download struct {
-	url, want  string
+	url, want  string // want is its digest, where the URL says it
 	log        *console
+	meminfo    string        // /proc/meminfo
+	pause      time.Duration // after a first failure
+	tag        string        // the server's name of what it sends (RFC 9110, 8.8.3)
 	sum        hash.Hash
 	size, have int64
+	began      time.Time
 }
 
-// run fetches the file, going on where a connection broke off.
+func newDownload(url, want string, log *console) *download {
+	return &download{url: url, want: want, log: log, meminfo: "/proc/meminfo", pause: time.Second, sum: sha256.New(), began: time.Now()}
+}
+
+// longestPause is how long a node waits at most before it asks a server again that has sent a part of its root.
+const longestPause = 15 * time.Second
+
+// run fetches the file. Once some of it is here it goes on from there for as long as it takes, whatever becomes of the
+// server meanwhile: to begin anew would cost all of it.
 func (d *download) run(ctx context.Context) (*os.File, error) {
 	fd, err := unix.MemfdCreate("netroot-root", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
 	file := os.NewFile(uintptr(fd), "netroot-root")
-	for stalled := 0; ; {
+	for pause := d.pause; ; {
 		before := d.have
 		err := d.fetch(ctx, file)
 		if err == nil {
 			break
 		}
-		if d.have > before {
-			stalled = 0
-		}
-		if stalled++; stalled > 3 || d.size == 0 || errors.Is(err, errNoMemory) {
+		if d.have == 0 || ctx.Err() != nil || errors.Is(err, errNoMemory) {
 			return nil, errors.Join(fmt.Errorf("fetch %s: %w", d.url, err), file.Close())
 		}
-		d.log.fail("attach", fmt.Errorf("fetch %s: %w; going on at %s", d.url, err, mib(d.have)))
-		wait(ctx, time.Second)
+		if d.have > before {
+			pause = d.pause
+		}
+		d.log.fail("attach", fmt.Errorf("fetch %s: %w; going on at %s in %v", d.url, err, mib(d.have), pause))
+		wait(ctx, pause)
+		pause = min(2*pause, longestPause)
 	}
 	if got := "sha256:" + hex.EncodeToString(d.sum.Sum(nil)); d.want != "" && got != d.want {
 		return nil, errors.Join(fmt.Errorf("fetch %s: what came has digest %s", d.url, got), file.Close())
@@ -86,6 +98,9 @@ func (d *download) run(ctx context.Context) (*os.File, error) {
 
 var errNoMemory = errors.New("not enough memory")
 
+// web asks servers. One that has vanished is noticed within half a minute, by keepalive or by the lack of an answer.
+var web = &http.Client{Transport: &http.Transport{DialContext: keepAlive.DialContext, ResponseHeaderTimeout: 30 * time.Second}}
+
 // fetch makes one request, for what is missing.
 func (d *download) fetch(ctx context.Context, file *os.File) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
@@ -94,25 +109,44 @@ func (d *download) fetch(ctx context.Context, file *os.File) error {
 	}
 	if d.have > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", d.have))
+		if d.tag != "" {
+			req.Header.Set("If-Range", d.tag) // else all of what is there now
+		}
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := web.Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode == http.StatusPartialContent && d.have > 0:
-	case resp.StatusCode == http.StatusOK && d.have == 0:
-		if d.size = resp.ContentLength; d.size <= 0 {
-			return errors.New("the server does not say how much there is")
-		}
-		if free := availableMemory("/proc/meminfo"); free < d.size+memoryReserve {
-			return fmt.Errorf("%w: the image is %s and %s are free, of which %s must stay: take a transport that reads on demand", errNoMemory, mib(d.size), mib(free), mib(int64(memoryReserve)))
+	case resp.StatusCode == http.StatusOK:
+		if err := d.begin(resp, file); err != nil {
+			return err
 		}
 	default:
 		return fmt.Errorf("the server says %s", resp.Status)
 	}
 	return d.copy(io.LimitReader(resp.Body, d.size-d.have), file)
+}
+
+// begin makes sure that there is room for what the server will send, from its first byte on.
+func (d *download) begin(resp *http.Response, file *os.File) error {
+	if resp.ContentLength <= 0 {
+		return errors.New("the server does not say how much there is")
+	}
+	if err := file.Truncate(0); err != nil { // of a part of another file
+		return err
+	}
+	d.size, d.have, d.tag = resp.ContentLength, 0, resp.Header.Get("ETag")
+	if strings.HasPrefix(d.tag, "W/") {
+		d.tag = "" // If-Range wants a strong one (RFC 9110, 13.1.5)
+	}
+	d.sum.Reset()
+	if free := availableMemory(d.meminfo); free < d.size+memoryReserve {
+		return fmt.Errorf("%w: the image is %s and %s are free, of which %s must stay: take a transport that reads on demand", errNoMemory, mib(d.size), mib(free), mib(int64(memoryReserve)))
+	}
+	return nil
 }
 
 // copy writes what comes, digests it, and tells how far it is now and then.
@@ -130,7 +164,7 @@ func (d *download) copy(body io.Reader, file *os.File) error {
 		}
 		if time.Since(said) > 2*time.Second {
 			said = time.Now()
-			d.log.say("attach", fmt.Sprintf("%s of %s", mib(d.have), mib(d.size)))
+			d.log.say("attach", fmt.Sprintf("%s of %s, %s/s", mib(d.have), mib(d.size), mib(int64(float64(d.have)/time.Since(d.began).Seconds()))))
 		}
 		if err != nil && d.have < d.size {
 			if errors.Is(err, io.EOF) {

@@ -1,0 +1,177 @@
+package nodeinit
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// webRoot serves content as netroot does, and lets the test spoil a request: those for which spoil returns true are
+// over then.
+func webRoot(t *testing.T, content []byte, spoil func(n int, w http.ResponseWriter, r *http.Request) bool) (url string, asked *[]string) {
+	t.Helper()
+	asked = new([]string)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		*asked = append(*asked, r.Header.Get("Range")) // one request at a time
+		w.Header().Set("ETag", `"one"`)
+		if !spoil(len(*asked), w, r) {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+		}
+	}))
+	t.Cleanup(func() {
+		web.CloseIdleConnections()
+		server.Close()
+	})
+	return server.URL, asked
+}
+
+func fetchRoot(t *testing.T, url, want string, meminfo string) ([]byte, string, error) {
+	t.Helper()
+	log, told := quiet(t)
+	d := newDownload(url, want, log)
+	d.pause = time.Millisecond
+	if meminfo != "" {
+		d.meminfo = filepath.Join(t.TempDir(), "meminfo")
+		if err := os.WriteFile(d.meminfo, []byte(meminfo), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := d.run(t.Context())
+	said, _ := os.ReadFile(told.Name())
+	if err != nil {
+		return nil, string(said), err
+	}
+	defer file.Close()
+	got, err := io.ReadAll(io.NewSectionReader(file, 0, 1<<30))
+	return got, string(said), err
+}
+
+func digestOf(content []byte) string {
+	sum := sha256.Sum256(content)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// breakOff sends the beginning of what was asked for and hangs up.
+func breakOff(w http.ResponseWriter, r *http.Request, content []byte, n int) {
+	short := &shortWriter{ResponseWriter: w, left: n}
+	http.ServeContent(short, r, "", time.Time{}, bytes.NewReader(content))
+	panic(http.ErrAbortHandler)
+}
+
+type shortWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (w *shortWriter) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b[:min(len(b), w.left)])
+	if w.left -= n; w.left == 0 {
+		w.ResponseWriter.(http.Flusher).Flush()
+		return n, errors.New("hung up")
+	}
+	return n, err
+}
+
+// TestDownloadGoesOn: what broke off is asked for from there, however often the server fails meanwhile.
+func TestDownloadGoesOn(t *testing.T) {
+	content := bytes.Repeat([]byte("netroot "), 64<<10)
+	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case n == 1:
+			breakOff(w, r, content, 100_000)
+		case n < 8:
+			http.Error(w, "starting", http.StatusServiceUnavailable)
+			return true
+		case n == 8:
+			breakOff(w, r, content, 1000)
+		}
+		return false
+	})
+	got, said, err := fetchRoot(t, url, digestOf(content), "")
+	if err != nil || !bytes.Equal(got, content) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	if last := (*asked)[len(*asked)-1]; len(*asked) != 9 || (*asked)[1] != "bytes=100000-" || last != "bytes=101000-" {
+		t.Errorf("asked for %q", *asked)
+	}
+	if !strings.Contains(said, "503 Service Unavailable; going on at 0.1 MiB") {
+		t.Errorf("told: %s", said)
+	}
+}
+
+// TestDownloadBeginsAnew: a server that knows no ranges, or has another file by now, sends all of it.
+func TestDownloadBeginsAnew(t *testing.T) {
+	old, content := bytes.Repeat([]byte("old"), 100_000), bytes.Repeat([]byte("new"), 50_000)
+	url, _ := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 1 {
+			breakOff(w, r, old, 200_000)
+		}
+		w.Header().Set("ETag", `"two"`)
+		return false
+	})
+	got, _, err := fetchRoot(t, url, digestOf(content), "")
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+func TestDownloadRefuses(t *testing.T) {
+	content := bytes.Repeat([]byte("x"), 1<<20)
+	good := func(int, http.ResponseWriter, *http.Request) bool { return false }
+	for name, tt := range map[string]struct {
+		spoil        func(int, http.ResponseWriter, *http.Request) bool
+		digest, free string
+		want         string
+	}{
+		"other bytes": {good, digestOf(content[1:]), "", "what came has digest sha256:"},
+		"no memory": {good, digestOf(content), "MemTotal: 300000 kB\nMemAvailable:  196608 kB\n",
+			"not enough memory: the image is 1.0 MiB and 192.0 MiB are free"},
+		"not there": {func(_ int, w http.ResponseWriter, r *http.Request) bool {
+			http.NotFound(w, r)
+			return true
+		}, "", "", "the server says 404 Not Found"},
+		"endless": {func(_ int, w http.ResponseWriter, r *http.Request) bool {
+			w.(http.Flusher).Flush()
+			w.Write(content)
+			return true
+		}, "", "", "does not say how much"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, _ := webRoot(t, content, tt.spoil)
+			if _, _, err := fetchRoot(t, url, tt.digest, tt.free); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestDownloadEnds: a boot that is given up waits for no server.
+func TestDownloadEnds(t *testing.T) {
+	content := make([]byte, 1<<20)
+	ctx, cancel := context.WithCancel(t.Context())
+	url, _ := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 1 {
+			breakOff(w, r, content, 1000)
+		}
+		cancel()
+		http.Error(w, "no", http.StatusBadGateway)
+		return true
+	})
+	log, _ := quiet(t)
+	d := newDownload(url, "", log)
+	d.pause = time.Millisecond
+	if file, err := d.run(ctx); err == nil {
+		file.Close()
+		t.Error("came to an end without the file")
+	}
+}
