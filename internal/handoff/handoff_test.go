@@ -57,6 +57,16 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestModuleParameters(t *testing.T) {
+	got := ModuleParameters(`quiet nvme_core.multipath=Y usb-storage.quirks=1:2:u nvme-core.io_timeout=60 nbd.nbds_max=2 rd.debug dyndbg.x="a b" .x=1 y.=1 z=a.b`)
+	want := map[string]string{
+		"nvme_core": "multipath=Y io_timeout=60", "usb_storage": "quirks=1:2:u", "nbd": "nbds_max=2", "rd": "debug", "dyndbg": `x="a b"`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestParseErrors(t *testing.T) {
 	for line, want := range map[string]string{
 		"quiet":                                         "no root=",

@@ -154,6 +154,29 @@ func parseBootIF(value string) (string, error) {
 	return mac, nil
 }
 
+// ModuleParameters are those of kernel modules that a command line sets, NAME.PARAMETER=VALUE, as finit_module(2) takes
+// them, by the module's name with underscores. The kernel reads them itself for what is built in, and leaves them to
+// modprobe for the others (Documentation/admin-guide/kernel-parameters.rst).
+func ModuleParameters(cmdline string) map[string]string {
+	all := map[string]string{}
+	for _, arg := range split(cmdline) {
+		key, value, given := strings.Cut(arg, "=")
+		module, parameter, ok := strings.Cut(key, ".")
+		if !ok || module == "" || parameter == "" {
+			continue
+		}
+		module = strings.ReplaceAll(module, "-", "_")
+		if strings.ContainsAny(value, " \t") {
+			value = `"` + value + `"`
+		}
+		if given {
+			parameter += "=" + value
+		}
+		all[module] = strings.TrimLeft(all[module]+" "+parameter, " ")
+	}
+	return all
+}
+
 // split cuts a command line at blanks, keeping what double quotes enclose
 // together, as the kernel does (lib/cmdline.c, next_arg).
 func split(line string) []string {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"netroot/internal/handoff"
 	"netroot/internal/kmod"
 )
 
@@ -19,15 +20,18 @@ import (
 // writes it.
 const moduleList = "/etc/netroot/modules"
 
-// parameters are given to modules that the initramfs loads. One NBD device is
-// all a root needs: each more is a device for udev to settle at every boot;
-// the kernel makes further ones when they are asked for.
-var parameters = map[string]string{"nbd": "nbds_max=1"}
+// parameters are given to modules that the initramfs loads, before those of the
+// kernel's command line. One NBD device is all a root needs: each more is a device
+// for udev to settle at every boot; the kernel makes further ones when they are
+// asked for. Two servers of one NVMe image are two paths to it, which EL 8 would
+// take for two disks.
+var parameters = map[string]string{"nbd": "nbds_max=1", "nvme_core": "multipath=Y"}
 
 // loader loads kernel modules, each once.
 type loader struct {
-	dir   string // /lib/modules/RELEASE
-	index *kmod.Index
+	dir        string // /lib/modules/RELEASE
+	index      *kmod.Index
+	parameters map[string]string // of the kernel's command line, by module name
 
 	mu     sync.Mutex
 	loaded map[string]func() error // by module name
@@ -46,7 +50,8 @@ func newLoader() (*loader, error) {
 		return nil, fmt.Errorf("the initramfs has no modules for the running kernel %s: "+
 			"kernel and initramfs must be of one image: %w", release, err)
 	}
-	return &loader{dir: dir, index: index, loaded: map[string]func() error{}, seen: map[string]bool{}}, nil
+	line, _ := os.ReadFile("/proc/cmdline") // the kernel may ask for a module before /proc is mounted
+	return &loader{dir: dir, index: index, parameters: handoff.ModuleParameters(string(line)), loaded: map[string]func() error{}, seen: map[string]bool{}}, nil
 }
 
 // load loads the named module and what it needs. A module that is built into
@@ -69,7 +74,8 @@ func (l *loader) once(m kmod.Module) func() error {
 	defer l.mu.Unlock()
 	f, ok := l.loaded[m.Name]
 	if !ok {
-		f = sync.OnceValue(func() error { return insert(filepath.Join(l.dir, m.Path), parameters[m.Name]) })
+		params := strings.TrimSpace(parameters[m.Name] + " " + l.parameters[m.Name])
+		f = sync.OnceValue(func() error { return insert(filepath.Join(l.dir, m.Path), params) })
 		l.loaded[m.Name] = f
 	}
 	return f
