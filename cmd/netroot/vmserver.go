@@ -115,6 +115,9 @@ func (f vmFlags) roots(set *boot.Settings) (map[handoff.Transport]net.Listener, 
 		return roots, nil // they point there
 	}
 	if f.server != "" {
+		if set.Transport == handoff.HTTP {
+			return nil, usage(errors.New("--server: a root by HTTP comes from the server of the boot script, which is this command itself; choose another transport"))
+		}
 		port, err := localPort(f.server)
 		if err != nil {
 			return nil, err
