@@ -16,7 +16,7 @@ var cmpAddr = cmp.Options{
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
 
-func ack(t *testing.T, modifiers ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
+func ack(t testing.TB, modifiers ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	t.Helper()
 	m, err := dhcpv4.New(append([]dhcpv4.Modifier{
 		dhcpv4.WithMessageType(dhcpv4.MessageTypeAck),
@@ -85,4 +85,35 @@ func TestSparseAnswers(t *testing.T) {
 	if err != nil || got.MTU != 0 {
 		t.Errorf("an MTU of 68 bytes is taken: %+v, %v", got, err)
 	}
+}
+
+// FuzzACK: nothing that a DHCP server can send does more than make an error, and what is taken can be made a network of.
+func FuzzACK(f *testing.F) {
+	for _, m := range []*dhcpv4.DHCPv4{
+		ack(f, dhcpv4.WithNetmask(net.CIDRMask(20, 32)), dhcpv4.WithRouter(net.IPv4(10, 1, 0, 1)), dhcpv4.WithDNS(net.IPv4(10, 1, 0, 53)),
+			dhcpv4.WithOption(dhcpv4.OptHostName("n7")), dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, []byte{0x23, 0x28}), dhcpv4.WithLeaseTime(600)),
+		ack(f, dhcpv4.WithGeneric(dhcpv4.OptionClasslessStaticRoute, []byte{24, 10, 2, 3, 10, 1, 0, 9, 0, 0, 0, 0, 0}),
+			dhcpv4.WithGeneric(dhcpv4.OptionDNSDomainSearchList, []byte{7, 'e', 'x', 'a', 'm', 'p', 'l', 'e', 0, 0xc0, 0})),
+		ack(f, dhcpv4.WithGeneric(dhcpv4.OptionSubnetMask, []byte{255, 0, 255, 0}), dhcpv4.WithGeneric(dhcpv4.OptionClasslessStaticRoute, []byte{33, 1})),
+	} {
+		f.Add(m.ToBytes())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := dhcpv4.FromBytes(b)
+		if err != nil {
+			return
+		}
+		cfg, err := fromACK(m)
+		if err != nil {
+			return
+		}
+		if !cfg.Address.IsValid() {
+			t.Errorf("address %v", cfg.Address)
+		}
+		for _, r := range cfg.Routes {
+			if !r.Dst.IsValid() {
+				t.Errorf("route %v", r)
+			}
+		}
+	})
 }
