@@ -29,13 +29,13 @@ const (
 // iscsiDevice is an attached disk and what it takes to log in again.
 type iscsiDevice struct {
 	Addresses []string // host:port of the portals, in the order to try
+	Server    string   // the one that the connection leads to
 	Target    string
 	LUN       uint16
 	Initiator string
 	ISID      [6]byte
 	Kernel    iscsiKernel
 
-	server  string   // the address that conn leads to
 	conn    *os.File // the socket that the kernel was given
 	stopped bool     // the kernel knows that the connection ended, and waits
 	keeper  *exec.Cmd
@@ -72,7 +72,7 @@ func (n *node) attachISCSI(ctx context.Context) (said string, err error) {
 		return "", errors.Join(err, d.Kernel.destroy(), d.conn.Close())
 	}
 	n.device = disk
-	return fmt.Sprintf("%s is LUN %d of %s at %s", disk, d.LUN, d.Target, d.server), nil
+	return fmt.Sprintf("%s is LUN %d of %s at %s", disk, d.LUN, d.Target, d.Server), nil
 }
 
 // newISCSIDevice names this end by the node's identity: a node that starts again
@@ -96,7 +96,7 @@ func (d *iscsiDevice) create(ctx context.Context) (host uint32, err error) {
 		return 0, errors.Join(err, d.conn.Close())
 	}
 	if err := d.give(s); err != nil {
-		return 0, errors.Join(fmt.Errorf("give %s to the kernel: %w", d.server, err), d.Kernel.destroy(), d.conn.Close())
+		return 0, errors.Join(fmt.Errorf("give %s to the kernel: %w", d.Server, err), d.Kernel.destroy(), d.conn.Close())
 	}
 	return host, nil
 }
@@ -131,7 +131,7 @@ func (d *iscsiDevice) dial(ctx context.Context, address string, sent uint32) (is
 	if err != nil {
 		return iscsi.Session{}, err
 	}
-	d.conn, d.server = file, address
+	d.conn, d.Server = file, address
 	return s, nil
 }
 
@@ -165,7 +165,7 @@ func (d *iscsiDevice) parameters(s iscsi.Session) []iscsiParam {
 		}
 		return "0"
 	}
-	host, port, _ := net.SplitHostPort(d.server)
+	host, port, _ := net.SplitHostPort(d.Server)
 	return []iscsiParam{
 		{0, num(s.MaxReceive)},
 		{1, num(s.MaxSend)},
@@ -220,11 +220,11 @@ func iscsiDisk(class string, sid uint32, lun uint16) string {
 
 // inherit, peer, watch and again are those of kept.
 func (d *iscsiDevice) inherit(fd uintptr) {
-	d.conn, d.server = os.NewFile(fd, "iscsi"), d.Addresses[0]
+	d.conn = os.NewFile(fd, "iscsi")
 	d.Kernel.socket = os.NewFile(fd+1, "iscsi netlink")
 }
 
-func (d *iscsiDevice) peer() string { return d.server }
+func (d *iscsiDevice) peer() string { return d.Server }
 
 // watch waits for the end of TCP's connection, or for the kernel to say that it
 // takes it for dead. Of all else that the kernel tells a daemon nothing needs an
@@ -273,7 +273,7 @@ func (d *iscsiDevice) again(ctx context.Context) error {
 		return err
 	}
 	if err := d.give(s); err != nil {
-		return errors.Join(fmt.Errorf("give %s to the kernel: %w", d.server, err), d.conn.Close())
+		return errors.Join(fmt.Errorf("give %s to the kernel: %w", d.Server, err), d.conn.Close())
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func TestParseUevents(t *testing.T) {
 // TestISCSIParameters: each number is that of enum iscsi_param.
 func TestISCSIParameters(t *testing.T) {
 	d := newISCSIDevice([]string{"[2001:db8::1]:3260"}, "iqn.2026-11.invalid.netroot:debian12:0123456789ab", "01020304-0506-4708-890a-0b0c0d0e0f10")
-	d.server = d.Addresses[0]
+	d.Server = d.Addresses[0]
 	got := d.parameters(iscsi.Session{PortalGroup: 1, CmdSN: 1, ExpStatSN: 4000000000, HeaderDigest: true, MaxReceive: 262144, MaxSend: 8192,
 		MaxBurst: 1048576, FirstBurst: 65536, MaxR2T: 1, InitialR2T: true, PDUInOrder: true, SeqInOrder: true})
 	want := []iscsiParam{{0, "262144"}, {1, "8192"}, {2, "1"}, {3, "0"}, {4, "1"}, {5, "1"}, {6, "0"}, {7, "65536"}, {8, "1048576"},

@@ -1,6 +1,7 @@
 package nodeinit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,10 +55,10 @@ type nbdDevice struct {
 	Index     int
 	Addresses []string // host:port of the servers, in the order to try
 	Export    string
+	Server    string // the address that the connection leads to
 	Size      uint64 // bytes
 	Adopted   bool   // somebody else made it and its first connection
 
-	server string    // the address that conn leads to
 	conn   *os.File  // the socket the kernel reads from
 	keeper *exec.Cmd // the process that watches it
 }
@@ -76,7 +77,7 @@ func (n *node) attachNBD(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if err := d.connect(info); err != nil {
-		return "", fmt.Errorf("give %s to the kernel: %w", d.server, err)
+		return "", fmt.Errorf("give %s to the kernel: %w", d.Server, err)
 	}
 	if err := waitDevice(ctx, d.path()); err != nil {
 		return "", errors.Join(err, d.disconnect())
@@ -86,7 +87,7 @@ func (n *node) attachNBD(ctx context.Context) (string, error) {
 		return "", errors.Join(err, d.disconnect())
 	}
 	n.device = d.path()
-	return fmt.Sprintf("%s is export %q of %s, %s", d.path(), d.Export, d.server, mib(d.Size)), nil
+	return fmt.Sprintf("%s is export %q of %s, %s", d.path(), d.Export, d.Server, mib(d.Size)), nil
 }
 
 // dialAny tries the servers in their order.
@@ -120,7 +121,7 @@ func (d *nbdDevice) dial(ctx context.Context, address string) (nbd.Info, error) 
 	if err != nil {
 		return nbd.Info{}, err
 	}
-	d.conn, d.server, d.Size = file, address, info.Size
+	d.conn, d.Server, d.Size = file, address, info.Size
 	return info, nil
 }
 
@@ -171,13 +172,13 @@ func (d *nbdDevice) disconnect() error {
 
 // inherit, peer, watch and again are those of kept.
 func (d *nbdDevice) inherit(fd uintptr) {
-	d.server = d.Addresses[0]
+	d.Server = cmp.Or(d.Server, d.Addresses[0]) // nobody says what an adopted one has
 	if !d.Adopted {
 		d.conn = os.NewFile(fd, "nbd")
 	}
 }
 
-func (d *nbdDevice) peer() string { return d.server }
+func (d *nbdDevice) peer() string { return d.Server }
 
 func (d *nbdDevice) watch() error {
 	if d.conn == nil {
@@ -195,7 +196,7 @@ func (d *nbdDevice) again(ctx context.Context) error {
 	}
 	var err error
 	if d.Size/sectorSize != size/sectorSize { // of an adopted device no more is known
-		err = fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image this node runs", d.server, d.Size, d.Export, size)
+		err = fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image this node runs", d.Server, d.Size, d.Export, size)
 	} else {
 		err = d.reconfigure()
 	}
