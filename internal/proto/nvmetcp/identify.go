@@ -26,7 +26,6 @@ const (
 	cmicPorts, cmicControllers, cmicANA = 1 << 0, 1 << 1, 1 << 3
 
 	oaesANA         = 1 << 11
-	oaesDiscovery   = 1 << 31
 	ctrattHostID    = 1 << 0 // of 128 bits
 	ctrattTBKAS     = 1 << 6 // any command keeps alive
 	typeIO          = 1
@@ -130,7 +129,6 @@ func (k *controller) identifyController() []byte {
 	if k.discovery() {
 		text(4, 20, "")
 		text(24, 40, "netroot discovery")
-		le.PutUint32(b[92:], oaesDiscovery)
 		b[111] = typeDiscovery
 		b[261] = lpaExtended
 		return b
