@@ -34,7 +34,12 @@ func (s *Server) nbdExport(_ context.Context, name string) (*nbd.Export, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &nbd.Export{Name: r.image.Name(), Description: r.image.Config.System, Backend: r.blob, Release: r.release}, nil
+	backend, err := nbd.NewFile(r.blob.File())
+	if err != nil {
+		r.release()
+		return nil, err
+	}
+	return &nbd.Export{Name: r.image.Name(), Description: r.image.Config.System, Backend: backend, Release: r.release}, nil
 }
 
 // nbdExports names what there is for nbd-client -l and its like: each label, and each of its versions.

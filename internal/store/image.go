@@ -105,6 +105,9 @@ func (b *Blob) Size() int64 { return b.size }
 // Path is the file that holds the blob, for programs that want a file.
 func (b *Blob) Path() string { return b.f.Name() }
 
+// File is the open file, which is the blob's to close. Its offset is nobody's.
+func (b *Blob) File() *os.File { return b.f }
+
 // Close ends the use of the blob.
 func (b *Blob) Close() error { return b.f.Close() }
 

@@ -46,23 +46,23 @@ type File struct {
 }
 
 // NewFile returns f as a Backend of the size it has now. The file stays the caller's to close.
-func NewFile(f *os.File) (*File, error) {
+func NewFile(f *os.File) (File, error) {
 	size, err := f.Seek(0, io.SeekEnd) // stat says 0 for a block device
 	if err != nil {
-		return nil, fmt.Errorf("size of %s: %w", f.Name(), err)
+		return File{}, fmt.Errorf("size of %s: %w", f.Name(), err)
 	}
-	return &File{f: f, size: size}, nil
+	return File{f: f, size: size}, nil
 }
 
 // ReadAt reads as io.ReaderAt.
-func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
+func (f File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
 
 // Size returns the size in bytes that the file had at NewFile.
-func (f *File) Size() int64 { return f.size }
+func (f File) Size() int64 { return f.size }
 
 // Extent asks the file system by SEEK_DATA and SEEK_HOLE (lseek(2)). They move the file's offset, which
 // nothing here uses.
-func (f *File) Extent(off, limit int64) (n int64, hole bool, err error) {
+func (f File) Extent(off, limit int64) (n int64, hole bool, err error) {
 	data, err := f.f.Seek(off, unix.SEEK_DATA)
 	switch {
 	case errors.Is(err, unix.ENXIO): // no data from here to the end
