@@ -138,6 +138,9 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		level, line := slog.LevelInfo, []any{"peer", r.RemoteAddr, "method", r.Method, "path", r.URL.RequestURI(),
 			"status", rec.status, "bytes", rec.bytes, "took", time.Since(started).Round(time.Microsecond)}
 		why := rec.why
+		if why == nil && rec.status >= 400 { // net/http's own word
+			why = errors.New(strings.TrimSpace(http.StatusText(rec.status) + " " + r.Header.Get("Range")))
+		}
 		if why == nil {
 			why = rec.cutOff(r)
 		}
