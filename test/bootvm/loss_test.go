@@ -35,6 +35,7 @@ func testServerLoss(t *testing.T, transport, trace string) {
 	b := m.start(ctx, t, `
 echo 3 > /proc/sys/vm/drop_caches
 `+readMuch+`
+`+hurt+`
 dmesg | grep -c '`+trace+`'`)
 	stop(server)
 	select { // the time the server is away is what is tested
@@ -48,10 +49,13 @@ dmesg | grep -c '`+trace+`'`)
 	}
 	f := strings.Fields(r.stdout)
 	want := treeDigest(t)
-	if len(f) != 4 || f[2] != want {
+	if len(f) != 7 || f[2] != want {
 		t.Fatalf("the node read %q, want digest %s", r.stdout, want)
 	}
-	if f[3] == "0" {
+	if got := strings.Join(f[3:6], " "); got != "0 0 0" {
+		t.Errorf("something in the node was killed: processes by the kernel, failed units, services started again: %s", got)
+	}
+	if f[6] == "0" {
 		t.Error("the node did not connect again: did it read all before the server was killed?")
 	}
 	b.note("server away %s, longest stall %s s", away, f[1])
@@ -72,6 +76,13 @@ const readMuch = `
 	echo longest $((longest / 1000000)) >&3
 } | sha256sum | cut -d' ' -f1; } 3>&1
 `
+
+// hurt counts what a node lost while its root did not answer: processes killed by the kernel, failed units, and services
+// that had to be started again.
+const hurt = `
+dmesg | grep -cE 'Out of memory|Killed process'
+systemctl --failed --plain --no-legend | wc -l
+systemctl show --property NRestarts --value '*.service' | awk '{ n += $1 } END { print n + 0 }'`
 
 // treeDigest is what the node computes, computed from the tree.
 func treeDigest(t *testing.T) string { return digestIn(t, treeDir()) }

@@ -26,11 +26,12 @@ func TestMatrix(t *testing.T) {
 	needLab(t)
 	t.Parallel()
 	for name, c := range map[string]combination{
+		"nvme":      {machine{Transport: "nvme"}, "nvme0n1 nvme 1 squashfs", true},
 		"nbd":       {machine{Transport: "nbd"}, "nbd0  1 squashfs", true},
 		"iscsi":     {machine{Transport: "iscsi"}, "sda iscsi 1 squashfs", true},
 		"http":      {machine{Transport: "http"}, "loop0  1 squashfs", true},
-		"nvme-uefi": {machine{Transport: "nvme", Firmware: "uefi"}, "nvme0n1 nvme 1 squashfs", false},
-		"http-uefi": {machine{Transport: "http", Firmware: "uefi"}, "loop0  1 squashfs", false},
+		"nvme-uefi": {machine{Transport: "nvme", Firmware: "uefi"}, "nvme0n1 nvme 1 squashfs", true},
+		"http-uefi": {machine{Transport: "http", Firmware: "uefi"}, "loop0  1 squashfs", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
