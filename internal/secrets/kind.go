@@ -9,6 +9,7 @@ const (
 	PrivateKey     Kind = "private-key"
 	PasswordHash   Kind = "password-hash"
 	Password       Kind = "password"
+	RecipePassword Kind = "recipe-password"
 	Token          Kind = "token"
 	MungeKey       Kind = "munge-key"
 	ServiceKey     Kind = "service-key"
@@ -34,6 +35,8 @@ var texts = map[Kind]text{
 		fix: "lock the account in %post (usermod --password '*' NAME) and log in by key, or bring the file as a layer"},
 	Password: {name: "password in clear", why: "whoever reads the image can use it",
 		fix: "remove it in %post, and bring the file as a layer"},
+	RecipePassword: {name: "password in the recipe", why: "the image keeps its recipe, and whoever reads it can use the password",
+		fix: "name a mirror that asks for none: one of your own, or a proxy that adds the password"},
 	Token: {name: "token of a service", why: "whoever reads the image can act as its owner there",
 		fix: "remove the file at the end of %post, and revoke the token if an image with it was served"},
 	MungeKey: {name: "munge key", why: "with it everyone can be any user to the cluster's services",

@@ -62,6 +62,10 @@ var rules = []rule{
 	{"etc/yum.repos.d/*", Password, repoPassword}, {"etc/yum.conf", Password, repoPassword},
 	{"etc/dnf/dnf.conf", Password, repoPassword}, {"etc/zypp/repos.d/*", Password, urlPassword},
 	{"etc/zypp/credentials.d/*", Password, setting(`password`)},
+	// What a build writes of its recipe: the agent's configuration, and the recipe itself after %post.
+	{"etc/bootstrap-yum.conf", RecipePassword, repoPassword},
+	{".singularity.d/Singularity", RecipePassword, recipePassword}, {".singularity.d/bootstrap_history/*", RecipePassword, recipePassword},
+	{".singularity.d/labels.json", RecipePassword, recipePassword},
 	{"etc/environment", Password, urlPassword}, {"etc/pip.conf", Password, urlPassword},
 	{"**/.pip/pip.conf", Password, urlPassword}, {"**/pip/pip.conf", Password, urlPassword},
 	{"**/.pypirc", Password, setting(`password`)},
@@ -141,7 +145,9 @@ func member(names string) func([]byte) []int {
 }
 
 var (
-	urlPassword  = lines(`^\s*[^#\s].*://[^/\s:@]*:[^/\s@$]+@`)
+	urlLine      = regexp.MustCompile(`^\s*[^#\s].*://[^/\s:@]*:[^/\s@$]+@`)
+	urlPassword  = lines(urlLine.String())
+	setoptLine   = regexp.MustCompile(`(?i)^\s*[^#\s]*setopt"?\s*:.*password\s*=\s*[^\s"'$]`)
 	repoSetting  = setting(`password|proxy_password`)
 	kubeMember   = setting(`-?\s*(client-key-data|token|password)`)
 	cryptPattern = regexp.MustCompile(`^[./0-9A-Za-z]{13}$`) // DES, crypt(5)
@@ -149,6 +155,13 @@ var (
 
 func repoPassword(text []byte) []int {
 	return append(repoSetting(text), urlPassword(text)...)
+}
+
+// recipePassword finds a password in the URL of a header key, or in its Setopt, where a recipe is stored as text and as labels.
+func recipePassword(text []byte) []int {
+	return eachLine(text, func(line []byte) bool {
+		return urlLine.Match(line) || setoptLine.Match(line)
+	})
 }
 
 func kubeconfig(text []byte) []int { return kubeMember(text) }

@@ -1,6 +1,6 @@
 // Package secrets looks for what must not be in an image, because every machine that boots it, and whoever can reach
 // the server, can read it: private keys, password hashes, tokens. It finds them by name, where a file has a usual
-// place, and by a look into small text files otherwise.
+// place, and by a look into small text files otherwise, for keys and tokens that say themselves what they are.
 //
 // It is a net with meshes and no proof: a password in a shell script goes through, and so does a key in a container
 // file or an archive. It changes nothing, follows no link, and never repeats what a secret is.
@@ -138,7 +138,7 @@ func inspect(root *os.Root, name string, buf []byte) ([]Finding, error) {
 	if kind, lines := anyKey(text); len(lines) > 0 {
 		return findings(name, kind, lines), nil
 	}
-	return nil, nil
+	return findings(name, Token, anyToken(text)), nil
 }
 
 // readStart reads a file, or as much of it as buf holds. Most files are programs: those are left after 4 KiB.

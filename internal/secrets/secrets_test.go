@@ -158,6 +158,11 @@ func TestFound(t *testing.T) {
 		{"etc/yum.repos.d/x.repo", "[x]\nusername=me\npassword=" + secret, Password, []int{3}},
 		{"etc/NetworkManager/system-connections/w.nmconnection", "[wifi-security]\npsk=" + secret, WiFiKey, []int{2}},
 		{"etc/wpa_supplicant/w.conf", "network={\n\tpsk=\"" + secret + "\"\n}", WiFiKey, []int{2}},
+		{"etc/bootstrap-yum.conf", "[base]\nbaseurl=https://me:" + secret + "@el.example.org/\n", RecipePassword, []int{2}},
+		{".singularity.d/Singularity", "Bootstrap: dnf\nMirrorURL: https://me:" + secret + "@el.example.org/\n", RecipePassword, []int{2}},
+		{".singularity.d/bootstrap_history/Apptainer0", "Bootstrap: dnf\nSetopt: base.password=" + secret + "\n", RecipePassword, []int{2}},
+		{".singularity.d/labels.json", "{\n\t\"org.label-schema.usage.singularity.deffile.mirrorurl\": \"https://me:" + secret + "@el.example.org/\",\n" +
+			"\t\"org.label-schema.usage.singularity.deffile.setopt\": \"base.password=" + secret + "\"\n}", RecipePassword, []int{2, 3}},
 	} {
 		var want []string
 		if test.lines == nil {
@@ -205,6 +210,9 @@ func TestNotFound(t *testing.T) {
 		"etc/kubernetes/kubelet.conf":             "    client-key: /var/lib/kubelet/pki/x.pem\n",
 		"etc/NetworkManager/system-connections/w": "[connection]\nid=w\n",
 		"home/u/.git-credentials":                 "",
+		"etc/bootstrap-yum.conf":                  "[base]\nbaseurl=https://el.example.org:8443/a@b/\ngpgcheck=1\n",
+		".singularity.d/Singularity":              "Bootstrap: dnf\nMirrorURL: https://el.example.org:8443/a@b\nSetopt: tsflags=nodocs\n# MirrorURL: https://me:word@x.example.org\n%post\n    chpasswd password=x\n",
+		".singularity.d/labels.json":              "{\n\t\"org.label-schema.usage.singularity.deffile.mirrorurl\": \"https://el.example.org:8443/a@b\"\n}",
 	})
 	// What is not a regular file is not opened, and links lead nowhere.
 	outside := plant(t, map[string]string{"key": string(k.pkcs8), "d/key": string(k.pkcs8)})
@@ -320,7 +328,7 @@ func TestJudge(t *testing.T) {
 
 // FuzzInspect gives every check strange bytes.
 func FuzzInspect(f *testing.F) {
-	for _, s := range []string{"", "\n", "root:$6$x", "-----BEGIN PRIVATE KEY-----\n", "\x30\x82\x01\x00\x02\x01\x00", "\x30\xff\x00\x00\x00\x00\x00\x00\x00", "a://b:c@d"} {
+	for _, s := range []string{"", "\n", "root:$6$x", "-----BEGIN PRIVATE KEY-----\n", "\x30\x82\x01\x00\x02\x01\x00", "\x30\xff\x00\x00\x00\x00\x00\x00\x00", "a://b:c@d", "g", "glpat-", "AKIA"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -337,5 +345,6 @@ func FuzzInspect(f *testing.F) {
 		}
 		_, found := anyKey(text)
 		check("any", found)
+		check("token", anyToken(text))
 	})
 }
