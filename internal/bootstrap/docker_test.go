@@ -56,11 +56,84 @@ func sample(t testing.TB) v1.Image {
 	if os.Geteuid() != 0 {
 		root = nil
 	}
-	return imageOf(t, goarch, []string{"PATH=/opt/bin:/bin", "QUOTE=it's $HOME", "MINE=image", "BAD-NAME=x"},
+	img := imageOf(t, goarch, []string{"PATH=/opt/bin:/bin", "QUOTE=it's $HOME", "MINE=image", "BAD-NAME=x"},
 		layerOf(t, append(root, lower...)...),
 		layerOf(t, file{name: "a/.wh.x"}, file{name: "hard", to: "a/y", typ: tar.TypeLink}, file{name: strings.Repeat("long/", 60) + "f", body: "5"}),
 		layerOf(t, file{name: ".wh.long"}, file{name: "a/d/"}, file{name: "a/d/.wh..wh..opq"}, file{name: "a/d/new", body: "6"}, file{name: "f", to: "a/d/new"}),
 	)
+	return startOf(t, img, []string{"printf", "<%s>"}, []string{"it's", "a $b\nc"}, map[string]string{"org.example.who": "the \"image\""})
+}
+
+// startOf has an image start a command, and gives it labels.
+func startOf(t testing.TB, img v1.Image, entrypoint, cmd []string, labels map[string]string) v1.Image {
+	t.Helper()
+	config, err := img.ConfigFile()
+	must(t, err)
+	config = config.DeepCopy()
+	config.Config.Entrypoint, config.Config.Cmd, config.Config.Labels = entrypoint, cmd, labels
+	img, err = mutate.ConfigFile(img, config)
+	must(t, err)
+	return img
+}
+
+// checkStart runs the runscript of a tree that sample was unpacked to, and reads its labels.
+func checkStart(t *testing.T, dir string) {
+	t.Helper()
+	script := filepath.Join(dir, ".singularity.d/runscript")
+	if fi, err := os.Lstat(script); err != nil || fi.Mode() != 0o755 {
+		t.Fatalf("the runscript: %v %v", fi, err)
+	}
+	for want, args := range map[string][]string{"<it's><a $b\nc>": nil, "<x y><>": {"x y", ""}} {
+		if got := string(output(t, "/bin/sh", append([]string{script}, args...)...)); got != want {
+			t.Errorf("the runscript with %q: %q, want %q", args, got, want)
+		}
+	}
+	labels, err := os.ReadFile(filepath.Join(dir, ".singularity.d/labels.json"))
+	if want := "{\n\t\"org.example.who\": \"the \\\"image\\\"\"\n}"; err != nil || string(labels) != want {
+		t.Errorf("labels %s %v, want %s", labels, err, want)
+	}
+}
+
+// TestRunscript holds Docker's table of ENTRYPOINT and CMD.
+func TestRunscript(t *testing.T) {
+	for _, tc := range []struct {
+		entrypoint, cmd, args []string
+		want                  string
+	}{
+		{nil, nil, nil, ""},
+		{nil, nil, []string{"echo", "arg"}, "arg\n"},
+		{nil, []string{"echo", "cmd"}, nil, "cmd\n"},
+		{nil, []string{"echo", "cmd"}, []string{"echo", "arg"}, "arg\n"},
+		{[]string{"echo", "entry"}, nil, nil, "entry\n"},
+		{[]string{"echo", "entry"}, nil, []string{"arg"}, "entry arg\n"},
+		{[]string{"echo", "entry"}, []string{"cmd"}, nil, "entry cmd\n"},
+		{[]string{"echo", "entry"}, []string{"cmd"}, []string{"arg"}, "entry arg\n"},
+	} {
+		script := filepath.Join(t.TempDir(), "runscript")
+		must(t, os.WriteFile(script, []byte(runscript(tc.entrypoint, tc.cmd)), 0o755))
+		if got := string(output(t, "/bin/sh", append([]string{script}, tc.args...)...)); got != tc.want {
+			t.Errorf("%q %q with %q: %q, want %q", tc.entrypoint, tc.cmd, tc.args, got, tc.want)
+		}
+	}
+}
+
+// TestMetaOfALayer has a layer put links in the way of what is written about the image.
+func TestMetaOfALayer(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "f")
+	must(t, os.WriteFile(outside, []byte("outside"), 0o644))
+	dir := t.TempDir()
+	writeLayout(t, dir, map[string]mutate.Appendable{"": startOf(t, imageOf(t, goarch, nil, layerOf(t,
+		file{name: ".singularity.d/"},
+		file{name: ".singularity.d/runscript", to: outside},
+		file{name: ".singularity.d/labels.json/"},
+		file{name: ".singularity.d/labels.json/x"},
+	)), []string{"printf", "<%s>"}, []string{"it's", "a $b\nc"}, map[string]string{"org.example.who": "the \"image\""})})
+	j := job(t, "Bootstrap: oci\nFrom: "+dir+"\n")
+	must(t, runAgent(t, j))
+	checkStart(t, j.Root)
+	if text, err := os.ReadFile(outside); string(text) != "outside" {
+		t.Errorf("a link was written through: %q %v", text, err)
+	}
 }
 
 // wantSample lists sample's tree, without devices and base directories.
@@ -172,6 +245,7 @@ func TestDocker(t *testing.T) {
 		if want := "/opt/bin:/bin|it's $HOME|caller\n"; got != want {
 			t.Errorf("the environment is %q, want %q", got, want)
 		}
+		checkStart(t, j.Root)
 	}
 	for from, want := range map[string]string{
 		"ns/img:2": "MANIFEST_UNKNOWN",

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +18,7 @@ import (
 const goarch = runtime.GOARCH
 
 // install unpacks an image's layers over the Tree, the lowest first, and puts the image's variables where Apptainer
-// does, so that %post sees them.
+// does, so that %post sees them. What the image runs and its labels go to the places of %runscript and %labels.
 func (j Job) install(ctx context.Context, img v1.Image) error {
 	config, err := img.ConfigFile()
 	if err != nil {
@@ -44,7 +45,13 @@ func (j Job) install(ctx context.Context, img v1.Image) error {
 			return fmt.Errorf("%s: %w", which, err)
 		}
 	}
-	return j.writeEnvironment(root, config.Config.Env)
+	if err := j.writeEnvironment(root, config.Config.Env); err != nil {
+		return err
+	}
+	if err := writeMeta(root, runFile, runscript(config.Config.Entrypoint, config.Config.Cmd), 0o755); err != nil {
+		return err
+	}
+	return writeLabels(root, config.Config.Labels)
 }
 
 func (j Job) installLayer(ctx context.Context, root *os.Root, l v1.Layer, want v1.Hash, which string) error {
@@ -104,13 +111,63 @@ func (j Job) writeEnvironment(root *os.Root, env []string) error {
 		if k != "PATH" {
 			fmt.Fprintf(&b, `[ -n "${%s:-}" ] || `, k)
 		}
-		fmt.Fprintf(&b, "export %s='%s'\n", k, strings.ReplaceAll(v, "'", `'\''`))
+		fmt.Fprintf(&b, "export %s=%s\n", k, quoted(v))
 	}
-	if err := root.MkdirAll(path.Dir(envFile), 0o755); err != nil {
+	return writeMeta(root, envFile, b.String(), 0o755)
+}
+
+const (
+	runFile    = ".singularity.d/runscript"
+	labelsFile = ".singularity.d/labels.json"
+)
+
+// runscript starts what the image would: Docker's rule is that arguments take the place of CMD and leave ENTRYPOINT.
+// An image that has neither runs its arguments.
+func runscript(entrypoint, cmd []string) string {
+	var b strings.Builder
+	b.WriteString("#!/bin/sh\n# The ENTRYPOINT of the image, with CMD where no arguments are given.\n\n")
+	if len(cmd) > 0 {
+		b.WriteString("[ $# -gt 0 ] || set -- " + quoted(cmd...) + "\n")
+	}
+	b.WriteString("exec " + quoted(entrypoint...))
+	if len(entrypoint) > 0 {
+		b.WriteByte(' ')
+	}
+	b.WriteString("\"$@\"\n")
+	return b.String()
+}
+
+// writeLabels keeps the image's labels. Those that an image without any has in a layer stay.
+func writeLabels(root *os.Root, labels map[string]string) error {
+	if len(labels) == 0 {
+		return nil
+	}
+	text, err := json.MarshalIndent(labels, "", "\t")
+	if err != nil {
 		return err
 	}
-	if err := root.WriteFile(envFile, []byte(b.String()), 0o755); err != nil {
+	return writeMeta(root, labelsFile, string(text), 0o644)
+}
+
+// quoted makes words of a shell's command line.
+func quoted(words ...string) string {
+	var all []string
+	for _, w := range words {
+		all = append(all, "'"+strings.ReplaceAll(w, "'", `'\''`)+"'")
+	}
+	return strings.Join(all, " ")
+}
+
+// writeMeta writes a file about the Tree, in the place of what a layer may have there.
+func writeMeta(root *os.Root, name, text string, mode os.FileMode) error {
+	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
 		return err
 	}
-	return root.Chmod(envFile, 0o755)
+	if err := root.RemoveAll(name); err != nil {
+		return err
+	}
+	if err := root.WriteFile(name, []byte(text), mode); err != nil {
+		return err
+	}
+	return root.Chmod(name, mode)
 }

@@ -156,6 +156,7 @@ func TestLayoutsAndArchives(t *testing.T) {
 		if diff := cmp.Diff(wantSample, sampleOf(t, j.Root)); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", header, diff)
 		}
+		checkStart(t, j.Root)
 	}
 	if left, _ := os.ReadDir(os.TempDir()); len(left) > 0 {
 		t.Errorf("left in TMPDIR: %v", left)

@@ -32,7 +32,8 @@ var baseLinks = [][2]string{
 }
 
 // baseEnvironment writes what every tree has. With keep, in a tree that was
-// made before (localimage, --update), files that are there stay. strict empties
+// made before (localimage, oras, --update), files that are there stay; so does
+// the runscript that the agent made of an image's ENTRYPOINT. strict empties
 // /etc/hosts too, as Apptainer does; a distribution's own is worth keeping.
 func baseEnvironment(root *os.Root, keep, strict bool) error {
 	for _, dir := range []string{metaDir + "/libs", "home", "etc"} {
@@ -53,7 +54,7 @@ func baseEnvironment(root *os.Root, keep, strict bool) error {
 		if err != nil {
 			return err
 		}
-		return writeBase(root, metaDir+strings.TrimPrefix(name, "base"), text, 0o755, keep)
+		return writeBase(root, metaDir+strings.TrimPrefix(name, "base"), text, 0o755, keep || name == "base/runscript")
 	})
 	if err != nil {
 		return err

@@ -24,6 +24,7 @@ type metadata struct {
 	sections Sections
 	force    bool // the recipe's labels and help win over those that are there
 	update   bool // no agent has run
+	image    bool // the tree's labels are those of an image for containers, which %labels override
 	created  time.Time
 	version  string // netroot's
 	warn     func(format string, args ...any)
@@ -64,7 +65,8 @@ const buildLabels = ".build.labels"
 const labelsFile = metaDir + "/labels.json"
 
 // labels merges, the last one winning: what the tree had, what %post wrote, what
-// the build knows. %labels come where none of these has the key.
+// the build knows. %labels come where none of these has the key, and over an
+// image's.
 func (m *metadata) labels(root *os.Root) error {
 	labels := map[string]string{}
 	old, err := root.ReadFile(labelsFile)
@@ -74,6 +76,10 @@ func (m *metadata) labels(root *os.Root) error {
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	all := map[string]string{}
+	if m.image {
+		all, labels = labels, all
 	}
 	appended, err := root.ReadFile(buildLabels)
 	if err == nil {
@@ -95,7 +101,8 @@ func (m *metadata) labels(root *os.Root) error {
 			labels[l.Key] = l.Value
 		}
 	}
-	text, err := json.MarshalIndent(labels, "", "\t")
+	maps.Copy(all, labels)
+	text, err := json.MarshalIndent(all, "", "\t")
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,8 @@ func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key
 		}
 		parts = append(parts, path, digest)
 	}
-	return cache.NewKey(append([]string{"bootstrap"}, parts...)...), nil
+	const kind = "bootstrap 2" // 1 was without what an image runs, and its labels
+	return cache.NewKey(append([]string{kind}, parts...)...), nil
 }
 
 // headerKey is what a header says, with the content of the host's files that it

@@ -115,7 +115,7 @@ func (b *builder) fromPost(st *recipe.Stage, update bool) []step {
 		{"metadata", "", true, func(context.Context, io.Writer) error {
 			m := metadata{
 				recipe: b.opt.Recipe, stage: st, sections: want, force: b.opt.Force, update: update,
-				created: b.created, version: b.opt.Version, warn: b.warn,
+				image: !update && !b.opt.Strict && isOneOf(st, ofImages), created: b.created, version: b.opt.Version, warn: b.warn,
 			}
 			return b.inRoot(m.write)
 		}},
@@ -144,6 +144,16 @@ func hasFiles(st *recipe.Stage, from bool) bool {
 	return slices.ContainsFunc(st.Files, func(f recipe.FilesBlock) bool { return (f.From != "") == from && len(f.Entries) > 0 })
 }
 
+// madeBefore are the agents whose tree was one of a recipe already.
+var madeBefore = []string{"localimage", "oras"}
+
+// ofImages are the agents that unpack what was built for containers.
+var ofImages = []string{"docker", "docker-archive", "oci", "oci-archive"}
+
+func isOneOf(st *recipe.Stage, agents []string) bool {
+	return slices.Contains(agents, strings.ToLower(st.Agent()))
+}
+
 // describe names the agent and what it is to bring.
 func describe(st *recipe.Stage) string {
 	for _, key := range []string{"OSVersion", "From", "MirrorURL"} {
@@ -159,7 +169,7 @@ func (b *builder) bootstrap(ctx context.Context, st *recipe.Stage, log io.Writer
 		return err
 	}
 	return b.inRoot(func(root *os.Root) error {
-		if err := baseEnvironment(root, st.Agent() == "localimage", b.opt.Strict); err != nil {
+		if err := baseEnvironment(root, isOneOf(st, madeBefore), b.opt.Strict); err != nil {
 			return err
 		}
 		return writeBase(root, appsBaseEnv, nil, 0o755, true)
