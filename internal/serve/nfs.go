@@ -112,13 +112,13 @@ func (s *Server) runPortmap(ctx context.Context) error {
 var imagesName = strings.Trim(boot.ImagesPath, "/")
 
 // lookup opens the export that a path lies in, whose first part names it: a label, or the images.
-func (x *exports) lookup(_ context.Context, path string, peer netip.Addr) (*nfs3.Export, string, error) {
+func (x *exports) lookup(_ context.Context, path string, peer netip.AddrPort) (*nfs3.Export, string, error) {
 	name, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	e, err := x.open(name, peer)
 	return e, rest, err
 }
 
-func (x *exports) open(name string, peer netip.Addr) (*nfs3.Export, error) {
+func (x *exports) open(name string, peer netip.AddrPort) (*nfs3.Export, error) {
 	if name == imagesName {
 		return x.openImages()
 	}
@@ -127,7 +127,7 @@ func (x *exports) open(name string, peer netip.Addr) (*nfs3.Export, error) {
 
 // find opens the export that a handle names. Those who have handles have mounted before, at this server or at the one
 // that ran here before it.
-func (x *exports) find(_ context.Context, id nfs3.ID, peer netip.Addr) (*nfs3.Export, error) {
+func (x *exports) find(_ context.Context, id nfs3.ID, peer netip.AddrPort) (*nfs3.Export, error) {
 	if id == nfs3.IDOf(imagesName) {
 		return x.openImages()
 	}
@@ -153,27 +153,45 @@ func (x *exports) openImages() (*nfs3.Export, error) {
 }
 
 // openTree exports a label's tree. A node's root is nothing without what only root may read, so its root is root here.
-func (x *exports) openTree(label string, peer netip.Addr) (*nfs3.Export, error) {
+// Who may not have it leaves no trace: it is neither held for them nor theirs to write to.
+func (x *exports) openTree(label string, peer netip.AddrPort) (*nfs3.Export, error) {
+	t, err := x.tree(label)
+	if err != nil {
+		return nil, err
+	}
 	networks, err := x.networks()
 	if err != nil {
+		return nil, err
+	}
+	e := &nfs3.Export{
+		Name: boot.TreePath(label), ID: nfs3.IDOf(label),
+		ReadOnly: !t.RW, TrustRoot: true, Clients: networks, AnyPort: x.AnyPort,
+	}
+	if err := e.Admits(peer); err != nil {
 		return nil, err
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	held, err := x.hold(label)
 	if err == nil {
-		err = held.admit(peer, label)
+		err = held.admit(peer.Addr(), label)
 	}
 	if err != nil {
 		return nil, err
 	}
 	held.users++
 	held.end.Stop()
-	return &nfs3.Export{
-		Name: boot.TreePath(label), ID: nfs3.IDOf(label), Dir: held.dir,
-		ReadOnly: !held.RW, TrustRoot: true, Clients: networks, AnyPort: x.AnyPort,
-		Release: func() { x.release(held) },
-	}, nil
+	e.Dir, e.Release = held.dir, func() { x.release(held) }
+	return e, nil
+}
+
+// tree returns the tree of a label, if it is exported.
+func (x *exports) tree(label string) (Tree, error) {
+	t, ok := x.Trees[label]
+	if !ok {
+		return t, fmt.Errorf("%w: the tree of %q is not exported here", nfs3.ErrUnknown, label)
+	}
+	return t, nil
 }
 
 // ready tells whether a machine could have the tree of a label now.
@@ -186,9 +204,9 @@ func (x *exports) ready(label string) error {
 
 // hold returns the tree of a label, locked. The caller holds the mutex.
 func (x *exports) hold(label string) (*heldTree, error) {
-	t, ok := x.Trees[label]
-	if !ok {
-		return nil, fmt.Errorf("%w: the tree of %q is not exported here", nfs3.ErrUnknown, label)
+	t, err := x.tree(label)
+	if err != nil {
+		return nil, err
 	}
 	held := x.trees[label]
 	if held != nil && held.current() {

@@ -21,8 +21,8 @@ import (
 )
 
 var (
-	one = netip.MustParseAddr("10.0.0.1")
-	two = netip.MustParseAddr("10.0.0.2")
+	one = netip.MustParseAddrPort("10.0.0.1:700")
+	two = netip.MustParseAddrPort("10.0.0.2:700")
 )
 
 // exporting makes exports of two trees: "shared", and "own", which one machine writes to.
@@ -119,12 +119,34 @@ func TestOneWriter(t *testing.T) {
 	if _, err := x.open("own", two); err == nil {
 		t.Error("a writer that is quiet for a moment has lost its tree")
 	}
-	x.unmounted("/own", one)
+	x.unmounted("/own", one.Addr())
 	second, err := x.open("own", two)
 	if err != nil {
 		t.Fatal(err)
 	}
 	second.Release()
+}
+
+// TestOnlyTheAdmittedWrite: who may not mount, by network or port, neither becomes the writer nor keeps the tree in use.
+func TestOnlyTheAdmittedWrite(t *testing.T) {
+	x, _ := exporting(t)
+	for _, peer := range []string{"10.0.0.2:1024", "10.0.1.2:700"} {
+		stranger := netip.MustParseAddrPort(peer)
+		if _, _, err := x.lookup(t.Context(), "/own", stranger); !errors.Is(err, nfs3.ErrDenied) {
+			t.Errorf("a mount by %s: %v", peer, err)
+		}
+		if _, err := x.find(t.Context(), nfs3.IDOf("own"), stranger); !errors.Is(err, nfs3.ErrDenied) {
+			t.Errorf("a handle of %s: %v", peer, err)
+		}
+		if !free(t, x.Trees["own"].Dir) {
+			t.Errorf("%s, who was refused, keeps the tree in use", peer)
+		}
+	}
+	owner, err := x.open("own", one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner.Release()
 }
 
 // TestTreesAreHeld: builds see that a tree is in use, and what replaced one by force is what the next machine gets.

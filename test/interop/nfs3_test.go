@@ -55,7 +55,7 @@ func serveNFSOn(t *testing.T, l net.Listener, e nfs3.Export) nfsTree {
 		return &o, nil
 	}
 	s := &nfs3.Server{
-		Lookup: func(_ context.Context, path string, _ netip.Addr) (*nfs3.Export, string, error) {
+		Lookup: func(_ context.Context, path string, _ netip.AddrPort) (*nfs3.Export, string, error) {
 			rest, ok := strings.CutPrefix(path, "/root")
 			if !ok {
 				return nil, "", fmt.Errorf("%w: %s", nfs3.ErrUnknown, path)
@@ -63,7 +63,7 @@ func serveNFSOn(t *testing.T, l net.Listener, e nfs3.Export) nfsTree {
 			o, err := open()
 			return o, rest, err
 		},
-		Find: func(context.Context, nfs3.ID, netip.Addr) (*nfs3.Export, error) { return open() },
+		Find: func(context.Context, nfs3.ID, netip.AddrPort) (*nfs3.Export, error) { return open() },
 		List: func(context.Context) ([]nfs3.Listed, error) {
 			return []nfs3.Listed{{Path: "/root", Clients: e.Clients}}, nil
 		},

@@ -84,11 +84,11 @@ func start(t testing.TB) *bench {
 		}, nil
 	}
 	s := &nfs3.Server{
-		Lookup: func(context.Context, string, netip.Addr) (*nfs3.Export, string, error) {
+		Lookup: func(context.Context, string, netip.AddrPort) (*nfs3.Export, string, error) {
 			e, err := open()
 			return e, "", err
 		},
-		Find: func(context.Context, nfs3.ID, netip.Addr) (*nfs3.Export, error) { return open() },
+		Find: func(context.Context, nfs3.ID, netip.AddrPort) (*nfs3.Export, error) { return open() },
 		List: func(context.Context) ([]nfs3.Listed, error) {
 			return []nfs3.Listed{{Path: "/root", Clients: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}, {Path: "/"}}, nil
 		},

@@ -81,12 +81,12 @@ func newHost() *host {
 	h := &host{exports: map[string]Export{}, dirs: map[string]string{}, log: &testlog.Buffer{}}
 	h.Server = &Server{
 		Log: slog.New(slog.NewTextHandler(h.log, nil)),
-		Lookup: func(_ context.Context, path string, _ netip.Addr) (*Export, string, error) {
+		Lookup: func(_ context.Context, path string, _ netip.AddrPort) (*Export, string, error) {
 			name, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 			e, err := h.open(name)
 			return e, rest, err
 		},
-		Find: func(_ context.Context, id ID, _ netip.Addr) (*Export, error) {
+		Find: func(_ context.Context, id ID, _ netip.AddrPort) (*Export, error) {
 			h.mu.Lock()
 			var name string
 			for n := range h.exports {

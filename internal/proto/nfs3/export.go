@@ -51,8 +51,8 @@ func (e *Export) release() {
 	}
 }
 
-// admits says whether peer may use the export; the error wraps ErrDenied.
-func (e *Export) admits(peer netip.AddrPort) error {
+// Admits says whether peer may use the export; the error wraps ErrDenied.
+func (e *Export) Admits(peer netip.AddrPort) error {
 	within := func(p netip.Prefix) bool { return p.Contains(peer.Addr()) }
 	if !slices.ContainsFunc(e.Clients, within) {
 		return fmt.Errorf("%w: %s is in none of the networks that may use %s", ErrDenied, peer.Addr(), e.Name)
@@ -97,8 +97,13 @@ type refusal struct {
 
 const refusalTime = 5 * time.Second
 
-// attach returns the export of that ID, which the connection may use.
-func (c *conn) attach(id ID) (*attachment, error) {
+// attach returns the export that handle h names, which the connection may use. Nobody is asked for one for the sake of a
+// handle that was made up; of an export that is in use already, the handles are verified with their files.
+func (c *conn) attach(h []byte) (*attachment, error) {
+	id, err := handleExport(h)
+	if err != nil {
+		return nil, err
+	}
 	if a := c.last.Load(); a != nil && a.export.ID == id {
 		return a, nil
 	}
@@ -112,6 +117,9 @@ func (c *conn) attach(id ID) (*attachment, error) {
 	}
 	if c.refusal.err != nil && c.refusal.id == id && time.Now().Before(c.refusal.until) {
 		return nil, c.refusal.err
+	}
+	if _, err := c.srv.seals.verify(h); err != nil {
+		return nil, err
 	}
 	a, err := c.open(id)
 	if err != nil {
@@ -138,7 +146,7 @@ func refusedStatus(err error) status {
 }
 
 func (c *conn) open(id ID) (*attachment, error) {
-	e, err := c.srv.Find(c.ctx, id, c.peer.Addr())
+	e, err := c.srv.Find(c.ctx, id, c.peer)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +154,7 @@ func (c *conn) open(id ID) (*attachment, error) {
 		e.release()
 		return nil, fmt.Errorf("%w: %x is not %x", ErrUnknown, e.ID, id)
 	}
-	if err := e.admits(c.peer); err != nil {
+	if err := e.Admits(c.peer); err != nil {
 		e.release()
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,6 +106,35 @@ func TestForgedHandles(t *testing.T) {
 	ok(t, "another export's file", s, statusStale)
 	s, _ = c.getattr(append(bytes.Clone(fh), make([]byte, maxHandle-len(fh))...))
 	ok(t, "a longer one", s, statusStale)
+}
+
+// TestForgedHandlesOpenNothing: nobody is asked for an export, nor told that it is used, for a handle that was made up.
+// The same connection's good handles are as good as ever.
+func TestForgedHandlesOpenNothing(t *testing.T) {
+	needRoot(t)
+	h := newHost()
+	h.export("root", t.TempDir(), Export{Clients: everywhere, AnyPort: true})
+	find := h.Find
+	var asked atomic.Int32
+	h.Find = func(ctx context.Context, id ID, peer netip.AddrPort) (*Export, error) {
+		asked.Add(1)
+		return find(ctx, id, peer)
+	}
+	h.start(t)
+	c := h.dial(t)
+	root := c.mount("/root")
+	forged := bytes.Clone(root)
+	forged[handleSeal] ^= 1
+	s, _ := c.getattr(forged)
+	ok(t, "GETATTR", s, statusStale)
+	if n := asked.Load(); n != 0 || len(h.Active()) != 0 {
+		t.Errorf("a forged handle opened the export: %d times, active %+v", n, h.Active())
+	}
+	s, _ = c.getattr(root)
+	ok(t, "GETATTR", s, statusOK)
+	if n := asked.Load(); n != 1 {
+		t.Errorf("a good handle opened the export %d times", n)
+	}
 }
 
 // TestInside: no path and no ".." leads out of an export, whatever happens on this side.
@@ -203,17 +233,17 @@ func TestWhoMayMount(t *testing.T) {
 		return e, nil
 	}
 	h.export("held", dir, Export{Clients: everywhere, AnyPort: true})
-	h.Lookup = func(ctx context.Context, path string, peer netip.Addr) (*Export, string, error) {
+	h.Lookup = func(ctx context.Context, path string, peer netip.AddrPort) (*Export, string, error) {
 		e, rest, err := lookup(ctx, path, peer)
 		if err == nil {
-			e, err = deny(e, peer)
+			e, err = deny(e, peer.Addr())
 		}
 		return e, rest, err
 	}
-	h.Find = func(ctx context.Context, id ID, peer netip.Addr) (*Export, error) {
+	h.Find = func(ctx context.Context, id ID, peer netip.AddrPort) (*Export, error) {
 		e, err := find(ctx, id, peer)
 		if err == nil {
-			e, err = deny(e, peer)
+			e, err = deny(e, peer.Addr())
 		}
 		return e, err
 	}

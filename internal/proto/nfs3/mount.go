@@ -69,12 +69,12 @@ func (c *conn) mount(asked string) (name, handle string, err error) {
 	if !path.IsAbs(asked) {
 		return "", "", fmt.Errorf("%w: a path begins with a slash", ErrUnknown)
 	}
-	e, rest, err := c.srv.Lookup(c.ctx, path.Clean(asked), c.peer.Addr())
+	e, rest, err := c.srv.Lookup(c.ctx, path.Clean(asked), c.peer)
 	if err != nil {
 		return "", "", err
 	}
 	defer e.release()
-	if err := e.admits(c.peer); err != nil {
+	if err := e.Admits(c.peer); err != nil {
 		return "", "", err
 	}
 	t, err := c.srv.tree(e)

@@ -33,10 +33,12 @@ type Server struct {
 	// Lookup opens the export in which path lies, for a MOUNT by peer; rest is what of path lies below the export's
 	// directory ("" is the directory itself). path begins with a slash and is clean (path.Clean). It is called from
 	// many goroutines. An error that wraps ErrUnknown or ErrDenied is told to the client as such; its text goes to Log.
-	Lookup func(ctx context.Context, path string, peer netip.Addr) (e *Export, rest string, err error)
+	// Whether the export admits the peer is asked after it; a Lookup by which a peer comes to have something asks first.
+	Lookup func(ctx context.Context, path string, peer netip.AddrPort) (e *Export, rest string, err error)
 	// Find opens the export that a client's handle names, when a connection uses it for the first time: clients keep
-	// their handles across restarts of the server and do not mount again. Errors are as those of Lookup.
-	Find func(ctx context.Context, id ID, peer netip.Addr) (*Export, error)
+	// their handles across restarts of the server and do not mount again. The handle's seal was verified; what is said of
+	// Lookup, of errors and of who is admitted, goes for Find.
+	Find func(ctx context.Context, id ID, peer netip.AddrPort) (*Export, error)
 	// List names what MOUNT's EXPORT tells (showmount -e). Nil tells of nothing.
 	List func(ctx context.Context) ([]Listed, error)
 	// Unmounted, when set, is told that a client said that it has unmounted path ("" for all it had). Most do not.

@@ -19,11 +19,7 @@ type target struct {
 
 // target opens the file of handle h. It is to be ended with done.
 func (c *conn) target(q *call, h []byte) (*target, error) {
-	id, err := handleExport(h)
-	if err != nil {
-		return nil, err
-	}
-	a, err := c.attach(id)
+	a, err := c.attach(h)
 	if err != nil {
 		return nil, err
 	}

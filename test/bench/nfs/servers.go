@@ -84,7 +84,7 @@ func serveOurs(ctx context.Context, tree, port string) error {
 		}, nil
 	}
 	s := &nfs3.Server{
-		Lookup: func(_ context.Context, path string, _ netip.Addr) (*nfs3.Export, string, error) {
+		Lookup: func(_ context.Context, path string, _ netip.AddrPort) (*nfs3.Export, string, error) {
 			rest, ok := strings.CutPrefix(path, tree)
 			if !ok {
 				return nil, "", nfs3.ErrUnknown
@@ -92,7 +92,7 @@ func serveOurs(ctx context.Context, tree, port string) error {
 			e, err := open()
 			return e, rest, err
 		},
-		Find: func(context.Context, nfs3.ID, netip.Addr) (*nfs3.Export, error) { return open() },
+		Find: func(context.Context, nfs3.ID, netip.AddrPort) (*nfs3.Export, error) { return open() },
 	}
 	return s.Serve(ctx, l)
 }
