@@ -83,7 +83,8 @@ type heldTree struct {
 	Tree
 	dir    *os.File
 	writer netip.Addr  // who may write, if anybody
-	users  int         // exports that are open
+	leaves bool        // it has unmounted: with its last user, it is no writer any more
+	users  int         // exports that are open; of a tree that is written to, the writer's
 	end    *time.Timer // that lets go of it; stopped while there are users
 }
 
@@ -163,10 +164,7 @@ func (x *exports) openTree(label string, peer netip.AddrPort) (*nfs3.Export, err
 	if err != nil {
 		return nil, err
 	}
-	e := &nfs3.Export{
-		Name: boot.TreePath(label), ID: nfs3.IDOf(label),
-		ReadOnly: !t.RW, TrustRoot: true, Clients: networks, AnyPort: x.AnyPort,
-	}
+	e := x.export(label, t, networks)
 	if err := e.Admits(peer); err != nil {
 		return nil, err
 	}
@@ -183,6 +181,14 @@ func (x *exports) openTree(label string, peer netip.AddrPort) (*nfs3.Export, err
 	held.end.Stop()
 	e.Dir, e.Release = held.dir, func() { x.release(held) }
 	return e, nil
+}
+
+// export returns the export of a label's tree, without its directory.
+func (x *exports) export(label string, t Tree, networks []netip.Prefix) *nfs3.Export {
+	return &nfs3.Export{
+		Name: boot.TreePath(label), ID: nfs3.IDOf(label),
+		ReadOnly: !t.RW, TrustRoot: true, Clients: networks, AnyPort: x.AnyPort,
+	}
 }
 
 // tree returns the tree of a label, if it is exported.
@@ -226,7 +232,7 @@ func (h *heldTree) admit(peer netip.Addr, label string) error {
 	if h.writer.IsValid() && h.writer != peer {
 		return fmt.Errorf("%w: %s writes to the tree of %s, and one machine at a time can", nfs3.ErrDenied, h.writer, label)
 	}
-	h.writer = peer
+	h.writer, h.leaves = peer, false
 	return nil
 }
 
@@ -282,6 +288,9 @@ func (x *exports) release(h *heldTree) {
 	if h.users--; h.users > 0 {
 		return
 	}
+	if h.leaves {
+		h.leave()
+	}
 	h.end.Reset(h.linger())
 }
 
@@ -310,16 +319,32 @@ func (x *exports) close() {
 	}
 }
 
-// unmounted makes room for the next writer.
-func (x *exports) unmounted(path string, peer netip.Addr) {
+// unmounted makes room for the next writer, once the connections of the one that says so have ended: for as long as one
+// is there, it may write. Who could not mount from that port is not believed, for any program of the writer's could say it.
+func (x *exports) unmounted(path string, peer netip.AddrPort) error {
+	networks, err := x.networks()
+	if err != nil {
+		return err
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for label, h := range x.trees {
-		if h.writer == peer && (path == "" || path == boot.TreePath(label)) {
-			h.writer = netip.Addr{}
+		if h.writer != peer.Addr() || path != "" && path != boot.TreePath(label) {
+			continue
+		}
+		if err := x.export(label, h.Tree, networks).Admits(peer); err != nil {
+			return err
+		}
+		h.leaves = true
+		if h.users == 0 {
+			h.leave()
 		}
 	}
+	return nil
 }
+
+// leave makes the writer none. The caller holds the mutex.
+func (h *heldTree) leave() { h.writer, h.leaves = netip.Addr{}, false }
 
 // list names the exports for showmount(8).
 func (x *exports) list(context.Context) ([]nfs3.Listed, error) {

@@ -119,7 +119,9 @@ func TestOneWriter(t *testing.T) {
 	if _, err := x.open("own", two); err == nil {
 		t.Error("a writer that is quiet for a moment has lost its tree")
 	}
-	x.unmounted("/own", one.Addr())
+	if err := x.unmounted("/own", one); err != nil {
+		t.Fatal(err)
+	}
 	second, err := x.open("own", two)
 	if err != nil {
 		t.Fatal(err)
@@ -147,6 +149,56 @@ func TestOnlyTheAdmittedWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner.Release()
+}
+
+// TestWriterLeaves: who says that it has unmounted a tree is its writer for as long as it has connections, and is not
+// believed from a port that anyone's program may have.
+func TestWriterLeaves(t *testing.T) {
+	x, _ := exporting(t)
+	open := func(peer netip.AddrPort) *nfs3.Export {
+		t.Helper()
+		e, err := x.open("own", peer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	refused := func(when string) {
+		t.Helper()
+		if e, err := x.open("own", two); !errors.Is(err, nfs3.ErrDenied) {
+			t.Errorf("a second writer %s: %+v, %v", when, e, err)
+		}
+	}
+	unmounted := func(path string, peer netip.AddrPort) {
+		t.Helper()
+		if err := x.unmounted(path, peer); err != nil {
+			t.Error(err)
+		}
+	}
+	open(one).Release()
+	for _, path := range []string{"/own", ""} {
+		anyone := netip.AddrPortFrom(one.Addr(), 40000)
+		if err := x.unmounted(path, anyone); !errors.Is(err, nfs3.ErrDenied) || !strings.Contains(err.Error(), "port 40000") {
+			t.Errorf("unmounted %q from a high port: %v", path, err)
+		}
+		refused("after an unmount from a high port")
+	}
+	unmounted("", two) // which has nothing
+	refused("that has unmounted what it did not have")
+
+	first, second := open(one), open(one)
+	unmounted("/own", one)
+	refused("beside the connections of the first")
+	first.Release()
+	refused("beside a connection of the first")
+	third := open(one) // it has mounted the tree again
+	second.Release()
+	third.Release()
+	refused("after the first has mounted it again")
+	fourth := open(one)
+	unmounted("", one)
+	fourth.Release()
+	open(two).Release()
 }
 
 // TestTreesAreHeld: builds see that a tree is in use, and what replaced one by force is what the next machine gets.

@@ -106,24 +106,27 @@ func (t *tree) within(rest string) (int, error) {
 
 func unmount(c *conn, q *call, out []byte) []byte {
 	asked := string(q.args.opaque(maxMountPath))
-	if q.args.bad {
-		return out
-	}
-	c.srv.mounts.remove(c.peer.Addr(), asked)
-	c.srv.Log.Info("nfs3: unmounted", "peer", c.peer, "path", asked)
-	if c.srv.Unmounted != nil {
-		c.srv.Unmounted(asked, c.peer.Addr())
+	if !q.args.bad {
+		c.unmount(asked, asked)
 	}
 	return out
 }
 
 func unmountAll(c *conn, _ *call, out []byte) []byte {
-	c.srv.mounts.remove(c.peer.Addr(), "")
-	c.srv.Log.Info("nfs3: unmounted", "peer", c.peer, "path", "all")
-	if c.srv.Unmounted != nil {
-		c.srv.Unmounted("", c.peer.Addr())
-	}
+	c.unmount("", "all")
 	return out
+}
+
+// unmount believes a client that it has unmounted path. Neither UMNT nor UMNTALL has a status by which to say no.
+func (c *conn) unmount(path, called string) {
+	if c.srv.Unmounted != nil {
+		if err := c.srv.Unmounted(path, c.peer); err != nil {
+			c.srv.refused(c.peer, "unmount of "+called, err)
+			return
+		}
+	}
+	c.srv.mounts.remove(c.peer.Addr(), path)
+	c.srv.Log.Info("nfs3: unmounted", "peer", c.peer, "path", called)
 }
 
 // mountTable is what clients said that they have mounted. It is for people (showmount -a); nothing is decided by it.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -335,7 +336,13 @@ func TestExportList(t *testing.T) {
 	}
 	h.export("root", t.TempDir(), Export{Clients: everywhere, AnyPort: true})
 	var unmounted []string
-	h.Unmounted = func(path string, _ netip.Addr) { unmounted = append(unmounted, path) }
+	var disbelief error
+	h.Unmounted = func(path string, _ netip.AddrPort) error {
+		if disbelief == nil {
+			unmounted = append(unmounted, path)
+		}
+		return disbelief
+	}
 	h.start(t)
 	c := h.dial(t)
 	a := c.call(programMount, mountVersion, 5, nil)
@@ -374,5 +381,12 @@ func TestExportList(t *testing.T) {
 	c.ended(c.call(programMount, mountVersion, 4, nil), "UMNTALL")
 	if d := dump(); len(d) != 0 || strings.Join(unmounted, ",") != "/root," {
 		t.Errorf("%q, told %q", d, unmounted)
+	}
+	c.mount("/root")
+	disbelief = fmt.Errorf("%w: that port is anyone's", ErrDenied)
+	c.ended(c.call(programMount, mountVersion, 3, appendOpaque(nil, "/root")), "UMNT")
+	c.ended(c.call(programMount, mountVersion, 4, nil), "UMNTALL")
+	if d := dump(); len(d) != 1 || !strings.Contains(h.log.String(), `asked="unmount of all" why="access denied: that port is anyone's"`) {
+		t.Errorf("after two that were not believed: %q, log:\n%s", d, h.log)
 	}
 }

@@ -41,8 +41,9 @@ type Server struct {
 	Find func(ctx context.Context, id ID, peer netip.AddrPort) (*Export, error)
 	// List names what MOUNT's EXPORT tells (showmount -e). Nil tells of nothing.
 	List func(ctx context.Context) ([]Listed, error)
-	// Unmounted, when set, is told that a client said that it has unmounted path ("" for all it had). Most do not.
-	Unmounted func(path string, peer netip.Addr)
+	// Unmounted, when set, is told that a client said that it has unmounted path ("" for all it had). Most do not. It may
+	// have connections that use the export for all that. An error says that it was not believed, and goes to Log.
+	Unmounted func(path string, peer netip.AddrPort) error
 	// Key seals handles: with another key, all that clients hold are stale. The caller keeps it; it is secret.
 	Key [32]byte
 	// Log gets a line for each MOUNT, and for each client that begins to use an export, leaves or is refused. Nil
