@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -34,7 +35,9 @@ type Machine struct {
 	Firmware Firmware `json:"firmware,omitempty"`
 	MAC      string   `json:"mac,omitempty"`    // "52:54:00:12:34:56"
 	Virtio   bool     `json:"virtio,omitempty"` // a virtual machine that has no hardware but virtio devices
-	Ref      string   `json:"ref,omitempty"`    // the image it asked for, "label" or "label@id"; empty: the image's own name
+	// Address is what it asks from: the one that it has in its boot loader, which may not be the one that it will have.
+	Address netip.Addr `json:"address,omitzero"`
+	Ref     string     `json:"ref,omitempty"` // the image it asked for, "label" or "label@id"; empty: the image's own name
 }
 
 // Image is what Decide needs to know of an image.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -70,6 +71,9 @@ func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
 		return notFound(errors.New("boot scripts are named LABEL.ipxe or LABEL@ID.ipxe"))
 	}
 	m := boot.Machine{Server: r.Host, Ref: ref, Virtio: r.URL.Query().Get("virtio") == "1"}
+	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		m.Address = peer.Addr().Unmap()
+	}
 	plan, err := s.Plan(m)
 	script := ""
 	switch {

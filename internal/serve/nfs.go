@@ -200,12 +200,16 @@ func (x *exports) tree(label string) (Tree, error) {
 	return t, nil
 }
 
-// ready tells whether a machine could have the tree of a label now.
-func (x *exports) ready(label string) error {
+// ready tells whether a machine could have the tree of a label now: one of that address, which may be unknown. A tree that
+// is written to is not its own by that, but by a mount.
+func (x *exports) ready(label string, machine netip.Addr) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	_, err := x.hold(label)
-	return err
+	held, err := x.hold(label)
+	if err != nil || !machine.IsValid() {
+		return err
+	}
+	return held.room(machine, label)
 }
 
 // hold returns the tree of a label, locked. The caller holds the mutex.
@@ -226,14 +230,19 @@ func (x *exports) hold(label string) (*heldTree, error) {
 
 // admit lets one machine write.
 func (h *heldTree) admit(peer netip.Addr, label string) error {
-	if !h.RW {
-		return nil
-	}
-	if h.writer.IsValid() && h.writer != peer {
-		return fmt.Errorf("%w: %s writes to the tree of %s, and one machine at a time can", nfs3.ErrDenied, h.writer, label)
+	if err := h.room(peer, label); err != nil || !h.RW {
+		return err
 	}
 	h.writer, h.leaves = peer, false
 	return nil
+}
+
+// room says why a machine cannot have the tree beside the one that writes to it.
+func (h *heldTree) room(peer netip.Addr, label string) error {
+	if !h.RW || !h.writer.IsValid() || h.writer == peer {
+		return nil
+	}
+	return fmt.Errorf("%w: %s writes to the tree of %s, and one machine at a time can", nfs3.ErrDenied, h.writer, label)
 }
 
 // take opens and locks a tree.

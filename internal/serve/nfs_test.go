@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -249,7 +250,7 @@ func TestTreesAreHeld(t *testing.T) {
 	if err := unix.Flock(int(other.Fd()), unix.LOCK_SH); err != nil {
 		t.Fatal(err)
 	}
-	if err := x.ready("own"); !errors.Is(err, nfs3.ErrDenied) || !strings.Contains(err.Error(), "another server") {
+	if err := x.ready("own", one.Addr()); !errors.Is(err, nfs3.ErrDenied) || !strings.Contains(err.Error(), "another server") {
 		t.Errorf("a tree that another server has: %v", err)
 	}
 }
@@ -284,6 +285,59 @@ func TestNFSPlan(t *testing.T) {
 	if got, err := plan(boot.Settings{Transport: handoff.NFS}, nil); err == nil || !strings.Contains(err.Error(), `"shared" is not exported here`) {
 		t.Errorf("%s, %v", got, err)
 	}
+}
+
+// TestSecondWriterIsTold: the boot script of a machine that asks while another one writes to the tree says so, and asking
+// for one makes nobody the writer.
+func TestSecondWriterIsTold(t *testing.T) {
+	x, images := exporting(t)
+	l, err := Listen("--nfs", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	commit(t, images, "own", map[store.Role][]byte{store.RoleRoot: random(1, 5000), store.RoleKernel: random(2, 10), store.RoleInitramfs: random(3, 10)})
+	s, err := New(Config{
+		Store: images, NFS: x.NFS,
+		Settings: func(string) (boot.Settings, error) { return boot.Settings{Transport: handoff.NFS, RW: true}, nil },
+	}, l, map[handoff.Transport]net.Listener{handoff.NFS: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.exports.close()
+	script := func(from string) string {
+		r := httptest.NewRequest("GET", "http://10.0.0.9:8010/boot/own.ipxe", nil)
+		r.RemoteAddr = from
+		r.Header.Set("User-Agent", "iPXE/1.21.1")
+		w := httptest.NewRecorder()
+		s.handler().ServeHTTP(w, r)
+		return w.Body.String()
+	}
+	boots := func(from string) {
+		t.Helper()
+		if got := script(from); !strings.Contains(got, "root=nfs:10.0.0.9:/own:rw,") {
+			t.Errorf("the script for %s:\n%s", from, got)
+		}
+	}
+	boots("10.0.0.1:5000")
+	boots("[::ffff:10.0.0.2]:5000")
+	writer, err := s.exports.open("own", two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer.Release()
+	boots("[::ffff:10.0.0.2]:5000") // which boots again
+	if got := script("10.0.0.1:5000"); strings.Contains(got, "root=") ||
+		!strings.Contains(got, "echo netroot: access denied: 10.0.0.2 writes to the tree of own, and one machine at a time can") {
+		t.Errorf("the script for a second machine:\n%s", got)
+	}
+	if _, err := s.Plan(boot.Machine{Server: "10.0.0.9", Ref: "own"}); err != nil {
+		t.Errorf("for no machine: %v", err)
+	}
+	if err := s.exports.unmounted("/own", two); err != nil {
+		t.Fatal(err)
+	}
+	boots("10.0.0.1:5000")
 }
 
 // TestPortmap asks for the port of NFS version 3 by TCP as RFC 1833, section 3 has it, over UDP.

@@ -209,7 +209,7 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 	}
 	settings.Ports = ports
 	if s.roots[handoff.NFS] != nil && (settings.Transport == handoff.NFS || settings.RW) {
-		if err := s.exports.ready(im.Label); err != nil {
+		if err := s.exports.ready(im.Label, m.Address); err != nil {
 			return boot.Plan{}, err
 		}
 	}
