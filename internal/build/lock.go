@@ -85,8 +85,9 @@ func sibling(tree, suffix string) string {
 }
 
 // freeTree refuses to replace a tree that machines have as their root by NFS:
-// they would lose every file at once. Who serves a tree holds a shared lock of
-// its directory (flock(2)) for as long as a machine uses it.
+// they would lose every file at once. Who serves a tree holds a lock of its
+// directory (flock(2)) for as long as a machine uses it, and for a time after:
+// the times are package serve's (readerLinger and its like).
 func (b *builder) freeTree() error {
 	dir, err := os.Open(b.opt.Tree)
 	if errors.Is(err, fs.ErrNotExist) || b.opt.Force {
@@ -98,7 +99,8 @@ func (b *builder) freeTree() error {
 	defer dir.Close() // and with it goes the lock
 	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("the tree of %s is the root of running machines, by NFS, and a build would take it away from them: shut them down first, or say --force", b.opt.Label)
+		return fmt.Errorf("the tree of %s is the root of running machines, by NFS, and a build would take it away from them: shut them down first, or say --force "+
+			"(it counts as in use for an hour after the last machine's connection has ended, for ten minutes if that one wrote to it, and for five after a boot script was asked for)", b.opt.Label)
 	}
 	return err
 }

@@ -61,11 +61,13 @@ func ListenPortmap(option, address string) (*Portmap, error) {
 	return &Portmap{l, u}, nil
 }
 
-// How long a machine that was not heard counts as running. An idle one closes its connection after five minutes
-// (XPRT_IDLE_TIMEOUT, include/linux/sunrpc/xprt.h) and may have nothing to ask for long.
+// How long a machine that has no connection counts as running. An idle one closes its connection after five minutes
+// (XPRT_IDLE_TIMEOUT, include/linux/sunrpc/xprt.h) and may have nothing to ask for long. What was only told to mount a tree
+// is somebody who read the boot script if it has not done so soon. Package build and docs/transports.md tell these times.
 const (
 	readerLinger = time.Hour
 	writerLinger = 10 * time.Minute
+	planLinger   = 5 * time.Minute
 )
 
 // exports are the trees and images that the NFS server exports, and who uses them.
@@ -85,6 +87,7 @@ type heldTree struct {
 	writer netip.Addr  // who may write, if anybody
 	leaves bool        // it has unmounted: with its last user, it is no writer any more
 	users  int         // exports that are open; of a tree that is written to, the writer's
+	until  time.Time   // when it is let go of, if it has no users then
 	end    *time.Timer // that lets go of it; stopped while there are users
 }
 
@@ -201,15 +204,19 @@ func (x *exports) tree(label string) (Tree, error) {
 }
 
 // ready tells whether a machine could have the tree of a label now: one of that address, which may be unknown. A tree that
-// is written to is not its own by that, but by a mount.
+// is written to is not its own by that, but by a mount. What could have it has the time to mount it.
 func (x *exports) ready(label string, machine netip.Addr) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	held, err := x.hold(label)
-	if err != nil || !machine.IsValid() {
+	if err == nil && machine.IsValid() {
+		err = held.room(machine, label)
+	}
+	if err != nil {
 		return err
 	}
-	return held.room(machine, label)
+	held.keep(planLinger)
+	return nil
 }
 
 // hold returns the tree of a label, locked. The caller holds the mutex.
@@ -268,11 +275,11 @@ func (x *exports) take(label string, t Tree) (*heldTree, error) {
 	if err := nfs3.Check(dir); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
-	held := &heldTree{Tree: t, dir: dir}
-	held.end = time.AfterFunc(held.linger(), func() {
+	held := &heldTree{Tree: t, dir: dir, until: time.Now().Add(planLinger)}
+	held.end = time.AfterFunc(planLinger, func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		if held.users == 0 {
+		if held.users == 0 && !time.Now().Before(held.until) { // else it was kept while this waited for the mutex
 			x.drop(label, held)
 		}
 	})
@@ -300,7 +307,18 @@ func (x *exports) release(h *heldTree) {
 	if h.leaves {
 		h.leave()
 	}
-	h.end.Reset(h.linger())
+	h.keep(h.linger())
+}
+
+// keep has a tree held for that long from now if it has no users then, or for as long as it was to be held anyway. The
+// caller holds the mutex.
+func (h *heldTree) keep(d time.Duration) {
+	if end := time.Now().Add(d); end.After(h.until) {
+		h.until = end
+	}
+	if h.users == 0 {
+		h.end.Reset(time.Until(h.until))
+	}
 }
 
 func (h *heldTree) linger() time.Duration {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -252,6 +253,68 @@ func TestTreesAreHeld(t *testing.T) {
 	}
 	if err := x.ready("own", one.Addr()); !errors.Is(err, nfs3.ErrDenied) || !strings.Contains(err.Error(), "another server") {
 		t.Errorf("a tree that another server has: %v", err)
+	}
+}
+
+// TestTreesAreLetGo: a tree whose machines have gone is in use for a while, and one that was only asked for for a moment.
+func TestTreesAreLetGo(t *testing.T) {
+	for label, linger := range map[string]time.Duration{"shared": readerLinger, "own": writerLinger} {
+		x, _ := exporting(t)
+		dir := x.Trees[label].Dir
+		synctest.Test(t, func(t *testing.T) {
+			defer x.close()
+			pass := func(d time.Duration, what string, held bool) {
+				t.Helper()
+				time.Sleep(d) // of the bubble's clock
+				synctest.Wait()
+				if free(t, dir) == held {
+					t.Errorf("%s, %s, %v later: held %v, want %v", label, what, d, !held, held)
+				}
+			}
+			plan := func() {
+				t.Helper()
+				if err := x.ready(label, one.Addr()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			visit := func() {
+				t.Helper()
+				e, err := x.open(label, one)
+				if err != nil {
+					t.Fatal(err)
+				}
+				e.Release()
+			}
+			const moment = time.Second
+			plan()
+			pass(planLinger-moment, "a plan", true)
+			plan()
+			pass(planLinger-moment, "a second plan", true)
+			pass(2*moment, "a second plan", false)
+
+			visit()
+			plan()
+			pass(linger-moment, "a machine, and a plan", true)
+			visit()
+			visit() // at the same moment
+			pass(linger-moment, "a machine that came back", true)
+			pass(2*moment, "a machine that came back", false)
+
+			e, err := x.open(label, one)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan()
+			pass(10*linger, "a machine that is there", true)
+			e.Release()
+			if label == "own" { // asking for a tree that another one writes to does not keep it that one's
+				pass(linger-moment, "the last machine", true)
+				if err := x.ready(label, two.Addr()); !errors.Is(err, nfs3.ErrDenied) {
+					t.Errorf("a plan for a second machine: %v", err)
+				}
+				pass(2*moment, "the last machine", false)
+			}
+		})
 	}
 }
 
