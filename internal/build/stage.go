@@ -187,10 +187,30 @@ func (b *builder) umask() os.FileMode {
 
 func (b *builder) onHost(ctx context.Context, st *recipe.Stage, script *recipe.Script, name string, log io.Writer) error {
 	h := sandbox.Host{
-		Dir: b.opt.Dir, Env: sandbox.HostEnviron(os.Environ(), b.tree, st.Header), Umask: b.umask(),
+		Dir: b.opt.Dir, Env: b.hostEnviron(st), Umask: b.umask(),
 		Stdout: log, Stderr: log,
 	}
 	return h.RunScript(ctx, *script, name)
+}
+
+// hostEnviron is the environment of %pre and %setup. strict makes it Apptainer's: it
+// names the file for exports as the tree does, where it is the host's, and no file
+// for labels.
+func (b *builder) hostEnviron(st *recipe.Stage) []string {
+	if !b.opt.Strict {
+		return sandbox.HostEnviron(os.Environ(), b.tree, st.Header)
+	}
+	var env []string
+	for _, kv := range sandbox.HostEnviron(os.Environ(), b.tree, nil) {
+		switch name, value, _ := strings.Cut(kv, "="); name {
+		case "APPTAINER_LABELS", "SINGULARITY_LABELS":
+		case "APPTAINER_ENVIRONMENT", "SINGULARITY_ENVIRONMENT":
+			env = append(env, name+"="+strings.TrimPrefix(value, b.tree))
+		default:
+			env = append(env, kv)
+		}
+	}
+	return env
 }
 
 // post runs %post with every %appinstall behind it, in one shell. Where %post is

@@ -123,6 +123,32 @@ cat /root/bound >> /made
 	}
 }
 
+// TestHostScriptsAppend: what %setup appends to the files that it is told of gets
+// into the tree, and nothing into the host's root.
+func TestHostScriptsAppend(t *testing.T) {
+	s := newSite(t)
+	text := tiny + `
+%setup
+echo 'export FROM_SETUP=1' >> "$SINGULARITY_ENVIRONMENT"
+echo 'Set up' >> "$APPTAINER_LABELS"
+`
+	s.build(t, text, nil)
+	for name, want := range map[string]string{metaDir + "/env/91-environment.sh": "export FROM_SETUP=1\n", labelsFile: `"Set": "up"`} {
+		if got, err := os.ReadFile(filepath.Join(s.tree, name)); err != nil || !strings.Contains(string(got), want) {
+			t.Errorf("/%s, %v: %q, want %q in it", name, err, got, want)
+		}
+	}
+	// Apptainer's names there are only looked at: they are files of this host.
+	s.build(t, tiny+`
+%setup
+echo "$APPTAINER_ENVIRONMENT ${SINGULARITY_LABELS-unset} ${SINGULARITY_DEFFILE_BOOTSTRAP-unset}" > said
+`, func(o *Options) { o.Strict = true })
+	got, err := os.ReadFile(filepath.Join(s.dir, "said"))
+	if want := "/.singularity.d/env/91-environment.sh unset unset\n"; err != nil || string(got) != want {
+		t.Errorf("strict, %v: %q, want %q", err, got, want)
+	}
+}
+
 // TestStagesByName: of two stages with one name the first is meant, and every
 // stage is in the messages.
 func TestStagesByName(t *testing.T) {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,7 +24,7 @@ func Environ(host []string, header recipe.Header) []string {
 		"APPTAINER_NAME":        "rootfs",
 		"SINGULARITY_NAME":      "rootfs",
 	}
-	addSectionVars(env, header)
+	addSectionVars(env, "/", header)
 	for _, prefix := range []string{"SINGULARITYENV_", "APPTAINERENV_"} {
 		for _, kv := range host {
 			k, v, _ := strings.Cut(kv, "=")
@@ -37,7 +38,8 @@ func Environ(host []string, header recipe.Header) []string {
 	return flatten(env)
 }
 
-// HostEnviron returns the environment for %pre and %setup: the caller's own, and where the Tree lies.
+// HostEnviron returns the environment for %pre and %setup: the caller's own, and where the Tree lies. The files that
+// scripts append to are named below it: by their names in the Tree a script would write to the host's.
 func HostEnviron(host []string, root string, header recipe.Header) []string {
 	env := map[string]string{}
 	for _, kv := range host {
@@ -45,13 +47,13 @@ func HostEnviron(host []string, root string, header recipe.Header) []string {
 		env[k] = v
 	}
 	env["APPTAINER_ROOTFS"], env["SINGULARITY_ROOTFS"] = root, root
-	addSectionVars(env, header)
+	addSectionVars(env, root, header)
 	return flatten(env)
 }
 
-func addSectionVars(env map[string]string, header recipe.Header) {
+func addSectionVars(env map[string]string, root string, header recipe.Header) {
 	// Files in the Tree that scripts append to: lines `export X=1`, and `KEY value`.
-	const exports, labels = "/.singularity.d/env/91-environment.sh", "/.build.labels"
+	exports, labels := filepath.Join(root, ".singularity.d/env/91-environment.sh"), filepath.Join(root, ".build.labels")
 	env["APPTAINER_ENVIRONMENT"], env["SINGULARITY_ENVIRONMENT"] = exports, exports
 	env["APPTAINER_LABELS"], env["SINGULARITY_LABELS"] = labels, labels
 	for _, f := range header {

@@ -107,7 +107,9 @@ func TestEnviron(t *testing.T) {
 		t.Errorf("Environ (-want +got):\n%s", diff)
 	}
 	got := strings.Join(HostEnviron([]string{"SECRET=s", "APPTAINER_ROOTFS=/other"}, "/t", header), "\n")
-	for _, kv := range []string{"SECRET=s", "APPTAINER_ROOTFS=/t", "SINGULARITY_ROOTFS=/t", "SINGULARITY_DEFFILE_OSVERSION=8"} {
+	for _, kv := range []string{"SECRET=s", "APPTAINER_ROOTFS=/t", "SINGULARITY_ROOTFS=/t", "SINGULARITY_DEFFILE_OSVERSION=8",
+		"APPTAINER_ENVIRONMENT=/t/.singularity.d/env/91-environment.sh", "SINGULARITY_ENVIRONMENT=/t/.singularity.d/env/91-environment.sh",
+		"APPTAINER_LABELS=/t/.build.labels", "SINGULARITY_LABELS=/t/.build.labels"} {
 		if !strings.Contains(got, kv) {
 			t.Errorf("HostEnviron lacks %s:\n%s", kv, got)
 		}
