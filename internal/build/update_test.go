@@ -123,6 +123,18 @@ cat /root/bound >> /made
 	}
 }
 
+// TestStrictShell: a shell that %post names goes on after an error, as with
+// Apptainer, and as the default does not.
+func TestStrictShell(t *testing.T) {
+	s := newSite(t)
+	for _, strict := range []bool{false, true} {
+		opt := s.options(t, tiny+"%post -c /bin/sh\ncat /none\ntouch /on\n", func(o *Options) { o.Strict = strict })
+		if _, err := Run(t.Context(), opt); (err == nil) != strict {
+			t.Errorf("strict %v: error %v", strict, err)
+		}
+	}
+}
+
 // TestHostScriptsAppend: what %setup appends to the files that it is told of gets
 // into the tree, and nothing into the host's root.
 func TestHostScriptsAppend(t *testing.T) {

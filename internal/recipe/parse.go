@@ -167,7 +167,7 @@ func (p *parser) script(to **Script, b *block, sec Section) error {
 		return p.fail(b.line, b.section(), "-c names no program", "write for example -c /bin/bash")
 	}
 	if *to == nil {
-		*to = &Script{Line: b.line}
+		*to = &Script{Line: b.line, Bare: p.strict}
 	}
 	(*to).Body += sec.Body
 	if len(args) > 0 {

@@ -346,4 +346,16 @@ func TestShell(t *testing.T) {
 			t.Errorf("%q: %q, want %q", args, got, want)
 		}
 	}
+	for args, want := range map[string]string{
+		"":                 "/bin/sh -ex",
+		"-u":               "/bin/sh -ex -u",
+		"-c /bin/bash":     "/bin/bash",
+		"-c /bin/bash -e":  "/bin/bash -e",
+		"-c /bin/python3 ": "/bin/python3",
+	} {
+		r := parse(t, "Bootstrap: scratch\n%setup\n%post "+args+"\n", Options{Strict: true})
+		if got := strings.Join(r.Stages[0].Post.Shell(), " "); got != want {
+			t.Errorf("strict, %q: %q, want %q", args, got, want)
+		}
+	}
 }

@@ -28,6 +28,7 @@
 //	'x y', x" "y in %files    one word                       error
 //	a byte order mark         skipped                        error
 //	section over 64 KiB       fine                           error
+//	shell of "%post -c bash"  gets -ex                       does not
 //
 // # Where a section ends
 //
@@ -142,12 +143,16 @@ type Script struct {
 	// ends with a line break.
 	Body string `json:"body"`
 	Line int    `json:"line"` // of the line with the section's name
+
+	// Bare leaves a shell that "-c" names without -ex: Options.Strict.
+	Bare bool `json:"-"`
 }
 
 // Shell returns the command that is to run a %pre, %setup or %post: the path of
 // the script is to be appended to it. It is "/bin/sh -ex" with the section's
 // arguments, or what "-c PROGRAM ARG..." names. A shell named that way gets
-// -ex too; Apptainer leaves it out, and a failing command goes by unseen.
+// -ex too, unless the script is Bare: Apptainer leaves it out, and a failing
+// command goes by unseen.
 // Other sections have no use for it: their arguments belong to a "#!" line.
 func (s *Script) Shell() []string {
 	i := slices.Index(s.Args, "-c")
@@ -155,8 +160,8 @@ func (s *Script) Shell() []string {
 		return append([]string{"/bin/sh", "-ex"}, s.Args...)
 	}
 	program, args := s.Args[i+1], s.Args[i+2:]
-	switch path.Base(program) {
-	case "sh", "ash", "bash", "dash", "ksh", "zsh":
+	shells := []string{"sh", "ash", "bash", "dash", "ksh", "zsh"}
+	if !s.Bare && slices.Contains(shells, path.Base(program)) {
 		return append([]string{program, "-ex"}, args...)
 	}
 	return append([]string{program}, args...)
