@@ -95,6 +95,10 @@ func (e *Error) Unwrap() error { return e.Err }
 // before, and nothing of the new ones is left but the log.
 func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	started := time.Now()
+	created, err := created()
+	if err != nil {
+		return nil, err
+	}
 	if err := checkTree(opt); err != nil {
 		return nil, err
 	}
@@ -109,7 +113,7 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	}
 	defer log.Close()
 
-	b := &builder{opt: opt, ws: ws, log: log, trees: map[string]string{}, created: created()}
+	b := &builder{opt: opt, ws: ws, log: log, trees: map[string]string{}, created: created}
 	image, err := b.run(ctx)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -198,11 +199,17 @@ func copyOut(tree, name, to string) error {
 }
 
 // created is the image's time: now, or what SOURCE_DATE_EPOCH says
-// (reproducible-builds.org/specs/source-date-epoch).
-func created() time.Time {
-	var seconds int64
-	if _, err := fmt.Sscan(os.Getenv("SOURCE_DATE_EPOCH"), &seconds); err == nil {
-		return time.Unix(seconds, 0).UTC()
+// (reproducible-builds.org/specs/source-date-epoch), which the programs that pack
+// read themselves, as a number of 32 bits.
+func created() (time.Time, error) {
+	const name = "SOURCE_DATE_EPOCH"
+	text := os.Getenv(name)
+	if text == "" {
+		return time.Now().UTC().Truncate(time.Second), nil
 	}
-	return time.Now().UTC().Truncate(time.Second)
+	seconds, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("environment variable %s is %q: give the build's time in seconds since 1970, or unset it", name, text)
+	}
+	return time.Unix(int64(seconds), 0).UTC(), nil
 }
