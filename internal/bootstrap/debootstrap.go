@@ -14,6 +14,10 @@ import (
 // debootstrap is the agent that installs Debian or one of its kin with mmdebstrap or, where that is missing, debootstrap: the variant
 // minbase, apt, and Include. No packages are excluded (Apptainer excludes udev and e2fsprogs, which machines need).
 //
+// MirrorURL is an archive's URL, or lines of sources.list(5) with their options: trusted=yes takes an archive that nobody
+// signed. GPG is the keyring that the archives must be signed with, in the place of the keys that the host's apt trusts;
+// the Tree keeps it.
+//
 // Without MirrorURL the host's own apt sources serve, see sources.go, with the settings of the host's apt that say how
 // to reach them. mmdebstrap keeps those settings in the Tree, in /etc/apt/apt.conf.d/99mmdebstrap, for apt in %post
 // needs them too; a recipe whose nodes shall not have them removes the file.
@@ -34,24 +38,46 @@ func debootstrap(ctx context.Context, j Job) error {
 		return err
 	}
 	d := debian{prog: prog, suite: suite, root: j.Root, include: packages, mirror: j.header("MirrorURL")}
+	return d.install(ctx, j)
+}
+
+// install finds the sources and the key, and runs the tool.
+func (d debian) install(ctx context.Context, j Job) (err error) {
+	if d.key, err = j.aptKey(ctx); err != nil {
+		return err
+	}
 	if d.mirror == "" {
 		all, err := readSources("/etc")
 		if err != nil {
 			return err
 		}
-		d.sources = forSuite(all, hostSuite(), suite)
+		d.sources = forSuite(all, hostSuite(), d.suite)
 		if len(d.sources) == 0 {
-			return fmt.Errorf("MirrorURL: is missing, and this host's apt sources know no archive for %s: add MirrorURL", suite)
+			return fmt.Errorf("MirrorURL: is missing, and this host's apt sources know no archive for %s: add MirrorURL", d.suite)
 		}
-		j.logf("no MirrorURL: using this host's apt sources for %s", suite)
+		j.logf("no MirrorURL: using this host's apt sources for %s", d.suite)
+	}
+	if d.key != nil {
+		dir, file, err := writeKeyring(d.key)
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		d.keyring, d.sources = file, withoutKeys(d.sources)
+	}
+	if slices.ContainsFunc(parseList(d.mirror), source.trusted) {
+		j.logf("MirrorURL has trusted=yes: signatures are not checked")
 	}
 	settings := aptSettings(ctx)
-	if filepath.Base(prog) == "mmdebstrap" {
+	if filepath.Base(d.prog) == "mmdebstrap" {
 		err = d.mmdebstrap(ctx, j, settings)
 	} else {
 		err = d.debootstrap(ctx, j, settings)
 	}
 	if err != nil {
+		return err
+	}
+	if err := d.keepKey(); err != nil {
 		return err
 	}
 	return forgetHost(j.Root)
@@ -63,6 +89,9 @@ type debian struct {
 	include           []string
 	mirror            string
 	sources           []source
+	components        []string // of debootstrap's archive; none: main
+	key               []byte   // of the archives; nil: those that the host has
+	keyring           string   // a file with key, in a directory of its own
 }
 
 func (d debian) mmdebstrap(ctx context.Context, j Job, settings []setting) error {
@@ -93,6 +122,9 @@ func (d debian) mmdebstrapArgs(mirror string, settings []setting, empty bool) []
 	if len(d.include) > 0 {
 		argv = append(argv, "--include="+strings.Join(d.include, ","))
 	}
+	if d.keyring != "" { // the directory is for Dir::Etc::TrustedParts; else mmdebstrap adds Debian's key for Debian's suites
+		argv = append(argv, "--keyring="+filepath.Dir(d.keyring), "--keyring="+d.keyring, "--skip=check/signed-by")
+	}
 	for _, s := range settings {
 		argv = append(argv, "--aptopt="+s.String())
 	}
@@ -102,6 +134,14 @@ func (d debian) mmdebstrapArgs(mirror string, settings []setting, empty bool) []
 // debootstrap can install from one archive only, without -updates and -security. The Tree's apt gets them all, and
 // upgrades from them, so that the Tree is as new as mmdebstrap's.
 func (d debian) debootstrap(ctx context.Context, j Job, settings []setting) error {
+	if isList(d.mirror) {
+		all := parseList(d.mirror)
+		i := slices.IndexFunc(all, func(s source) bool { return s.has(d.suite) })
+		if i < 0 {
+			return fmt.Errorf("MirrorURL: no line is of the suite %s", d.suite)
+		}
+		d.mirror, d.sources, d.components = "", all, all[i].Components
+	}
 	if err := j.run(ctx, d.debootstrapArgs(), proxyEnv(j, settings)...); err != nil || d.mirror != "" {
 		return err
 	}
@@ -110,6 +150,9 @@ func (d debian) debootstrap(ctx context.Context, j Job, settings []setting) erro
 		return err
 	}
 	defer r.Close()
+	if err := d.keepKey(); err != nil { // apt in the Tree needs it now
+		return err
+	}
 	if err := r.WriteFile("etc/apt/sources.list.d/host.sources", []byte(render(d.sources)), 0o644); err != nil {
 		return err
 	}
@@ -126,14 +169,36 @@ func (d debian) debootstrap(ctx context.Context, j Job, settings []setting) erro
 }
 
 func (d debian) debootstrapArgs() []string {
-	mirror := d.mirror
+	mirror, trusted := d.mirror, false
 	for _, s := range d.sources {
 		if mirror == "" && s.has(d.suite) && len(s.URIs) > 0 {
-			mirror = s.URIs[0]
+			mirror, trusted = s.URIs[0], s.trusted()
 		}
 	}
 	argv := []string{d.prog, "--variant=minbase", "--include=" + strings.Join(append([]string{"apt"}, d.include...), ",")}
+	if len(d.components) > 0 {
+		argv = append(argv, "--components="+strings.Join(d.components, ","))
+	}
+	switch {
+	case trusted:
+		argv = append(argv, "--no-check-gpg")
+	case d.keyring != "":
+		argv = append(argv, "--keyring="+d.keyring, "--force-check-gpg")
+	}
 	return append(argv, d.suite, d.root, mirror)
+}
+
+// keepKey has the Tree's apt trust the recipe's keyring, too.
+func (d debian) keepKey() error {
+	if d.key == nil {
+		return nil
+	}
+	root, err := os.OpenRoot(d.root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return writeMeta(root, treeKey, string(d.key), 0o644)
 }
 
 // proxyEnv tells debootstrap, which does not read apt's settings, of apt's proxy.

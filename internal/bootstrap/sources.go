@@ -18,6 +18,25 @@ type option struct{ name, value string }
 
 func (s source) has(suite string) bool { return slices.Contains(s.Suites, suite) }
 
+// trusted tells that the source is believed unsigned.
+func (s source) trusted() bool {
+	return slices.ContainsFunc(s.Options, func(o option) bool {
+		return o.name == "Trusted" && slices.Contains([]string{"yes", "true", "with", "on", "enable", "1"}, strings.ToLower(o.value))
+	})
+}
+
+// withoutKeys leaves out which keys the sources are signed with, for the recipe names another.
+func withoutKeys(sources []source) []source {
+	out := slices.Clone(sources)
+	for i := range out {
+		out[i].Options = slices.DeleteFunc(slices.Clone(out[i].Options), func(o option) bool { return o.name == "Signed-By" })
+	}
+	return out
+}
+
+// isList tells a MirrorURL of one-line sources from a URL.
+func isList(mirror string) bool { return strings.HasPrefix(mirror, "deb ") }
+
 // readSources reads sources.list and sources.list.d below etc, in apt's order. A host without apt has none.
 func readSources(etc string) ([]source, error) {
 	files := []string{filepath.Join(etc, "apt/sources.list")}

@@ -158,7 +158,8 @@ func (b *builder) headerKey(ctx context.Context, st *recipe.Stage) (parts []stri
 	for _, f := range st.Header {
 		parts = append(parts, strings.ToLower(f.Key), f.Value)
 		path, isURL := strings.CutPrefix(f.Value, "file://")
-		if f.Key == "From" && fromFile && !filepath.IsAbs(path) {
+		isFile := f.Key == "From" && fromFile || f.Key == "GPG" && !strings.Contains(path, "://")
+		if isFile && !filepath.IsAbs(path) {
 			path = filepath.Join(b.opt.Dir, path)
 		} else if !isURL && !filepath.IsAbs(path) {
 			continue

@@ -66,6 +66,9 @@ func TestBootstrapKept(t *testing.T) {
 		{text: head + "ProductPGP: file://" + key + "\n" + rest + "true\n", asks: true,
 			before: func() { must(t, os.WriteFile(key, []byte("three"), 0o644)) }},
 		{text: head + "ProductPGP: file://" + key + "\n" + rest + "true\n"},
+		{text: head + "GPG: key\n" + rest + "true\n", asks: true},
+		{text: head + "GPG: key\n" + rest + "true\n", asks: true, before: func() { must(t, os.WriteFile(key, []byte("four"), 0o644)) }},
+		{text: head + "GPG: key\n" + rest + "true\n"},
 		// What is in a directory may be %pre's work.
 		{text: head + "ProductPGP: file://" + s.dir + "\n%pre\ntrue\n" + rest + "true\n", asks: true},
 		{text: head + "ProductPGP: file://" + s.dir + "\n%pre\ntrue\n" + rest + "true\n", asks: true},
