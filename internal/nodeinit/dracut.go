@@ -170,7 +170,8 @@ func (n *node) keepInitiator(context.Context) (string, error) {
 // starts the keeper for what nobody else keeps: the connection of an NBD root,
 // and the lease, whose client dracut ends.
 func (n *node) keepDracut(ctx context.Context) (said string, err error) {
-	state, kept := keeperState{Net: n.net}, []string{}
+	state, kept := keeperState{Net: n.net, Live: n.live()}, []string{}
+	var files []*os.File
 	switch n.boot.Root.Transport {
 	case handoff.NBD:
 		if state.NBD, err = n.adoptNBD(ctx); err != nil {
@@ -185,10 +186,18 @@ func (n *node) keepDracut(ctx context.Context) (said string, err error) {
 	if !state.needed() {
 		return "", nil
 	}
+	if state.Live {
+		root, err := os.Open(newRoot)
+		if err != nil {
+			return "", err
+		}
+		defer root.Close()
+		files, kept = append(files, root), append(kept, "what is remembered of the tree")
+	}
 	if state.Net.Lease != nil {
 		kept = append(kept, "the lease")
 	}
-	cmd, err := startKeeper(state)
+	cmd, err := startKeeper(state, files...)
 	if err != nil {
 		return "", err
 	}

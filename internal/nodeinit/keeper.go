@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ type keeperState struct {
 	NBD   *nbdDevice   // at most one of these two;
 	ISCSI *iscsiDevice // none: the kernel keeps the root's connection itself
 	Net   *netConfig
+	Live  bool // the root is an overlay over a live tree, see keepFresh
 }
 
 // firstFile is the descriptor of the first file that startKeeper hands over.
@@ -57,11 +59,22 @@ func (s keeperState) device() kept {
 
 // needed tells whether a keeper has anything to do.
 func (s keeperState) needed() bool {
-	return s.device() != nil || s.Net != nil && s.Net.Lease != nil
+	return s.device() != nil || s.Live || s.Net != nil && s.Net.Lease != nil
 }
 
 // IsKeeper tells whether this process was started as the keeper.
 func IsKeeper(argv0 string) bool { return argv0 == keeperName }
+
+// keepLive starts the keeper of an overlay over a live tree that is mounted at newRoot.
+func (n *node) keepLive() error {
+	root, err := os.Open(newRoot)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	_, err = startKeeper(keeperState{Net: n.net, Live: true}, root)
+	return err
+}
 
 // startKeeper starts the keeper. Its program, like all it needs later, lies in
 // memory; the files are for the device to inherit.
@@ -126,9 +139,9 @@ func (n *node) keepAddress() error {
 	return err
 }
 
-// Keep is the keeper's life: it renews the address's lease and connects the
-// root's device again whenever its connection ends. It returns only when what
-// it was given makes no sense.
+// Keep is the keeper's life: it renews the address's lease, connects the root's
+// device again whenever its connection ends, and keeps an overlay over a live tree
+// fresh. It returns only when what it was given makes no sense, or has an end.
 func Keep(stdin io.Reader) error {
 	log := &console{kmsg: os.Stderr}
 	var state keeperState
@@ -142,13 +155,17 @@ func Keep(stdin io.Reader) error {
 		log.detail("keeper", fmt.Sprintf("lock memory: %v", err))
 	}
 	ctx := context.Background()
+	var besides sync.WaitGroup
+	if state.Net != nil && state.Net.Lease != nil {
+		besides.Go(func() { keepLease(ctx, log, *state.Net) })
+	}
 	d := state.device()
 	if d == nil {
-		keepLease(ctx, log, *state.Net)
-		return errors.New("keeper: the lease has no end, there is nothing to keep")
-	}
-	if state.Net != nil && state.Net.Lease != nil {
-		go keepLease(ctx, log, *state.Net)
+		if state.Live {
+			keepFresh(ctx, log, firstFile)
+		}
+		besides.Wait()
+		return errors.New("keeper: there is nothing left to keep")
 	}
 	d.inherit(firstFile)
 	for {

@@ -22,8 +22,15 @@ func (n *node) attachNFS(ctx context.Context) (string, error) {
 	if err := n.findNFS(ctx); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s of %s", n.boot.Root.Name, n.server), n.keepAddress()
+	said := fmt.Sprintf("%s of %s", n.boot.Root.Name, n.server)
+	if n.live() {
+		return said, nil // the keeper begins when there is an overlay
+	}
+	return said, n.keepAddress()
 }
+
+// live tells of an overlay over a tree that changes.
+func (n *node) live() bool { return n.boot.Root.Transport == handoff.NFS && n.boot.Overlay.Enabled }
 
 // attachNFSImage makes a read-only loop device of a packed root that lies on a server.
 func (n *node) attachNFSImage(ctx context.Context) (string, error) {

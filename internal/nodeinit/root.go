@@ -104,7 +104,10 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 	case !n.boot.Overlay.Enabled:
 		return fmt.Sprintf("%s read-only", m.fstype), nil
 	}
-	return n.layOver(&u, m.fstype)
+	if said, err = n.layOver(&u, m.fstype); err != nil || !n.live() {
+		return said, err
+	}
+	return said, n.keepLive()
 }
 
 // layOver puts memory over what is mounted at liveImage. Both show in the new root.

@@ -85,6 +85,7 @@ func TestNFS(t *testing.T) {
 	}
 	write("changed", "old content\n")
 	write("gone", "")
+	write("replaced", "old\n")
 	config, address := nfsConfig(t, tree, "transport: nfs"), freePort(t)
 	server := startServe(t, "nfs", address, "--nfs-any-port", "--config", config)
 	ctx := limit(t, bootLimit)
@@ -94,17 +95,23 @@ echo "root $(findmnt -no FSTYPE /) over $(findmnt -no FSTYPE /live/image)"
 echo "options $(findmnt -no OPTIONS /live/image | tr , '\n' | grep -c -x -e ro -e vers=3 -e hard -e nolock)"
 echo "written $(echo x > /srv/test/written && cat /srv/test/written) $(touch written 2>&1 | grep -o 'Read-only file system')"
 echo "state $(systemctl is-system-running --wait)"
+echo "through the overlay $(cat /srv/test/replaced) $(cat /srv/test/new 2>&1 | grep -o 'No such file')"
 echo "before $(ls | tr '\n' ' ') $(cat changed)"
 until [ "$(cat changed)" = "new content" ] && [ -e new ] && ! [ -e gone ]; do sleep 1; done
 echo "after $(ls | tr '\n' ' ') $(cat changed new)"
+until [ "$(cat /srv/test/replaced 2>&1)" = "new" ] && [ -e /srv/test/new ] && ! [ -e /srv/test/gone ]; do sleep 1; done
 cd /
 echo 3 > /proc/sys/vm/drop_caches
 echo reads
 `+readMuch)
-	b.says(ctx, t, "before changed gone  old content")
+	b.says(ctx, t, "before changed gone replaced  old content")
 	started := time.Now()
 	write("changed", "new content\n")
 	write("new", "new file\n")
+	write("replaced~", "new\n") // as editors and package managers do it
+	if err := os.Rename(filepath.Join(dir, "replaced~"), filepath.Join(dir, "replaced")); err != nil {
+		t.Error(err)
+	}
 	if err := os.Remove(filepath.Join(dir, "gone")); err != nil {
 		t.Error(err)
 	}
@@ -116,7 +123,7 @@ echo reads
 	if r.err != nil {
 		t.Fatal(r.all())
 	}
-	r.has(t, "root overlay over nfs", "options 4", "written x Read-only file system", "state running", "after changed new  new content\nnew file")
+	r.has(t, "root overlay over nfs", "options 4", "written x Read-only file system", "state running", "through the overlay old No such file", "after changed new replaced  new content\nnew file")
 	readThroughLoss(t, b, r)
 }
 
