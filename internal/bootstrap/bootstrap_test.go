@@ -154,10 +154,13 @@ func TestHeaderErrors(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "file.sif"), nil, 0o644))
 	for header, want := range map[string]string{
-		"Bootstrap: localimage\nFrom:\n":                                          "bootstrap localimage: From: is missing",
-		"Bootstrap: localimage\nFrom: none\n":                                     "no such file or directory",
-		"Bootstrap: localimage\nFrom: file.sif\n":                                 "From: file.sif: is no image: neither SIF",
-		"Bootstrap: localimage\nFrom: /\n":                                        "lie one inside the other",
+		"Bootstrap: localimage\nFrom:\n":          "bootstrap localimage: From: is missing",
+		"Bootstrap: localimage\nFrom: none\n":     "no such file or directory",
+		"Bootstrap: localimage\nFrom: file.sif\n": "From: file.sif: is no image: neither SIF",
+		"Bootstrap: localimage\nFrom: /\n":        "lie one inside the other",
+		"Bootstrap: localimage\nFrom: file.sif\nFingerprints: AB12\n": "bootstrap localimage: Fingerprints: netroot does not check a SIF's signatures: " +
+			"run `apptainer verify` on the SIF before the build, and take the line out",
+		"Bootstrap: oras\nFrom: mirror.invalid/x\nFingerprints: AB12\n":           "run `apptainer verify` on it, use `Bootstrap: localimage`, and take the line out",
 		"Bootstrap: debootstrap\n":                                                "OSVersion: is missing",
 		"Bootstrap: debootstrap\nOSVersion: --help\n":                             "not a suite's name",
 		"Bootstrap: debootstrap\nOSVersion: sid\nInclude: a -b\n":                 `"-b" is not a package's name`,
