@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,6 +67,39 @@ func TestYum(t *testing.T) {
 	j.Env[0] = "PATH=" + os.Getenv("PATH")
 	if err := agent(t.Context(), j); err == nil || !strings.Contains(err.Error(), "keeps its database in /root/.rpmdb") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestSetopt(t *testing.T) {
+	for text, want := range map[string][]string{
+		"":                              nil,
+		"a=1":                           {"a=1"},
+		"a=1 b=2":                       {"a=1", "b=2"},
+		"excludepkgs=a b  c* tsflags=x": {"excludepkgs=a b c*", "tsflags=x"},
+		"base.excludepkgs= a\nb":        {"base.excludepkgs= a b"},
+		"alone a=1":                     {"alone", "a=1"}, // dnf says what it thinks of it
+	} {
+		if diff := cmp.Diff(want, settingsOf(text)); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", text, diff)
+		}
+	}
+	j := job(t, "Bootstrap: dnf\nMirrorURL: http://m/\nSetopt: excludepkgs=a b\n")
+	r, err := rpmFrom(j)
+	must(t, err)
+	if args := r.args("dnf", "/tree"); !slices.Contains(args, "--setopt=excludepkgs=a b") {
+		t.Errorf("%q", args)
+	}
+}
+
+// TestDNF5 has a host whose only dnf is dnf5.
+func TestDNF5(t *testing.T) {
+	path := t.TempDir()
+	t.Setenv("PATH", path)
+	for _, name := range []string{"dnf5", "yum", "dnf"} {
+		must(t, os.WriteFile(filepath.Join(path, name), []byte("#!/bin/sh\n"), 0o755))
+		if got, err := findDNF(); err != nil || got != filepath.Join(path, name) {
+			t.Errorf("with %s: %s %v", name, got, err)
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -18,7 +19,7 @@ import (
 //
 // The Tree's own rpm finds the package database, wherever the host's would put it and whatever its format: rpmdb.go.
 func yum(ctx context.Context, j Job) error {
-	prog, err := find(tool{"dnf", "dnf", "dnf"}, tool{"yum", "", "yum"})
+	prog, err := findDNF()
 	if err != nil {
 		return err
 	}
@@ -44,6 +45,18 @@ func yum(ctx context.Context, j Job) error {
 		return err
 	}
 	return db.handOver(ctx)
+}
+
+// findDNF finds dnf or yum. Some hosts have dnf 5 by that name alone.
+func findDNF() (string, error) {
+	prog, err := find(tool{"dnf", "dnf", "dnf"}, tool{"yum", "", "yum"})
+	if err == nil {
+		return prog, nil
+	}
+	if five, missing := exec.LookPath("dnf5"); missing == nil {
+		return five, nil
+	}
+	return "", err
 }
 
 // forgetDNF removes what the host's dnf or yum leaves in a Tree, other than packages and its history of them.
@@ -86,7 +99,7 @@ type repo struct{ url, metalink string }
 var osVersion = regexp.MustCompile(`(?i)%\{OSVERSION\}|%OSVERSION`)
 
 func rpmFrom(j Job) (rpm, error) {
-	r := rpm{version: j.header("OSVersion"), setopt: strings.Fields(j.header("Setopt")), gpg: j.header("GPG")}
+	r := rpm{version: j.header("OSVersion"), setopt: settingsOf(j.header("Setopt")), gpg: j.header("GPG")}
 	if r.gpg == "" {
 		r.gpg = j.getenv("GPG")
 	}
@@ -116,6 +129,20 @@ func rpmFrom(j Job) (rpm, error) {
 		return r, errors.New("MirrorURL: (or MetaLink:) is missing: give the URL of the distribution's base repository")
 	}
 	return r, nil
+}
+
+// settingsOf reads NAME=VALUE settings that blanks separate. A word without "=" goes on with the value before it:
+// excludepkgs=a b.
+func settingsOf(text string) []string {
+	var out []string
+	for _, word := range strings.Fields(text) {
+		if n := len(out); n > 0 && !strings.Contains(word, "=") {
+			out[n-1] += " " + word
+			continue
+		}
+		out = append(out, word)
+	}
+	return out
 }
 
 // conf is the configuration for dnf and yum: dnf.conf(5), yum.conf(5).
