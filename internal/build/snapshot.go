@@ -107,10 +107,10 @@ func (b *builder) keepTree(ctx context.Context, key cache.Key, dir, what string,
 	return nil
 }
 
-// bootstrapKey is made of everything that an agent is told: the header, the
-// variables it reads, the host's package sources, which are the mirror of a
-// recipe that names none, and what %pre has put into the tree. It is empty if the
-// agent's result is not to be kept.
+// bootstrapKey is made of everything that an agent is told, and of the agent,
+// which is this netroot's: the header, the variables it reads, the host's package
+// sources, which are the mirror of a recipe that names none, and what %pre has put
+// into the tree. It is empty if the agent's result is not to be kept.
 func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key, error) {
 	if b.opt.Cache == nil || !slices.Contains(fetching, strings.ToLower(st.Agent())) {
 		return "", nil
@@ -129,25 +129,59 @@ func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key
 		}
 		parts = append(append(parts, "%pre", st.Pre.Body, digest), st.Pre.Args...)
 	}
-	for _, name := range []string{"INCLUDE", "GPG", "SOURCE_DATE_EPOCH"} {
+	for _, name := range told {
 		parts = append(parts, name, os.Getenv(name))
 	}
-	sources, err := filepath.Glob("/etc/apt/sources.list.d/*")
+	sources, err := sourcesKey(ctx, st.Agent(), "/etc")
 	if err != nil {
 		return "", err
 	}
-	for _, path := range append(sources, "/etc/apt/sources.list", "/etc/pacman.conf") {
+	return cache.NewKey(append(append([]string{"bootstrap", b.opt.Version}, parts...), sources...)...), nil
+}
+
+// told are the variables that agents and their programs read. By which proxy
+// packages come is for the tree, too: mmdebstrap notes it down there.
+var told = []string{
+	"INCLUDE", "GPG", "SOURCE_DATE_EPOCH", "APT_CONFIG",
+	"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
+	"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY",
+}
+
+// sourcesKey is the content of the host's files that an agent's program reads: where
+// packages come from, and how they are reached. etc is the host's /etc.
+func sourcesKey(ctx context.Context, agent, etc string) ([]string, error) {
+	var patterns []string
+	switch strings.ToLower(agent) {
+	case "debootstrap":
+		patterns = []string{"apt/sources.list", "apt/sources.list.d/*", "apt/apt.conf", "apt/apt.conf.d/*"}
+	case "arch":
+		patterns = []string{"pacman.conf", "pacman.d/mirrorlist"}
+	default:
+		return nil, nil
+	}
+	var files []string
+	for _, p := range patterns {
+		found, err := filepath.Glob(filepath.Join(etc, p))
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, found...)
+	}
+	if named := os.Getenv("APT_CONFIG"); named != "" { // apt.conf(5)
+		files = append(files, named)
+	}
+	var parts []string
+	for _, path := range files {
 		digest, err := cache.Content(ctx, path)
 		if os.IsNotExist(err) {
 			continue
 		}
 		if err != nil {
-			return "", fmt.Errorf("read the host's package sources: %w", err)
+			return nil, fmt.Errorf("read the host's package sources: %w", err)
 		}
 		parts = append(parts, path, digest)
 	}
-	const kind = "bootstrap 2" // 1 was without what an image runs, and its labels
-	return cache.NewKey(append([]string{kind}, parts...)...), nil
+	return parts, nil
 }
 
 // headerKey is what a header says, with the content of the host's files that it

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	diff "github.com/google/go-cmp/cmp"
 
 	"netroot/internal/cache"
+	"netroot/internal/recipe"
 )
 
 // cached has builds use a cache beside the tree.
@@ -98,6 +100,75 @@ func TestBootstrapKept(t *testing.T) {
 				t.Errorf("the tree without the cache and with it (-without +with):\n%s", d)
 			}
 		}
+	}
+}
+
+// TestBootstrapKey holds the key to what decides the result, and to nothing else.
+func TestBootstrapKey(t *testing.T) {
+	for _, name := range told {
+		t.Setenv(name, "")
+	}
+	key := func(version string) cache.Key {
+		t.Helper()
+		b := &builder{opt: Options{Cache: cache.New(t.TempDir(), cache.Options{}), Version: version}}
+		key, err := b.bootstrapKey(t.Context(), &recipe.Stage{Header: recipe.Header{{Key: "Bootstrap", Value: "debootstrap"}}})
+		must(t, err)
+		return key
+	}
+	first := key("1")
+	if key("2") == first {
+		t.Error("another netroot counts for the same")
+	}
+	for _, name := range []string{"http_proxy", "HTTPS_PROXY", "no_proxy", "INCLUDE", "TERM"} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, "x.example")
+			if same := key("1") == first; same != (name == "TERM") {
+				t.Errorf("the same key: %v", same)
+			}
+		})
+	}
+	t.Setenv("APT_CONFIG", filepath.Join(t.TempDir(), "apt.conf"))
+	seen := []cache.Key{first, key("1")}
+	for _, text := range []string{"Acquire::Retries 1;", "Acquire::Retries 2;"} {
+		must(t, os.WriteFile(os.Getenv("APT_CONFIG"), []byte(text), 0o644))
+		seen = append(seen, key("1"))
+	}
+	slices.Sort(seen)
+	if n := len(slices.Compact(seen)); n != 4 {
+		t.Errorf("%d different keys of 4 settings of APT_CONFIG", n)
+	}
+}
+
+// TestSourcesKey: an agent's key has the files that its program reads.
+func TestSourcesKey(t *testing.T) {
+	t.Setenv("APT_CONFIG", "")
+	etc := t.TempDir()
+	key := func(agent string) string {
+		t.Helper()
+		parts, err := sourcesKey(t.Context(), agent, etc)
+		must(t, err)
+		return strings.Join(parts, " ")
+	}
+	had := map[string]string{"debootstrap": "", "Arch": "", "yum": ""}
+	for name, reader := range map[string]string{
+		"apt/sources.list": "debootstrap", "apt/sources.list.d/x.sources": "debootstrap",
+		"apt/apt.conf": "debootstrap", "apt/apt.conf.d/01proxy": "debootstrap",
+		"pacman.conf": "Arch", "pacman.d/mirrorlist": "Arch", "apt/preferences": "", "yum.conf": "",
+	} {
+		for _, text := range []string{"1", "2"} {
+			lay(t, etc, map[string]string{name: text})
+			for agent, before := range had {
+				now := key(agent)
+				if changed := now != before; changed != (agent == reader) {
+					t.Errorf("%s changed: the key of %s did: %v", name, agent, changed)
+				}
+				had[agent] = now
+			}
+		}
+	}
+	lay(t, etc, map[string]string{"apt/sources.list.d/gone.list": "-> /nowhere"})
+	if key("debootstrap") != had["debootstrap"] {
+		t.Error("a link that leads nowhere counts")
 	}
 }
 
