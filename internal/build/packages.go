@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -17,8 +18,8 @@ import (
 )
 
 // packages lists what is installed in a tree, "name version", sorted: dpkg's
-// status file is read, an RPM database is asked with the tree's own rpm. A tree
-// of neither kind has none.
+// status file is read, and so are pacman's descriptions, an RPM database is asked
+// with the tree's own rpm. A tree of no such kind has none.
 func packages(ctx context.Context, tree string) ([]string, error) {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -30,6 +31,14 @@ func packages(ctx context.Context, tree string) ([]string, error) {
 		return dpkgPackages(bytes.NewReader(status))
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	local, err := layer.Resolve(root, pacmanLocal)
+	if err == nil {
+		if list, err := pacmanPackages(root, local); list != nil || err != nil {
+			return list, err // pacman alone, for other trees, has an empty database
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	if _, err := layer.Resolve(root, "/usr/bin/rpm"); err != nil {
@@ -69,6 +78,53 @@ func dpkgPackages(r io.Reader) ([]string, error) {
 	flush()
 	slices.Sort(out)
 	return out, lines.Err()
+}
+
+// pacmanLocal has a folder of each installed package, NAME-VERSION-RELEASE, with its
+// description (alpm, libalpm/be_local.c).
+const pacmanLocal = "/var/lib/pacman/local"
+
+// pacmanPackages reads the descriptions below local. What is no folder, or has none,
+// is no package: the database's own version lies among them.
+func pacmanPackages(root *os.Root, local string) ([]string, error) {
+	entries, err := fs.ReadDir(root.FS(), local)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		text, err := readIn(root, path.Join("/", local, e.Name(), "desc"))
+		if errors.Is(err, fs.ErrNotExist) || !e.IsDir() {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p := pacmanPackage(string(text)); p != "" {
+			out = append(out, p)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// pacmanPackage reads a description: paragraphs of lines, each below its "%KEY%".
+func pacmanPackage(desc string) string {
+	values := map[string]string{}
+	key := ""
+	for line := range strings.Lines(desc) {
+		line = strings.TrimSpace(line)
+		if len(line) > 2 && line[0] == '%' && line[len(line)-1] == '%' {
+			key = line
+		} else if values[key] == "" { // the first of several
+			values[key] = line
+		}
+	}
+	name, version := values["%NAME%"], values["%VERSION%"]
+	if name == "" || version == "" {
+		return ""
+	}
+	return name + " " + version
 }
 
 func rpmPackages(ctx context.Context, tree string) ([]string, error) {
