@@ -36,9 +36,10 @@ new image; older ones stay, and machines that run from them are not disturbed.
 
 The sections run in Apptainer's order: %pre, the bootstrap agent, %app, %files
 from other stages, %setup, %files, %post, %test. %pre and %setup run on this host,
-in the directory of the recipe's netroot.yaml; %post and %test inside the tree,
-with /proc, /sys, /dev and /tmp of their own. What they print is kept in a log,
-whose end is shown when one of them fails.
+in the directory of netroot.yaml, where the relative names of %files start, too;
+for a FILE.def that no label is named like, it is the working directory. %post
+and %test run inside the tree, with /proc, /sys, /dev and /tmp of their own. What
+they print is kept in a log, whose end is shown when one of them fails.
 
 With --update the bootstrap agent stays away: the sections run in a copy of the
 tree there is. If the recipe is the one that the tree was built from, nothing
@@ -50,8 +51,13 @@ help of the recipe precedence over those that the tree has from its base.
 
 What the bootstrap agent brought is kept, and the next build that tells it the
 same starts from there; so is what a stage takes from others. The build says what
-it reused, and how old that is: updates released since are not in it. A tree with secrets in it - private keys, passwords,
-tokens - does not become an image, unless they are allowed.
+it reused, and how old that is: updates released since are not in it.
+
+A tree with secrets in it - private keys, passwords, tokens - does not become an
+image, unless they are allowed.
+
+SOURCE_DATE_EPOCH in the environment, in seconds since 1970, is the image's time,
+and that of its files which are younger.
 
 A build that fails, or is stopped by Ctrl-C, leaves the old tree and the old
 images as they were, and nothing of its own but the log.`,

@@ -19,10 +19,10 @@ func cacheCmd(e *env) *cobra.Command {
 		Use:   "cache",
 		Short: "List and remove what builds keep to be faster",
 		Long: `Builds keep snapshots of the trees they make, each under a key of everything that
-made it: what the bootstrap agent installed, and a stage before its %post, if it
-takes files of other stages or took longer than a second; and the archives of the
-initramfs. The next build with the
-same inputs starts from there. "netroot build --no-cache" does not.
+made it: what the bootstrap agent installed; a stage before its %post, if that and
+the stages it takes files of took longer than a second; and the archives of the
+initramfs. The next build with the same inputs starts from there. "netroot build
+--no-cache" does not.
 
 A snapshot is used for a week. Those that were not used for the longest time are
 removed when all together would take more than 20 GiB. Nothing is lost with a
