@@ -49,10 +49,8 @@ func (n *node) findNetwork(context.Context) (string, error) {
 	if len(n.boot.Nameservers) > 0 {
 		best.DNS = n.boot.Nameservers
 	}
-	if best.Lease != nil {
-		if err := best.apply(); err != nil {
-			return "", err
-		}
+	if err := best.apply(); err != nil { // also where nobody told us of its lease
+		return "", err
 	}
 	n.net = best
 	return best.String(), nil
