@@ -42,6 +42,7 @@ bench: all
 	$(GO) run ./test/bench/http
 	$(GO) run ./test/bench/idle
 	$(GO) run ./test/bench/nfs
+	$(GO) test ./internal/serve -run '^$$' -bench Layer1000Nodes
 	$(GO) run ./test/bench/build
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
 

@@ -127,13 +127,16 @@ func (x *exported) httpServer() string {
 	return x.f.server + ":8010"
 }
 
+// packedName is the file name of a packed root beside others.
+func packedName(im *store.Image) string { return im.Name() + "." + im.Config.RootFormat }
+
 // root is the path by which servers will know the packed root: a name of its own in the output directory, or the store's.
 func (x *exported) root() (string, error) {
 	blob, err := partPath(x.im, store.RoleRoot)
 	if err != nil || x.f.out == "-" {
 		return blob, err
 	}
-	path := filepath.Join(x.f.out, x.im.Name()+"."+x.im.Config.RootFormat)
+	path := filepath.Join(x.f.out, packedName(x.im))
 	return path, linkOrCopy(path, blob)
 }
 

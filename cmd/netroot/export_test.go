@@ -49,6 +49,7 @@ func TestExport(t *testing.T) {
 		{"pxelinux tiny --server 10.0.0.1 --transport nbd --console ttyS0", []string{"DEFAULT tiny\n", "KERNEL netroot/" + im.Name() + "/vmlinuz\n", "/initramfs,netroot/" + im.Name() + "/initramfs-hardware\n", "APPEND root=nbd:10.0.0.1:" + im.Name() + ":squashfs ip=dhcp rootovl console=ttyS0 quiet\n", "MENU LABEL tiny, Tiny, 6.1 (" + im.ID() + ")\n"}},
 		{"pxelinux tiny --server 10.0.0.1 --transport iscsi --site --lun 0 --port 3261 --default=false --virtio", []string{"root=iscsi:10.0.0.1::3261::iqn", "/initramfs\n"}},
 		{"pxelinux " + im.Name() + " --server 10.0.0.1 --transport nfs --site --http http://10.0.0.1/tftp/", []string{"LABEL " + im.Name() + "\n", "KERNEL http://10.0.0.1/tftp/netroot/" + im.Name() + "/vmlinuz\n", "root=nfs:10.0.0.1:" + dir + "/tree:ro,vers=3,tcp,nolock"}},
+		{"pxelinux tiny --server 10.0.0.1 --transport nfs-image --site --packed /srv/roots", []string{"root=live:nfs://10.0.0.1/srv/roots/" + im.Name() + ".squashfs rootfstype=squashfs"}},
 	} {
 		cmd := netroot(t, dir, append([]string{"export"}, strings.Fields(tt.args)...)...)
 		got, err := cmd.Output()
@@ -82,8 +83,8 @@ func TestExportRefuses(t *testing.T) {
 		"nfs tiny --server 10.0.0.1":                              "nobody may mount its tree yet",
 		"dhcp tiny --server boot1":                                "the TFTP server boot1: DHCP tells it as an IPv4 address",
 		"dhcp tiny --server 10.0.0.1 --loader grub":               "--loader grub: there are ipxe and pxelinux",
-		"pxelinux tiny --server 10.0.0.1 --site":                  "--site wants --transport nbd, iscsi or nfs",
-		"pxelinux tiny --server 10.0.0.1 --site --transport nvme": "--site wants --transport nbd, iscsi or nfs",
+		"pxelinux tiny --server 10.0.0.1 --site":                  "--site wants --transport nbd, iscsi, nfs or nfs-image",
+		"pxelinux tiny --server 10.0.0.1 --site --transport nvme": "--site wants --transport nbd, iscsi, nfs or nfs-image",
 		"nothing tiny": `unknown command "nothing"`,
 	} {
 		cmd := netroot(t, dir, append([]string{"export"}, strings.Fields(args)...)...)

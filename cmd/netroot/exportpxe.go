@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,6 +21,7 @@ import (
 type exportPxelinuxFlags struct {
 	exportFlags
 	transport, http string
+	packed          string
 	lun, port       uint16
 	site, virtio    bool
 	isDefault       bool
@@ -61,12 +63,13 @@ own server of the transport, as "netroot export" configures it.`,
 	fl := cmd.Flags()
 	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	fl.BoolVar(&f.site, "site", false, "the root's server is the site's own: nbd-server, tgt or the kernel's NFS server")
+	fl.StringVar(&f.packed, "packed", "", "with --site --transport nfs-image, the `directory` of packed roots on the NFS server")
 	fl.Uint16Var(&f.lun, "lun", export.TgtLUN, "with --site, the disk's `number` in its iSCSI target: 1 of tgt, 0 of LIO")
 	fl.Uint16Var(&f.port, "port", 0, "`port` of the root's server (default: the transport's own)")
 	fl.StringVar(&f.http, "http", "", "have lpxelinux fetch kernel and initramfs from this `URL` of the directory")
 	fl.BoolVar(&f.virtio, "virtio", false, "for virtual machines, which need no drivers of real hardware")
 	fl.StringSliceVar(&f.console, "console", nil, "`values` of console=, such as tty0,ttyS0")
-	fl.BoolVar(&f.isDefault, "default", true, "have machines boot this entry, whatever DEFAULT somebody else wrote")
+	fl.BoolVar(&f.isDefault, "default", true, "have machines boot this entry by themselves; given, also in place of a DEFAULT that somebody else wrote")
 	return cmd
 }
 
@@ -137,8 +140,13 @@ func (f exportPxelinuxFlags) plan(x *exported) (boot.Plan, error) {
 				return boot.Plan{}, usage(fmt.Errorf("no configuration names the label %s, and with it its tree", x.im.Label))
 			}
 			elsewhere.Path = x.label.Tree
+		case handoff.NFSImage:
+			if !filepath.IsAbs(f.packed) {
+				return boot.Plan{}, usage(fmt.Errorf("--site --transport nfs-image wants --packed DIR, the absolute directory of packed roots that \"netroot export nfs --packed -o DIR\" exports"))
+			}
+			elsewhere.Path = filepath.Join(f.packed, packedName(x.im))
 		default:
-			return boot.Plan{}, usage(fmt.Errorf("--site wants --transport nbd, iscsi or nfs, for which \"netroot export\" writes a site's servers"))
+			return boot.Plan{}, usage(fmt.Errorf("--site wants --transport nbd, iscsi, nfs or nfs-image, for which \"netroot export\" writes a site's servers"))
 		}
 	}
 	if f.port != 0 {
