@@ -273,6 +273,14 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// TestCallsOfOneNumber: a request is a repeated one only if it says the same, whatever is credential and what argument.
+func TestCallsOfOneNumber(t *testing.T) {
+	b := start(t)
+	head := words(7, 0, 2, programNFS, 3, 11, 0)
+	compare(t, b, bytes.Join([][]byte{head, words(4, 0, 0, 0, 0, 0)}, nil)) // a credential of four bytes, and too few arguments
+	compare(t, b, bytes.Join([][]byte{head, words(0, 0, 0, 0, 0, 0)}, nil)) // none, and as many bytes of arguments as were said before
+}
+
 // FuzzCall says arbitrary records.
 func FuzzCall(f *testing.F) {
 	b := start(f)

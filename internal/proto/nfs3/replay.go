@@ -61,6 +61,7 @@ func (c *conn) once(p *procedure, q *call, out []byte) []byte {
 func (r *replays) sum(q *call) uint64 {
 	var h maphash.Hash
 	h.SetSeed(r.seed)
+	maphash.WriteComparable(&h, [2]uint32{q.flavor, uint32(len(q.credential))}) // where the one ends and the other begins
 	h.Write(q.credential)
 	h.Write(q.args.b)
 	return h.Sum64()
