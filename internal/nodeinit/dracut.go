@@ -171,7 +171,6 @@ func (n *node) keepInitiator(context.Context) (string, error) {
 // and the lease, whose client dracut ends.
 func (n *node) keepDracut(ctx context.Context) (said string, err error) {
 	state, kept := keeperState{Net: n.net, Live: n.live()}, []string{}
-	var files []*os.File
 	switch n.boot.Root.Transport {
 	case handoff.NBD:
 		if state.NBD, err = n.adoptNBD(ctx); err != nil {
@@ -187,17 +186,12 @@ func (n *node) keepDracut(ctx context.Context) (said string, err error) {
 		return "", nil
 	}
 	if state.Live {
-		root, err := os.Open(newRoot)
-		if err != nil {
-			return "", err
-		}
-		defer root.Close()
-		files, kept = append(files, root), append(kept, "what is remembered of the tree")
+		kept = append(kept, "what is remembered of the tree")
 	}
 	if state.Net.Lease != nil {
 		kept = append(kept, "the lease")
 	}
-	cmd, err := startKeeper(state, files...)
+	cmd, err := startKeeper(state)
 	if err != nil {
 		return "", err
 	}

@@ -65,20 +65,18 @@ func (s keeperState) needed() bool {
 // IsKeeper tells whether this process was started as the keeper.
 func IsKeeper(argv0 string) bool { return argv0 == keeperName }
 
-// keepLive starts the keeper of an overlay over a live tree that is mounted at newRoot.
-func (n *node) keepLive() error {
-	root, err := os.Open(newRoot)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	_, err = startKeeper(keeperState{Net: n.net, Live: true}, root)
-	return err
-}
-
 // startKeeper starts the keeper. Its program, like all it needs later, lies in
-// memory; the files are for the device to inherit.
+// memory; the files are for the device to inherit. An overlay has no device, and
+// its top directory is the one file.
 func startKeeper(state keeperState, files ...*os.File) (*exec.Cmd, error) {
+	if state.Live {
+		root, err := os.Open(newRoot)
+		if err != nil {
+			return nil, err
+		}
+		defer root.Close()
+		files = append(files, root)
+	}
 	text, err := json.Marshal(state)
 	if err != nil {
 		return nil, err
@@ -128,10 +126,11 @@ func filled(text []byte) (*os.File, error) {
 	return r, errors.Join(err, w.Close())
 }
 
-// keepAddress starts the keeper when there is a lease to renew: all that is
-// left to do where the kernel itself keeps the root's connection.
+// keepAddress starts the keeper when there is a lease to renew, or an overlay
+// over a live tree, which is mounted: all that is left to do where the kernel
+// itself keeps the root's connection.
 func (n *node) keepAddress() error {
-	state := keeperState{Net: n.net}
+	state := keeperState{Net: n.net, Live: n.live()}
 	if !state.needed() {
 		return nil
 	}

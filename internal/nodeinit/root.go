@@ -107,7 +107,7 @@ func (n *node) mountRoot(context.Context) (said string, err error) {
 	if said, err = n.layOver(&u, m.fstype); err != nil || !n.live() {
 		return said, err
 	}
-	return said, n.keepLive()
+	return said, n.keepAddress()
 }
 
 // layOver puts memory over what is mounted at liveImage. Both show in the new root.
