@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -112,7 +111,7 @@ func (b *builder) keepTree(ctx context.Context, key cache.Key, dir, what string,
 // sources, which are the mirror of a recipe that names none, and what %pre has put
 // into the tree. It is empty if the agent's result is not to be kept.
 func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key, error) {
-	if b.opt.Cache == nil || !slices.Contains(fetching, strings.ToLower(st.Agent())) {
+	if b.opt.Cache == nil || !isOneOf(st, fetching) {
 		return "", nil
 	}
 	parts, dirs, err := b.headerKey(ctx, st)
@@ -188,7 +187,7 @@ func sourcesKey(ctx context.Context, agent, etc string) ([]string, error) {
 // names, a key for instance. dirs tells that it names a directory of the host: a
 // repository, which can change as one in the network can.
 func (b *builder) headerKey(ctx context.Context, st *recipe.Stage) (parts []string, dirs bool, err error) {
-	fromFile := slices.Contains(unpacking, strings.ToLower(st.Agent()))
+	fromFile := isOneOf(st, unpacking)
 	for _, f := range st.Header {
 		parts = append(parts, strings.ToLower(f.Key), f.Value)
 		path, isURL := strings.CutPrefix(f.Value, "file://")

@@ -84,7 +84,7 @@ func (b *builder) keepStage(ctx context.Context, i int, done []PhaseTime) error 
 	st := b.opt.Recipe.Stages[i]
 	var took time.Duration
 	for _, p := range done {
-		if p.Name != "bootstrap" || !slices.Contains(fetching, strings.ToLower(st.Agent())) {
+		if p.Name != "bootstrap" || !isOneOf(st, fetching) {
 			took += p.Took
 		}
 	}
@@ -126,7 +126,7 @@ func (b *builder) stageKey(ctx context.Context, i int) (cache.Key, error) {
 	}
 	if start == "" {
 		parts, dirs, err := b.headerKey(ctx, st)
-		if err != nil || dirs || !slices.Contains(append(unpacking, "scratch"), strings.ToLower(st.Agent())) {
+		if err != nil || dirs || !isOneOf(st, append(unpacking, "scratch")) {
 			return "", err
 		}
 		start = cache.NewKey(parts...)
