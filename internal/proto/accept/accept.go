@@ -1,8 +1,9 @@
-// Package accept is the loop that takes a server's connections: so many at once, through the errors that pass,
-// with peers that vanished found out, and to an orderly end. The servers of all protocols have it in common.
+// Package accept is what the servers of all protocols have in common. Loop takes a server's connections: so many at
+// once, through the errors that pass, with peers that vanished found out, and to an orderly end. They wait in the way
+// that costs least for what they do just then. Replies writes what a server answers on one of them.
 //
-// It is not a server: it reads and writes nothing, knows no protocol, and a panic in a connection's life is
-// for the protocol to survive, which knows what else there is to let go of.
+// It knows no protocol, and a panic in a connection's life is for the protocol to survive, which knows what else there
+// is to let go of.
 package accept
 
 import (
@@ -42,7 +43,8 @@ type Loop struct {
 	// Max bounds the connections, of all listeners together.
 	Max int
 	// Serve is the life of one connection, in a goroutine of its own. When ctx ends it gets no further bytes (its
-	// reads meet a deadline) and has Grace to come to an end; then nc is closed, as it is when Serve returns.
+	// reads meet a deadline) and has Grace to come to an end; then nc is closed, as it is when Serve returns. Of TCP it
+	// has CloseWrite, like net's own.
 	Serve func(ctx context.Context, nc net.Conn)
 	// Surplus, when set, is the life of a connection above Max, of which there are at most Spare: it tells the
 	// peer in the protocol's words, and logs it. Without it they are logged and closed at once.
@@ -126,6 +128,9 @@ func (l *Loop) TooMany() error { return fmt.Errorf("more than %d connections", l
 // live leads one connection to its end: its own, or Grace after that of ctx.
 func live(ctx context.Context, nc net.Conn, serve func(context.Context, net.Conn)) {
 	Tune(nc)
+	if tc, ok := nc.(*net.TCPConn); ok {
+		nc = newConn(tc)
+	}
 	left := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		nc.SetReadDeadline(time.Now())

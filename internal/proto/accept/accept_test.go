@@ -258,7 +258,7 @@ func TestVanishedPeersAreNoticed(t *testing.T) {
 	l, _ := newLoop(2)
 	options := make(chan [5]int, 2)
 	l.Serve = func(ctx context.Context, nc net.Conn) {
-		raw, err := nc.(*net.TCPConn).SyscallConn()
+		raw, err := nc.(*conn).idle.Load().SyscallConn()
 		if err != nil {
 			t.Error(err)
 		}
