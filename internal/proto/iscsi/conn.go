@@ -3,7 +3,6 @@ package iscsi
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"runtime/debug"
@@ -14,11 +13,7 @@ import (
 	"netroot/internal/proto/accept"
 )
 
-const (
-	readAhead  = 2 << 10  // bytes of requests read at once: some forty
-	batchBytes = 32 << 10 // of replies that wait for each other
-	batchReply = 16 << 10 // the largest that does
-)
+const readAhead = 2 << 10 // bytes of requests read at once: some forty
 
 // conn is one initiator's connection, which is its session.
 type conn struct {
@@ -26,6 +21,8 @@ type conn struct {
 	peer string
 	nc   net.Conn
 	r    *bufio.Reader
+
+	replies *accept.Replies
 
 	// What the login settles.
 	initiator string
@@ -44,7 +41,6 @@ type conn struct {
 
 	write  sync.Mutex // held while a reply is sent, guards:
 	statSN uint32
-	batch  *[]byte // replies that were not written yet; nil when there are none
 
 	tasks
 	text exchange
@@ -59,7 +55,8 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{srv: s, peer: nc.RemoteAddr().String(), nc: nc, r: bufio.NewReaderSize(nc, readAhead)}
+	return &conn{srv: s, peer: nc.RemoteAddr().String(), nc: nc, r: bufio.NewReaderSize(nc, readAhead),
+		replies: accept.NewReplies(nc, "initiator")}
 }
 
 // agree ends the login: from here the connection goes by t.
@@ -113,58 +110,15 @@ func (c *conn) stat() Stat {
 }
 
 // send numbers the PDUs in b and sends them: for a task unless that was aborted, and as its last word when it
-// is. The reader of requests sends lazily: what is small waits until no further request is there to be
-// answered (see flush), so that a deep queue costs few system calls. An error means that the connection is of
-// no more use.
-func (c *conn) send(b []byte, from *task, last, lazy bool) error {
+// is. An error means that the connection is of no more use.
+func (c *conn) send(b []byte, from *task, last bool) error {
 	c.write.Lock()
 	defer c.write.Unlock()
 	if from != nil && !c.speaks(from, last) {
 		return nil
 	}
 	c.stamp(b)
-	if lazy && len(b) <= batchReply {
-		if c.batch == nil {
-			c.batch = c.srv.bufs.get(batchBytes)
-		}
-		*c.batch = append(*c.batch, b...)
-		if len(*c.batch) < batchBytes-batchReply {
-			return nil
-		}
-		b = nil
-	}
-	return c.put(b)
-}
-
-// flush sends what waits.
-func (c *conn) flush() error {
-	c.write.Lock()
-	defer c.write.Unlock()
-	if c.batch == nil {
-		return nil
-	}
-	return c.put(nil)
-}
-
-// put writes what waits, then b.
-func (c *conn) put(b []byte) (err error) {
-	c.nc.SetWriteDeadline(time.Now().Add(accept.Stall))
-	switch batch := c.batch; {
-	case batch == nil:
-		_, err = c.nc.Write(b)
-	default:
-		c.batch = nil
-		all := net.Buffers{*batch, b}
-		_, err = all.WriteTo(c.nc)
-		c.srv.bufs.put(batch)
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the initiator took no data for %v", accept.Stall)
-	}
-	if err != nil {
-		return fmt.Errorf("reply: %w", err)
-	}
-	return nil
+	return c.replies.Send(b)
 }
 
 // stamp writes the sequence numbers and header digests into the PDUs that b is made of (RFC 7143 §4.2.2).

@@ -342,5 +342,5 @@ func (l *login) send(s Status, flags byte, data []byte) error {
 		be.PutUint16(h[14:], l.c.tsih)
 	}
 	be.PutUint16(h[36:], uint16(s))
-	return l.c.send(digests{}.appendPDU(nil, &h, data), nil, false, false)
+	return l.c.send(digests{}.appendPDU(nil, &h, data), nil, false)
 }

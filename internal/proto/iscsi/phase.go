@@ -33,27 +33,25 @@ var (
 func (c *conn) loop(ctx context.Context) error {
 	var h header
 	for {
-		if c.r.Buffered() < headerSize {
-			if err := c.flush(); err != nil {
-				return err
-			}
+		if err := c.replies.Hold(c.r.Buffered() >= headerSize); err != nil {
+			return err
 		}
 		if c.target == nil && ctx.Err() == nil {
 			c.nc.SetReadDeadline(time.Now().Add(listTimeout))
 		}
 		data, err := c.read(c.r, &h, maxReceive)
 		if errors.Is(err, errDataDigest) { // recovery level 0: the session ends (§7.8)
-			return errors.Join(err, c.reject(&h, rejectDigest), c.flush())
+			return errors.Join(err, c.reject(&h, rejectDigest), c.replies.Hold(false))
 		}
 		if err != nil {
 			return timedOut(err)
 		}
 		err = c.handle(ctx, &h, data)
 		if err == errLoggedOut {
-			return c.flush()
+			return c.replies.Hold(false)
 		}
 		if err != nil {
-			return errors.Join(err, c.flush())
+			return errors.Join(err, c.replies.Hold(false))
 		}
 	}
 }
@@ -116,7 +114,7 @@ func answer(op byte, h *header) header {
 }
 
 func (c *conn) reply(h *header, data []byte) error {
-	return c.send(c.appendPDU(make([]byte, 0, headerSize+2*digestSize+c.dataSize(len(data))), h, data), nil, false, true)
+	return c.send(c.appendPDU(make([]byte, 0, headerSize+2*digestSize+c.dataSize(len(data))), h, data), nil, false)
 }
 
 // reject sends a Reject with the header that it is about.
@@ -161,7 +159,7 @@ func (c *conn) command(h *header) error {
 		c.misused(b, t.sense)
 	}
 	if t.n <= quickRead && !c.slow.Load() && c.idle() {
-		return c.run(t, true)
+		return c.run(t)
 	}
 	c.start(t)
 	return nil

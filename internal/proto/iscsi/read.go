@@ -29,16 +29,16 @@ type stream struct {
 }
 
 // run answers t: Data-In with the status in the last one (RFC 7143 §11.7), or a response.
-func (c *conn) run(t *task, lazy bool) error {
+func (c *conn) run(t *task) error {
 	if t.sense != (sense{}) {
-		return c.respond(&stream{t: t}, t.sense, lazy)
+		return c.respond(&stream{t: t}, t.sense)
 	}
 	s := stream{t: t, from: c.disk, off: t.off, all: t.n}
 	if t.n == 0 {
 		s.from, s.all = bytes.NewReader(t.data), int64(len(t.data))
 	}
 	if s.total = min(s.all, t.room()); s.total == 0 {
-		return c.respond(&s, sense{}, lazy)
+		return c.respond(&s, sense{})
 	}
 	size := min(s.total, maxBuffer)
 	if c.srv.memory.TryAcquire(bufferSize(size)) {
@@ -56,13 +56,13 @@ func (c *conn) run(t *task, lazy bool) error {
 		if err != nil {
 			s = before // what was filled is not sent
 			c.backendFailed(&s, err)
-			return c.respond(&s, senseUnreadable, lazy)
+			return c.respond(&s, senseUnreadable)
 		}
 		if s.sent == s.total && t.n > 0 {
 			c.reads.Add(1)
 			c.bytes.Add(uint64(s.total))
 		}
-		if err := c.send(b, t, s.sent == s.total, lazy); err != nil {
+		if err := c.send(b, t, s.sent == s.total); err != nil {
 			return err
 		}
 	}
@@ -141,7 +141,7 @@ func (s *stream) residual(h *header) byte {
 }
 
 // respond sends a SCSI Response (§11.4).
-func (c *conn) respond(s *stream, e sense, lazy bool) error {
+func (c *conn) respond(s *stream, e sense) error {
 	h := header{opResponse, flagFinal}
 	be.PutUint32(h[16:], s.t.tag)
 	be.PutUint32(h[36:], s.pdus)
@@ -152,7 +152,7 @@ func (c *conn) respond(s *stream, e sense, lazy bool) error {
 		fixed := e.fixed()
 		data = append(be.AppendUint16(nil, uint16(len(fixed))), fixed...)
 	}
-	return c.send(c.appendPDU(nil, &h, data), s.t, true, lazy)
+	return c.send(c.appendPDU(nil, &h, data), s.t, true)
 }
 
 // backendFailed logs the first failure of a connection: a lost disk would fill the log otherwise.

@@ -119,7 +119,7 @@ func (c *conn) start(t *task) {
 func (c *conn) work() {
 	defer c.survive("command")
 	for t := c.next(); t != nil; t = c.next() {
-		if err := c.run(t, false); err != nil {
+		if err := c.run(t); err != nil {
 			c.fail(err)
 		}
 	}

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"net"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"netroot/internal/proto/accept"
 )
 
 const (
@@ -30,6 +31,8 @@ type conn struct {
 	nc   net.Conn // raw, or TLS over it
 	r    *bufio.Reader
 
+	replies *accept.Replies // of the transmission, on nc
+
 	// What the haggling settles.
 	name       string // as the client gave it
 	export     *Export
@@ -39,7 +42,6 @@ type conn struct {
 	context    *string // the export for which base:allocation was selected
 
 	inFlight *semaphore.Weighted // of connMemory, see admit
-	write    sync.Mutex          // one reply at a time on nc
 	slow     atomic.Bool         // the backend's last read took long
 	told     string              // why an option was refused last
 	wrong    bool                // a request was refused, and that was logged

@@ -2,10 +2,8 @@ package nbd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"netroot/internal/proto/accept"
@@ -28,7 +26,9 @@ type request struct {
 // transmit serves requests until the client leaves (nil, or io.EOF when without a word) or an error ends
 // the connection. When it returns no request is under way.
 func (c *conn) transmit(ctx context.Context) error {
+	c.replies = accept.NewReplies(c.nc, "client")
 	err := c.requests(ctx)
+	c.replies.Hold(false)                                // to who sent a disconnect, or half of a request
 	c.inFlight.Acquire(context.Background(), connMemory) // all of it: waits for every request
 	if cause := c.cause.Load(); cause != nil {
 		return *cause
@@ -38,6 +38,9 @@ func (c *conn) transmit(ctx context.Context) error {
 
 func (c *conn) requests(ctx context.Context) error {
 	for {
+		if err := c.replies.Hold(c.r.Buffered() >= requestHead); err != nil {
+			return err
+		}
 		r, err := c.readRequest()
 		if err != nil {
 			return err
@@ -79,6 +82,9 @@ func (c *conn) readRequest() (request, error) {
 func (c *conn) skipPayload(r request) error {
 	if r.length > maxPayload {
 		return fmt.Errorf("WRITE of %d bytes: more than %d", r.length, maxPayload)
+	}
+	if err := c.replies.Hold(false); err != nil {
+		return err
 	}
 	if _, err := c.r.Discard(int(r.length)); err != nil {
 		return fmt.Errorf("data of a WRITE: %w", notEOF(err))
@@ -177,8 +183,10 @@ type permit struct{ own, shared int64 }
 // so that nobody can stop the others.
 func (c *conn) admit(ctx context.Context, n int64) (p permit, err error) {
 	p.own = min(max(n, connMemory/connInFlight), connMemory)
-	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
-		return p, err
+	if !c.inFlight.TryAcquire(p.own) {
+		if err := c.await(ctx, p.own); err != nil {
+			return p, err
+		}
 	}
 	if c.srv.memory.TryAcquire(n) {
 		p.shared = n
@@ -186,7 +194,7 @@ func (c *conn) admit(ctx context.Context, n int64) (p permit, err error) {
 	}
 	c.inFlight.Release(p.own)
 	p.own = connMemory
-	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
+	if err := c.await(ctx, p.own); err != nil {
 		return p, err
 	}
 	if n <= smallRead {
@@ -198,6 +206,14 @@ func (c *conn) admit(ctx context.Context, n int64) (p permit, err error) {
 	}
 	p.shared = n
 	return p, nil
+}
+
+// await waits for n bytes of the connection's memory, with no reply held meanwhile.
+func (c *conn) await(ctx context.Context, n int64) error {
+	if err := c.replies.Hold(false); err != nil {
+		return err
+	}
+	return c.inFlight.Acquire(ctx, n)
 }
 
 func (c *conn) leave(p permit) {
@@ -232,7 +248,7 @@ func (c *conn) read(r request) error {
 		appendSimple(head, r, 0)
 		b = b[headRoom-simpleHead:]
 	}
-	if err := c.sendReply(b); err != nil {
+	if err := c.replies.Send(b); err != nil {
 		return err
 	}
 	c.reads.Add(1)
@@ -270,7 +286,7 @@ func (c *conn) blockStatus(r request) error {
 		b = be.AppendUint32(b, e.length)
 		b = be.AppendUint32(b, e.status)
 	}
-	return c.sendReply(b)
+	return c.replies.Send(b)
 }
 
 // extent is a run of bytes of one status.
@@ -308,20 +324,20 @@ func extents(b Backend, off, n int64, count int) []extent {
 // succeed answers a request that has no data to return.
 func (c *conn) succeed(r request) error {
 	if c.structured {
-		return c.sendReply(appendChunk(nil, r, chunkNone, 0))
+		return c.replies.Send(appendChunk(nil, r, chunkNone, 0))
 	}
-	return c.sendReply(appendSimple(nil, r, 0))
+	return c.replies.Send(appendSimple(nil, r, 0))
 }
 
 // refuse answers with an error number; text reaches clients with structured replies.
 func (c *conn) refuse(r request, code uint32, text string) error {
 	if !c.structured {
-		return c.sendReply(appendSimple(nil, r, code))
+		return c.replies.Send(appendSimple(nil, r, code))
 	}
 	b := appendChunk(nil, r, chunkError, uint32(6+len(text)))
 	b = be.AppendUint32(b, code)
 	b = be.AppendUint16(b, uint16(len(text)))
-	return c.sendReply(append(b, text...))
+	return c.replies.Send(append(b, text...))
 }
 
 func appendSimple(b []byte, r request, code uint32) []byte {
@@ -337,18 +353,4 @@ func appendChunk(b []byte, r request, kind uint16, n uint32) []byte {
 	b = be.AppendUint16(b, kind)
 	b = be.AppendUint64(b, r.cookie)
 	return be.AppendUint32(b, n)
-}
-
-// sendReply sends one reply whole. An error means that the connection is of no more use.
-func (c *conn) sendReply(b []byte) error {
-	c.write.Lock()
-	defer c.write.Unlock()
-	c.raw.SetWriteDeadline(time.Now().Add(accept.Stall))
-	if _, err := c.nc.Write(b); err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return fmt.Errorf("the client took no data for %v", accept.Stall)
-		}
-		return fmt.Errorf("reply: %w", err)
-	}
-	return nil
 }

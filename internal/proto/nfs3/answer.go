@@ -135,7 +135,7 @@ func (c *conn) beside(p *procedure, q *call, need int, r record) {
 			c.slow.Store(false)
 		}
 	}()
-	if err := c.send(*out); err != nil {
+	if err := c.replies.Send(*out); err != nil {
 		c.fail(err)
 	}
 }

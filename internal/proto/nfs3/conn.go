@@ -38,7 +38,7 @@ type conn struct {
 	out  *[]byte // replies that have not left yet, or nil
 	gate gate
 
-	write    sync.Mutex            // one reply at a time on nc
+	replies  *accept.Replies
 	slow     atomic.Bool           // the last request of the quick kind took long
 	ioFailed atomic.Bool           // a failed disk was logged
 	cause    atomic.Pointer[error] // why this side closed the connection
@@ -55,7 +55,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	c := &conn{
 		srv: s, ctx: ctx, peer: addrPort(nc.RemoteAddr()), nc: nc,
 		r:    bufio.NewReaderSize(nc, readAhead),
-		gate: gate{semaphore.NewWeighted(connMemory), s.memory},
+		gate: gate{semaphore.NewWeighted(connMemory), s.memory}, replies: accept.NewReplies(nc, "client"),
 	}
 	var err error
 	defer func() { c.end(err) }()
@@ -243,22 +243,8 @@ func (c *conn) flush() error {
 	b := c.out
 	c.out = nil
 	defer c.srv.bufs.put(b)
-	return c.send(*b)
-}
-
-// send sends replies whole. An error means that the connection is of no more use.
-func (c *conn) send(b []byte) error {
-	if len(b) == 0 {
+	if len(*b) == 0 {
 		return nil
 	}
-	c.write.Lock()
-	defer c.write.Unlock()
-	c.nc.SetWriteDeadline(time.Now().Add(accept.Stall))
-	if _, err := c.nc.Write(b); err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return fmt.Errorf("the client took no data for %v", accept.Stall)
-		}
-		return fmt.Errorf("reply: %w", err)
-	}
-	return nil
+	return c.replies.Send(*b)
 }

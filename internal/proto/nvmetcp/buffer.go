@@ -12,7 +12,7 @@ const (
 	tailRoom = digestSize + responseSize + digestSize
 
 	minBufferBits = 12 // 4 KiB
-	maxBufferBits = 18 // 256 KiB
+	maxBufferBits = 20 // 1 MiB, all that a command returns
 	maxChunk      = 1 << maxBufferBits
 )
 

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +27,8 @@ type conn struct {
 	nc   net.Conn
 	r    *bufio.Reader
 
+	replies *accept.Replies
+
 	// What ICReq settles.
 	headerDigest, dataDigest bool
 	align                    int // bytes, of the data in our PDUs
@@ -41,7 +42,6 @@ type conn struct {
 	cmd      command
 	fetched  atomic.Uint32       // commands, modulo 2^32
 	inFlight *semaphore.Weighted // of connInFlight, see admit
-	write    sync.Mutex          // one PDU at a time on nc
 	slow     atomic.Bool         // the backend's last small read took long
 	ioFailed atomic.Bool         // a backend error was logged
 	wrong    bool                // a command was refused, and that was logged
@@ -51,7 +51,7 @@ type conn struct {
 func newConn(s *Server, nc net.Conn) *conn {
 	return &conn{
 		srv: s, peer: nc.RemoteAddr().String(), nc: nc, r: bufio.NewReaderSize(nc, readAhead),
-		inFlight: semaphore.NewWeighted(connInFlight),
+		replies: accept.NewReplies(nc, "host"), inFlight: semaphore.NewWeighted(connInFlight),
 	}
 }
 
@@ -76,6 +76,9 @@ func (c *conn) run(ctx context.Context) error {
 		return err
 	}
 	for ctx.Err() == nil {
+		if err := c.replies.Hold(c.r.Buffered() >= commandSize); err != nil {
+			return err
+		}
 		err := c.readCommand()
 		if c.ctrl == nil && errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("no Connect within %v", connectTimeout)
@@ -99,9 +102,10 @@ func (c *conn) wait() {
 // end answers what is under way, and says goodbye to a host that does not follow the protocol.
 func (c *conn) end(err error) {
 	c.wait()
+	c.replies.Hold(false) // to who can hear it
 	c.cause.CompareAndSwap(nil, &err)
 	var wrong *fatal
-	if !errors.As(err, &wrong) || c.send(wrong.append(nil)) != nil {
+	if !errors.As(err, &wrong) || c.replies.Send(wrong.append(nil)) != nil {
 		return
 	}
 	// Closing a socket with unread data resets it, and the host would lose what it was just told.
@@ -175,7 +179,7 @@ func (c *conn) initialize() error {
 	reply := head{kind: pduICResp, hlen: icSize, plen: icSize}.append(make([]byte, 0, icSize))
 	reply = append(reply, 0, 0, 0, digest&3)
 	reply = le.AppendUint32(reply, minH2CData)
-	return c.send(reply[:icSize])
+	return c.replies.Send(reply[:icSize])
 }
 
 // readCommand receives one command into c.cmd.
@@ -246,6 +250,11 @@ func (c *conn) readData(h head, begin int) error {
 	if rest == 0 {
 		return nil
 	}
+	if c.r.Buffered() < rest {
+		if err := c.replies.Hold(false); err != nil {
+			return err
+		}
+	}
 	b := make([]byte, rest)
 	if _, err := io.ReadFull(c.r, b); err != nil {
 		return notEOF(err)
@@ -274,7 +283,7 @@ func (c *conn) terminated(h head) error {
 
 // complete answers a command that returns no data.
 func (c *conn) complete(id uint16, result uint64, st status) error {
-	return c.send(c.appendResponse(make([]byte, 0, tailRoom), id, result, st))
+	return c.replies.Send(c.appendResponse(make([]byte, 0, tailRoom), id, result, st))
 }
 
 // appendResponse appends the CapsuleResp of a command. The host learns the head of its queue unless it declined.
@@ -303,20 +312,6 @@ func (c *conn) queueHead() uint16 {
 		return 0
 	}
 	return uint16(c.fetched.Load() % c.size)
-}
-
-// send sends PDUs whole. An error means that the connection is of no more use.
-func (c *conn) send(b []byte) error {
-	c.write.Lock()
-	defer c.write.Unlock()
-	c.nc.SetWriteDeadline(time.Now().Add(accept.Stall))
-	if _, err := c.nc.Write(b); err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return fmt.Errorf("the host took no data for %v", accept.Stall)
-		}
-		return fmt.Errorf("reply: %w", err)
-	}
-	return nil
 }
 
 // notEOF makes an end in the middle of something an error.

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	connInFlight = 16       // reads of one connection under way, of at most maxChunk bytes of memory each
-	maxTransfer  = 1 << 20  // bytes of data that one command returns
+	connInFlight = 16       // reads of one connection under way, of at most maxTransfer bytes of memory each
+	maxTransfer  = maxChunk // bytes of data that one command returns
 	ownChunk     = 64 << 10 // bytes that a connection may always hold
 
 	quickRead   = 256 << 10              // bytes up to which a read is quick,
@@ -118,9 +118,11 @@ type permit struct {
 // what they asked for, this connection goes one read at a time through a small buffer of its own, so that nobody can
 // stop the others.
 func (c *conn) admit(ctx context.Context, n int) (p permit, err error) {
-	p = permit{own: 1, chunk: min(n, maxChunk)}
-	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
-		return p, err
+	p = permit{own: 1, chunk: n}
+	if !c.inFlight.TryAcquire(p.own) {
+		if err := c.await(ctx, p.own); err != nil {
+			return p, err
+		}
 	}
 	if held := int64(1) << (minBufferBits + bufferClass(p.chunk)); c.srv.memory.TryAcquire(held) {
 		p.shared = held
@@ -128,7 +130,15 @@ func (c *conn) admit(ctx context.Context, n int) (p permit, err error) {
 	}
 	c.inFlight.Release(p.own)
 	p = permit{own: connInFlight, chunk: min(n, ownChunk)}
-	return p, c.inFlight.Acquire(ctx, p.own)
+	return p, c.await(ctx, p.own)
+}
+
+// await waits for n of the connection's requests, with no reply held meanwhile.
+func (c *conn) await(ctx context.Context, n int64) error {
+	if err := c.replies.Hold(false); err != nil {
+		return err
+	}
+	return c.inFlight.Acquire(ctx, n)
 }
 
 func (c *conn) settle(p permit) {
@@ -159,7 +169,7 @@ func (c *conn) transfer(t transfer, chunk int) (sent bool, err error) {
 		if done == t.n && !c.noFlow {
 			pdu = c.appendResponse(pdu, t.id, 0, statusSuccess)
 		}
-		if err := c.send(pdu); err != nil || done == t.n {
+		if err := c.replies.Send(pdu); err != nil || done == t.n {
 			return err == nil, err
 		}
 	}
