@@ -83,8 +83,8 @@ func (b Bench) Run(ctx context.Context, servers []Server, rows []Measure) error 
 		return err
 	}
 	results := make([][][]result, len(rows)) // row, round, server
-	for range b.Rounds {
-		if err := round(ctx, servers, file, rows, results); err != nil {
+	for i := range b.Rounds {
+		if err := round(ctx, i, servers, file, rows, results); err != nil {
 			return err
 		}
 	}
@@ -95,8 +95,8 @@ func (b Bench) Run(ctx context.Context, servers []Server, rows []Measure) error 
 type result struct{ speed, cpu float64 }
 
 // round starts all servers, and takes each measure of one right after another's, so that all meet the machine in the
-// same mood.
-func round(ctx context.Context, servers []Server, file string, rows []Measure, results [][][]result) error {
+// same mood. Which of them is the first goes round.
+func round(ctx context.Context, first int, servers []Server, file string, rows []Measure, results [][][]result) error {
 	var targets []*Target
 	for _, s := range servers {
 		t, err := s.Start(ctx, file)
@@ -107,15 +107,17 @@ func round(ctx context.Context, servers []Server, file string, rows []Measure, r
 		targets = append(targets, t)
 	}
 	for j, m := range rows {
-		var of []result
-		for i, t := range targets {
+		of := make([]result, len(targets))
+		for k := range targets {
+			i := (first + k) % len(targets)
+			t := targets[i]
 			before, begin := t.cpu(), time.Now()
 			v, err := m.Run(ctx, t.URL)
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", servers[i].Name, m.Name, err)
 			}
 			took := time.Since(begin).Seconds()
-			of = append(of, result{v, 1e6 * (t.cpu() - before) / (v * took)})
+			of[i] = result{v, 1e6 * (t.cpu() - before) / (v * took)}
 		}
 		results[j] = append(results[j], of)
 	}
