@@ -8,8 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // session is a machine that is asked one thing after another, and may be
@@ -39,9 +42,9 @@ func (m machine) session(ctx context.Context, t *testing.T) *session {
 const sshFailed = 255
 
 // try runs a script, once.
-func (s *session) try(script string) (out string, status int) {
+func (s *session) try(ctx context.Context, script string) (out string, status int) {
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(s.ctx, "ssh", "-p", s.port, "-i", s.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+	cmd := exec.CommandContext(ctx, "ssh", "-p", s.port, "-i", s.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
 		"-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=10", "-o", "LogLevel=ERROR", "root@127.0.0.1", script)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -58,7 +61,7 @@ func (s *session) ask(script string) string {
 	pause := time.NewTicker(time.Second)
 	defer pause.Stop()
 	for {
-		out, status := s.try(script)
+		out, status := s.try(s.ctx, script)
 		if status == 0 {
 			return out
 		}
@@ -76,6 +79,25 @@ func (s *session) ask(script string) string {
 	}
 }
 
+// alone asks a machine that has nothing cached and that nobody serves meanwhile: the whole "netroot vm" is stopped, and
+// qemu, which forwards the port, runs on. Before its answer a machine prints what connections it has beside this one: who
+// has none loses nothing when a server that answers no more is gone for good.
+func (s *session) alone(script string) string {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Minute)
+	defer cancel()
+	server := s.cmd.Process
+	defer server.Signal(syscall.SIGCONT)
+	if err := errors.Join(server.Signal(syscall.SIGSTOP), unix.Waitid(unix.P_PID, server.Pid, nil, unix.WSTOPPED, nil)); err != nil {
+		s.t.Fatal(err)
+	}
+	out, status := s.try(ctx, "ss -Htn state established 'sport != :22'; echo 3 > /proc/sys/vm/drop_caches\n"+script)
+	if status != 0 {
+		s.t.Errorf("with its server stopped, status %d of %q", status, script)
+	}
+	return out
+}
+
 // greet waits for the machine's first login.
 func (s *session) greet() {
 	s.t.Helper()
@@ -87,7 +109,7 @@ func (s *session) greet() {
 func (s *session) reboot() time.Duration {
 	s.t.Helper()
 	before := s.ask("cat /proc/sys/kernel/random/boot_id")
-	s.try("systemctl reboot")
+	s.try(s.ctx, "systemctl reboot")
 	began := time.Now()
 	for s.ask("cat /proc/sys/kernel/random/boot_id") == before {
 		continue
@@ -97,6 +119,6 @@ func (s *session) reboot() time.Duration {
 
 // powerOff has the machine end by itself.
 func (s *session) powerOff() result {
-	s.try("systemctl poweroff")
+	s.try(s.ctx, "systemctl poweroff")
 	return s.wait()
 }
