@@ -55,7 +55,7 @@ func (c combination) check(t *testing.T, tree string) {
 	s.greet()
 	const state = `echo "state $(systemctl is-system-running --wait)"; systemctl --failed --plain --no-legend
 `
-	want := fmt.Sprintf("%s\nroot overlay\nstate running\ndigest %x\nacl %s\n", c.disk, sha256.Sum256(content), accessOf(t, filepath.Join(tree, questioned)))
+	want := fmt.Sprintf("%s\nroot overlay\nstate running\nkeeper -1000 locked small\ndigest %x\nacl %s\n", c.disk, sha256.Sum256(content), accessOf(t, filepath.Join(tree, questioned)))
 	ask := s.ask
 	if c.Transport == "http" {
 		ask = s.alone // the root is in memory, all of it
@@ -63,7 +63,7 @@ func (c combination) check(t *testing.T, tree string) {
 	got := ask(`
 lsblk -rno NAME,TRAN,RO,FSTYPE
 echo "root $(findmnt -no FSTYPE /)"
-` + state + `
+` + state + keeper + `
 echo "digest $(sha256sum < /` + questioned + ` | cut -d' ' -f1)"
 echo "acl $(ls -l /` + questioned + ` | cut -c11 | tr ' ' -)"`)
 	if got != want {
@@ -79,6 +79,15 @@ echo "acl $(ls -l /` + questioned + ` | cut -c11 | tr ' ' -)"`)
 		t.Errorf("%s", r.all())
 	}
 }
+
+// keeper asks whether the keeper, which every node has whose address is leased, is spared by the OOM killer and locked in
+// memory, all but what the kernel maps into it, and takes the memory that it uses: what Go reserves is 40 MiB more.
+const keeper = `
+keeper=$(pgrep -f ^@netroot-keeper)
+echo "keeper $(cat /proc/$keeper/oom_score_adj) $(awk '{ kib[$1] = $2 } END {
+	print (kib["VmSize:"] - kib["VmLck:"] < 1024 ? "locked" : kib["VmLck:"]), (kib["VmRSS:"] < 24 * 1024 ? "small" : kib["VmRSS:"])
+}' /proc/$keeper/status)"
+`
 
 // accessOf is how ls marks a file with an ACL, + or -.
 func accessOf(t *testing.T, file string) string {
