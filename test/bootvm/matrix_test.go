@@ -17,7 +17,7 @@ import (
 type combination struct {
 	machine
 	disk    string // what lsblk says of the root's: NAME TRAN RO FSTYPE
-	reboots bool   // the machine is asked again after a reboot
+	reboots bool   // the machine is asked the same again after a reboot
 }
 
 // TestMatrix boots by each transport and each firmware that the other tests do
@@ -53,25 +53,17 @@ func (c combination) check(t *testing.T, tree string) {
 	}
 	s := c.session(limit(t, 2*bootLimit), t)
 	s.greet()
-	const state = `echo "state $(systemctl is-system-running --wait)"; systemctl --failed --plain --no-legend
-`
 	want := fmt.Sprintf("%s\nroot overlay\nstate running\nkeeper -1000 locked small\ndigest %x\nacl %s\n", c.disk, sha256.Sum256(content), accessOf(t, filepath.Join(tree, questioned)))
 	ask := s.ask
 	if c.Transport == "http" {
 		ask = s.alone // the root is in memory, all of it
 	}
-	got := ask(`
-lsblk -rno NAME,TRAN,RO,FSTYPE
-echo "root $(findmnt -no FSTYPE /)"
-` + state + keeper + `
-echo "digest $(sha256sum < /` + questioned + ` | cut -d' ' -f1)"
-echo "acl $(ls -l /` + questioned + ` | cut -c11 | tr ' ' -)"`)
-	if got != want {
+	if got := ask(questions); got != want {
 		t.Errorf("it says\n%s\nwant\n%s", got, want)
 	}
 	if c.reboots {
 		s.note("back from a reboot in %s", s.reboot().Round(time.Second))
-		if got, want := s.ask(state), "state running\n"; got != want {
+		if got := ask(questions); got != want {
 			t.Errorf("after a reboot it says\n%s\nwant\n%s", got, want)
 		}
 	}
@@ -79,6 +71,16 @@ echo "acl $(ls -l /` + questioned + ` | cut -c11 | tr ' ' -)"`)
 		t.Errorf("%s", r.all())
 	}
 }
+
+// questions are answered in the same way before a reboot and after it.
+const questions = `
+lsblk -rno NAME,TRAN,RO,FSTYPE
+echo "root $(findmnt -no FSTYPE /)"
+echo "state $(systemctl is-system-running --wait)"; systemctl --failed --plain --no-legend
+` + keeper + `
+echo "digest $(sha256sum < /` + questioned + ` | cut -d' ' -f1)"
+echo "acl $(ls -l /` + questioned + ` | cut -c11 | tr ' ' -)"
+`
 
 // keeper asks whether the keeper, which every node has whose address is leased, is spared by the OOM killer and locked in
 // memory, all but what the kernel maps into it, and takes the memory that it uses: what Go reserves is 40 MiB more.
