@@ -195,7 +195,11 @@ func (n *node) keepDracut(ctx context.Context) (said string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return strings.Join(kept, " and ") + " in good hands", leaveService(cmd.Process.Pid)
+	if err := leaveService(cmd.Process.Pid); err != nil {
+		dismiss(cmd)
+		return "", fmt.Errorf("the keeper cannot leave the initramfs's service: %w", err)
+	}
+	return strings.Join(kept, " and ") + " in good hands", nil
 }
 
 // waitForTargets has the kernel wait for a lost target without end; its limit is

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -38,7 +37,6 @@ type iscsiDevice struct {
 
 	conn    *os.File // the socket that the kernel was given
 	stopped bool     // the kernel knows that the connection ended, and waits
-	keeper  *exec.Cmd
 }
 
 // attachISCSI logs in, gives the connection to the kernel and leaves a keeper
@@ -66,7 +64,7 @@ func (n *node) attachISCSI(ctx context.Context) (said string, err error) {
 	}
 	disk, err := d.scan(ctx, host)
 	if err == nil {
-		d.keeper, err = startKeeper(keeperState{ISCSI: d, Net: n.net}, d.conn, d.Kernel.socket)
+		_, err = startKeeper(keeperState{ISCSI: d, Net: n.net}, d.conn, d.Kernel.socket)
 	}
 	if err != nil {
 		return "", errors.Join(err, d.Kernel.destroy(), d.conn.Close())

@@ -107,9 +107,17 @@ func startKeeper(state keeperState, files ...*os.File) (*exec.Cmd, error) {
 	}
 	// Spared by the OOM killer. Set here: its own /proc may be gone before it looks.
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte("-1000"), 0); err != nil {
+		dismiss(cmd)
 		return nil, fmt.Errorf("protect the keeper: %w", err)
 	}
 	return cmd, nil
+}
+
+// dismiss ends a keeper that another will stand in for: two of them would both
+// connect the device.
+func dismiss(keeper *exec.Cmd) {
+	keeper.Process.Kill()
+	keeper.Wait()
 }
 
 // filled is a pipe with a text in it, for a process that outlives this one.
@@ -138,6 +146,18 @@ func (n *node) keepAddress() error {
 	return err
 }
 
+// lockMemory has this process never swapped out to where it would itself be
+// needed. What Go reserves but does not use takes no memory, but for kernels
+// without MCL_ONFAULT, which are those before 4.4 (mlockall(2)).
+func lockMemory() error {
+	const all = unix.MCL_CURRENT | unix.MCL_FUTURE
+	err := unix.Mlockall(all | unix.MCL_ONFAULT)
+	if err == unix.EINVAL {
+		err = unix.Mlockall(all)
+	}
+	return err
+}
+
 // Keep is the keeper's life: it renews the address's lease, connects the root's
 // device again whenever its connection ends, and keeps an overlay over a live tree
 // fresh. It returns only when what it was given makes no sense, or has an end.
@@ -148,9 +168,7 @@ func Keep(stdin io.Reader) error {
 		return fmt.Errorf("keeper: %w", err)
 	}
 	signal.Ignore(syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
-	// Never swapped out to where it would itself be needed. ONFAULT: what Go
-	// reserves but does not use takes no memory.
-	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+	if err := lockMemory(); err != nil {
 		log.detail("keeper", fmt.Sprintf("lock memory: %v", err))
 	}
 	ctx := context.Background()

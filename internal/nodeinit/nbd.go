@@ -163,8 +163,7 @@ func (d *nbdDevice) reconfigure() error {
 // disconnect takes the device away and ends its keeper.
 func (d *nbdDevice) disconnect() error {
 	if d.keeper != nil {
-		d.keeper.Process.Kill()
-		d.keeper.Wait()
+		dismiss(d.keeper)
 	}
 	err := nbdRequest(nbdCmdDisconnect, nl.NewRtAttr(nbdAttrIndex, nl.Uint32Attr(uint32(d.Index))))
 	return errors.Join(err, d.conn.Close())

@@ -36,7 +36,7 @@ func (n *node) attachHTTP(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if err := n.keepAddress(); err != nil {
-		return "", err
+		return "", errors.Join(err, detachLoop(device))
 	}
 	n.device = device
 	checked := "its digest is right"
@@ -217,5 +217,22 @@ func attachLoop(ctx context.Context, file *os.File) (string, error) {
 	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_FD, int(file.Fd())); err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	return path, waitDevice(ctx, path)
+	if err := waitDevice(ctx, path); err != nil {
+		return "", errors.Join(err, detachLoop(path))
+	}
+	return path, nil
+}
+
+// detachLoop has a loop device let go of its file: who tries again fetches another,
+// and memory may not hold both.
+func detachLoop(path string) error {
+	loop, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer loop.Close()
+	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_CLR_FD, 0); err != nil {
+		return fmt.Errorf("let go of %s: %w", path, err)
+	}
+	return nil
 }
