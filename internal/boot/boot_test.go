@@ -52,6 +52,7 @@ func TestGolden(t *testing.T) {
 		{"nvme", vm, Settings{Ports: all, Servers: []string{"10.0.2.2", "10.0.2.3", "2001:db8::3"}}},
 		{"iscsi", vm, Settings{Ports: all, Transport: handoff.ISCSI}},
 		{"http", vm, Settings{Ports: all, Transport: handoff.HTTP}},
+		{"http-servers", vm, Settings{Ports: all, Transport: handoff.HTTP, Servers: []string{"10.0.2.2", "10.0.2.3", "2001:db8::3"}}},
 		{"nfs", vm, Settings{Ports: all, Transport: handoff.NFS, Overlay: handoff.Overlay{Enabled: true}, Servers: []string{"10.0.2.2", "10.0.2.3", "2001:db8::3"}}},
 		{"nfs-rw", vm, Settings{Ports: all, RW: true, RunLayers: []string{digest("d")}}},
 		{"nfs-site", vm, Settings{Ports: all, Transport: handoff.NFS, Elsewhere: Elsewhere{Path: "/srv/trees/debian12"}}},

@@ -41,10 +41,6 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 		return handoff.Root{}, err
 	}
 	r := handoff.Root{Transport: t, FSType: im.RootFormat}
-	if t == handoff.HTTP {
-		r.URL = base + BlobPath + im.Root.Digest
-		return r, nil
-	}
 	r.Servers, r.Port = []string{host}, s.Ports[t]
 	for _, server := range s.Servers {
 		if err := handoff.CheckHost(server); err != nil {
@@ -55,6 +51,9 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 		}
 	}
 	switch t {
+	case handoff.HTTP:
+		r.URL, r.Servers, r.Port = base+BlobPath+im.Root.Digest, r.Servers[1:], 0
+		return r, nil
 	case handoff.ISCSI:
 		r.LUN = s.Elsewhere.LUN
 	case handoff.NFS:

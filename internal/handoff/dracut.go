@@ -48,8 +48,6 @@ func (r Root) dracut() ([]string, error) {
 		return append([]string{"root=" + r.dracutNBD()}, r.fsArguments()...), nil
 	case ISCSI:
 		return r.dracutISCSI()
-	case NFS:
-		return []string{"root=" + r.String()}, nil
 	case NVMe:
 		return append([]string{"root=" + r.String()}, r.fsArguments()...), nil
 	}

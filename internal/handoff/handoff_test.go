@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +35,8 @@ func TestParse(t *testing.T) {
 		{"root=nvme:[fd00::1],[fd00::2]::::nqn.y", Boot{Root: Root{Transport: NVMe, Servers: []string{"fd00::1", "fd00::2"}, Name: "nqn.y"}}},
 		{"root=iscsi:10.0.0.1::3261::iqn.2026-11.x:debian12 rootfstype=erofs", Boot{Root: Root{Transport: ISCSI, Servers: []string{"10.0.0.1"}, Port: 3261, FSType: "erofs", Name: "iqn.2026-11.x:debian12"}}},
 		{"root=iscsi:10.0.0.1:::1:iqn.x", Boot{Root: Root{Transport: ISCSI, Servers: []string{"10.0.0.1"}, LUN: 1, Name: "iqn.x"}}},
+		{"root=live:http://10.0.0.1,boot2,[fd00::1]:8010/v1/blobs/sha256:ab", Boot{Root: Root{Transport: HTTP, URL: "http://10.0.0.1:8010/v1/blobs/sha256:ab", Servers: []string{"boot2", "fd00::1"}}}},
+		{"root=live:https://[fd00::1],10.0.0.1/a,b?c,d", Boot{Root: Root{Transport: HTTP, URL: "https://[fd00::1]/a,b?c,d", Servers: []string{"10.0.0.1"}}}},
 		{"root=live:http://10.0.0.1:8010/v1/blobs/sha256:ab rootfstype=squashfs", Boot{Root: Root{Transport: HTTP, URL: "http://10.0.0.1:8010/v1/blobs/sha256:ab", FSType: "squashfs"}}},
 		{"root=nfs:10.0.0.1:/debian12:ro,vers=3,nolock,port=2050,mountport=2050 rootovl", Boot{Root: Root{Transport: NFS, Servers: []string{"10.0.0.1"}, Port: 2050, Name: "/debian12", FSType: "nfs", MountOptions: []string{"ro", "vers=3", "nolock", "port=2050", "mountport=2050"}}, Overlay: Overlay{Enabled: true}}},
 		{"audit=0 root=10.0.2.2:/srv/centos7:rw,nolock,nfsvers=3 rootfstype=nfs rd.luks=0", Boot{Root: Root{Transport: NFS, Servers: []string{"10.0.2.2"}, Name: "/srv/centos7", FSType: "nfs", MountOptions: []string{"rw", "nolock", "nfsvers=3"}}}},
@@ -53,6 +56,22 @@ func TestParse(t *testing.T) {
 			t.Errorf("Parse(%q): %v", tt.line, err)
 		} else if d := cmp.Diff(tt.want, got, cmpNet); d != "" {
 			t.Errorf("Parse(%q) (-want +got):\n%s", tt.line, d)
+		}
+	}
+}
+
+func TestURLs(t *testing.T) {
+	for line, want := range map[string][]string{
+		"root=live:http://a/x":                      {"http://a/x"},
+		"root=live:http://a,b:80/x":                 {"http://a:80/x", "http://b:80/x"},
+		"root=live:http://[fd00::1],[fd00::2]:80/x": {"http://[fd00::1]:80/x", "http://[fd00::2]:80/x"},
+		"root=live:http://a,[fd00::2]/x":            {"http://a/x", "http://[fd00::2]/x"},
+	} {
+		b, err := Parse(line)
+		if err != nil {
+			t.Errorf("Parse(%q): %v", line, err)
+		} else if got := b.Root.URLs(); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", line, got, want)
 		}
 	}
 }
@@ -79,6 +98,9 @@ func TestParseErrors(t *testing.T) {
 		"root=iscsi:a:::16384:iqn":                      "LUN",
 		"root=iscsi:a:::b:iqn":                          "LUN",
 		"root=live:/dev/sr0":                            "want live:http://",
+		"root=live:http:///x":                           "want live:http://",
+		"root=live:http://,:80/x":                       "want live:http://",
+		"root=live:http://a,b:port/x":                   "want live:http://",
 		"root=nbd:a:0":                                  "no port",
 		"root=nbd:a:70000":                              "no port",
 		"root=nbd:a:1 ip=eth0":                          "want ip=dhcp",
@@ -160,6 +182,8 @@ func FuzzParse(f *testing.F) {
 	f.Add("root=nbd:a:1 rootovl rootovlcfg=a,,.. rootovlcfg=b")
 	f.Add("root=a:/x:ro,vers=3 rootfstype=nfs rootflags=port=3")
 	f.Add("root=/dev/nfs nfsroot=a:/x,vers=3")
+	f.Add("root=a:/x rootfstype=nfs rootflags=clientaddr=fd00::1")
+	f.Add("root=live:http://a,b:80/x")
 	f.Add("root=live:nfs://a,b:2050/images/x rootfstype=erofs")
 	f.Fuzz(func(t *testing.T, line string) {
 		b, err := Parse(line)

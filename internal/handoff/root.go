@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -38,7 +39,7 @@ func Transports() []Transport { return []Transport{NVMe, NBD, ISCSI, NFSImage, N
 // Root says where the root filesystem is.
 type Root struct {
 	Transport    Transport
-	Servers      []string // host names or addresses, in the order to try; not for HTTP
+	Servers      []string // host names or addresses, in the order to try; for HTTP those after the URL's
 	Port         uint16   // of all of them; 0: the transport's own
 	Name         string   // NBD export (empty: the server's default), NVMe subsystem, iSCSI target, path of an NFS server
 	LUN          uint16   // iSCSI only: which of the target's units is the disk
@@ -104,13 +105,37 @@ func (r Root) Digest() string {
 	return ""
 }
 
+// URLs are those of an HTTP root, in the order to try.
+func (r Root) URLs() []string {
+	scheme, _, rest := cutURL(r.URL)
+	urls := []string{r.URL}
+	for _, s := range r.Servers {
+		urls = append(urls, scheme+bracket(s)+rest)
+	}
+	return urls
+}
+
+// cutURL cuts a URL before and behind its hosts, of which there may be several, with commas between: the port is in rest,
+// and everyone's. hosts is empty for what is no URL of a server.
+func cutURL(raw string) (scheme, hosts, rest string) {
+	scheme, rest, _ = strings.Cut(raw, "://")
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	if colon := strings.LastIndexByte(rest[:end], ':'); colon > strings.LastIndexByte(rest[:end], ']') {
+		end = colon
+	}
+	return scheme + "://", rest[:end], rest[end:]
+}
+
 // String renders r as the value of root=. Where dracut has a syntax it is
 // dracut's, with two additions: several servers, with commas between, and an NBD
 // root with both port and export, PORT/EXPORT, where dracut takes either.
 //
 //	nbd:SERVERS:PORT-or-EXPORT:FSTYPE:OPTIONS     (one more field, options of nbd-client, is read)
 //	iscsi:SERVERS:PROTOCOL:PORT:LUN:TARGET
-//	live:URL
+//	live:URL                                      (with commas between hosts: ours)
 //	nfs:SERVERS:PATH:OPTIONS, nfs4:...
 //	live:nfs://SERVERS:PORT/PATH                  (ours)
 //	nvme:SERVERS:PORT:FSTYPE:OPTIONS:SUBSYSTEM    (ours)
@@ -119,7 +144,10 @@ func (r Root) String() string {
 	for _, s := range r.Servers {
 		servers = append(servers, bracket(s))
 	}
-	list, options := strings.Join(servers, ","), strings.Join(r.MountOptions, ",")
+	list, options := strings.Join(servers, ","), ""
+	if !r.flagsApart() {
+		options = strings.Join(r.MountOptions, ",")
+	}
 	switch r.Transport {
 	case NVMe:
 		return strings.Join([]string{"nvme", list, portOr(r.Port, ""), r.FSType, options, r.Name}, ":")
@@ -133,7 +161,8 @@ func (r Root) String() string {
 		}
 		return "live:nfs://" + list + r.Name
 	case HTTP:
-		return "live:" + r.URL
+		scheme, host, rest := cutURL(r.URL)
+		return "live:" + scheme + strings.Join(append([]string{host}, servers...), ",") + rest
 	}
 	where := r.Name
 	if r.Port != 0 && r.Port != DefaultNBDPort || r.Name == "" || numeric(r.Name) {
@@ -148,15 +177,24 @@ func (r Root) String() string {
 // arguments are those that r needs beside root=: what its syntax has no place for.
 func (r Root) arguments() []string {
 	args := []string{"root=" + r.String()}
-	if r.Transport == ISCSI || r.Transport == HTTP || r.Transport == NFSImage {
-		if r.FSType != "" {
-			args = append(args, "rootfstype="+r.FSType)
-		}
-		if len(r.MountOptions) > 0 {
-			args = append(args, "rootflags="+strings.Join(r.MountOptions, ","))
-		}
+	if r.bare() && r.FSType != "" {
+		args = append(args, "rootfstype="+r.FSType)
+	}
+	if r.flagsApart() && len(r.MountOptions) > 0 {
+		args = append(args, "rootflags="+strings.Join(r.MountOptions, ","))
 	}
 	return args
+}
+
+// bare tells whether root= of this transport says nothing of the mount.
+func (r Root) bare() bool {
+	return r.Transport == ISCSI || r.Transport == HTTP || r.Transport == NFSImage
+}
+
+// flagsApart tells whether mount options have no place in root=. One with a colon, such as an IPv6 address, has none
+// between colons.
+func (r Root) flagsApart() bool {
+	return r.bare() || slices.ContainsFunc(r.MountOptions, func(o string) bool { return strings.Contains(o, ":") })
 }
 
 // portOr renders a port, or a LUN, and one that is 0 as none.
@@ -252,11 +290,21 @@ func parseLive(raw string) (Root, error) {
 	if where, ok := strings.CutPrefix(raw, "nfs://"); ok {
 		return parseNFSImage(where)
 	}
-	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return Root{}, errors.New("want live:http://HOST/PATH or live:nfs://HOST/PATH")
+	scheme, hosts, rest := cutURL(raw)
+	r, err := servers(HTTP, hosts)
+	if err == nil {
+		r.URL, r.Servers = scheme+bracket(r.Servers[0])+rest, r.Servers[1:]
 	}
-	return Root{Transport: HTTP, URL: raw}, nil
+	for _, s := range r.URLs() {
+		u, e := url.Parse(s)
+		if err != nil || e != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return Root{}, errors.New("want live:http://HOST/PATH or live:nfs://HOST/PATH")
+		}
+	}
+	if len(r.Servers) == 0 {
+		r.Servers = nil
+	}
+	return r, nil
 }
 
 func servers(t Transport, text string) (Root, error) {

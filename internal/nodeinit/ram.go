@@ -25,7 +25,7 @@ const memoryReserve = 192 << 20
 // attachHTTP fetches the whole packed root into memory and makes a read-only
 // loop device of it. The node then depends on no server.
 func (n *node) attachHTTP(ctx context.Context) (string, error) {
-	d := newDownload(n.boot.Root.URL, n.boot.Root.Digest(), n.log)
+	d := newDownload(n.boot.Root.URLs(), n.boot.Root.Digest(), n.log)
 	file, err := d.run(ctx)
 	if err != nil {
 		return "", err
@@ -43,13 +43,14 @@ func (n *node) attachHTTP(ctx context.Context) (string, error) {
 	if d.want == "" {
 		checked = "unchecked, for its URL ends in no digest"
 	}
-	return fmt.Sprintf("%s holds %s of %s in memory, %s/s, %s", device, mib(d.size), d.url,
+	return fmt.Sprintf("%s holds %s of %s in memory, %s/s, %s", device, mib(d.size), d.urls[0],
 		mib(int64(float64(d.size)/time.Since(d.began).Seconds())), checked), nil
 }
 
 // download is one file on its way into memory.
 type download struct {
-	url, want  string // want is its digest, where the URL says it
+	urls       []string // of one file, the one to ask first
+	want       string   // its digest, where the URL says it
 	log        *console
 	meminfo    string        // /proc/meminfo
 	pause      time.Duration // after a first failure
@@ -59,41 +60,50 @@ type download struct {
 	began      time.Time
 }
 
-func newDownload(url, want string, log *console) *download {
-	return &download{url: url, want: want, log: log, meminfo: "/proc/meminfo", pause: time.Second, sum: sha256.New(), began: time.Now()}
+func newDownload(urls []string, want string, log *console) *download {
+	return &download{urls: urls, want: want, log: log, meminfo: "/proc/meminfo", pause: time.Second, sum: sha256.New(), began: time.Now()}
 }
 
 // longestPause is how long a node waits at most before it asks a server again that has sent a part of its root.
 const longestPause = 15 * time.Second
 
-// run fetches the file. Once some of it is here it goes on from there for as long as it takes, whatever becomes of the
-// server meanwhile: to begin anew would cost all of it.
+// run fetches the file, from the first server that has it. Once some of it is here it goes on from there for as long as it
+// takes, from one server after the other, whatever becomes of them meanwhile: to begin anew would cost all of it.
 func (d *download) run(ctx context.Context) (*os.File, error) {
 	fd, err := unix.MemfdCreate("netroot-root", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
 	file := os.NewFile(uintptr(fd), "netroot-root")
-	for pause := d.pause; ; {
-		before := d.have
+	pause, failures := d.pause, 0 // since the last byte that came
+	for {
+		before, url := d.have, d.urls[0]
 		err := d.fetch(ctx, file)
 		if err == nil {
-			break
-		}
-		if d.have == 0 || ctx.Err() != nil || errors.Is(err, errNoMemory) {
-			return nil, errors.Join(fmt.Errorf("fetch %s: %w", d.url, err), file.Close())
+			return file, nil
 		}
 		if d.have > before {
-			pause = d.pause
+			pause, failures = d.pause, 0
 		}
-		d.log.fail("attach", fmt.Errorf("fetch %s: %w; going on at %s in %v", d.url, err, mib(d.have), pause))
+		failures++
+		d.urls = append(d.urls[1:], url)
+		err = fmt.Errorf("fetch %s: %w", url, err)
+		all := failures%len(d.urls) == 0 // servers were asked
+		if ctx.Err() != nil || errors.Is(err, errNoMemory) || d.have == 0 && all {
+			return nil, errors.Join(err, file.Close())
+		}
+		next := fmt.Sprintf("going on at %s", mib(d.have))
+		if len(d.urls) > 1 {
+			next += " from " + d.urls[0]
+		}
+		if !all {
+			d.log.fail("attach", fmt.Errorf("%w; %s", err, next))
+			continue
+		}
+		d.log.fail("attach", fmt.Errorf("%w; %s in %v", err, next, pause))
 		wait(ctx, pause)
 		pause = min(2*pause, longestPause)
 	}
-	if got := "sha256:" + hex.EncodeToString(d.sum.Sum(nil)); d.want != "" && got != d.want {
-		return nil, errors.Join(fmt.Errorf("fetch %s: what came has digest %s", d.url, got), file.Close())
-	}
-	return file, nil
 }
 
 var errNoMemory = errors.New("not enough memory")
@@ -101,9 +111,9 @@ var errNoMemory = errors.New("not enough memory")
 // web asks servers. One that has vanished is noticed within half a minute, by keepalive or by the lack of an answer.
 var web = &http.Client{Transport: &http.Transport{DialContext: keepAlive.DialContext, ResponseHeaderTimeout: 30 * time.Second}}
 
-// fetch makes one request, for what is missing.
+// fetch makes one request to the first server, for what is missing.
 func (d *download) fetch(ctx context.Context, file *os.File) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.urls[0], nil)
 	if err != nil {
 		return err
 	}
@@ -127,7 +137,14 @@ func (d *download) fetch(ctx context.Context, file *os.File) error {
 	default:
 		return fmt.Errorf("the server says %s", resp.Status)
 	}
-	return d.copy(io.LimitReader(resp.Body, d.size-d.have), file)
+	if err := d.copy(io.LimitReader(resp.Body, d.size-d.have), file); err != nil {
+		return err
+	}
+	if got := "sha256:" + hex.EncodeToString(d.sum.Sum(nil)); d.want != "" && got != d.want {
+		d.have = 0 // all of it has to come anew
+		return fmt.Errorf("what came has digest %s", got)
+	}
+	return nil
 }
 
 // begin makes sure that there is room for what the server will send, from its first byte on.

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,10 +36,10 @@ func webRoot(t *testing.T, content []byte, spoil func(n int, w http.ResponseWrit
 	return server.URL, asked
 }
 
-func fetchRoot(t *testing.T, url, want string, meminfo string) ([]byte, string, error) {
+func fetchRoot(t *testing.T, urls, want string, meminfo string) ([]byte, string, error) {
 	t.Helper()
 	log, told := quiet(t)
-	d := newDownload(url, want, log)
+	d := newDownload(strings.Split(urls, ","), want, log)
 	d.pause = time.Millisecond
 	if meminfo != "" {
 		d.meminfo = filepath.Join(t.TempDir(), "meminfo")
@@ -109,6 +110,62 @@ func TestDownloadGoesOn(t *testing.T) {
 	}
 }
 
+// TestDownloadFromSeveral: of several servers each is asked in its turn, and one goes on where another broke off.
+func TestDownloadFromSeveral(t *testing.T) {
+	content := bytes.Repeat([]byte("netroot "), 64<<10)
+	good := func(int, http.ResponseWriter, *http.Request) bool { return false }
+	absent := func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		http.NotFound(w, r)
+		return true
+	}
+	broken := func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 1 {
+			breakOff(w, r, content, 100_000)
+		}
+		return absent(n, w, r)
+	}
+	once := func(n int, w http.ResponseWriter, r *http.Request) bool { return n == 1 && broken(n, w, r) }
+	wrong := func(_ int, w http.ResponseWriter, r *http.Request) bool {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content[1:]))
+		return true
+	}
+	type spoiled []func(int, http.ResponseWriter, *http.Request) bool
+	for name, tt := range map[string]struct {
+		servers spoiled
+		asked   []string // what the second was first asked for
+		said    string
+	}{
+		"the first has it":           {spoiled{good, good}, nil, ""},
+		"the first does not have it": {spoiled{absent, good}, []string{""}, "the server says 404 Not Found; going on at 0.0 MiB from "},
+		"the first breaks off":       {spoiled{broken, good}, []string{"bytes=100000-"}, "going on at 0.1 MiB from "},
+		"the first has another":      {spoiled{wrong, good}, []string{""}, "what came has digest sha256:"},
+		"two break off":              {spoiled{broken, broken, good}, []string{"bytes=100000-"}, "going on at 0.2 MiB from "},
+		"the first comes back":       {spoiled{once, absent}, []string{"bytes=100000-"}, "404 Not Found; going on at 0.1 MiB from "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var urls []string
+			var asked *[]string
+			for i, spoil := range tt.servers {
+				url, its := webRoot(t, content, spoil)
+				urls = append(urls, url)
+				if i == 1 {
+					asked = its
+				}
+			}
+			got, said, err := fetchRoot(t, strings.Join(urls, ","), digestOf(content), "")
+			if err != nil || !bytes.Equal(got, content) {
+				t.Fatalf("%d bytes, %v", len(got), err)
+			}
+			if !slices.Equal((*asked)[:min(len(*asked), 1)], tt.asked) {
+				t.Errorf("the second was asked for %q, want %q", *asked, tt.asked)
+			}
+			if !strings.Contains(said, tt.said) {
+				t.Errorf("told: %s", said)
+			}
+		})
+	}
+}
+
 // TestDownloadBeginsAnew: a server that knows no ranges, or has another file by now, sends all of it.
 func TestDownloadBeginsAnew(t *testing.T) {
 	old, content := bytes.Repeat([]byte("old"), 100_000), bytes.Repeat([]byte("new"), 50_000)
@@ -168,7 +225,7 @@ func TestDownloadEnds(t *testing.T) {
 		return true
 	})
 	log, _ := quiet(t)
-	d := newDownload(url, "", log)
+	d := newDownload([]string{url}, "", log)
 	d.pause = time.Millisecond
 	if file, err := d.run(ctx); err == nil {
 		file.Close()
