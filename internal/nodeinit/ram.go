@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -124,6 +125,10 @@ func (d *download) fetch(ctx context.Context, file *os.File) error {
 		}
 	}
 	resp, err := web.Do(req)
+	var named *url.Error
+	if errors.As(err, &named) {
+		err = named.Err // the URL is said already
+	}
 	if err != nil {
 		return err
 	}
