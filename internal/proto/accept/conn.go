@@ -178,9 +178,9 @@ func (c *conn) work() {
 		busy.Add(-1)
 		return
 	}
-	unix.SetNonblock(c.fd, false)
 	c.idle.Store(nil)
-	w.Close() // a Write that waits by it finds the connection busy
+	w.Close() // with its users gone, of whom none may meet a socket that blocks
+	unix.SetNonblock(c.fd, false)
 }
 
 // take gives the connection a file descriptor of its own.
@@ -259,21 +259,15 @@ func (c *conn) Close() error {
 
 // CloseWrite tells the peer that nothing more comes.
 func (c *conn) CloseWrite() error {
-	shut := func(fd int, _ []byte) (int, error) { return 0, unix.Shutdown(fd, unix.SHUT_WR) }
-	for {
-		w := c.idle.Load()
-		if w == nil {
-			_, err := c.call(shut, nil, new(atomic.Int64))
-			return c.failed("close", err)
-		}
-		raw, err := w.SyscallConn()
-		if err == nil {
-			err = errors.Join(raw.Control(func(fd uintptr) { _, err = shut(int(fd), nil) }), err)
-		}
-		if !c.again(err) {
-			return c.failed("close", err)
-		}
+	c.change.Lock()
+	defer c.change.Unlock()
+	switch {
+	case c.closed.Load():
+		return c.failed("close", net.ErrClosed)
+	case c.fd >= 0:
+		return c.failed("close", unix.Shutdown(c.fd, unix.SHUT_WR))
 	}
+	return c.idle.Load().pollable.(*net.TCPConn).CloseWrite() // as newConn was given it
 }
 
 // SetDeadline is net.Conn's, but a busy connection that waits already may not see it until patience has passed.

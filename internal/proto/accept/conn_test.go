@@ -226,6 +226,25 @@ func TestClose(t *testing.T) {
 	})
 }
 
+func TestCloseWrite(t *testing.T) {
+	inEachState(t, func(t *testing.T, c *conn, peer *net.TCPConn) {
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(peer); len(b) != 0 || err != nil {
+			t.Errorf("%q, %v", b, err)
+		}
+		peer.Write([]byte("bye"))
+		if _, err := io.ReadFull(c, make([]byte, 3)); err != nil {
+			t.Errorf("no more can be read: %v", err)
+		}
+		c.Close()
+		if err := c.CloseWrite(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after it is closed: %v", err)
+		}
+	})
+}
+
 func TestPeerLeaves(t *testing.T) {
 	inEachState(t, func(t *testing.T, c *conn, peer *net.TCPConn) {
 		peer.Write([]byte("bye"))

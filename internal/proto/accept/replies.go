@@ -6,12 +6,14 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
 	heldReply = 16 << 10 // bytes of the largest reply that is held
 	heldBytes = 32 << 10 // of those that are held together
+	heldTime  = time.Millisecond
 )
 
 // heldBuffers keeps buffers of heldBytes, so that a connection has none while it is idle.
@@ -25,10 +27,12 @@ var heldBuffers = sync.Pool{New: func() any {
 type Replies struct {
 	nc   net.Conn
 	peer string
+	hold atomic.Bool
 
-	mu   sync.Mutex
-	hold bool
-	held *[]byte // nil when there are none
+	mu    sync.Mutex
+	held  *[]byte     // nil when there are none
+	timer *time.Timer // runs while there are
+	err   error       // the first: what follows half of a reply would be taken for its rest
 }
 
 // NewReplies returns the replies on nc. peer is the protocol's word for who takes them, for errors.
@@ -39,37 +43,55 @@ func NewReplies(nc net.Conn, peer string) *Replies { return &Replies{nc: nc, pee
 func (r *Replies) Send(b []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(b) > heldReply || !r.hold && r.held == nil {
-		return errors.Join(r.flush(), r.write(b))
+	if len(b) > heldReply || !r.hold.Load() && r.held == nil {
+		r.flush()
+		return r.write(b)
 	}
 	if r.held == nil {
-		r.held = heldBuffers.Get().(*[]byte)
+		r.begin()
 	}
 	*r.held = append(*r.held, b...)
-	if r.hold && len(*r.held) <= heldBytes-heldReply {
-		return nil
+	if r.hold.Load() && len(*r.held) <= heldBytes-heldReply {
+		return r.err
 	}
 	return r.flush()
 }
 
-// Hold has small replies held from now on, or sends what is held and from now on everything at once. Who has them held
-// must not wait for the peer, or for anything that takes long, before they are sent.
+// Hold has small replies held from now on, or sends what is held and from now on everything at once. Whatever the caller
+// waits for meanwhile, none is held for longer than a millisecond or so.
 func (r *Replies) Hold(on bool) error {
+	if on || !r.hold.Load() {
+		r.hold.Store(on) // and nothing is held: no need to wait for who writes
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.hold = on
-	if on {
-		return nil
-	}
+	r.hold.Store(false)
 	return r.flush()
 }
 
+// begin begins to hold replies.
+func (r *Replies) begin() {
+	r.held = heldBuffers.Get().(*[]byte)
+	if r.timer != nil {
+		r.timer.Reset(heldTime)
+		return
+	}
+	r.timer = time.AfterFunc(heldTime, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.flush()
+	})
+}
+
+// flush sends what is held.
 func (r *Replies) flush() error {
 	if r.held == nil {
 		return nil
 	}
 	b := r.held
 	r.held = nil
+	r.timer.Stop()
 	err := r.write(*b)
 	*b = (*b)[:0]
 	heldBuffers.Put(b)
@@ -77,13 +99,15 @@ func (r *Replies) flush() error {
 }
 
 func (r *Replies) write(b []byte) error {
+	if r.err != nil {
+		return r.err
+	}
 	r.nc.SetWriteDeadline(time.Now().Add(Stall))
 	_, err := r.nc.Write(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the %s took no data for %v", r.peer, Stall)
+		r.err = fmt.Errorf("the %s took no data for %v", r.peer, Stall)
+	} else if err != nil {
+		r.err = fmt.Errorf("reply: %w", err)
 	}
-	if err != nil {
-		return fmt.Errorf("reply: %w", err)
-	}
-	return nil
+	return r.err
 }

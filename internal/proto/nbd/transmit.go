@@ -83,9 +83,6 @@ func (c *conn) skipPayload(r request) error {
 	if r.length > maxPayload {
 		return fmt.Errorf("WRITE of %d bytes: more than %d", r.length, maxPayload)
 	}
-	if err := c.replies.Hold(false); err != nil {
-		return err
-	}
 	if _, err := c.r.Discard(int(r.length)); err != nil {
 		return fmt.Errorf("data of a WRITE: %w", notEOF(err))
 	}
@@ -183,10 +180,8 @@ type permit struct{ own, shared int64 }
 // so that nobody can stop the others.
 func (c *conn) admit(ctx context.Context, n int64) (p permit, err error) {
 	p.own = min(max(n, connMemory/connInFlight), connMemory)
-	if !c.inFlight.TryAcquire(p.own) {
-		if err := c.await(ctx, p.own); err != nil {
-			return p, err
-		}
+	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
+		return p, err
 	}
 	if c.srv.memory.TryAcquire(n) {
 		p.shared = n
@@ -194,7 +189,7 @@ func (c *conn) admit(ctx context.Context, n int64) (p permit, err error) {
 	}
 	c.inFlight.Release(p.own)
 	p.own = connMemory
-	if err := c.await(ctx, p.own); err != nil {
+	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
 		return p, err
 	}
 	if n <= smallRead {
@@ -206,14 +201,6 @@ func (c *conn) admit(ctx context.Context, n int64) (p permit, err error) {
 	}
 	p.shared = n
 	return p, nil
-}
-
-// await waits for n bytes of the connection's memory, with no reply held meanwhile.
-func (c *conn) await(ctx context.Context, n int64) error {
-	if err := c.replies.Hold(false); err != nil {
-		return err
-	}
-	return c.inFlight.Acquire(ctx, n)
 }
 
 func (c *conn) leave(p permit) {

@@ -101,8 +101,8 @@ func (c *conn) wait() {
 
 // end answers what is under way, and says goodbye to a host that does not follow the protocol.
 func (c *conn) end(err error) {
+	c.replies.Hold(false)
 	c.wait()
-	c.replies.Hold(false) // to who can hear it
 	c.cause.CompareAndSwap(nil, &err)
 	var wrong *fatal
 	if !errors.As(err, &wrong) || c.replies.Send(wrong.append(nil)) != nil {
@@ -249,11 +249,6 @@ func (c *conn) readData(h head, begin int) error {
 	rest := int(h.plen) - begin
 	if rest == 0 {
 		return nil
-	}
-	if c.r.Buffered() < rest {
-		if err := c.replies.Hold(false); err != nil {
-			return err
-		}
 	}
 	b := make([]byte, rest)
 	if _, err := io.ReadFull(c.r, b); err != nil {

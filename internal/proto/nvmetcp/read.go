@@ -119,10 +119,8 @@ type permit struct {
 // stop the others.
 func (c *conn) admit(ctx context.Context, n int) (p permit, err error) {
 	p = permit{own: 1, chunk: n}
-	if !c.inFlight.TryAcquire(p.own) {
-		if err := c.await(ctx, p.own); err != nil {
-			return p, err
-		}
+	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
+		return p, err
 	}
 	if held := int64(1) << (minBufferBits + bufferClass(p.chunk)); c.srv.memory.TryAcquire(held) {
 		p.shared = held
@@ -130,15 +128,7 @@ func (c *conn) admit(ctx context.Context, n int) (p permit, err error) {
 	}
 	c.inFlight.Release(p.own)
 	p = permit{own: connInFlight, chunk: min(n, ownChunk)}
-	return p, c.await(ctx, p.own)
-}
-
-// await waits for n of the connection's requests, with no reply held meanwhile.
-func (c *conn) await(ctx context.Context, n int64) error {
-	if err := c.replies.Hold(false); err != nil {
-		return err
-	}
-	return c.inFlight.Acquire(ctx, n)
+	return p, c.inFlight.Acquire(ctx, p.own)
 }
 
 func (c *conn) settle(p permit) {
