@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -134,6 +135,31 @@ func TestForgedHandlesOpenNothing(t *testing.T) {
 	ok(t, "GETATTR", s, statusOK)
 	if n := asked.Load(); n != 1 {
 		t.Errorf("a good handle opened the export %d times", n)
+	}
+}
+
+// TestMountWhileOthersRename: a path with ".." is found whatever goes on elsewhere on the machine.
+func TestMountWhileOthersRename(t *testing.T) {
+	needRoot(t)
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(dir, "a/b"), 0o755))
+	must(t, os.Symlink("../a/b", filepath.Join(dir, "a/link")))
+	h := serveDir(t, dir, Export{TrustRoot: true})
+	c := h.dial(t)
+	write(t, filepath.Join(elsewhere, "0"), nil, 0o644)
+	var stop atomic.Bool
+	var renaming sync.WaitGroup
+	renaming.Go(func() {
+		for i := 0; !stop.Load(); i ^= 1 {
+			must(t, os.Rename(filepath.Join(elsewhere, strconv.Itoa(i)), filepath.Join(elsewhere, strconv.Itoa(i^1))))
+		}
+	})
+	defer renaming.Wait()
+	defer stop.Store(true)
+	for range 3000 {
+		if s, _ := c.tryMount("/root/a/link"); s != statusOK {
+			t.Fatalf("MNT: status %d", s)
+		}
 	}
 }
 

@@ -23,6 +23,7 @@ var mountProcedures = []procedure{
 
 const (
 	maxMountPath = 1024     // MNTPATHLEN
+	maxOpens     = 1000     // of one path, while the machine renames
 	maxMountName = 255      // MNTNAMLEN
 	maxMounts    = 8192     // that are remembered for DUMP
 	maxMountList = 64 << 10 // bytes of a list in a reply; longer ones are cut
@@ -98,10 +99,17 @@ func (c *conn) mount(asked string) (name, handle string, err error) {
 // Linux 5.6).
 func (t *tree) within(rest string) (int, error) {
 	rest = path.Clean("./" + rest)
-	return unix.Openat2(t.fd, rest, &unix.OpenHow{
+	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	}
+	for try := 0; ; try++ {
+		fd, err := unix.Openat2(t.fd, rest, &how)
+		// EAGAIN: something was renamed or mounted, anywhere on this machine, while the kernel followed a "..".
+		if err != unix.EINTR && (err != unix.EAGAIN || try == maxOpens) {
+			return fd, err
+		}
+	}
 }
 
 func unmount(c *conn, q *call, out []byte) []byte {
