@@ -26,6 +26,7 @@ var law = []struct {
 	{"internal/proto", []string{"netroot/"}, "a protocol is words on a wire; who sends what is decided above it, and it can be lifted out whole, with proto/accept alone"},
 	{"internal/recipe", []string{"os", "net", "os/exec"}, "a recipe is text; what parses it must be the same on every machine"},
 	{"internal/boot", []string{"os", "net/http", "os/exec", "netroot/internal/store", "netroot/internal/serve"}, "what a machine is told is a pure function that can be printed"},
+	{"internal/site", []string{"os", "net/http", "os/exec", "netroot/internal/store", "netroot/internal/serve", "netroot/internal/config", "netroot/internal/pack"}, "what the owner wrote is data; what a machine is told of it is a pure function that can be printed"},
 	{"internal/export", []string{"os", "net/http", "os/exec", "netroot/internal/store", "netroot/internal/serve"}, "what a site's servers are told is a pure function that can be printed"},
 	{"internal/foreign", []string{"netroot/internal/store", "netroot/internal/serve", "netroot/internal/build", "netroot/internal/config"}, "it runs what it is told, as package vm does"},
 	{"internal/handoff", []string{"os", "net", "net/http", "os/exec", "netroot/"}, "server and node share it: it must be the same on both"},

@@ -16,7 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/build"
-	"netroot/internal/config"
+	"netroot/internal/pack"
+	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/term"
 )
@@ -121,7 +122,7 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 	}
 	opt.Label, opt.Recipe, opt.Tree, opt.Kernel = l.Name, r, l.Tree, l.Kernel
 	if opt.Pack == "" {
-		opt.Pack = l.Pack
+		opt.Pack = pack.Method(l.Pack)
 	}
 	opt.Transport, opt.LogDir, opt.Dir = l.Transport, cfg.Logs(), recipeDir(cfg, l)
 	opt.Initramfs = cmp.Or(opt.Initramfs, l.Initramfs)
@@ -153,7 +154,7 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 
 // recipeDir is where %pre, %setup and relative %files start: beside the
 // configuration that names the recipe, or where the caller is.
-func recipeDir(cfg *config.Config, l *config.Label) string {
+func recipeDir(cfg *site.Site, l *site.Label) string {
 	if _, named := cfg.Labels[l.Name]; named && cfg.Path != "" {
 		return filepath.Dir(cfg.Path)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/cache"
-	"netroot/internal/config"
+	"netroot/internal/site"
 	"netroot/internal/term"
 )
 
@@ -35,7 +35,7 @@ snapshot but time.`,
 }
 
 // openCache returns the cache of the configuration's state directory.
-func openCache(cfg *config.Config) *cache.Cache {
+func openCache(cfg *site.Site) *cache.Cache {
 	return cache.New(filepath.Join(cfg.State, "cache"), cache.Options{})
 }
 

@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/boot"
-	"netroot/internal/config"
 	"netroot/internal/export"
 	"netroot/internal/handoff"
 	"netroot/internal/serve"
+	"netroot/internal/site"
 	"netroot/internal/store"
 )
 
@@ -62,11 +62,11 @@ func (f *exportFlags) register(cmd *cobra.Command, clients bool) {
 // exported is one image on its way to a site's servers.
 type exported struct {
 	f     exportFlags
-	cfg   *config.Config
+	cfg   *site.Site
 	im    *store.Image
 	ref   string
 	set   boot.Settings // standard ports
-	label *config.Label // nil when the configuration does not name it
+	label *site.Label   // nil when the configuration does not name it
 }
 
 // exported finds the image, and the server that nodes will be sent to.
@@ -113,7 +113,7 @@ func (x *exported) plan(t handoff.Transport, elsewhere boot.Elsewhere) (boot.Pla
 	set.Elsewhere = elsewhere
 	set.RW = set.RW && t == handoff.NFS
 	if x.set.RW && !set.RW {
-		set.Overlay = config.DefaultOverlay() // a label that is rw by NFS, as what it can be here
+		set.Overlay = site.DefaultOverlay() // a label that is rw by NFS, as what it can be here
 	}
 	m := boot.Machine{Server: x.httpServer(), Ref: x.ref}
 	return boot.Decide(m, serve.Facts(x.im), set)

@@ -14,9 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"netroot/internal/config"
 	"netroot/internal/imagediff"
 	"netroot/internal/layer"
+	"netroot/internal/site"
 	"netroot/internal/term"
 )
 
@@ -67,7 +67,7 @@ func layerVerb(e *env, cmd *cobra.Command, do func(v *layerView, asJSON bool) er
 	return cmd
 }
 
-func (e *env) openLayers(cfg *config.Config, arg string, layers layersFlag) (*layerView, error) {
+func (e *env) openLayers(cfg *site.Site, arg string, layers layersFlag) (*layerView, error) {
 	l, err := label(cfg, arg)
 	if err != nil {
 		return nil, err

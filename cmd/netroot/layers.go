@@ -11,11 +11,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"netroot/internal/boot"
-	"netroot/internal/config"
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/nearest"
 	"netroot/internal/serve"
+	"netroot/internal/site"
 )
 
 // layersFlag is --layers, for the verbs that boot or show a machine.
@@ -32,15 +32,15 @@ func (f *layersFlag) register(fl *pflag.FlagSet) {
 // layerStack is which layers a machine gets, of both kinds the first that wins first.
 type layerStack struct {
 	folder *serve.Layers
-	label  *config.Label // nil: the configuration does not know it
-	given  bool          // by --layers
-	names  []string      // all of them, as they were named
-	server []string      // those that lie in the folder beside the configuration
-	tree   []string      // the others: the root has them, or it does not
+	label  *site.Label // nil: the configuration does not know it
+	given  bool        // by --layers
+	names  []string    // all of them, as they were named
+	server []string    // those that lie in the folder beside the configuration
+	tree   []string    // the others: the root has them, or it does not
 }
 
 // stack finds out which layers a machine of that label gets.
-func (f layersFlag) stack(folder *serve.Layers, cfg *config.Config, label string) (layerStack, error) {
+func (f layersFlag) stack(folder *serve.Layers, cfg *site.Site, label string) (layerStack, error) {
 	s := layerStack{folder: folder, label: cfg.Labels[label]}
 	if s.given = f.set != nil && f.set.Changed("layers"); s.given {
 		s.names = f.names
@@ -128,12 +128,12 @@ func (s layerStack) tell(e *env) error {
 }
 
 // layerFolder has the layers that lie beside the configuration.
-func (e *env) layerFolder(cfg *config.Config, log *slog.Logger) *serve.Layers {
+func (e *env) layerFolder(cfg *site.Site, log *slog.Logger) *serve.Layers {
 	return serve.NewLayers(cfg.Layers(), log)
 }
 
 // settingsWithLayers are a label's settings with its layers.
-func settingsWithLayers(cfg *config.Config, folder *serve.Layers, name string) (boot.Settings, error) {
+func settingsWithLayers(cfg *site.Site, folder *serve.Layers, name string) (boot.Settings, error) {
 	set, err := settings(cfg, name)
 	if err != nil {
 		return set, err
@@ -147,7 +147,7 @@ func settingsWithLayers(cfg *config.Config, folder *serve.Layers, name string) (
 
 // renderLayers renders the layers of all labels, and says what is wrong with
 // any before a machine is told.
-func renderLayers(cfg *config.Config, folder *serve.Layers, log *slog.Logger) {
+func renderLayers(cfg *site.Site, folder *serve.Layers, log *slog.Logger) {
 	for _, name := range cfg.Names() {
 		stack, err := layersFlag{}.stack(folder, cfg, name)
 		if err == nil {

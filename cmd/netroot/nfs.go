@@ -10,15 +10,15 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"netroot/internal/config"
 	"netroot/internal/handoff"
 	"netroot/internal/serve"
+	"netroot/internal/site"
 )
 
 // nfsExports are the trees of labels whose machines have them for their root.
 // A tree is not an image: it may hold what nobody has looked through yet, so no
 // other label's is exported.
-func nfsExports(cfg *config.Config) (serve.NFS, error) {
+func nfsExports(cfg *site.Site) (serve.NFS, error) {
 	trees := map[string]serve.Tree{}
 	for name, l := range cfg.Labels {
 		if l.RW || l.Transport == handoff.NFS {

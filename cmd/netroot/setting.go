@@ -16,34 +16,43 @@ import (
 	"netroot/internal/handoff"
 	"netroot/internal/nearest"
 	"netroot/internal/pack"
+	"netroot/internal/site"
 	"netroot/internal/store"
 )
 
 // config loads the configuration. Without any file it is that of a machine
 // where only recipes named on the command line are known.
-func (e *env) config() (*config.Config, error) {
+func (e *env) config() (*site.Site, error) {
 	path, err := config.Find(e.configFile)
-	var cfg *config.Config
+	var cfg *site.Site
 	switch {
 	case err == nil:
 		cfg, err = config.Load(path)
 	case errors.Is(err, config.ErrNone) && e.configFile == "":
-		cfg, err = config.Default(), nil
+		cfg, err = site.Empty(), nil
 	}
 	if err != nil {
 		return nil, usage(err)
 	}
 	if e.stateDir != "" {
-		err = usage(cfg.SetState(e.stateDir))
+		dir, err := filepath.Abs(e.stateDir)
+		if err != nil {
+			return nil, fmt.Errorf("state directory %s: %w", e.stateDir, err)
+		}
+		cfg.SetState(dir)
 	}
-	return cfg, err
+	return cfg, nil
 }
 
 // label finds what a verb's argument names: a label of the configuration, or,
 // where it is the path of a definition file, one with every default.
-func label(cfg *config.Config, arg string) (*config.Label, error) {
+func label(cfg *site.Site, arg string) (*site.Label, error) {
 	if strings.HasSuffix(arg, ".def") || strings.ContainsRune(arg, filepath.Separator) {
-		l, err := cfg.ForRecipe(arg)
+		path, err := filepath.Abs(arg)
+		if err != nil {
+			return nil, fmt.Errorf("recipe %s: %w", arg, err)
+		}
+		l, err := cfg.ForRecipe(path)
 		return l, usage(err)
 	}
 	l, err := cfg.Label(arg)
@@ -52,10 +61,10 @@ func label(cfg *config.Config, arg string) (*config.Label, error) {
 
 // settings are what a label's configuration says about its boot. An image whose
 // label the configuration does not know boots with the defaults.
-func settings(cfg *config.Config, name string) (boot.Settings, error) {
+func settings(cfg *site.Site, name string) (boot.Settings, error) {
 	l, ok := cfg.Labels[name]
 	if !ok {
-		return boot.Settings{Overlay: config.DefaultOverlay()}, nil
+		return boot.Settings{Overlay: site.DefaultOverlay()}, nil
 	}
 	return boot.Settings{Transport: l.Transport, Initramfs: l.Initramfs, Servers: l.Servers, RW: l.RW, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
 }
@@ -94,7 +103,7 @@ func flavourOf(name string, labels handoff.Flavour) (handoff.Flavour, error) {
 }
 
 // openImage finds an image of the store: "label", "label@id" or "id".
-func openImage(cfg *config.Config, ref string) (*store.Store, *store.Image, error) {
+func openImage(cfg *site.Site, ref string) (*store.Store, *store.Image, error) {
 	s, err := store.Open(cfg.Images())
 	if err != nil {
 		return nil, nil, err
@@ -111,7 +120,7 @@ func openImage(cfg *config.Config, ref string) (*store.Store, *store.Image, erro
 
 // packedImage finds an image whose root is packed by the method: the newest of
 // the label that ref names, or the one version that it names.
-func packedImage(cfg *config.Config, ref string, method pack.Method) (*store.Store, *store.Image, error) {
+func packedImage(cfg *site.Site, ref string, method pack.Method) (*store.Store, *store.Image, error) {
 	s, im, err := openImage(cfg, ref)
 	if err != nil || method.Packed(im.Config.RootFormat, im.Config.Compressor) {
 		return s, im, err

@@ -15,6 +15,7 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/config"
 	"netroot/internal/handoff"
+	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/vm"
 )
@@ -110,7 +111,7 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	if err != nil {
 		return err
 	}
-	var own *site
+	var own *siteServer
 	if f.server == kernelServer {
 		if own, err = e.startSite(ctx, cfg, im, set, mc.Accel); err != nil {
 			return err
@@ -162,7 +163,7 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 }
 
 // machine is the qemu machine that label and flags ask for.
-func (f vmFlags) machine(cfg *config.Config, label string, changed func(string) bool) (vm.Config, error) {
+func (f vmFlags) machine(cfg *site.Site, label string, changed func(string) bool) (vm.Config, error) {
 	mc := vm.Config{Accel: vm.Accel(f.accel), Firmware: vm.Firmware(f.firmware), SSHPort: int(f.sshPort), Reboot: true}
 	memory := int64(2 << 30)
 	if l, ok := cfg.Labels[label]; ok {
@@ -197,7 +198,7 @@ func (f vmFlags) sshKey() (vm.Key, error) {
 }
 
 // settings are what label and flags say about the machine's boot.
-func (f vmFlags) settings(cfg *config.Config, im *store.Image) (boot.Settings, error) {
+func (f vmFlags) settings(cfg *site.Site, im *store.Image) (boot.Settings, error) {
 	set, err := settings(cfg, im.Label)
 	if err != nil {
 		return boot.Settings{}, err

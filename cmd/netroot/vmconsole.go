@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"netroot/internal/config"
+	"netroot/internal/site"
 	"netroot/internal/term"
 	"netroot/internal/vm"
 )
@@ -78,7 +78,7 @@ func (e *env) tellLogin(m *vm.Machine, key vm.Key, f vmFlags) (forget func(), er
 
 // debugLog makes the file that keeps the serial console of a label's machine: with
 // the logs of builds, or, for those who may not write there, a temporary one.
-func debugLog(cfg *config.Config, label string) (path string, err error) {
+func debugLog(cfg *site.Site, label string) (path string, err error) {
 	name := "vm-" + label + ".log"
 	if os.MkdirAll(cfg.Logs(), 0o755) == nil {
 		path = filepath.Join(cfg.Logs(), name)

@@ -10,15 +10,15 @@ import (
 	"strconv"
 
 	"netroot/internal/boot"
-	"netroot/internal/config"
 	"netroot/internal/handoff"
 	"netroot/internal/serve"
+	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/vm"
 )
 
 // vmServer makes the servers of one machine and the URL of its boot script.
-func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vmFlags, key vm.Key, set boot.Settings) (*serve.Server, string, error) {
+func (e *env) vmServer(cfg *site.Site, s *store.Store, im *store.Image, f vmFlags, key vm.Key, set boot.Settings) (*serve.Server, string, error) {
 	log := slog.New(slog.DiscardHandler)
 	if f.debug {
 		log = e.logger(slog.LevelInfo)
@@ -59,7 +59,7 @@ func (e *env) vmServer(cfg *config.Config, s *store.Store, im *store.Image, f vm
 
 // vmExports exports the tree of one label to this host, where the machine's
 // connections come from.
-func vmExports(cfg *config.Config, label string, set boot.Settings) (serve.NFS, error) {
+func vmExports(cfg *site.Site, label string, set boot.Settings) (serve.NFS, error) {
 	if !byNFS(set) {
 		return serve.NFS{}, nil
 	}
@@ -78,7 +78,7 @@ func byNFS(set boot.Settings) bool {
 
 // vmLayers has the machine take its layers, as they are whenever it boots, and
 // over them the one that brings the key.
-func (e *env) vmLayers(cfg *config.Config, label string, f vmFlags, key vm.Key, log *slog.Logger, set *boot.Settings) (*serve.Layers, func(string) (boot.Settings, error), error) {
+func (e *env) vmLayers(cfg *site.Site, label string, f vmFlags, key vm.Key, log *slog.Logger, set *boot.Settings) (*serve.Layers, func(string) (boot.Settings, error), error) {
 	folder := e.layerFolder(cfg, log)
 	stack, err := f.layers.stack(folder, cfg, label)
 	if err != nil {

@@ -9,11 +9,11 @@ import (
 	"slices"
 
 	"netroot/internal/boot"
-	"netroot/internal/config"
 	"netroot/internal/export"
 	"netroot/internal/foreign"
 	"netroot/internal/handoff"
 	"netroot/internal/kernel"
+	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/vm"
 )
@@ -22,8 +22,8 @@ import (
 // sites have: nbd-server, tgtd, and a kernel's NFS server.
 const kernelServer = "kernel"
 
-// site is a running server of a root that is not ours.
-type site struct {
+// siteServer is a running server of a root that is not ours.
+type siteServer struct {
 	server interface {
 		Close()
 		Description() string
@@ -34,22 +34,22 @@ type site struct {
 }
 
 // Close ends the server.
-func (s *site) Close() { s.server.Close() }
+func (s *siteServer) Close() { s.server.Close() }
 
 // point points the settings at the server.
-func (s *site) point(set *boot.Settings) {
+func (s *siteServer) point(set *boot.Settings) {
 	set.Transport, set.Elsewhere = s.transport, s.elsewhere
 	set.Ports = map[handoff.Transport]uint16{s.transport: s.port}
 }
 
 // startSite starts the site's server of the transport that the settings ask for,
 // configured as "netroot export" does it.
-func (e *env) startSite(ctx context.Context, cfg *config.Config, im *store.Image, set boot.Settings, accel vm.Accel) (*site, error) {
+func (e *env) startSite(ctx context.Context, cfg *site.Site, im *store.Image, set boot.Settings, accel vm.Accel) (*siteServer, error) {
 	root, err := partPath(im, store.RoleRoot)
 	if err != nil {
 		return nil, err
 	}
-	s := &site{transport: siteTransport(im, set)}
+	s := &siteServer{transport: siteTransport(im, set)}
 	switch d := (export.Disk{Image: im.Name(), Path: root}); s.transport {
 	case handoff.NBD:
 		err = s.disk(foreign.NBD(ctx, d))
@@ -69,7 +69,7 @@ func (e *env) startSite(ctx context.Context, cfg *config.Config, im *store.Image
 	return s, nil
 }
 
-func (s *site) disk(server *foreign.Server, err error) error {
+func (s *siteServer) disk(server *foreign.Server, err error) error {
 	if err == nil {
 		s.server, s.port = server, server.Addr.Port()
 	}
@@ -78,7 +78,7 @@ func (s *site) disk(server *foreign.Server, err error) error {
 
 // nfs has the kernel's server export the packed root as the label's tree, to the
 // address that qemu's user network gives to this host's machines.
-func (s *site) nfs(ctx context.Context, cfg *config.Config, im *store.Image, set boot.Settings, root string, accel vm.Accel) error {
+func (s *siteServer) nfs(ctx context.Context, cfg *site.Site, im *store.Image, set boot.Settings, root string, accel vm.Accel) error {
 	if set.RW {
 		return usage(errors.New("--server kernel serves the image, to which nobody can write: leave out --rw, or --server to have the tree from netroot's own server"))
 	}

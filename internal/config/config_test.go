@@ -12,10 +12,9 @@ import (
 	"netroot/internal/pack"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
+	"netroot/internal/boot"
+	"netroot/internal/site"
 )
-
-var ignoreDefaultTree = cmpopts.IgnoreUnexported(Label{})
 
 func TestReference(t *testing.T) {
 	got, err := Load("testdata/reference.yaml")
@@ -26,15 +25,15 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vm := VM{Memory: 2 << 30, SSHPort: 2222, Firmware: BIOS}
-	want := &Config{Path: filepath.Join(dir, "reference.yaml"), State: "/srv/netroot", Labels: map[string]*Label{
+	vm := site.VM{Memory: 2 << 30, SSHPort: 2222, Firmware: boot.BIOS}
+	want := &site.Site{Path: filepath.Join(dir, "reference.yaml"), State: "/srv/netroot", Labels: map[string]*site.Label{
 		"debian12": {
 			Name: "debian12", Recipe: filepath.Join(dir, "recipes/debian12.def"), Tree: "/srv/netroot/trees/debian12",
 			Overlay: handoff.Overlay{Enabled: true}, VM: vm,
 		},
 		"rocky9": {
-			Name: "rocky9", Recipe: filepath.Join(filepath.Dir(dir), "defs/rocky.def"), Tree: "/scratch/trees/rocky9",
-			Transport: handoff.NBD, Initramfs: handoff.Dracut, Pack: pack.AsErofs, Debug: true,
+			Name: "rocky9", Recipe: filepath.Join(filepath.Dir(dir), "defs/rocky.def"), Tree: "/scratch/trees/rocky9", OwnTree: true,
+			Transport: handoff.NBD, Initramfs: handoff.Dracut, Pack: string(pack.AsErofs), Debug: true,
 			Servers:      []string{"10.1.0.1", "boot2.example", "2001:db8::3"},
 			Cmdline:      []string{"console=tty0", "console=ttyS0,115200n8", `dyndbg="file nbd.c +p"`},
 			Qemu:         []string{"-device", "virtio-rng-pci", "-smbios", "type=1,serial=my node"},
@@ -43,7 +42,7 @@ func TestReference(t *testing.T) {
 			Kernel:       "5.14.0-503.11.1.el9_5.x86_64",
 			BuildArgs:    map[string]string{"VERSION": "9", "PYTHON": "3.10", "MIRROR": "http://mirror.example/rocky", "EMPTY": ""},
 			AllowSecrets: []string{"/etc/ssl/private/lab.key"},
-			VM:           VM{Memory: 4 << 30, SSHPort: 2223, Firmware: UEFI},
+			VM:           site.VM{Memory: 4 << 30, SSHPort: 2223, Firmware: boot.UEFI},
 		},
 		"lab-nfs.writable": {
 			Name: "lab-nfs.writable", Recipe: filepath.Join(dir, "recipes/lab-nfs.writable.def"), Tree: "/srv/netroot/trees/lab-nfs.writable",
@@ -52,13 +51,15 @@ func TestReference(t *testing.T) {
 			Qemu:    []string{"-smp", "2", "-name", "two words"},
 		},
 	}, Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00:1::/64")}}
-	if diff := cmp.Diff(want, got, ignoreDefaultTree, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-		t.Error(diff)
-	}
-
-	if err := got.SetState("/elsewhere"); err != nil {
+	src, err := os.ReadFile("testdata/reference.yaml")
+	if err != nil {
 		t.Fatal(err)
 	}
+	want.Revision = site.RevisionOf(src)
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	got.SetState("/elsewhere")
 	for name, tree := range map[string]string{"debian12": "/elsewhere/trees/debian12", "rocky9": "/scratch/trees/rocky9"} {
 		if l := got.Labels[name]; l.Tree != tree {
 			t.Errorf("tree of %s is %s after SetState, want %s", name, l.Tree, tree)
@@ -82,7 +83,7 @@ func TestReferenceIsComplete(t *testing.T) {
 			t.Errorf("the reference does not show %s", key)
 		}
 		typo := strings.Replace(string(src), key+":", key+"x:", 1)
-		_, err := parse("x.yaml", []byte(typo))
+		_, err := Parse("x.yaml", []byte(typo))
 		if want := `did you mean "` + key + `"?`; err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%sx: error %v, want %s", key, err, want)
 		}
@@ -149,7 +150,7 @@ func TestErrors(t *testing.T) {
 		"carriage returns":             {"labels:\r\n  a:\r\n    rww: true\r\n", "did you mean \"rw\"?\n        rww: true\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, err := parse("n.yaml", []byte(tt.src))
+			c, err := Parse("n.yaml", []byte(tt.src))
 			if err == nil {
 				t.Fatalf("parsed: %+v", c)
 			}
@@ -164,7 +165,7 @@ func TestErrors(t *testing.T) {
 }
 
 func TestAliases(t *testing.T) {
-	c, err := parse("n.yaml", []byte("labels:\n  a: &a\n    cmdline: &c quiet\n    vm: {memory: 1G}\n  b: *a\n  c: {cmdline: [*c, x]}\n"))
+	c, err := Parse("n.yaml", []byte("labels:\n  a: &a\n    cmdline: &c quiet\n    vm: {memory: 1G}\n  b: *a\n  c: {cmdline: [*c, x]}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +178,7 @@ func TestAliases(t *testing.T) {
 }
 
 func TestMinimal(t *testing.T) {
-	c, err := parse("/etc/netroot/netroot.yaml", []byte(minimal))
+	c, err := Parse("/etc/netroot/netroot.yaml", []byte(minimal))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +188,7 @@ func TestMinimal(t *testing.T) {
 }
 
 func TestLabel(t *testing.T) {
-	c, err := parse("/x/n.yaml", []byte("labels: {rocky9: , debian12: }"))
+	c, err := Parse("/x/n.yaml", []byte("labels: {rocky9: , debian12: }"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,20 +203,20 @@ func TestLabel(t *testing.T) {
 			t.Errorf("error %v, want %s", err, want)
 		}
 	}
-	if _, err := Default().Label("x"); err == nil || !strings.Contains(err.Error(), "no netroot.yaml") {
+	if _, err := site.Empty().Label("x"); err == nil || !strings.Contains(err.Error(), "no netroot.yaml") {
 		t.Error(err)
 	}
 }
 
 func TestForRecipe(t *testing.T) {
-	l, err := Default().ForRecipe("/r/Debian12.def")
+	l, err := site.Empty().ForRecipe("/r/Debian12.def")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if l.Name != "debian12" || l.Recipe != "/r/Debian12.def" || l.Tree != "/var/lib/netroot/trees/debian12" || !l.Overlay.Enabled {
 		t.Errorf("%+v", l)
 	}
-	if _, err := Default().ForRecipe("/r/my recipe.def"); err == nil || !strings.Contains(err.Error(), `"my recipe" cannot be a label`) {
+	if _, err := site.Empty().ForRecipe("/r/my recipe.def"); err == nil || !strings.Contains(err.Error(), `"my recipe" cannot be a label`) {
 		t.Error(err)
 	}
 }
@@ -258,7 +259,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("labels: {a: &a {cmdline: *a}}")
 	f.Add("? {}\n: x")
 	f.Fuzz(func(t *testing.T, src string) {
-		c, err := parse("n.yaml", []byte(src))
+		c, err := Parse("n.yaml", []byte(src))
 		if err != nil {
 			if err.Error() == "" {
 				t.Error("empty error")
@@ -266,7 +267,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for name, l := range c.Labels {
-			if checkName(name) != nil || l.Name != name || l.VM.Memory <= 0 || l.VM.SSHPort == 0 || l.RW && l.Overlay.Enabled || len(l.Layers) > 0 && !l.Overlay.Enabled {
+			if site.CheckLabel(name) != nil || l.Name != name || l.VM.Memory <= 0 || l.VM.SSHPort == 0 || l.RW && l.Overlay.Enabled || len(l.Layers) > 0 && !l.Overlay.Enabled {
 				t.Errorf("label %q came out as %+v", name, l)
 			}
 		}

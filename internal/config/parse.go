@@ -10,22 +10,24 @@ import (
 	"strconv"
 	"strings"
 
+	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/nearest"
 	"netroot/internal/pack"
+	"netroot/internal/site"
 
 	"github.com/goccy/go-yaml/ast"
 )
 
-// parse reads the bytes of the file path.
-func parse(path string, src []byte) (*Config, error) {
+// Parse reads src as the file at path would be read. What is wrong in it is reported as *Error.
+func Parse(path string, src []byte) (*site.Site, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", path, err)
 	}
-	c := Default()
-	c.Path = abs
-	p := &reader{document: document{file: path}, config: c}
+	c := site.Empty()
+	c.Path, c.Revision = abs, site.RevisionOf(src)
+	p := &reader{document: document{file: path}, site: c}
 	root, err := p.read(src)
 	if err != nil {
 		return nil, err
@@ -59,27 +61,32 @@ func parse(path string, src []byte) (*Config, error) {
 	return c, nil
 }
 
-// reader turns nodes into the parts of a Config.
+// reader turns nodes into the parts of a Site.
 type reader struct {
 	document
-	config *Config
+	site *site.Site
 }
 
-func (p *reader) label(key, value ast.Node) (*Label, error) {
+func (p *reader) label(key, value ast.Node) (*site.Label, error) {
 	name := key.GetToken().Value
-	if err := checkName(name); err != nil {
+	if err := site.CheckLabel(name); err != nil {
 		return nil, p.errorf(key, "%s", err.Error())
 	}
-	l := p.config.newLabel(name)
+	l := p.site.NewLabel(name)
 	if value == nil {
 		return l, nil
 	}
 	var overlay, layers ast.Node
 	err := p.mapping(value, "label "+name, fields{
 		"recipe":    p.path(&l.Recipe),
-		"tree":      func(n ast.Node) error { l.defaultTree = false; return p.path(&l.Tree)(n) },
+		"tree":      func(n ast.Node) error { l.OwnTree = true; return p.path(&l.Tree)(n) },
 		"transport": oneOf(p, &l.Transport, handoff.Transports()),
-		"pack":      oneOf(p, &l.Pack, pack.Methods()),
+		"pack": func(n ast.Node) error {
+			var method pack.Method
+			err := oneOf(p, &method, pack.Methods())(n)
+			l.Pack = string(method)
+			return err
+		},
 		"initramfs": oneOf(p, &l.Initramfs, handoff.Flavours()),
 		"servers":   func(n ast.Node) (err error) { l.Servers, err = p.hosts(n); return err },
 		"rw":        p.flag(&l.RW),
@@ -115,7 +122,7 @@ func (p *reader) label(key, value ast.Node) (*Label, error) {
 	return l, nil
 }
 
-func (p *reader) vm(n ast.Node, label string, vm *VM) error {
+func (p *reader) vm(n ast.Node, label string, vm *site.VM) error {
 	return p.mapping(n, "vm of label "+label, fields{
 		"memory": func(n ast.Node) (err error) { vm.Memory, err = p.bytes(n); return err },
 		"ssh_port": func(n ast.Node) error {
@@ -130,7 +137,7 @@ func (p *reader) vm(n ast.Node, label string, vm *VM) error {
 			vm.SSHPort = uint16(port)
 			return nil
 		},
-		"firmware": oneOf(p, &vm.Firmware, []Firmware{BIOS, UEFI}),
+		"firmware": oneOf(p, &vm.Firmware, []boot.Firmware{boot.BIOS, boot.UEFI}),
 	})
 }
 
@@ -142,7 +149,7 @@ func (p *reader) path(to *string) func(ast.Node) error {
 			return err
 		}
 		if !filepath.IsAbs(s) {
-			s = filepath.Join(filepath.Dir(p.config.Path), s)
+			s = filepath.Join(filepath.Dir(p.site.Path), s)
 		}
 		*to = filepath.Clean(s)
 		return nil
