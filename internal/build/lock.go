@@ -9,60 +9,67 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/gofrs/flock"
 )
 
-// lock is the one that a tree has: who builds it, or works inside it, holds it
-// alone. It ends with its holder, however that ends. The file says who holds it,
-// and goes when the holder lets go of it in order.
-type lock struct{ file *os.File }
+// lock is the lock of one tree. Whoever builds the tree or works inside it holds
+// the lock alone, and the kernel releases it when the holder ends in any way.
+// The file names the holder; the holder removes it when it releases the lock.
+type lock struct{ file *flock.Flock }
 
-// lockTree takes the lock of the tree that lies, or will lie, at path. verb is
-// what the holder is: "build", "shell".
+// lockTree takes the lock of the tree that lies, or will lie, at path. verb says
+// what the holder does: "build", "shell".
 func lockTree(path, label, verb string) (*lock, error) {
-	f, err := lockFile(sibling(path, ".lock"))
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		defer f.Close()
-		holder, _ := io.ReadAll(io.LimitReader(f, 100)) // it only makes the message better
-		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait for it to end", label, by(string(holder)))
-	}
+	file := flock.New(sibling(path, ".lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
+	locked, err := lockFile(file)
 	if err != nil {
 		return nil, err
 	}
-	l := &lock{f}
-	if err := f.Truncate(0); err != nil {
-		return nil, errors.Join(err, l.close())
+	if !locked {
+		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait for it to end", label, by(holder(file.Path())))
 	}
-	if _, err := f.WriteAt(fmt.Appendf(nil, "%s %d\n", verb, os.Getpid()), 0); err != nil {
+	l := &lock{file}
+	if err := os.WriteFile(file.Path(), fmt.Appendf(nil, "%s %d\n", verb, os.Getpid()), 0o644); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
 	return l, nil
 }
 
-// lockFile makes and locks a file. One that its holder removed between the two
-// is no lock, and it is done again. With EWOULDBLOCK the file is somebody else's.
-func lockFile(name string) (*os.File, error) {
+// lockFile makes and locks a file, and reports false if another process holds the
+// lock. A holder may remove the file after it was opened here and before it was
+// locked; the lock is then taken again, on a new file.
+func lockFile(file *flock.Flock) (bool, error) {
 	for {
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
+		locked, err := file.TryLock()
 		if err != nil {
-			return nil, err
+			return false, fmt.Errorf("lock %s: %w", file, err)
 		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return f, err
+		if !locked {
+			return false, nil
 		}
+		ours, err := file.Stat()
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+			return false, errors.Join(err, file.Close())
 		}
-		locked, err := f.Stat()
-		if err != nil {
-			return nil, errors.Join(err, f.Close())
+		if there, err := os.Stat(file.Path()); err == nil && os.SameFile(ours, there) {
+			return true, nil
 		}
-		if there, err := os.Stat(name); err == nil && os.SameFile(locked, there) {
-			return f, nil
+		if err := file.Close(); err != nil {
+			return false, err
 		}
-		f.Close()
 	}
+}
+
+// holder is what the holder of a lock wrote into its file. It only makes a message
+// better, so a file that cannot be read is an empty one.
+func holder(name string) string {
+	f, err := os.Open(name)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.LimitReader(f, 100))
+	return string(text)
 }
 
 // by reads what a holder has written: its verb and process.
@@ -74,9 +81,10 @@ func by(holder string) string {
 	return fmt.Sprintf(" %s (process %s)", words[0], words[1])
 }
 
-// close removes the file while it is still locked, so that nobody else's goes.
+// close removes the file while it is still locked, so that it never removes the
+// file of another holder.
 func (l *lock) close() error {
-	return errors.Join(os.Remove(l.file.Name()), l.file.Close())
+	return errors.Join(os.Remove(l.file.Path()), l.file.Close())
 }
 
 // sibling is the name of a hidden file beside a tree that belongs to it.
@@ -84,23 +92,24 @@ func sibling(tree, suffix string) string {
 	return filepath.Join(filepath.Dir(tree), "."+filepath.Base(tree)+suffix)
 }
 
-// freeTree refuses to replace a tree that machines have as their root by NFS:
-// they would lose every file at once. Who serves a tree holds a lock of its
-// directory (flock(2)) for as long as a machine uses it, and for a time after:
-// the times are package serve's (readerLinger and its like).
+// freeTree refuses to replace a tree that running machines have as their root over
+// NFS: they would lose every file at once. The server of a tree holds a shared lock
+// of the tree's directory for as long as a machine uses it, and for some time after:
+// the times are package serve's (readerLinger and its neighbours).
 func (b *builder) freeTree() error {
-	dir, err := os.Open(b.opt.Tree)
-	if errors.Is(err, fs.ErrNotExist) || b.opt.Force {
+	if b.opt.Force {
 		return nil
 	}
-	if err != nil {
+	dir := flock.New(b.opt.Tree, flock.SetFlag(os.O_RDONLY))
+	locked, err := dir.TryLock()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
 		return err
-	}
-	defer dir.Close() // and with it goes the lock
-	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	case !locked:
 		return fmt.Errorf("the tree of %s is the root of running machines, by NFS, and a build would take it away from them: shut them down first, or say --force "+
 			"(it counts as in use for an hour after the last machine's connection has ended, for ten minutes if that one wrote to it, and for five after a boot script was asked for)", b.opt.Label)
 	}
-	return err
+	return dir.Close() // only the question mattered
 }

@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/topdir"
@@ -117,13 +118,13 @@ func (c *Cache) save(ctx context.Context, key Key, tree string, meta Meta) error
 
 // begin makes a directory for a new snapshot. The lock on it tells other processes that somebody works there; it goes
 // when the process does.
-func (c *Cache) begin() (dir string, lock *os.File, err error) {
+func (c *Cache) begin() (dir string, lock *flock.Flock, err error) {
 	for {
 		dir, err := os.MkdirTemp(c.dir, newPrefix)
 		if err != nil {
 			return "", nil, err
 		}
-		lock, err := lockDir(dir, unix.LOCK_EX|unix.LOCK_NB)
+		lock, err := lockDir(dir)
 		if err == nil {
 			return dir, lock, nil
 		}
@@ -191,7 +192,7 @@ func (c *Cache) Restore(ctx context.Context, key Key, into string) (Meta, bool, 
 	if err := key.check(); err != nil {
 		return Meta{}, false, err
 	}
-	lock, err := lockDir(c.place(key), unix.LOCK_SH)
+	lock, err := shareDir(c.place(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Meta{}, false, nil
 	}

@@ -196,7 +196,7 @@ func TestSaveReplaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A build that restores the old one is not disturbed, and the new one is dropped.
-	reading, err := lockDir(c.place(key), unix.LOCK_SH)
+	reading, err := shareDir(c.place(key))
 	if err != nil {
 		t.Fatal(err)
 	}

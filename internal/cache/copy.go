@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -47,35 +48,51 @@ func copyTree(ctx context.Context, from, to string) error {
 // errBusy says that another process has a directory locked.
 var errBusy = errors.New("in use by another build")
 
-// lockDir opens and locks a directory, and makes sure that it still has its name then. Directories are locked
-// themselves (flock(2) takes any open file), so that no lock file can outlive its snapshot.
-func lockDir(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	if err != nil {
+// lockDir locks a directory for one process alone. It fails with errBusy if another
+// process holds a lock of it.
+func lockDir(path string) (*flock.Flock, error) {
+	lock := dirLock(path)
+	locked, err := lock.TryLock()
+	if err == nil && !locked {
+		return nil, errBusy
+	}
+	return held(lock, err)
+}
+
+// shareDir locks a directory together with others that only read it, and waits for
+// the end of a lock that one process has alone: such a lock is held for a rename and
+// a removal.
+func shareDir(path string) (*flock.Flock, error) {
+	lock := dirLock(path)
+	return held(lock, lock.RLock())
+}
+
+// dirLock is the lock of a directory. Directories are locked themselves, since flock(2) takes any open file, so that no
+// lock file can outlive its snapshot.
+func dirLock(path string) *flock.Flock {
+	return flock.New(path, flock.SetFlag(os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW))
+}
+
+// held makes sure that the directory that was locked still has its name.
+func held(lock *flock.Flock, err error) (*flock.Flock, error) {
+	var path *fs.PathError
+	switch {
+	case errors.As(err, &path):
 		return nil, err
+	case err != nil:
+		return nil, &fs.PathError{Op: "lock", Path: lock.Path(), Err: err}
 	}
-	for err = unix.EINTR; err == unix.EINTR; {
-		err = unix.Flock(int(f.Fd()), how)
-	}
-	if err != nil {
-		f.Close()
-		if err == unix.EWOULDBLOCK {
-			return nil, errBusy
-		}
-		return nil, &fs.PathError{Op: "lock", Path: path, Err: err}
-	}
-	ours, err := f.Stat()
+	ours, err := lock.Stat()
 	if err == nil {
 		var named os.FileInfo
-		if named, err = os.Lstat(path); err == nil && !os.SameFile(ours, named) {
-			err = &fs.PathError{Op: "lock", Path: path, Err: fs.ErrNotExist}
+		if named, err = os.Lstat(lock.Path()); err == nil && !os.SameFile(ours, named) {
+			err = &fs.PathError{Op: "lock", Path: lock.Path(), Err: fs.ErrNotExist}
 		}
 	}
 	if err != nil {
-		f.Close()
-		return nil, err
+		return nil, errors.Join(err, lock.Close())
 	}
-	return f, nil
+	return lock, nil
 }
 
 // diskUsage adds up the blocks that the files below dir take, in bytes.

@@ -83,7 +83,7 @@ func (c *Cache) Remove(prefix string) error {
 // remove takes a snapshot's name away at once, and then its files at leisure: whoever is killed in between leaves
 // nothing that could be taken for a snapshot.
 func (c *Cache) remove(key Key) error {
-	lock, err := lockDir(c.place(key), unix.LOCK_EX|unix.LOCK_NB)
+	lock, err := lockDir(c.place(key))
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (c *Cache) sweep() error {
 			continue
 		}
 		dir := filepath.Join(c.dir, f.Name())
-		lock, err := lockDir(dir, unix.LOCK_EX|unix.LOCK_NB)
+		lock, err := lockDir(dir)
 		if errors.Is(err, errBusy) || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

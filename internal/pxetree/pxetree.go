@@ -19,8 +19,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
-	"golang.org/x/sys/unix"
 
 	"netroot/internal/export"
 )
@@ -79,16 +79,12 @@ func Write(dir, root string, im Image, e export.Entry, d export.Default, http bo
 }
 
 // lockTree waits for its turn: of two that write at once each would lose the other's entry.
-func lockTree(dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, lock), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
+func lockTree(dir string) (unlock func() error, err error) {
+	l := flock.New(filepath.Join(dir, lock), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
+	if err := l.Lock(); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", l, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-	}
-	return func() { f.Close() }, nil
+	return l.Close, nil
 }
 
 // installImage copies the image's files to a directory of their own. An entry names them when they are all there.

@@ -69,7 +69,7 @@ func TestLayerFollowsItsDirectory(t *testing.T) {
 		}
 		digest := digestOf(t, l, "a")
 		var want bytes.Buffer
-		if _, err := layer.FromDir(&want, folder+"/a", nil); err != nil {
+		if _, err := layer.FromDir(&want, folder+"/a", l.edit); err != nil {
 			t.Fatal(err)
 		}
 		if got, ok := l.Archive(digest); !ok || !bytes.Equal(got, want.Bytes()) {

@@ -7,7 +7,7 @@ replace netroot => ../..
 require (
 	github.com/apptainer/apptainer v1.5.3
 	github.com/buildbarn/go-xdr v0.0.0-20240702182809-236788cf9e89
-	github.com/go-git/go-billy/v5 v5.6.0
+	github.com/go-git/go-billy/v5 v5.9.2
 	github.com/google/go-cmp v0.7.0
 	github.com/willscott/go-nfs v0.0.4
 	netroot v0.0.0
@@ -33,9 +33,9 @@ require (
 	github.com/sirupsen/logrus v1.9.4 // indirect
 	github.com/sylabs/json-resp v0.9.5 // indirect
 	github.com/willscott/go-nfs-client v0.0.0-20240104095149-b44639837b00 // indirect
-	golang.org/x/sync v0.24.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
-	golang.org/x/term v0.47.0 // indirect
-	golang.org/x/text v0.37.0 // indirect
-	mvdan.cc/sh/v3 v3.13.1 // indirect
+	golang.org/x/sync v0.25.0 // indirect
+	golang.org/x/sys v0.50.0 // indirect
+	golang.org/x/term v0.48.0 // indirect
+	golang.org/x/text v0.39.0 // indirect
+	mvdan.cc/sh/v3 v3.14.1 // indirect
 )
