@@ -83,7 +83,7 @@ images as they were, and nothing of its own but the log.`,
 			if opt.Pack, err = packOf(packAs); err != nil {
 				return err
 			}
-			if opt.Initramfs, err = flavourOf(initramfs, ""); err != nil {
+			if opt.Initramfs, err = flavourOf(initramfs); err != nil {
 				return err
 			}
 			return e.build(cmd.Context(), args[0], read, opt, asJSON, noCache)

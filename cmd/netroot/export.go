@@ -65,8 +65,8 @@ type exported struct {
 	cfg   *site.Site
 	im    *store.Image
 	ref   string
-	set   boot.Settings // standard ports
-	label *site.Label   // nil when the configuration does not name it
+	label *site.Label // nil when the configuration does not name it
+	r     site.Request
 }
 
 // exported finds the image, and the server that nodes will be sent to.
@@ -79,12 +79,9 @@ func (e *env) exported(ref string, f exportFlags) (*exported, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := settingsWithLayers(cfg, e.layerFolder(cfg, slog.New(slog.DiscardHandler)), im.Label)
-	if err != nil {
-		return nil, err
-	}
-	if f.server == "" && len(set.Servers) > 0 {
-		f.server, set.Servers = set.Servers[0], set.Servers[1:]
+	x := &exported{f: f, cfg: cfg, im: im, ref: ref, label: cfg.Labels[im.Label]}
+	if f.server == "" && len(known(cfg, im.Label).Servers) > 0 {
+		f.server = known(cfg, im.Label).Servers[0]
 		if strings.Contains(f.server, ":") {
 			f.server = "[" + f.server + "]"
 		}
@@ -97,26 +94,20 @@ func (e *env) exported(ref string, f exportFlags) (*exported, error) {
 			return nil, err
 		}
 	}
-	set.Ports = map[handoff.Transport]uint16{
-		handoff.NVMe: handoff.DefaultNVMePort, handoff.NBD: handoff.DefaultNBDPort, handoff.ISCSI: handoff.DefaultISCSIPort,
-		handoff.NFS: handoff.DefaultNFSPort, handoff.NFSImage: handoff.DefaultNFSPort,
+	x.f = f
+	x.r = site.Request{
+		Machine: boot.Machine{Server: x.httpServer(), Ref: ref}, Image: serve.Facts(im), Label: im.Label,
+		Listen: boot.StandardPorts(), Layers: e.layerFolder(cfg, slog.New(slog.DiscardHandler)),
 	}
-	return &exported{f: f, cfg: cfg, im: im, ref: ref, set: set, label: cfg.Labels[im.Label]}, nil
+	return x, nil
 }
 
-// plan is what a node is told that boots by the transport; an empty one is as for "netroot plan".
+// plan is what a node is told that boots from a site's own server by the transport. A label that is rw
+// has a tree that nodes write to over NFS only: by any other transport they get the image.
 func (x *exported) plan(t handoff.Transport, elsewhere boot.Elsewhere) (boot.Plan, error) {
-	set := x.set
-	if t != "" {
-		set.Transport = t
-	}
-	set.Elsewhere = elsewhere
-	set.RW = set.RW && t == handoff.NFS
-	if x.set.RW && !set.RW {
-		set.Overlay = site.DefaultOverlay() // a label that is rw by NFS, as what it can be here
-	}
-	m := boot.Machine{Server: x.httpServer(), Ref: x.ref}
-	return boot.Decide(m, serve.Facts(x.im), set)
+	r := x.r
+	r.Add.Transport, r.Add.ReadOnly, r.Add.Elsewhere = t, t != handoff.NFS, elsewhere
+	return x.cfg.Plan(r)
 }
 
 // httpServer is the server with a port, as for a URL.

@@ -71,7 +71,7 @@ func (e *env) exportNFS(ref string, f exportNFSFlags) error {
 	case x.label == nil:
 		return usage(fmt.Errorf("no configuration names the label %s, and with it its tree: --packed exports the image instead", x.im.Label))
 	default:
-		t.Path, t.RW = x.label.Tree, x.set.RW
+		t.Path, t.RW = x.label.Tree, x.label.RW
 		if t.Private, err = privatePaths(t.Path); err != nil {
 			return fmt.Errorf("the tree of %s: %w", x.im.Label, err)
 		}

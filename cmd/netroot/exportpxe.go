@@ -119,14 +119,15 @@ func (e *env) exportPxelinux(ref string, f exportPxelinuxFlags, d export.Default
 
 // plan is that of a machine that pxelinux starts. A label that is rw has its root by NFS.
 func (f exportPxelinuxFlags) plan(x *exported) (boot.Plan, error) {
-	t := x.set.Transport
+	l := known(x.cfg, x.im.Label)
+	t := l.Transport
 	if f.transport != "" {
 		var err error
 		if t, err = transportOf(f.transport); err != nil {
 			return boot.Plan{}, err
 		}
 	}
-	if t == "" && x.set.RW {
+	if t == "" && l.RW {
 		t = handoff.NFS
 	}
 	var elsewhere boot.Elsewhere
@@ -150,16 +151,11 @@ func (f exportPxelinuxFlags) plan(x *exported) (boot.Plan, error) {
 		}
 	}
 	if f.port != 0 {
-		for t := range x.set.Ports {
-			x.set.Ports[t] = f.port
-		}
+		x.r.Listen = boot.SamePort(f.port, handoff.Transports()...)
 	}
-	x.set.Console = f.console
-	plan, err := x.plan(t, elsewhere)
-	if err == nil && f.virtio {
-		plan.Initrds = plan.Initrds[:1]
-	}
-	return plan, err
+	x.r.Add.Console = f.console
+	x.r.Machine.Virtio = f.virtio
+	return x.plan(t, elsewhere)
 }
 
 // partOf finds the file of the store that a plan names by its digest.
@@ -237,7 +233,7 @@ func (e *env) exportDHCP(x *exported, loader export.Loader, tftp string) error {
 		return usage(fmt.Errorf("--loader %s: there are ipxe and pxelinux", loader))
 	}
 	// What a machine would be refused later is better said now; it also has the server's name checked.
-	if _, err := x.plan("", boot.Elsewhere{}); err != nil {
+	if _, err := x.cfg.Plan(x.r); err != nil {
 		return err
 	}
 	if tftp == "" {

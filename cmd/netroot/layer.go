@@ -16,6 +16,7 @@ import (
 
 	"netroot/internal/imagediff"
 	"netroot/internal/layer"
+	"netroot/internal/serve"
 	"netroot/internal/site"
 	"netroot/internal/term"
 )
@@ -40,8 +41,10 @@ docs/layers.md says how to make one.`,
 
 // layerView is a label's tree and the layers that go over it.
 type layerView struct {
-	layerStack
-	root *os.Root
+	site.Stack
+	label  *site.Label
+	folder *serve.Layers
+	root   *os.Root
 }
 
 // layerVerb makes a command that looks at a label's layers.
@@ -72,11 +75,14 @@ func (e *env) openLayers(cfg *site.Site, arg string, layers layersFlag) (*layerV
 	if err != nil {
 		return nil, err
 	}
-	v := new(layerView)
-	if v.layerStack, err = layers.stack(e.layerFolder(cfg, slog.New(slog.DiscardHandler)), cfg, l.Name); err != nil {
+	given, err := layers.given()
+	if err != nil {
 		return nil, err
 	}
-	v.label = l
+	v := &layerView{label: l, folder: e.layerFolder(cfg, slog.New(slog.DiscardHandler))}
+	if v.Stack, err = cfg.Stack(site.Request{Label: l.Name, Layers: v.folder, Add: site.Additions{Layers: given}}); err != nil {
+		return nil, err
+	}
 	if v.root, err = os.OpenRoot(l.Tree); errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("label %s has no tree yet: run \"netroot build %s\" first", l.Name, l.Name)
 	}
@@ -86,14 +92,14 @@ func (e *env) openLayers(cfg *site.Site, arg string, layers layersFlag) (*layerV
 // look applies the layers to a sketch of the tree.
 func (v *layerView) look() (*layer.Preview, error) {
 	var dirs []layer.Dir
-	for _, name := range v.server {
+	for _, name := range v.Server {
 		d, err := v.folder.Dir(name)
 		if err != nil {
 			return nil, err
 		}
 		dirs = append(dirs, d)
 	}
-	p, err := layer.Look(v.root, v.tree, dirs)
+	p, err := layer.Look(v.root, v.Tree, dirs)
 	return p, forRoot(err)
 }
 
@@ -116,8 +122,8 @@ func (v *layerView) reports(p *layer.Preview) []layerReport {
 	out := []layerReport{}
 	for _, r := range p.Reports {
 		text := r.Err.Error()
-		if slices.Contains(v.tree, r.Layer) {
-			if err := v.missingIn(v.root, r.Layer); err != nil {
+		if slices.Contains(v.Tree, r.Layer) {
+			if err := missingIn(v.root, v.folder, r.Layer); err != nil {
 				text = err.Error()
 			}
 		}
@@ -196,8 +202,8 @@ func (v *layerView) list() ([]layerEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := slices.Clone(v.tree) // which is applied first, so it comes last
-	all = append(slices.Clone(v.server), all...)
+	all := slices.Clone(v.Tree) // which is applied first, so it comes last
+	all = append(slices.Clone(v.Server), all...)
 	used := len(all)
 	others := append(here, inTree...)
 	slices.Sort(others)
@@ -227,7 +233,7 @@ func (v *layerView) describe(name string) layerEntry {
 			entry.Dir = d.Path
 			entry.Digest, err = v.folder.Digest(name)
 		}
-	} else if err = v.missingIn(v.root, name); err != nil {
+	} else if err = missingIn(v.root, v.folder, name); err != nil {
 		entry.Where = "missing"
 	} else {
 		entry.Where = "tree"
@@ -306,7 +312,7 @@ Exit status: 1 when there was something to say.`,
 				Layers  []string      `json:"layers"`
 				Files   []layerFile   `json:"files"`
 				Reports []layerReport `json:"reports"`
-			}{v.label.Name, append([]string{}, v.names...), files, reports}), e.tellReports(reports))
+			}{v.label.Name, append([]string{}, v.Names...), files, reports}), e.tellReports(reports))
 		}
 		if len(files) == 0 {
 			fmt.Fprintln(e.stderr, "the tree as it is: no layer brings or deletes anything")
@@ -382,7 +388,7 @@ Exit status, as with diff(1): 0 the same, 1 different, 2 trouble.`,
 				Layers  []string              `json:"layers"`
 				Files   []imagediff.LayerFile `json:"files"`
 				Reports []layerReport         `json:"reports"`
-			}{v.label.Name, append([]string{}, v.names...), files, reports})
+			}{v.label.Name, append([]string{}, v.Names...), files, reports})
 		} else {
 			err = imagediff.PrintLayers(e.stdout, files)
 		}

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"netroot/internal/boot"
-	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/nearest"
 	"netroot/internal/serve"
@@ -29,96 +28,31 @@ func (f *layersFlag) register(fl *pflag.FlagSet) {
 	fl.StringSliceVar(&f.names, "layers", nil, "lay these `layers` over the root, the first wins (default: the label's; '' is none)")
 }
 
-// layerStack is which layers a machine gets, of both kinds the first that wins first.
-type layerStack struct {
-	folder *serve.Layers
-	label  *site.Label // nil: the configuration does not know it
-	given  bool        // by --layers
-	names  []string    // all of them, as they were named
-	server []string    // those that lie in the folder beside the configuration
-	tree   []string    // the others: the root has them, or it does not
+// given are the layers of --layers; nil: the flag is not there, and the label's count.
+func (f layersFlag) given() (*[]string, error) {
+	if f.set == nil || !f.set.Changed("layers") {
+		return nil, nil
+	}
+	if err := site.CheckLayers(f.names); err != nil {
+		return nil, usage(fmt.Errorf("--layers: %w", err))
+	}
+	return &f.names, nil
 }
 
-// stack finds out which layers a machine of that label gets.
-func (f layersFlag) stack(folder *serve.Layers, cfg *site.Site, label string) (layerStack, error) {
-	s := layerStack{folder: folder, label: cfg.Labels[label]}
-	if s.given = f.set != nil && f.set.Changed("layers"); s.given {
-		s.names = f.names
-	} else if s.label != nil {
-		s.names = s.label.Layers
-	}
-	for i, name := range s.names {
-		if err := handoff.CheckLayerName(name); err != nil {
-			return s, usage(fmt.Errorf("--layers: %w", err))
-		}
-		switch {
-		case slices.Contains(s.names[:i], name):
-			return s, usage(fmt.Errorf("--layers: %s is there twice", name))
-		case folder.Has(name):
-			s.server = append(s.server, name)
-		default:
-			s.tree = append(s.tree, name)
-		}
-	}
-	return s, nil
+// layerFolder has the layers that lie beside the configuration.
+func (e *env) layerFolder(cfg *site.Site, log *slog.Logger) *serve.Layers {
+	return serve.NewLayers(cfg.Layers(), log)
 }
 
-// addTo has a machine's settings name the layers; those of the folder are
-// rendered, if they have not been as they are now.
-func (s layerStack) addTo(set *boot.Settings) error {
-	if len(s.names) > 0 && !set.Overlay.Enabled {
-		return usage(errors.New("layers need memory over the root, and here is none (overlay: false, or rw): give --layers ''"))
-	}
-	set.TreeLayers = s.tree
-	for _, name := range slices.Backward(s.server) {
-		digest, err := s.folder.Digest(name)
-		if err != nil {
-			return err
-		}
-		set.Layers = append(set.Layers, digest)
-	}
-	return nil
-}
-
-// missing tells of layers that are nowhere, as far as the label's tree is at hand.
-func (s layerStack) missing() error {
-	if s.label == nil || len(s.tree) == 0 {
-		return nil
-	}
-	tree, err := os.OpenRoot(s.label.Tree)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+// tellLayers says which layers of a machine are nowhere: an error where --layers has just named them,
+// and else a warning, for the machine boots all the same, and says so too.
+func (e *env) tellLayers(cfg *site.Site, folder *serve.Layers, r site.Request) error {
+	stack, err := cfg.Stack(r)
 	if err != nil {
 		return err
 	}
-	defer tree.Close()
-	var all []error
-	for _, name := range s.tree {
-		if err := s.missingIn(tree, name); err != nil {
-			all = append(all, fmt.Errorf("label %s: layer %s: %w", s.label.Name, name, err))
-		}
-	}
-	return errors.Join(all...)
-}
-
-// missingIn says that one is neither in the tree nor in the folder, and what may
-// have been meant.
-func (s layerStack) missingIn(tree *os.Root, name string) error {
-	_, err := layer.FindTree(tree, name)
-	if err == nil {
-		return nil
-	}
-	known, _ := layer.TreeLayers(tree) // a hint, no more
-	here, _ := s.folder.Names()
-	return fmt.Errorf("%w%s%s", err, s.folder.Nor(name), nearest.Hint(name, slices.Concat(here, known)))
-}
-
-// tell says what is missing: an error where the user has just named it, and else
-// a warning, for machines boot all the same, and say so too.
-func (s layerStack) tell(e *env) error {
-	err := s.missing()
-	if err != nil && s.given {
+	err = missing(cfg.Labels[r.Label], stack, folder)
+	if err != nil && r.Add.Layers != nil {
 		return usage(err)
 	}
 	if err != nil {
@@ -127,31 +61,48 @@ func (s layerStack) tell(e *env) error {
 	return nil
 }
 
-// layerFolder has the layers that lie beside the configuration.
-func (e *env) layerFolder(cfg *site.Site, log *slog.Logger) *serve.Layers {
-	return serve.NewLayers(cfg.Layers(), log)
+// missing tells of layers that are nowhere, as far as the label's tree is at hand.
+func missing(l *site.Label, stack site.Stack, folder *serve.Layers) error {
+	if l == nil || len(stack.Tree) == 0 {
+		return nil
+	}
+	tree, err := os.OpenRoot(l.Tree)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	var all []error
+	for _, name := range stack.Tree {
+		if err := missingIn(tree, folder, name); err != nil {
+			all = append(all, fmt.Errorf("label %s: layer %s: %w", l.Name, name, err))
+		}
+	}
+	return errors.Join(all...)
 }
 
-// settingsWithLayers are a label's settings with its layers.
-func settingsWithLayers(cfg *site.Site, folder *serve.Layers, name string) (boot.Settings, error) {
-	set, err := settings(cfg, name)
-	if err != nil {
-		return set, err
-	}
-	stack, err := layersFlag{}.stack(folder, cfg, name)
+// missingIn says that a layer is neither in the tree nor in the folder, and what may have been meant.
+func missingIn(tree *os.Root, folder *serve.Layers, name string) error {
+	_, err := layer.FindTree(tree, name)
 	if err == nil {
-		err = stack.addTo(&set)
+		return nil
 	}
-	return set, err
+	known, _ := layer.TreeLayers(tree) // a hint, no more
+	here, _ := folder.Names()
+	return fmt.Errorf("%w%s%s", err, folder.Nor(name), nearest.Hint(name, slices.Concat(here, known)))
 }
 
 // renderLayers renders the layers of all labels, and says what is wrong with
 // any before a machine is told.
 func renderLayers(cfg *site.Site, folder *serve.Layers, log *slog.Logger) {
 	for _, name := range cfg.Names() {
-		stack, err := layersFlag{}.stack(folder, cfg, name)
+		r := site.Request{Label: name, Image: boot.Image{Name: name}, Layers: folder}
+		stack, err := cfg.Stack(r)
 		if err == nil {
-			err = errors.Join(stack.missing(), stack.addTo(&boot.Settings{Overlay: handoff.Overlay{Enabled: true}}))
+			_, err = cfg.Settings(r)
+			err = errors.Join(missing(cfg.Labels[name], stack, folder), err)
 		}
 		if err != nil {
 			log.Warn("layers", "label", name, "why", err)

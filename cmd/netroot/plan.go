@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/boot"
-	"netroot/internal/handoff"
 	"netroot/internal/serve"
+	"netroot/internal/site"
 )
 
 func planCmd(e *env) *cobra.Command {
@@ -36,33 +36,20 @@ standard ports sends exactly this.`,
 			if err != nil {
 				return err
 			}
-			set, err := settings(cfg, im.Label)
+			folder := e.layerFolder(cfg, slog.New(slog.DiscardHandler))
+			r := site.Request{
+				Machine: boot.Machine{Server: server, Ref: args[0], Virtio: virtio},
+				Image:   serve.Facts(im), Label: im.Label, Listen: boot.StandardPorts(), Layers: folder,
+			}
+			if r.Add, err = additions(transport, initramfs, layers); err != nil {
+				return err
+			}
+			if err := e.tellLayers(cfg, folder, r); err != nil {
+				return err
+			}
+			plan, err := cfg.Plan(r)
 			if err != nil {
-				return err
-			}
-			stack, err := layers.stack(e.layerFolder(cfg, slog.New(slog.DiscardHandler)), cfg, im.Label)
-			if err != nil {
-				return err
-			}
-			if err := stack.tell(e); err != nil {
-				return err
-			}
-			if err := stack.addTo(&set); err != nil {
-				return err
-			}
-			set.Ports = map[handoff.Transport]uint16{handoff.NVMe: handoff.DefaultNVMePort, handoff.NBD: handoff.DefaultNBDPort, handoff.ISCSI: handoff.DefaultISCSIPort,
-				handoff.NFS: handoff.DefaultNFSPort, handoff.NFSImage: handoff.DefaultNFSPort}
-			if transport != "" {
-				if set.Transport, err = transportOf(transport); err != nil {
-					return err
-				}
-			}
-			if set.Initramfs, err = flavourOf(initramfs, set.Initramfs); err != nil {
-				return err
-			}
-			plan, err := boot.Decide(boot.Machine{Server: server, Ref: args[0], Virtio: virtio}, serve.Facts(im), set)
-			if err != nil {
-				return err
+				return noLayers(err)
 			}
 			switch {
 			case asJSON:

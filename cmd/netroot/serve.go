@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/serve"
 	"netroot/internal/store"
@@ -108,11 +107,11 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	log := e.logger(least)
 	folder := e.layerFolder(cfg, log)
 	sc := serve.Config{
-		Store:    s,
-		Settings: func(name string) (boot.Settings, error) { return settingsWithLayers(cfg, folder, name) },
-		Layers:   folder.Archive,
-		Default:  f.image,
-		Log:      log,
+		Store:   s,
+		Site:    cfg,
+		Layers:  folder,
+		Default: f.image,
+		Log:     log,
 	}
 	var im *store.Image
 	if f.image != "" {

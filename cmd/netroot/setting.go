@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"netroot/internal/boot"
 	"netroot/internal/config"
 	"netroot/internal/handoff"
 	"netroot/internal/nearest"
@@ -59,14 +58,26 @@ func label(cfg *site.Site, arg string) (*site.Label, error) {
 	return l, usage(err)
 }
 
-// settings are what a label's configuration says about its boot. An image whose
-// label the configuration does not know boots with the defaults.
-func settings(cfg *site.Site, name string) (boot.Settings, error) {
-	l, ok := cfg.Labels[name]
-	if !ok {
-		return boot.Settings{Overlay: site.DefaultOverlay()}, nil
+// additions are what the flags say that verbs have in common; an empty text is the label's.
+func additions(transport, initramfs string, layers layersFlag) (add site.Additions, err error) {
+	if transport != "" {
+		if add.Transport, err = transportOf(transport); err != nil {
+			return add, err
+		}
 	}
-	return boot.Settings{Transport: l.Transport, Initramfs: l.Initramfs, Servers: l.Servers, RW: l.RW, Overlay: l.Overlay, Debug: l.Debug, Cmdline: l.Cmdline}, nil
+	if add.Initramfs, err = flavourOf(initramfs); err != nil {
+		return add, err
+	}
+	add.Layers, err = layers.given()
+	return add, err
+}
+
+// noLayers says what to do where a machine cannot have layers.
+func noLayers(err error) error {
+	if errors.Is(err, site.ErrNoOverlay) {
+		return usage(fmt.Errorf("%w: give --layers ''", err))
+	}
+	return err
 }
 
 // transportOf reads a transport's name.
@@ -95,9 +106,9 @@ func oneOf[T ~string](what, name string, known []T) (T, error) {
 }
 
 // flavourOf reads the name of a flavour of initramfs; an empty one is the label's.
-func flavourOf(name string, labels handoff.Flavour) (handoff.Flavour, error) {
+func flavourOf(name string) (handoff.Flavour, error) {
 	if name == "" {
-		return labels, nil
+		return "", nil
 	}
 	return oneOf("initramfs", name, handoff.Flavours())
 }

@@ -14,7 +14,7 @@ import (
 
 	"netroot/internal/boot"
 	"netroot/internal/config"
-	"netroot/internal/handoff"
+	"netroot/internal/serve"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/vm"
@@ -107,19 +107,21 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	set, err := f.settings(cfg, im)
+	r, err := f.request(cfg, im)
 	if err != nil {
 		return err
 	}
-	var own *siteServer
+	sc := serve.Config{Store: s, Site: cfg, Default: im.Name()}
 	if f.server == kernelServer {
-		if own, err = e.startSite(ctx, cfg, im, set, mc.Accel); err != nil {
+		own, err := e.startSite(ctx, cfg, im, r, mc.Accel)
+		if err != nil {
 			return err
 		}
 		defer own.Close()
-		own.point(&set)
+		r.Add.Transport, r.Add.Elsewhere = own.transport, own.elsewhere
+		sc.Ports = boot.SamePort(own.port, own.transport)
 	}
-	server, url, err := e.vmServer(cfg, s, im, f, key, set)
+	server, url, err := e.vmServer(sc, im, f, key, r)
 	if err != nil {
 		return err
 	}
@@ -133,7 +135,7 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 		mc.Kernel = kernel.Path()
 		kernel.Close()
 	}
-	if set.Debug && f.serial == "" {
+	if f.serial == "" && (f.debug || known(cfg, im.Label).Debug) {
 		if mc.SerialLog, err = debugLog(cfg, im.Label); err != nil {
 			return err
 		}
@@ -197,33 +199,28 @@ func (f vmFlags) sshKey() (vm.Key, error) {
 	return key, err
 }
 
-// settings are what label and flags say about the machine's boot.
-func (f vmFlags) settings(cfg *site.Site, im *store.Image) (boot.Settings, error) {
-	set, err := settings(cfg, im.Label)
+// request asks for the machine's boot as label and flags say.
+func (f vmFlags) request(cfg *site.Site, im *store.Image) (site.Request, error) {
+	add, err := additions(f.transport, f.initramfs, f.layers)
 	if err != nil {
-		return boot.Settings{}, err
+		return site.Request{}, err
 	}
-	set.Console = []string{"ttyS0,115200"}
+	add.Console = []string{"ttyS0,115200"}
+	if vm.HasDisplay(known(cfg, im.Label).Qemu) {
+		add.Console = []string{"tty0", "ttyS0,115200"}
+	}
 	// On a busy host an emulated processor may miss the ticks by which the kernel tests its timer, and then it panics
 	// (arch/x86/kernel/apic/io_apic.c, check_timer). KVM's guests leave the test out by themselves.
-	set.Cmdline = append([]string{"no_timer_check"}, set.Cmdline...)
-	if f.server == "" || f.server == kernelServer {
-		set.Servers = nil // the label's others know nothing of our ports
+	add.Cmdline = []string{"no_timer_check"}
+	add.Alone = f.server == "" || f.server == kernelServer // the label's others know nothing of our ports
+	add.Debug, add.RW = f.debug, f.rw
+	return site.Request{Image: serve.Facts(im), Label: im.Label, Add: add}, nil
+}
+
+// known is the label of that name, or one with every default.
+func known(cfg *site.Site, name string) *site.Label {
+	if l, ok := cfg.Labels[name]; ok {
+		return l
 	}
-	set.Debug = set.Debug || f.debug
-	if l, ok := cfg.Labels[im.Label]; ok && vm.HasDisplay(l.Qemu) {
-		set.Console = []string{"tty0", "ttyS0,115200"}
-	}
-	if f.rw {
-		set.RW, set.Overlay = true, handoff.Overlay{}
-	}
-	if f.transport != "" {
-		if set.Transport, err = transportOf(f.transport); err != nil {
-			return boot.Settings{}, err
-		}
-	}
-	if set.Initramfs, err = flavourOf(f.initramfs, set.Initramfs); err != nil {
-		return boot.Settings{}, err
-	}
-	return set, nil
+	return cfg.NewLabel(name)
 }

@@ -17,17 +17,40 @@ import (
 	"netroot/internal/vm"
 )
 
-// vmServer makes the servers of one machine and the URL of its boot script.
-func (e *env) vmServer(cfg *site.Site, s *store.Store, im *store.Image, f vmFlags, key vm.Key, set boot.Settings) (*serve.Server, string, error) {
-	log := slog.New(slog.DiscardHandler)
+// vmServer makes the servers of one machine and the URL of its boot script. The machine gets its layers
+// as they are whenever it boots, and over them the one that brings the key.
+func (e *env) vmServer(sc serve.Config, im *store.Image, f vmFlags, key vm.Key, r site.Request) (*serve.Server, string, error) {
+	sc.Log = slog.New(slog.DiscardHandler)
 	if f.debug {
-		log = e.logger(slog.LevelInfo)
+		sc.Log = e.logger(slog.LevelInfo)
 	}
-	layers, current, err := e.vmLayers(cfg, im.Label, f, key, log, &set)
+	sc.Layers = e.layerFolder(sc.Site, sc.Log)
+	r.Layers = sc.Layers
+	if err := e.tellLayers(sc.Site, sc.Layers, r); err != nil {
+		return nil, "", err
+	}
+	set, err := sc.Site.Settings(r)
+	if err != nil {
+		return nil, "", noLayers(err)
+	}
+	archive, err := key.RunLayer()
+	if err == nil {
+		r.Add.RunLayer = sc.Layers.Add(archive)
+		archive, err = key.Layer()
+	}
 	if err != nil {
 		return nil, "", err
 	}
-	roots, err := f.roots(&set)
+	r.Add.TopLayer = sc.Layers.Add(archive)
+	sc.Add = r.Add
+	roots := map[handoff.Transport]net.Listener{}
+	switch f.server {
+	case kernelServer: // runs already
+	case "":
+		roots, err = listenForVM(byNFS(set))
+	default:
+		sc.Ports, err = f.ports(set)
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -35,18 +58,12 @@ func (e *env) vmServer(cfg *site.Site, s *store.Store, im *store.Image, f vmFlag
 	if err != nil {
 		return nil, "", err
 	}
-	exported, err := vmExports(cfg, im.Label, set)
-	if err != nil {
-		return nil, "", err
+	if byNFS(set) {
+		if sc.NFS, err = vmExports(sc.Site, im.Label, set.RW); err != nil {
+			return nil, "", err
+		}
 	}
-	server, err := serve.New(serve.Config{
-		Store:    s,
-		NFS:      exported,
-		Settings: current,
-		Layers:   layers.Archive,
-		Default:  im.Name(),
-		Log:      log,
-	}, http, roots)
+	server, err := serve.New(sc, http, roots)
 	if err != nil {
 		return nil, "", err
 	}
@@ -59,13 +76,10 @@ func (e *env) vmServer(cfg *site.Site, s *store.Store, im *store.Image, f vmFlag
 
 // vmExports exports the tree of one label to this host, where the machine's
 // connections come from.
-func vmExports(cfg *site.Site, label string, set boot.Settings) (serve.NFS, error) {
-	if !byNFS(set) {
-		return serve.NFS{}, nil
-	}
+func vmExports(cfg *site.Site, label string, rw bool) (serve.NFS, error) {
 	key, err := nfsKey(cfg.State)
 	return serve.NFS{
-		Trees:    map[string]serve.Tree{label: {Dir: cfg.Tree(label), RW: set.RW}},
+		Trees:    map[string]serve.Tree{label: {Dir: cfg.Tree(label), RW: rw}},
 		Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		AnyPort:  true,
 		Key:      key,
@@ -76,66 +90,27 @@ func byNFS(set boot.Settings) bool {
 	return set.RW || set.Transport == handoff.NFS || set.Transport == handoff.NFSImage
 }
 
-// vmLayers has the machine take its layers, as they are whenever it boots, and
-// over them the one that brings the key.
-func (e *env) vmLayers(cfg *site.Site, label string, f vmFlags, key vm.Key, log *slog.Logger, set *boot.Settings) (*serve.Layers, func(string) (boot.Settings, error), error) {
-	folder := e.layerFolder(cfg, log)
-	stack, err := f.layers.stack(folder, cfg, label)
-	if err != nil {
-		return nil, nil, err
+// ports are those of the server that --server names; which one is meant, the port does not say.
+func (f vmFlags) ports(set boot.Settings) (boot.Ports, error) {
+	if set.Transport == handoff.HTTP {
+		return nil, usage(errors.New("--server: a root by HTTP comes from the server of the boot script, which is this command itself; choose another transport"))
 	}
-	if err := stack.tell(e); err != nil {
-		return nil, nil, err
+	port, err := localPort(f.server)
+	if set.Transport != "" {
+		return boot.SamePort(port, set.Transport), err
 	}
-	archive, err := key.RunLayer()
-	if set.Overlay.Enabled {
-		archive, err = key.Layer()
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	digest := folder.Add(archive)
-	return folder, func(string) (boot.Settings, error) {
-		now := *set
-		err := stack.addTo(&now)
-		if now.Overlay.Enabled {
-			now.Layers = append(now.Layers, digest)
-		} else {
-			now.RunLayers = []string{digest}
-		}
-		return now, err
-	}, nil
+	return boot.SamePort(port, handoff.Transports()...), err
 }
 
-// roots makes a listener for every transport, or, with --server, points the
-// settings at that server.
-func (f vmFlags) roots(set *boot.Settings) (map[handoff.Transport]net.Listener, error) {
+// listenForVM makes a listener for the server of every transport.
+func listenForVM(nfs bool) (map[handoff.Transport]net.Listener, error) {
+	if nfs && os.Geteuid() != 0 {
+		return nil, errors.New("the NFS server wants root, for it opens files by their handles (open_by_handle_at(2)): run this as root, or take another transport")
+	}
 	roots := map[handoff.Transport]net.Listener{}
-	if f.server == kernelServer {
-		return roots, nil // they point there
-	}
-	if f.server != "" {
-		if set.Transport == handoff.HTTP {
-			return nil, usage(errors.New("--server: a root by HTTP comes from the server of the boot script, which is this command itself; choose another transport"))
-		}
-		port, err := localPort(f.server)
-		if err != nil {
-			return nil, err
-		}
-		set.Ports = map[handoff.Transport]uint16{}
-		for _, t := range handoff.Transports() { // which one is meant, the port does not say
-			if set.Transport == "" || t == set.Transport {
-				set.Ports[t] = port
-			}
-		}
-		return roots, nil
-	}
-	for _, t := range handoff.Transports() {
-		if t == handoff.HTTP || t == handoff.NFSImage || t == handoff.NFS && !byNFS(*set) {
+	for t := range boot.StandardPorts() {
+		if t == handoff.NFS && !nfs {
 			continue
-		}
-		if t == handoff.NFS && os.Geteuid() != 0 {
-			return nil, errors.New("the NFS server wants root, for it opens files by their handles (open_by_handle_at(2)): run this as root, or take another transport")
 		}
 		l, err := serve.Listen("the server of "+string(t), "127.0.0.1:0")
 		if err != nil {

@@ -36,15 +36,13 @@ type siteServer struct {
 // Close ends the server.
 func (s *siteServer) Close() { s.server.Close() }
 
-// point points the settings at the server.
-func (s *siteServer) point(set *boot.Settings) {
-	set.Transport, set.Elsewhere = s.transport, s.elsewhere
-	set.Ports = map[handoff.Transport]uint16{s.transport: s.port}
-}
-
 // startSite starts the site's server of the transport that the settings ask for,
 // configured as "netroot export" does it.
-func (e *env) startSite(ctx context.Context, cfg *site.Site, im *store.Image, set boot.Settings, accel vm.Accel) (*siteServer, error) {
+func (e *env) startSite(ctx context.Context, cfg *site.Site, im *store.Image, r site.Request, accel vm.Accel) (*siteServer, error) {
+	set, err := cfg.Settings(r)
+	if err != nil {
+		return nil, noLayers(err)
+	}
 	root, err := partPath(im, store.RoleRoot)
 	if err != nil {
 		return nil, err

@@ -65,13 +65,15 @@ type File struct {
 
 // Settings are what the configuration says about a label, and where the servers listen.
 type Settings struct {
-	Initramfs handoff.Flavour              // empty: handoff.Netroot
-	Transport handoff.Transport            // empty: the best that kernel, initramfs and server have
-	Ports     map[handoff.Transport]uint16 // where the server listens; one that is not in it is not served, but HTTP always is
-	Elsewhere Elsewhere                    // what the server has in another place than ours; zero: nothing
-	Servers   []string                     // hosts that serve the same images on the same ports; the one asked may be among them
-	Overlay   handoff.Overlay              // writable memory over the root
-	RW        bool                         // the node writes to the root itself, which only NFS has
+	Initramfs handoff.Flavour   // empty: handoff.Netroot
+	Transport handoff.Transport // empty: the best that kernel, initramfs and server have
+	Ports     Ports             // where the servers listen
+	// Withheld has the transports that this server offers to other clients and not to nodes, and why.
+	Withheld  map[handoff.Transport]string
+	Elsewhere Elsewhere       // what the server has in another place than ours; zero: nothing
+	Servers   []string        // hosts that serve the same images on the same ports; the one asked may be among them
+	Overlay   handoff.Overlay // writable memory over the root
+	RW        bool            // the node writes to the root itself, which only NFS has
 	Debug     bool
 	// TreeLayers are names of configuration trees in the root (/etc/rootovl); the first wins. Layers are digests of layers
 	// that the HTTP server has, in the order of application, and go over those.

@@ -17,12 +17,10 @@ var update = flag.Bool("update", false, "write the golden files")
 
 func digest(c string) string { return "sha256:" + strings.Repeat(c, 64) }
 
-func nbdOn(port uint16) map[handoff.Transport]uint16 {
-	return map[handoff.Transport]uint16{handoff.NBD: port}
-}
+func nbdOn(port uint16) Ports { return SamePort(port, handoff.NBD) }
 
 // all is a server with every transport.
-var all = map[handoff.Transport]uint16{handoff.NBD: 10809, handoff.NVMe: 4420, handoff.ISCSI: 3260, handoff.NFS: 2049, handoff.NFSImage: 2049}
+var all = StandardPorts()
 
 func debian() Image {
 	return Image{
@@ -56,7 +54,7 @@ func TestGolden(t *testing.T) {
 		{"nfs", vm, Settings{Ports: all, Transport: handoff.NFS, Overlay: handoff.Overlay{Enabled: true}, Servers: []string{"10.0.2.2", "10.0.2.3", "2001:db8::3"}}},
 		{"nfs-rw", vm, Settings{Ports: all, RW: true, RunLayers: []string{digest("d")}}},
 		{"nfs-site", vm, Settings{Ports: all, Transport: handoff.NFS, Elsewhere: Elsewhere{Path: "/srv/trees/debian12"}}},
-		{"nfs-kernel", vm, Settings{Ports: map[handoff.Transport]uint16{handoff.NFS: 40001}, Transport: handoff.NFS, Elsewhere: Elsewhere{Path: "/srv/trees/debian12", MountPort: 40002}}},
+		{"nfs-kernel", vm, Settings{Ports: SamePort(40001, handoff.NFS), Transport: handoff.NFS, Elsewhere: Elsewhere{Path: "/srv/trees/debian12", MountPort: 40002}}},
 		{"nfs-image-site", vm, Settings{Ports: all, Transport: handoff.NFSImage, Elsewhere: Elsewhere{Path: "/srv/images/debian12.squashfs"}}},
 		{"iscsi-tgt", vm, Settings{Ports: all, Transport: handoff.ISCSI, Elsewhere: Elsewhere{LUN: 1}}},
 		{"nfs-image", vm, Settings{Ports: all, Transport: handoff.NFSImage, Overlay: handoff.Overlay{Enabled: true}}},
@@ -165,6 +163,8 @@ func TestDecideRefuses(t *testing.T) {
 		{"the name of a tree's layer", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, TreeLayers: []string{"a b"}}, "cannot name a layer"},
 		{"a transport that the kernel lacks", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.NBD} }, Settings{Ports: all, Transport: handoff.NVMe}, "kernel 6.1.0-56-amd64 cannot take a root by nvme"},
 		{"a transport that is not served", ok, nil, Settings{Ports: nbdOn(1), Transport: handoff.ISCSI}, "does not serve iscsi"},
+		{"a transport that is for others", ok, nil, Settings{Ports: all, Transport: handoff.NFSImage, Withheld: map[handoff.Transport]string{handoff.NFS: "no key"}}, "does not serve nfs-image to nodes: no key"},
+		{"nothing but what is for others", ok, nil, Settings{Ports: nbdOn(1), Withheld: map[handoff.Transport]string{handoff.NBD: "TLS"}}, "none of the transports"},
 		{"nothing in common", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.HTTP} }, Settings{Ports: all}, "none of the transports"},
 		{"writing through a disk", ok, nil, Settings{Ports: all, Transport: handoff.NVMe, RW: true}, "rw wants the transport nfs"},
 		{"writing to both", ok, nil, Settings{Ports: all, Overlay: handoff.Overlay{Enabled: true}, RW: true}, "take one of them"},

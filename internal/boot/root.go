@@ -41,7 +41,7 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 		return handoff.Root{}, err
 	}
 	r := handoff.Root{Transport: t, FSType: im.RootFormat}
-	r.Servers, r.Port = []string{host}, s.Ports[t]
+	r.Servers, r.Port = []string{host}, s.Ports.Of(t)
 	for _, server := range s.Servers {
 		if err := handoff.CheckHost(server); err != nil {
 			return handoff.Root{}, fmt.Errorf("servers: %w", err)
@@ -112,7 +112,7 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 	initramfs := func(t handoff.Transport) bool {
 		return s.Initramfs != handoff.Dracut || slices.Contains(im.DracutTransports, t)
 	}
-	served := func(t handoff.Transport) bool { return t == handoff.HTTP || s.Ports[t] != 0 }
+	served := func(t handoff.Transport) bool { return s.Ports.Serves(t) && s.Withheld[ServerOf(t)] == "" }
 	t := s.Transport
 	if s.RW && t == "" {
 		t = handoff.NFS
@@ -125,6 +125,8 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 			return "", fmt.Errorf("its kernel %s cannot take a root by %s: choose another transport", im.KernelRelease, t)
 		case !initramfs(t):
 			return "", fmt.Errorf("its initramfs of dracut cannot attach a root by %s: it has %s; the build named the packages that more of them want", t, words(im.DracutTransports))
+		case s.Withheld[ServerOf(t)] != "":
+			return "", fmt.Errorf("this server does not serve %s to nodes: %s", t, s.Withheld[ServerOf(t)])
 		case !served(t):
 			return "", fmt.Errorf("this server does not serve %s, which the label asks for", t)
 		}

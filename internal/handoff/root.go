@@ -76,12 +76,28 @@ func (t Transport) Modules() []Module {
 	return nil
 }
 
+// DefaultPort is the port of a transport's server where none is named. It is 0 for HTTP, whose URL
+// names it.
+func (t Transport) DefaultPort() uint16 {
+	switch t {
+	case NBD:
+		return DefaultNBDPort
+	case NVMe:
+		return DefaultNVMePort
+	case ISCSI:
+		return DefaultISCSIPort
+	case NFS, NFSImage:
+		return DefaultNFSPort
+	}
+	return 0
+}
+
 // port is the port to connect to.
 func (r Root) port() uint16 {
 	if r.Port != 0 {
 		return r.Port
 	}
-	return map[Transport]uint16{NBD: DefaultNBDPort, NVMe: DefaultNVMePort, ISCSI: DefaultISCSIPort, NFS: DefaultNFSPort, NFSImage: DefaultNFSPort}[r.Transport]
+	return r.Transport.DefaultPort()
 }
 
 // Addresses are the servers' hosts and ports, for dialling.

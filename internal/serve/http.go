@@ -116,7 +116,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) getLayer(w http.ResponseWriter, r *http.Request) error {
 	digest := r.PathValue("digest")
-	archive, ok := s.cfg.Layers(digest)
+	archive, ok := s.cfg.Layers.Archive(digest)
 	if !ok {
 		return notFound(errors.New("no such layer"))
 	}

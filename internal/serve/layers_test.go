@@ -19,9 +19,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/testlog"
 )
@@ -219,18 +219,8 @@ func thousand(t testing.TB, files int) (server *Server, folder string, log *test
 	}
 	t.Cleanup(func() { web.Close() })
 	server, err = New(Config{
-		Store: s, Layers: l.Archive,
-		Settings: func(string) (boot.Settings, error) {
-			set := boot.Settings{Transport: handoff.HTTP, Overlay: handoff.Overlay{Enabled: true}}
-			for _, name := range []string{"rack", "site"} {
-				digest, err := l.Digest(name)
-				if err != nil {
-					return set, err
-				}
-				set.Layers = append(set.Layers, digest)
-			}
-			return set, nil
-		},
+		Store: s, Layers: l,
+		Site: labels(site.Label{Name: "debian", Transport: handoff.HTTP, Overlay: site.DefaultOverlay(), Layers: []string{"site", "rack"}}),
 	}, web, nil)
 	if err != nil {
 		t.Fatal(err)

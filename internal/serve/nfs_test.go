@@ -19,6 +19,7 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/proto/nfs3"
+	"netroot/internal/site"
 	"netroot/internal/store"
 )
 
@@ -327,10 +328,9 @@ func TestNFSPlan(t *testing.T) {
 	}
 	defer l.Close()
 	im := commit(t, images, "shared", map[store.Role][]byte{store.RoleRoot: random(1, 5000), store.RoleKernel: random(2, 10), store.RoleInitramfs: random(3, 10)})
-	plan := func(set boot.Settings, trees map[string]Tree) (string, error) {
+	plan := func(transport handoff.Transport, trees map[string]Tree) (string, error) {
 		s, err := New(Config{
-			Store: images, NFS: NFS{Trees: trees},
-			Settings: func(string) (boot.Settings, error) { return set, nil },
+			Store: images, NFS: NFS{Trees: trees}, Site: labels(site.Label{Name: "shared", Transport: transport}),
 		}, l, map[handoff.Transport]net.Listener{handoff.NFS: l})
 		if err != nil {
 			return "", err
@@ -339,13 +339,13 @@ func TestNFSPlan(t *testing.T) {
 		p, err := s.Plan(boot.Machine{Server: "10.0.0.9", Ref: im.Label})
 		return strings.Join(p.Cmdline, " "), err
 	}
-	if got, err := plan(boot.Settings{Transport: handoff.NFS}, x.Trees); err != nil || !strings.Contains(got, "root=nfs:10.0.0.9:/shared:ro,") {
+	if got, err := plan(handoff.NFS, x.Trees); err != nil || !strings.Contains(got, "root=nfs:10.0.0.9:/shared:ro,") {
 		t.Errorf("%s, %v", got, err)
 	}
-	if got, err := plan(boot.Settings{}, nil); err != nil || !strings.Contains(got, "root=live:nfs://10.0.0.9:") {
+	if got, err := plan("", nil); err != nil || !strings.Contains(got, "root=live:nfs://10.0.0.9:") {
 		t.Errorf("%s, %v", got, err)
 	}
-	if got, err := plan(boot.Settings{Transport: handoff.NFS}, nil); err == nil || !strings.Contains(err.Error(), `"shared" is not exported here`) {
+	if got, err := plan(handoff.NFS, nil); err == nil || !strings.Contains(err.Error(), `"shared" is not exported here`) {
 		t.Errorf("%s, %v", got, err)
 	}
 }
@@ -361,8 +361,7 @@ func TestSecondWriterIsTold(t *testing.T) {
 	defer l.Close()
 	commit(t, images, "own", map[store.Role][]byte{store.RoleRoot: random(1, 5000), store.RoleKernel: random(2, 10), store.RoleInitramfs: random(3, 10)})
 	s, err := New(Config{
-		Store: images, NFS: x.NFS,
-		Settings: func(string) (boot.Settings, error) { return boot.Settings{Transport: handoff.NFS, RW: true}, nil },
+		Store: images, NFS: x.NFS, Site: labels(site.Label{Name: "own", RW: true}),
 	}, l, map[handoff.Transport]net.Listener{handoff.NFS: l})
 	if err != nil {
 		t.Fatal(err)

@@ -16,7 +16,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -26,19 +25,21 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/proto/accept"
+	"netroot/internal/site"
 	"netroot/internal/store"
 )
 
 // Config is what a Server serves.
 type Config struct {
 	Store *store.Store
-	// Settings says how machines of a label boot. Ports in its answer are those of other servers' transports; a listener
-	// here knows its own. Nil means no settings for any label. An error reaches the machine's console.
-	Settings func(label string) (boot.Settings, error)
-	// Layers returns the archive (package layer) that has this digest, if there is one. Settings may name those that it has.
-	// It is asked again for each node: a Layers has those of a folder, and what renders one for a node would have that.
-	// Nil: there are none.
-	Layers func(digest string) (archive []byte, ok bool)
+	// Site says how machines of a label boot, and Add what is added to that for all of them. Nil: every label has its
+	// defaults. What is wrong reaches the machine's console.
+	Site *site.Site
+	Add  site.Additions
+	// Ports are those of other servers of roots, to which machines are sent for what has no listener here.
+	Ports boot.Ports
+	// Layers has the layers that are served. Nil: there are none.
+	Layers *Layers
 	// NFS says what the NFS server exports.
 	NFS NFS
 	// Default is the image that an NBD client gets who names no export, as store.Resolve takes it. Empty: none.
@@ -89,11 +90,11 @@ func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Settings == nil {
-		cfg.Settings = func(string) (boot.Settings, error) { return boot.Settings{}, nil }
+	if cfg.Site == nil {
+		cfg.Site = site.Empty()
 	}
 	if cfg.Layers == nil {
-		cfg.Layers = func(string) ([]byte, bool) { return nil, false }
+		cfg.Layers = NewLayers("", cfg.Log)
 	}
 	return &Server{cfg: cfg, catalog: newCatalog(cfg.Store), exports: newExports(cfg), http: httpListener, roots: roots}, nil
 }
@@ -187,38 +188,33 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 	if err != nil {
 		return boot.Plan{}, err
 	}
-	settings, err := s.cfg.Settings(im.Label)
+	r := site.Request{Machine: m, Image: Facts(im), Label: im.Label, Layers: s.cfg.Layers, Add: s.cfg.Add}
+	r.Listen, r.Withheld = s.ports()
+	settings, err := s.cfg.Site.Settings(r)
 	if err != nil {
 		return boot.Plan{}, err
 	}
-	ports := maps.Clone(settings.Ports)
-	if ports == nil {
-		ports = map[handoff.Transport]uint16{}
-	}
-	for t, l := range s.roots {
-		if t == handoff.NBD && s.cfg.RequireTLS {
-			if settings.Transport == t {
-				return boot.Plan{}, fmt.Errorf("label %s: this server serves NBD by TLS alone, which no node speaks: choose another transport, or start it without --tls-require", im.Label)
-			}
-			continue
-		}
-		ports[t] = uint16(l.Addr().(*net.TCPAddr).Port)
-	}
-	if port, ok := ports[handoff.NFS]; ok {
-		ports[handoff.NFSImage] = port
-	}
-	settings.Ports = ports
 	if s.roots[handoff.NFS] != nil && (settings.Transport == handoff.NFS || settings.RW) {
 		if err := s.exports.ready(im.Label, m.Address); err != nil {
 			return boot.Plan{}, err
 		}
 	}
-	for _, digest := range slices.Concat(settings.Layers, settings.RunLayers) {
-		if _, ok := s.cfg.Layers(digest); !ok {
-			return boot.Plan{}, fmt.Errorf("label %s: layer %s is not served here", im.Label, digest)
+	return boot.Decide(m, r.Image, settings)
+}
+
+// ports are where nodes find the servers of roots, and which of them are not for nodes.
+func (s *Server) ports() (ports boot.Ports, withheld map[handoff.Transport]string) {
+	ports = boot.Ports{}
+	maps.Copy(ports, s.cfg.Ports)
+	for t, l := range s.roots {
+		ports[t] = uint16(l.Addr().(*net.TCPAddr).Port)
+	}
+	if s.cfg.RequireTLS && s.roots[handoff.NBD] != nil {
+		withheld = map[handoff.Transport]string{
+			handoff.NBD: "it requires TLS (--tls-require), which no node speaks: choose another transport, or start it without",
 		}
 	}
-	return boot.Decide(m, Facts(im), settings)
+	return ports, withheld
 }
 
 // Facts are what package boot needs to know of an image.

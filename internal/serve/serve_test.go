@@ -22,6 +22,7 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/testlog"
 )
@@ -39,6 +40,15 @@ type fixture struct {
 	url    string // http://HOST:PORT
 	nbd    string // HOST:PORT
 	log    *testlog.Buffer
+}
+
+// labels is a Site with these labels.
+func labels(all ...site.Label) *site.Site {
+	s := site.Empty()
+	for _, l := range all {
+		s.Labels[l.Name] = &l
+	}
+	return s
 }
 
 func random(seed byte, n int) []byte {
@@ -91,10 +101,9 @@ func start(t *testing.T) *fixture {
 	f.layers.Add(f.layer)
 	web, blocks := listen("--http"), listen("--nbd")
 	f.Server, err = New(Config{
-		Store: s, Layers: f.layers.Archive, Default: "debian", Log: slog.New(slog.NewTextHandler(f.log, nil)),
-		Settings: func(label string) (boot.Settings, error) {
-			return boot.Settings{Overlay: handoff.Overlay{Enabled: true}, Layers: []string{layer.Digest(f.layer)}, Cmdline: []string{"label=" + label}}, nil
-		},
+		Store: s, Layers: f.layers, Default: "debian", Log: slog.New(slog.NewTextHandler(f.log, nil)),
+		Site: labels(site.Label{Name: "debian", Overlay: site.DefaultOverlay(), Cmdline: []string{"label=debian"}}),
+		Add:  site.Additions{TopLayer: layer.Digest(f.layer)},
 	}, web, map[handoff.Transport]net.Listener{handoff.NBD: blocks})
 	if err != nil {
 		t.Fatal(err)
@@ -319,10 +328,9 @@ func TestNoNodeSpeaksTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for transport, want := range map[handoff.Transport]string{"": "none of the transports that are served", handoff.NBD: "by TLS alone"} {
+	for transport, want := range map[handoff.Transport]string{"": "none of the transports that are served", handoff.NBD: "requires TLS (--tls-require)"} {
 		s, err := New(Config{
-			Store: f.store, RequireTLS: true,
-			Settings: func(string) (boot.Settings, error) { return boot.Settings{Transport: transport}, nil },
+			Store: f.store, RequireTLS: true, Site: labels(site.Label{Name: "debian", Transport: transport}),
 		}, nil, map[handoff.Transport]net.Listener{handoff.NBD: l})
 		if err != nil {
 			t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/serve"
+	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/testlog"
 )
@@ -81,7 +82,7 @@ func TestMachineAsksAgain(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("0", 64)
 	plan, err := boot.Decide(boot.Machine{Server: host, Ref: "debian", Virtio: true},
 		boot.Image{Name: "debian@0123", Transports: []handoff.Transport{handoff.NBD}, Kernel: boot.File{Name: "vmlinuz", Digest: digest}, Initrds: []boot.File{{Name: "initramfs", Digest: digest}}},
-		boot.Settings{Ports: map[handoff.Transport]uint16{handoff.NBD: handoff.DefaultNBDPort}})
+		boot.Settings{Ports: boot.StandardPorts()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,9 +183,9 @@ func startServer(t *testing.T, dir string, parts []store.Part) (host string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := serve.New(serve.Config{Store: s, Settings: func(string) (boot.Settings, error) {
-		return boot.Settings{Console: []string{"ttyS0"}, Cmdline: []string{"label=test"}}, nil
-	}}, web, map[handoff.Transport]net.Listener{handoff.NBD: nbd})
+	cfg := site.Empty()
+	cfg.Labels["test"] = &site.Label{Name: "test", Cmdline: []string{"label=test"}}
+	server, err := serve.New(serve.Config{Store: s, Site: cfg, Add: site.Additions{Console: []string{"ttyS0"}}}, web, map[handoff.Transport]net.Listener{handoff.NBD: nbd})
 	if err != nil {
 		t.Fatal(err)
 	}
