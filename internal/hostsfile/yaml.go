@@ -11,7 +11,7 @@ import (
 func (f *File) YAML(from, dir string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("# Made by \"netroot import\" from %s. docs/configuration.md says every key there is.", printable(from))
+	line("# Made by \"netroot import\" from %s. docs/netroot.yaml.md describes every key.", printable(from))
 	tftp := f.tftp()
 	if tftp != "" {
 		line("#")
