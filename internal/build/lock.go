@@ -12,19 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock is the one that a tree has: who builds it, or works inside it, holds it
-// alone. It ends with its holder, however that ends. The file says who holds it,
-// and goes when the holder lets go of it in order.
+// lock is the lock of a tree. The process that builds the tree or works in it holds the lock alone.
+// The kernel releases the lock when that process ends in any way. The lock file names the holder;
+// close removes it.
 type lock struct{ file *os.File }
 
-// lockTree takes the lock of the tree that lies, or will lie, at path. verb is
-// what the holder is: "build", "shell".
+// lockTree takes the lock of the tree at path, which need not exist. verb says what the holder
+// does: "build", "shell".
 func lockTree(path, label, verb string) (*lock, error) {
 	f, err := lockFile(sibling(path, ".lock"))
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		defer f.Close()
-		holder, _ := io.ReadAll(io.LimitReader(f, 100)) // it only makes the message better
-		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait for it to end", label, by(string(holder)))
+		holder, _ := io.ReadAll(io.LimitReader(f, 100)) // only for the message
+		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait until it ends", label, holderName(string(holder)))
 	}
 	if err != nil {
 		return nil, err
@@ -39,8 +39,9 @@ func lockTree(path, label, verb string) (*lock, error) {
 	return l, nil
 }
 
-// lockFile makes and locks a file. One that its holder removed between the two
-// is no lock, and it is done again. With EWOULDBLOCK the file is somebody else's.
+// lockFile makes and locks a file. If the previous holder removed the file between the two steps,
+// the lock is void and lockFile tries again. The error EWOULDBLOCK means that another process holds
+// the lock.
 func lockFile(name string) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
@@ -65,8 +66,8 @@ func lockFile(name string) (*os.File, error) {
 	}
 }
 
-// by reads what a holder has written: its verb and process.
-func by(holder string) string {
+// holderName turns the content of a lock file, verb and process ID, into words for a message.
+func holderName(holder string) string {
 	words := strings.Fields(holder)
 	if len(words) != 2 {
 		return ""
@@ -74,20 +75,21 @@ func by(holder string) string {
 	return fmt.Sprintf(" %s (process %s)", words[0], words[1])
 }
 
-// close removes the file while it is still locked, so that nobody else's goes.
+// close removes the file before it releases the lock, so that it cannot remove another holder's
+// file.
 func (l *lock) close() error {
 	return errors.Join(os.Remove(l.file.Name()), l.file.Close())
 }
 
-// sibling is the name of a hidden file beside a tree that belongs to it.
+// sibling returns the name of a hidden file that belongs to a tree and lies beside it.
 func sibling(tree, suffix string) string {
 	return filepath.Join(filepath.Dir(tree), "."+filepath.Base(tree)+suffix)
 }
 
-// freeTree refuses to replace a tree that machines have as their root by NFS:
-// they would lose every file at once. Who serves a tree holds a lock of its
-// directory (flock(2)) for as long as a machine uses it, and for a time after:
-// the times are package serve's (readerLinger and its like).
+// freeTree refuses to replace a tree that is the root of running machines over NFS, because they
+// would lose all their files at once. The server holds a lock (flock(2)) on the directory for as
+// long as a machine uses the tree and for some time after. Package serve defines these times
+// (readerLinger and others).
 func (b *builder) freeTree() error {
 	dir, err := os.Open(b.opt.Tree)
 	if errors.Is(err, fs.ErrNotExist) || b.opt.Force {
@@ -96,11 +98,11 @@ func (b *builder) freeTree() error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close() // and with it goes the lock
+	defer dir.Close() // this also releases the lock
 	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("the tree of %s is the root of running machines, by NFS, and a build would take it away from them: shut them down first, or say --force "+
-			"(it counts as in use for an hour after the last machine's connection has ended, for ten minutes if that one wrote to it, and for five after a boot script was asked for)", b.opt.Label)
+		return fmt.Errorf("the tree of %s is the root of running machines over NFS, and a build would replace it: shut the machines down first, or use --force "+
+			"(the tree counts as in use for one hour after the last connection of a machine has ended, for ten minutes if that machine wrote to the tree, and for five minutes after a request for a boot script)", b.opt.Label)
 	}
 	return err
 }

@@ -11,7 +11,7 @@ import (
 	"netroot/internal/store"
 )
 
-// TestPackErofs packs for a kernel without EROFS, and for one with it.
+// TestPackErofs packs for a kernel without EROFS and for a kernel with EROFS.
 func TestPackErofs(t *testing.T) {
 	if _, err := exec.LookPath("mkfs.erofs"); err != nil {
 		if os.Getenv("CI") == "true" {
