@@ -67,8 +67,8 @@ func TestPacmanConf(t *testing.T) {
 	}
 }
 
-// pacmanRepository writes a repository: a database and packages, each a compressed archive with .PKGINFO (alpm-package(7),
-// alpm-repo-db(7)).
+// pacmanRepository writes a repository: a database and packages, each a compressed archive with
+// .PKGINFO (alpm-package(7), alpm-repo-db(7)).
 func pacmanRepository(t *testing.T, packages map[string][]file) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -73,8 +73,8 @@ func For(name string) (Agent, error) {
 	}, nil
 }
 
-// alternative returns advice on how to replace an agent that needs a daemon, a service that no longer
-// exists, or a builder.
+// alternative returns advice on how to replace an agent that needs a daemon, a service that no
+// longer exists, or a builder.
 func alternative(agent string) string {
 	switch agent {
 	case "docker-daemon":

@@ -9,8 +9,9 @@ import (
 	"slices"
 )
 
-// A SIF (Singularity Image Format, version 1; documented in apptainer/sif, pkg/sif/sif.go) is a header, a table of
-// descriptors and the objects they describe. Numbers are little-endian and nothing is padded:
+// A SIF (Singularity Image Format, version 1; documented in apptainer/sif, pkg/sif/sif.go) is a
+// header, a table of descriptors and the objects they describe. Numbers are little-endian and
+// nothing is padded:
 //
 //	header       0 launch[32]  32 magic[10]  42 version[3]  45 arch[3]  48 id[16]  64 created  72 modified
 //	             80 descriptors free  88 in all  96 their offset  104 their length  112 data offset  120 its length

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// file is an entry of a layer: a directory when its name ends in "/", a link when to is set, else a regular file.
+// file is an entry of a layer: a directory when its name ends in "/", a link when to is set, else a
+// regular file.
 type file struct {
 	name, to, body string
 	typ            byte

@@ -29,12 +29,12 @@ func (r Reused) String() string {
 	return fmt.Sprintf("%s, made %s ago in %s", r.What, term.Duration(r.Age), term.Duration(r.Saved))
 }
 
-// fetchingAgents are the agents whose result is always kept. They fetch it over a network, and their
-// parameters identify it. The other agents copy files of this host, which can change.
+// fetchingAgents are the agents whose result is always kept. They fetch it over a network, and
+// their parameters identify it. The other agents copy files of this host, which can change.
 var fetchingAgents = []string{"debootstrap", "yum", "dnf", "zypper", "arch", "busybox", "docker", "oras"}
 
-// unpackingAgents are the agents that unpack a file of this host. The content of the file determines the
-// result.
+// unpackingAgents are the agents that unpack a file of this host. The content of the file
+// determines the result.
 var unpackingAgents = []string{"localimage", "docker-archive", "oci-archive"}
 
 // fill runs the agent to fill the stage's tree, or restores what an earlier run of the agent with
@@ -136,8 +136,8 @@ func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key
 	return cache.NewKey(append(append([]string{"bootstrap", b.opt.Version}, parts...), sources...)...), nil
 }
 
-// agentVariables are the environment variables that the agents and their programs read. The proxy also
-// affects the tree, because mmdebstrap writes it down there.
+// agentVariables are the environment variables that the agents and their programs read. The proxy
+// also affects the tree, because mmdebstrap writes it down there.
 var agentVariables = []string{
 	"INCLUDE", "GPG", "SOURCE_DATE_EPOCH", "APT_CONFIG",
 	"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
