@@ -63,8 +63,8 @@ func closeOnExec() {
 	}
 }
 
-// carryOut carries out the order: file systems, script, command, restore. It restores the Tree's own
-// files only when no process of the command is left.
+// carryOut carries out the order: file systems, script, command, restore. It restores the Tree's
+// own files only when no process of the command is left.
 func carryOut(o order, signals <-chan os.Signal, orphaned <-chan struct{}) (out outcome, err error) {
 	unix.Umask(int(o.Umask.Perm()))
 	if o.Root == "" {

@@ -136,9 +136,9 @@ func TestStartErrors(t *testing.T) {
 	used := l.Addr().(*net.TCPAddr).Port
 	for want, change := range map[string]func(*Config){
 		fmt.Sprintf("127.0.0.1:%d is in use: choose another port with --ssh-port", used): func(c *Config) { c.SSHPort = used },
-		"127: use a shorter name": func(c *Config) { c.Bootfile = "http://10.0.2.2/" + strings.Repeat("x", 120) },
-		"use bios or uefi":        func(c *Config) { c.Firmware = "coreboot" },
-		"use auto, kvm or tcg":    func(c *Config) { c.Accel = "xen" },
+		"127: use a shorter name":    func(c *Config) { c.Bootfile = "http://10.0.2.2/" + strings.Repeat("x", 120) },
+		"use bios or uefi":           func(c *Config) { c.Firmware = "coreboot" },
+		"use auto, kvm or tcg":       func(c *Config) { c.Accel = "xen" },
 		"more than 0":                func(c *Config) { c.Mem = -1 },
 		"no-such-device":             func(c *Config) { c.Args = []string{"-device", "no-such-device"} },
 		"-no-such-option":            func(c *Config) { c.Args = []string{"-no-such-option"} },
