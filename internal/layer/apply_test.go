@@ -39,6 +39,7 @@ func archiveOf(t testing.TB, members ...member) []byte {
 
 // hostTree makes what a hostile or only an ordinary tree holds: OUT stands for a directory beside
 // root.
+//
 //	outside/secret          must survive everything
 //	root/usr/bin/           root/bin -> usr/bin            merged /usr
 //	root/run/               root/var/run -> /run           absolute link, to be taken inside
