@@ -12,11 +12,13 @@ import (
 	"strings"
 )
 
-// treeKey is the header's GPG in the Tree, where apt looks for keys: %post installs from the same archive.
+// treeKey is the path in the Tree of the header's GPG keyring. apt looks for keys there, because
+// %post installs from the same archive.
 const treeKey = "etc/apt/trusted.gpg.d/bootstrap.gpg"
 
-// aptKey returns the keyring of the header's GPG, as apt and gpgv read it, or nil where there is none. GPG is a file, or
-// an https:// URL. The variable GPG is for yum: who has it set for one recipe means no archive of Debian's.
+// aptKey returns the keyring that the header's GPG names, in the form that apt and gpgv read, or
+// nil if the header has no GPG. GPG is a file or an https:// URL. The environment variable GPG is
+// not read: it is for yum, and a user who set it for such a recipe did not mean a Debian archive.
 func (j Job) aptKey(ctx context.Context) ([]byte, error) {
 	from := j.header("GPG")
 	if from == "" {
@@ -45,13 +47,14 @@ func (j Job) readKey(ctx context.Context, from string) ([]byte, error) {
 		defer body.Close()
 		return io.ReadAll(io.LimitReader(body, tooMuch))
 	case !isFile && strings.Contains(from, "://"):
-		return nil, fmt.Errorf("%s is no safe place for a key: give an https:// URL, or a file", from)
+		return nil, fmt.Errorf("%s is not a safe source for a key: use an https:// URL or a file", from)
 	}
 	return os.ReadFile(j.absolute(path))
 }
 
-// dearmor returns the packets of public keys, out of their armor if they have one (RFC 9580, 6.2): gpgv takes no other
-// form. The checksum below them is optional, and protects against nothing that a signature's check does not find.
+// dearmor returns the packets of public keys, and decodes their armor if they have one (RFC 9580,
+// 6.2), because gpgv reads only packets. It ignores the optional checksum: a damaged key is found
+// when the signature is checked.
 func dearmor(text []byte) ([]byte, error) {
 	const begin, end = "-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----"
 	key := text
@@ -61,7 +64,7 @@ func dearmor(text []byte) ([]byte, error) {
 		for _, b := range blocks[1:] {
 			b, _, ok := strings.Cut(b, end)
 			if !ok {
-				return nil, errors.New("its key has no end")
+				return nil, errors.New("the armor of the key has no END line")
 			}
 			packets, err := fromBase64(b)
 			if err != nil {
@@ -70,9 +73,9 @@ func dearmor(text []byte) ([]byte, error) {
 			key = append(key, packets...)
 		}
 	}
-	const publicKey = 6 // the first packet's type: RFC 9580, 4.2 and 5
+	const publicKey = 6 // type of the first packet: RFC 9580, 4.2 and 5
 	if len(key) == 0 || key[0]&0xc0 == 0x80 && key[0]>>2&0xf != publicKey || key[0]&0xc0 == 0xc0 && key[0]&0x3f != publicKey || key[0]&0x80 == 0 {
-		return nil, errors.New("is no OpenPGP public key")
+		return nil, errors.New("not an OpenPGP public key")
 	}
 	return key, nil
 }
@@ -81,7 +84,7 @@ func fromBase64(armored string) ([]byte, error) {
 	var b strings.Builder
 	for line := range strings.Lines(armored) {
 		line = strings.TrimSpace(line)
-		if strings.Contains(line, ":") || strings.HasPrefix(line, "=") { // a header, the checksum
+		if strings.Contains(line, ":") || strings.HasPrefix(line, "=") { // a header or the checksum
 			continue
 		}
 		b.WriteString(line)
@@ -89,7 +92,8 @@ func fromBase64(armored string) ([]byte, error) {
 	return base64.StdEncoding.DecodeString(b.String())
 }
 
-// writeKeyring writes a keyring for the tools of the host into a directory of its own, which apt's user can read.
+// writeKeyring writes a keyring for the host's tools into a new directory, which apt's user can
+// read.
 func writeKeyring(key []byte) (dir, file string, err error) {
 	dir, err = os.MkdirTemp("", "netroot-key-")
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// testdata/archive is an archive of one package that is not there, signed with key.asc; other.asc is another key.
+// testdata/archive is an archive with an index of one missing package, signed with key.asc;
+// other.asc is another key.
 const archiveDir = "testdata/archive"
 
 func archiveKey(t *testing.T, name string) (armored, packets []byte) {
@@ -40,11 +41,11 @@ func TestDearmor(t *testing.T) {
 		t.Errorf("two keys: %x %v", got, err)
 	}
 	for text, want := range map[string]string{
-		"":                       "is no OpenPGP public key",
-		"<html>none here</html>": "is no OpenPGP public key",
-		"\x95\x01secret":         "is no OpenPGP public key", // a secret key's packet
-		"\xc5\x01secret":         "is no OpenPGP public key",
-		string(armored[:90]):     "its key has no end",
+		"":                       "not an OpenPGP public key",
+		"<html>none here</html>": "not an OpenPGP public key",
+		"\x95\x01secret":         "not an OpenPGP public key", // packet of a secret key
+		"\xc5\x01secret":         "not an OpenPGP public key",
+		string(armored[:90]):     "the armor of the key has no END line",
 		strings.Replace(string(armored), base64.StdEncoding.EncodeToString(packets[:12]), "!", 1): "illegal base64",
 	} {
 		if _, err := dearmor([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
@@ -69,9 +70,9 @@ func TestAptKey(t *testing.T) {
 		"file://" + dir + "/key.asc":    "",
 		server.URL + "/key.asc":         "",
 		server.URL + "/none.asc":        "404",
-		"http://mirror.invalid/key.asc": "GPG: http://mirror.invalid/key.asc is no safe place for a key",
+		"http://mirror.invalid/key.asc": "GPG: http://mirror.invalid/key.asc is not a safe source for a key",
 		"none.asc":                      "GPG: open " + dir + "/none.asc",
-		"text":                          "GPG: text: is no OpenPGP public key",
+		"text":                          "GPG: text: not an OpenPGP public key",
 	} {
 		j := job(t, "Bootstrap: debootstrap\nOSVersion: sid\nGPG: "+from+"\n")
 		j.Dir, j.Env = dir, []string{"GPG=https://of.yum.invalid/"}
@@ -91,7 +92,8 @@ func TestAptKey(t *testing.T) {
 	}
 }
 
-// TestSignedArchive has the real tools judge an archive's signature: past it, they do not find the package.
+// TestSignedArchive runs the real tools on an archive. When they accept its signature, they fail to
+// find the package.
 func TestSignedArchive(t *testing.T) {
 	needRoot(t)
 	server := httptest.NewServer(http.FileServer(http.Dir(archiveDir)))
@@ -124,7 +126,7 @@ func TestSignedArchive(t *testing.T) {
 	}
 }
 
-// TestKeyKept has a tool that says what it was asked.
+// TestKeyKept runs a tool that prints its arguments.
 func TestKeyKept(t *testing.T) {
 	needRoot(t)
 	_, packets := archiveKey(t, "key.asc")
@@ -141,9 +143,9 @@ func TestKeyKept(t *testing.T) {
 	if err != nil || !bytes.Equal(got, packets) {
 		t.Errorf("the tree's key is %x, %v", got, err)
 	}
-	told := regexp.MustCompile(`^MirrorURL has trusted=yes: signatures are not checked\n` +
+	report := regexp.MustCompile(`^MirrorURL has trusted=yes: signatures are not checked\n` +
 		`--keyring=(\S+)\n--keyring=(\S+)/bootstrap.gpg\n--skip=check/signed-by\n$`).FindStringSubmatch(log.String())
-	if told == nil || told[1] != told[2] {
+	if report == nil || report[1] != report[2] {
 		t.Errorf("the log is %q", &log)
 	}
 	if left, _ := os.ReadDir(tmp); len(left) > 0 {

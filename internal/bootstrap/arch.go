@@ -13,12 +13,12 @@ import (
 	"netroot/internal/layer"
 )
 
-// arch installs Arch Linux with pacstrap: Include, or base. ConfURL is the pacman.conf to use, a URL or a path; without
-// it the host's own serves. MirrorURL, where given, is what the configuration's mirror list would name, with pacman's
-// $repo and $arch in it, for hosts that have no such list.
+// arch installs Arch Linux with pacstrap: the packages of Include, or base. ConfURL is the URL or
+// path of a pacman.conf; the default is the host's. MirrorURL, with pacman's $repo and $arch in it,
+// replaces the mirror list that the configuration names, for hosts that have no such list.
 //
-// The Tree's package keys are made at the end. (Apptainer installs haveged for that time: kernels since 5.6 have the
-// randomness by themselves.)
+// At the end, arch makes the package keys of the Tree. (Apptainer installs haveged for that;
+// kernels since 5.6 have enough randomness without it.)
 func arch(ctx context.Context, j Job) error {
 	packages, err := j.include()
 	if err != nil {
@@ -50,7 +50,8 @@ func arch(ctx context.Context, j Job) error {
 	return j.pacmanKeys(ctx)
 }
 
-// pacstrapArgs is the command line: the host's package cache, and neither its keys nor its mirror list.
+// pacstrapArgs returns the command line. pacstrap uses the host's package cache, but not the host's
+// keys or mirror list.
 func pacstrapArgs(prog, conf, root string, packages []string) []string {
 	if len(packages) == 0 {
 		packages = []string{"base"}
@@ -60,12 +61,12 @@ func pacstrapArgs(prog, conf, root string, packages []string) []string {
 
 const hostPacmanConf = "/etc/pacman.conf"
 
-// pacmanConf returns the configuration's text: pacman.conf(5).
+// pacmanConf returns the text of the configuration: pacman.conf(5).
 func (j Job) pacmanConf(ctx context.Context) (string, error) {
 	from := j.header("ConfURL")
 	text, err := j.readConf(ctx, from)
 	if from == "" && errors.Is(err, fs.ErrNotExist) {
-		return "", errors.New("ConfURL: is missing, and this host has no " + hostPacmanConf + ": give the URL or path of a pacman.conf")
+		return "", errors.New("ConfURL: is missing, and this host has no " + hostPacmanConf + ": set it to the URL or path of a pacman.conf")
 	}
 	if err != nil {
 		return "", fmt.Errorf("ConfURL: %w", err)
@@ -75,7 +76,7 @@ func (j Job) pacmanConf(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !hasRepository(text) {
-		return "", errors.New("ConfURL: the pacman.conf has no section of a repository, such as [core]: give another")
+		return "", errors.New("ConfURL: the pacman.conf has no section for a repository, such as [core]: use another file")
 	}
 	return text, nil
 }
@@ -98,7 +99,8 @@ func (j Job) readConf(ctx context.Context, from string) (string, error) {
 	return string(text), err
 }
 
-// withMirror puts the mirror in the place of lists that are included. A list that the host does not have is an error.
+// withMirror replaces the lists that the configuration includes with the mirror. A list that the
+// host does not have is an error.
 func withMirror(conf, mirror string) (string, error) {
 	var b strings.Builder
 	for line := range strings.Lines(conf) {
@@ -113,8 +115,8 @@ func withMirror(conf, mirror string) (string, error) {
 			continue
 		}
 		if _, err := os.Stat(list); err != nil {
-			return "", fmt.Errorf("MirrorURL: is missing, and this host has no list of mirrors (%w): "+
-				"give a URL with $repo and $arch, as pacman's Server has it", err)
+			return "", fmt.Errorf("MirrorURL: is missing, and this host has no mirror list (%w): "+
+				"set it to a URL with $repo and $arch, as in pacman's Server", err)
 		}
 		b.WriteString(line)
 	}
@@ -130,7 +132,7 @@ func hasRepository(conf string) bool {
 	return false
 }
 
-// pacmanKeys makes the keys that the Tree's own pacman needs, if it has one.
+// pacmanKeys makes the keys that the Tree's own pacman requires, if the Tree has pacman.
 func (j Job) pacmanKeys(ctx context.Context) error {
 	root, err := os.OpenRoot(j.Root)
 	if err != nil {
@@ -138,7 +140,7 @@ func (j Job) pacmanKeys(ctx context.Context) error {
 	}
 	defer root.Close()
 	if _, err := layer.Resolve(root, "/usr/bin/pacman-key"); errors.Is(err, fs.ErrNotExist) {
-		j.logf("the tree has no pacman-key: it can install no packages by itself")
+		j.logf("the tree has no pacman-key, so it cannot install packages itself")
 		return nil
 	}
 	if err := baseDirs(j.Root); err != nil {

@@ -46,10 +46,10 @@ func TestPacmanConf(t *testing.T) {
 		"ConfURL: file://DIR/other":        "[options]\nInclude = DIR/else\n[core]\nServer = http://s.invalid\n",
 		"ConfURL: " + server.URL + "/list": "[options]\nArchitecture = auto\n[core]\nInclude = DIR/mirrorlist\n",
 		"ConfURL: missing\nMirrorURL: http://m.invalid/$repo/os/$arch": "[options]\n[core]\nServer = http://m.invalid/$repo/os/$arch\n  [extra]\nServer = http://m.invalid/$repo/os/$arch\n",
-		"ConfURL: missing":                 "!MirrorURL: is missing, and this host has no list of mirrors",
-		"ConfURL: bare":                    "!has no section of a repository",
+		"ConfURL: missing":                 "!MirrorURL: is missing, and this host has no mirror list",
+		"ConfURL: bare":                    "!has no section for a repository",
 		"ConfURL: nowhere":                 "!ConfURL: open ",
-		"ConfURL: " + server.URL + "/none": "!the server says 404",
+		"ConfURL: " + server.URL + "/none": "!the server answered 404",
 	} {
 		j := job(t, "Bootstrap: arch\n"+strings.ReplaceAll(header, "DIR", dir)+"\n")
 		j.Dir = dir
@@ -67,8 +67,8 @@ func TestPacmanConf(t *testing.T) {
 	}
 }
 
-// pacmanRepository writes a repository: a database and packages, each a compressed archive with .PKGINFO (alpm-package(7),
-// alpm-repo-db(7)).
+// pacmanRepository writes a repository: a database and packages, each a compressed archive with
+// .PKGINFO (alpm-package(7), alpm-repo-db(7)).
 func pacmanRepository(t *testing.T, packages map[string][]file) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -120,7 +120,7 @@ func TestArch(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		j := job(t, "Bootstrap: arch\nConfURL: conf\nMirrorURL: "+server.URL+"\n"+tc.header)
-		cache := t.TempDir() // pacstrap -c takes the host's, in which these have no place
+		cache := t.TempDir() // the packages must not enter the host's cache, which pacstrap -c uses
 		must(t, os.WriteFile(filepath.Join(j.Dir, "conf"), []byte("[options]\nCacheDir = "+cache+"\nArchitecture = auto\nSigLevel = Never\n[core]\nInclude = /etc/pacman.d/mirrorlist\n"), 0o644))
 		j.Log = &out
 		err := runAgent(t, j)

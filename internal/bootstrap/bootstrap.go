@@ -1,10 +1,11 @@
-// Package bootstrap makes the first files of a Tree: one agent for each value of a recipe's Bootstrap key, one file for
-// each agent. An agent of a distribution runs its own tool on the host, in namespaces of its own (package sandbox), so a
-// cancelled or killed build leaves none of its processes and mounts. An agent for images fetches and unpacks them itself,
-// so that what an image says of names, links and whiteouts never reaches outside the Tree.
+// Package bootstrap makes the first files of a Tree. It has one agent for each value of a recipe's
+// Bootstrap key, and one file for each agent. The agent of a distribution runs that distribution's
+// tool on the host, in namespaces (package sandbox), so that a cancelled or killed build leaves
+// neither processes nor mounts. An agent for images fetches and unpacks them itself, so that the
+// names, links and whiteouts of an image never reach outside the Tree.
 //
-// It does not run the recipe's sections, does not copy %files, and removes nothing when it fails: the build that owns
-// the Tree's directory does.
+// The package does not run the recipe's sections and does not copy %files. When an agent fails it
+// removes nothing: the build that owns the directory of the Tree removes it.
 package bootstrap
 
 import (
@@ -25,20 +26,20 @@ import (
 	"netroot/internal/sandbox"
 )
 
-// Job is what an agent is to do.
+// Job describes the work of an agent.
 type Job struct {
-	Root  string        // the Tree's directory: it exists, and holds no more than %pre put there
-	Stage *recipe.Stage // whose header says what to install
-	Dir   string        // the caller's working directory, which relative paths in the header start from
-	Log   io.Writer     // gets the tool's output, whole lines; nil discards it
-	Env   []string      // the tool's environment, INCLUDE and GPG with it; nil means the caller's
+	Root  string        // directory of the Tree: it exists and contains only the files of %pre
+	Stage *recipe.Stage // its header says what to install
+	Dir   string        // caller's working directory: relative paths in the header start here
+	Log   io.Writer     // receives the tool's output in whole lines; nil discards it
+	Env   []string      // environment of the tool, including INCLUDE and GPG; nil: the caller's
 }
 
-// Agent fills Job.Root. It returns an error that wraps ctx.Err() when ctx ends.
+// Agent fills Job.Root. The error wraps ctx.Err() when ctx ends.
 type Agent func(ctx context.Context, j Job) error
 
-// For returns the agent of a Bootstrap key's value. Apptainer's agents that netroot does without are told from names that
-// nobody knows, with what to use in their place.
+// For returns the agent for a value of the Bootstrap key. For an agent of Apptainer that netroot
+// does not have, the error says what to use instead; for any other name, it lists the known agents.
 func For(name string) (Agent, error) {
 	agents := map[string]Agent{
 		"arch":           arch,
@@ -58,11 +59,11 @@ func For(name string) (Agent, error) {
 	lower := strings.ToLower(name)
 	a, ok := agents[lower]
 	if !ok {
-		if advice := elsewhere(lower); advice != "" {
+		if advice := alternative(lower); advice != "" {
 			return nil, fmt.Errorf("the bootstrap agent %s is not built in: %s", lower, advice)
 		}
 		known := slices.Sorted(maps.Keys(agents))
-		return nil, fmt.Errorf("unknown bootstrap agent %q: there are %s%s", name, strings.Join(known, ", "), nearest.Hint(name, known))
+		return nil, fmt.Errorf("unknown bootstrap agent %q: use one of %s%s", name, strings.Join(known, ", "), nearest.Hint(name, known))
 	}
 	return func(ctx context.Context, j Job) error {
 		if err := a(ctx, j); err != nil {
@@ -72,15 +73,16 @@ func For(name string) (Agent, error) {
 	}, nil
 }
 
-// elsewhere says what a recipe can do instead of an agent that needs a daemon, a service that is no more, or a builder.
-func elsewhere(agent string) string {
+// alternative returns advice on how to replace an agent that needs a daemon, a service that no
+// longer exists, or a builder.
+func alternative(agent string) string {
 	switch agent {
 	case "docker-daemon":
 		return "write the image into a file with `docker save -o FILE.tar IMAGE`, then `Bootstrap: docker-archive` and `From: FILE.tar`"
 	case "library":
 		return "fetch the image with `apptainer pull FILE.sif library://IMAGE`, then `Bootstrap: localimage` and `From: FILE.sif`"
 	case "shub":
-		return "Singularity Hub takes no more images: use a copy of the image as a file with `Bootstrap: localimage`, " +
+		return "Singularity Hub no longer exists: use a copy of the image as a file with `Bootstrap: localimage`, " +
 			"or one from a registry with `Bootstrap: docker`"
 	case "buildkit", "dockerfile":
 		return "build the image with `docker buildx build --output type=oci,dest=FILE.tar .` or `podman build` and " +
@@ -89,8 +91,8 @@ func elsewhere(agent string) string {
 	return ""
 }
 
-// baseDirs makes the directories that every root file system has, where the agent did not. What is there, be it a
-// symbolic link, stays as it is.
+// baseDirs makes the directories that every root file system has, unless the agent has made them.
+// An existing entry, even a symbolic link, stays unchanged.
 func baseDirs(root string) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
@@ -115,10 +117,10 @@ func baseDirs(root string) error {
 			continue
 		}
 		if err := r.Mkdir(d.name, 0o755); err != nil {
-			return fmt.Errorf("make the tree's /%s: %w", d.name, err)
+			return fmt.Errorf("make /%s in the tree: %w", d.name, err)
 		}
 		if err := r.Chmod(d.name, d.mode); err != nil {
-			return fmt.Errorf("make the tree's /%s: %w", d.name, err)
+			return fmt.Errorf("make /%s in the tree: %w", d.name, err)
 		}
 	}
 	return nil
@@ -131,7 +133,7 @@ func (j Job) environ() []string {
 	return j.Env
 }
 
-// getenv returns a variable of the job's environment: as in execve(2), the last one counts.
+// getenv returns a variable of the job's environment. As in execve(2), the last value counts.
 func (j Job) getenv(name string) string {
 	var value string
 	for _, kv := range j.environ() {
@@ -147,30 +149,31 @@ func (j Job) header(key string) string {
 	return strings.TrimSpace(v)
 }
 
-// include returns the packages of the header's Include and the environment's INCLUDE, which blanks or commas separate.
+// include returns the packages of the header's Include and of the environment variable INCLUDE,
+// which are separated by blanks or commas.
 func (j Job) include() ([]string, error) {
 	names := strings.FieldsFunc(j.header("Include")+" "+j.getenv("INCLUDE"), func(r rune) bool {
 		return strings.ContainsRune(", \t\r\n", r)
 	})
 	for _, n := range names {
 		if strings.HasPrefix(n, "-") {
-			return nil, fmt.Errorf("Include: %q is not a package's name", n)
+			return nil, fmt.Errorf("Include: %q is not a package name", n)
 		}
 	}
 	return names, nil
 }
 
-// logf writes a line of the agent's own into the log.
+// logf writes a line of the agent itself into the log.
 func (j Job) logf(format string, args ...any) {
 	if j.Log != nil {
 		fmt.Fprintf(j.Log, format+"\n", args...)
 	}
 }
 
-// tool is a program of the host that an agent needs, and how to come by it.
+// tool is a program of the host that an agent requires, and the packages that contain it.
 type tool struct{ name, debian, fedora string }
 
-// find returns the path of the first of the tools that the host has.
+// find returns the path of the first tool that the host has.
 func find(tools ...tool) (string, error) {
 	var names, hints []string
 	for _, t := range tools {
@@ -194,7 +197,8 @@ func find(tools ...tool) (string, error) {
 	return "", fmt.Errorf("this host has no %s: install it, %s", strings.Join(names, " or "), strings.Join(hints, ", "))
 }
 
-// run runs a tool, its output to the log. Its failure is told with its own last words.
+// run runs a tool and sends its output to the log. The error contains the last lines of that
+// output.
 func (j Job) run(ctx context.Context, argv []string, env ...string) error {
 	return j.logged(func(out io.Writer) error {
 		h := sandbox.Host{Dir: j.Dir, Env: append(slices.Clone(j.environ()), env...), NoSync: true, Stdout: out, Stderr: out}
@@ -202,7 +206,7 @@ func (j Job) run(ctx context.Context, argv []string, env ...string) error {
 	})
 }
 
-// runInside runs a program of the Tree inside it.
+// runInside runs a program of the Tree inside the Tree.
 func (j Job) runInside(ctx context.Context, argv ...string) error {
 	return j.logged(func(out io.Writer) error {
 		s := sandbox.Sandbox{Root: j.Root, Env: sandbox.Environ(j.environ(), nil), NoSync: true, Stdout: out, Stderr: out}
@@ -246,7 +250,7 @@ func (l *lineLog) Write(p []byte) (int, error) {
 
 func (l *lineLog) flush() {
 	if len(l.part) > 0 {
-		_ = l.line(append(l.part, '\n')) // the tool has ended: its status says more
+		_ = l.line(append(l.part, '\n')) // the tool has ended: its exit status is the better error
 		l.part = nil
 	}
 }
@@ -280,7 +284,7 @@ func keep(lines []string, s string) []string {
 	return lines[max(0, len(lines)-keptLines):]
 }
 
-// absolute resolves a path of the header.
+// absolute makes a path of the header absolute.
 func (j Job) absolute(path string) string {
 	if filepath.IsAbs(path) {
 		return filepath.Clean(path)

@@ -29,7 +29,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// job makes a job with an empty Tree from header lines.
+// job makes a job with an empty Tree and the given header lines.
 func job(t *testing.T, header string) Job {
 	t.Helper()
 	r, err := recipe.Parse("test.def", []byte(header), recipe.Options{})
@@ -37,7 +37,7 @@ func job(t *testing.T, header string) Job {
 	return Job{Root: t.TempDir(), Stage: r.Stages[0], Dir: t.TempDir(), Env: []string{"PATH=" + os.Getenv("PATH")}}
 }
 
-// needTool returns the path of a program that judges ours.
+// needTool returns the path of a program that the test requires.
 func needTool(t *testing.T, name string) string {
 	t.Helper()
 	p, err := exec.LookPath(name)
@@ -50,7 +50,7 @@ func needTool(t *testing.T, name string) string {
 	return p
 }
 
-// output runs a program to its end.
+// output runs a program and returns its output.
 func output(t *testing.T, prog string, args ...string) []byte {
 	t.Helper()
 	cmd := exec.Command(prog, args...)
@@ -63,7 +63,8 @@ func output(t *testing.T, prog string, args ...string) []byte {
 	return out
 }
 
-// goldens holds what an agent makes of the recipe's header in testdata/NAME.def against testdata/NAME.golden.
+// goldens compares the result of an agent for the header in testdata/NAME.def with
+// testdata/NAME.golden.
 func goldens(t *testing.T, names string, agent func(Job) string) {
 	t.Helper()
 	defs, err := filepath.Glob("testdata/" + names + ".def")
@@ -92,7 +93,7 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// fakeTool puts a program into the PATH: what a distribution's tool would be to the agent.
+// fakeTool puts a program into the PATH that takes the place of a distribution's tool.
 func fakeTool(t *testing.T, name, script string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -101,8 +102,8 @@ func fakeTool(t *testing.T, name, script string) {
 }
 
 func TestFor(t *testing.T) {
-	const there = "there are arch, busybox, debootstrap, dnf, docker, docker-archive, localimage, oci, oci-archive, oras, scratch, yum, zypper"
-	for _, name := range strings.Split(strings.TrimPrefix(there, "there are "), ", ") {
+	const agents = "use one of arch, busybox, debootstrap, dnf, docker, docker-archive, localimage, oci, oci-archive, oras, scratch, yum, zypper"
+	for _, name := range strings.Split(strings.TrimPrefix(agents, "use one of "), ", ") {
 		for _, spelled := range []string{name, strings.ToUpper(name)} {
 			if _, err := For(spelled); err != nil {
 				t.Errorf("%s: %v", spelled, err)
@@ -110,8 +111,8 @@ func TestFor(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"deboostrap":  `unknown bootstrap agent "deboostrap": ` + there + `; did you mean "debootstrap"?`,
-		"frobnicator": `unknown bootstrap agent "frobnicator": ` + there,
+		"deboostrap":  `unknown bootstrap agent "deboostrap": ` + agents + `; did you mean "debootstrap"?`,
+		"frobnicator": `unknown bootstrap agent "frobnicator": ` + agents,
 	} {
 		if _, err := For(name); err == nil || err.Error() != want {
 			t.Errorf("For(%q): %v, want %s", name, err, want)
@@ -122,7 +123,7 @@ func TestFor(t *testing.T) {
 func TestScratch(t *testing.T) {
 	j := job(t, "Bootstrap: scratch\n")
 	outside := t.TempDir()
-	must(t, os.Symlink(outside, filepath.Join(j.Root, "var"))) // as %pre might
+	must(t, os.Symlink(outside, filepath.Join(j.Root, "var"))) // %pre might do this
 	must(t, os.Mkdir(filepath.Join(j.Root, "tmp"), 0o700))
 	agent, err := For("scratch")
 	must(t, err)
@@ -156,17 +157,17 @@ func TestHeaderErrors(t *testing.T) {
 	for header, want := range map[string]string{
 		"Bootstrap: localimage\nFrom:\n":          "bootstrap localimage: From: is missing",
 		"Bootstrap: localimage\nFrom: none\n":     "no such file or directory",
-		"Bootstrap: localimage\nFrom: file.sif\n": "From: file.sif: is no image: neither SIF",
-		"Bootstrap: localimage\nFrom: /\n":        "lie one inside the other",
-		"Bootstrap: localimage\nFrom: file.sif\nFingerprints: AB12\n": "bootstrap localimage: Fingerprints: netroot does not check a SIF's signatures: " +
-			"run `apptainer verify` on the SIF before the build, and take the line out",
-		"Bootstrap: oras\nFrom: mirror.invalid/x\nFingerprints: AB12\n":           "run `apptainer verify` on it, use `Bootstrap: localimage`, and take the line out",
+		"Bootstrap: localimage\nFrom: file.sif\n": "From: file.sif: not an image: neither SIF",
+		"Bootstrap: localimage\nFrom: /\n":        "must not contain one another",
+		"Bootstrap: localimage\nFrom: file.sif\nFingerprints: AB12\n": "bootstrap localimage: Fingerprints: netroot does not check the signatures of a SIF: " +
+			"run `apptainer verify` on the SIF before the build, and remove the line",
+		"Bootstrap: oras\nFrom: mirror.invalid/x\nFingerprints: AB12\n":           "run `apptainer verify` on it, use `Bootstrap: localimage`, and remove the line",
 		"Bootstrap: debootstrap\n":                                                "OSVersion: is missing",
-		"Bootstrap: debootstrap\nOSVersion: --help\n":                             "not a suite's name",
-		"Bootstrap: debootstrap\nOSVersion: sid\nInclude: a -b\n":                 `"-b" is not a package's name`,
+		"Bootstrap: debootstrap\nOSVersion: --help\n":                             "not the name of a suite",
+		"Bootstrap: debootstrap\nOSVersion: sid\nInclude: a -b\n":                 `"-b" is not a package name`,
 		"Bootstrap: yum\nInclude: a\n":                                            "MirrorURL: (or MetaLink:) is missing",
-		"Bootstrap: yum\nMirrorURL: http://m/%{osversion}/\n":                     "MirrorURL: asks for %{OSVERSION}, but OSVersion: is missing",
-		"Bootstrap: yum\nMirrorURL: http://m/\nGPG: http://m/key\nOSVersion: 9\n": "GPG: http://m/key is no safe place",
+		"Bootstrap: yum\nMirrorURL: http://m/%{osversion}/\n":                     "MirrorURL: uses %{OSVERSION}, but OSVersion: is missing",
+		"Bootstrap: yum\nMirrorURL: http://m/\nGPG: http://m/key\nOSVersion: 9\n": "GPG: http://m/key is not a safe source",
 	} {
 		fakeTool(t, "dnf", "exit 9")
 		fakeTool(t, "mmdebstrap", "exit 9")
@@ -228,7 +229,7 @@ exit 25`)
 	}
 }
 
-// TestMirrorDown has the real mmdebstrap look for a mirror where nobody listens.
+// TestMirrorDown runs the real mmdebstrap with a mirror that does not answer.
 func TestMirrorDown(t *testing.T) {
 	needRoot(t)
 	needTool(t, "mmdebstrap")
@@ -245,7 +246,8 @@ func TestMirrorDown(t *testing.T) {
 	}
 }
 
-// TestDebootstrap runs the second choice, with a debootstrap and an apt in the tree that write what the real ones write.
+// TestDebootstrap runs debootstrap, the second choice. The debootstrap and the apt in the tree
+// write what the real ones write.
 func TestDebootstrap(t *testing.T) {
 	needRoot(t)
 	box := needTool(t, "busybox")
@@ -285,7 +287,7 @@ for f in resolv.conf hostname; do if test -e /etc/$f; then cat /etc/$f > "$4/etc
 
 func TestToolCancelled(t *testing.T) {
 	needRoot(t)
-	// The tool leaves a mount and a process, and dies of SIGTERM.
+	// The tool leaves a mount and a process, and SIGTERM ends it.
 	fakeTool(t, "mmdebstrap", `mount -t tmpfs left "$7/mnt" || exit 1; sleep 606.25 & echo ready; wait`)
 	j := job(t, "Bootstrap: debootstrap\nOSVersion: sid\nMirrorURL: http://m.invalid/\nInclude: x\n")
 	must(t, os.Mkdir(filepath.Join(j.Root, "mnt"), 0o755))

@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// busybox makes a Tree of one program: MirrorURL is the URL of a statically linked busybox. It is run inside the Tree
-// alone, for it comes from afar.
+// busybox makes a Tree of one program: MirrorURL is the URL of a statically linked busybox. The
+// program comes from the network, so it runs only inside the Tree.
 func busybox(ctx context.Context, j Job) error {
 	url := j.header("MirrorURL")
 	if url == "" {
-		return errors.New("MirrorURL: is missing: give the URL of a busybox program")
+		return errors.New("MirrorURL: is missing: set it to the URL of a busybox program")
 	}
 	if !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "https://") {
-		return fmt.Errorf("MirrorURL: %s is no http:// or https:// URL", url)
+		return fmt.Errorf("MirrorURL: %s is not an http:// or https:// URL", url)
 	}
 	if err := baseDirs(j.Root); err != nil {
 		return err
@@ -50,7 +50,7 @@ func busybox(ctx context.Context, j Job) error {
 	return j.runInside(ctx, "/bin/busybox", "--install", "/bin")
 }
 
-// fetchTo downloads a file into root.
+// fetchTo downloads a URL into a file in root.
 func (j Job) fetchTo(ctx context.Context, url string, root *os.Root, name string, mode os.FileMode) error {
 	body, err := j.fetch(ctx, url)
 	if err != nil {
@@ -68,7 +68,7 @@ func (j Job) fetchTo(ctx context.Context, url string, root *os.Root, name string
 	return nil
 }
 
-// fetch asks for a URL, and takes nothing but the thing itself for an answer.
+// fetch requests a URL. A response other than status 200 is an error.
 func (j Job) fetch(ctx context.Context, url string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -83,7 +83,7 @@ func (j Job) fetch(ctx context.Context, url string) (io.ReadCloser, error) {
 	if resp.StatusCode != http.StatusOK {
 		resp.Body.Close()
 		client.CloseIdleConnections()
-		return nil, fmt.Errorf("fetch %s: the server says %s", url, resp.Status)
+		return nil, fmt.Errorf("fetch %s: the server answered %s", url, resp.Status)
 	}
 	idle := closeFunc(func() error { client.CloseIdleConnections(); return nil })
 	return struct {
@@ -96,8 +96,8 @@ type closeFunc func() error
 
 func (f closeFunc) Close() error { return f() }
 
-// checkProgram refuses what is no program of this machine's, such as a page that says why there is none, and what needs
-// libraries, of which the Tree has none.
+// checkProgram refuses a file that is not a program for this machine, such as an error page, and a
+// program that needs libraries, because the Tree has none.
 func checkProgram(root *os.Root, name string) error {
 	f, err := root.Open(name)
 	if err != nil {
@@ -106,11 +106,11 @@ func checkProgram(root *os.Root, name string) error {
 	defer f.Close()
 	program, err := elf.NewFile(f)
 	if err != nil {
-		return fmt.Errorf("is no program: %w", err)
+		return fmt.Errorf("not a program: %w", err)
 	}
 	for _, p := range program.Progs {
 		if p.Type == elf.PT_INTERP {
-			return errors.New("is linked to libraries, which the tree does not have: give a static one")
+			return errors.New("linked to libraries, which the tree does not have: use a statically linked program")
 		}
 	}
 	return nil

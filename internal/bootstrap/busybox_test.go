@@ -44,10 +44,10 @@ func TestBusybox(t *testing.T) {
 	t.Cleanup(server.Close)
 	for path, want := range map[string]string{
 		"/busybox": "", "/moved": "",
-		"/none":    "bootstrap busybox: MirrorURL: fetch " + server.URL + "/none: the server says 404 Not Found",
-		"/page":    "/page: is no program: bad magic number",
+		"/none":    "bootstrap busybox: MirrorURL: fetch " + server.URL + "/none: the server answered 404 Not Found",
+		"/page":    "/page: not a program: bad magic number",
 		"/short":   "unexpected EOF",
-		"/dynamic": "is linked to libraries, which the tree does not have",
+		"/dynamic": "linked to libraries, which the tree does not have",
 	} {
 		j := job(t, "Bootstrap: busybox\nMirrorURL: "+server.URL+path+"\n")
 		err := runAgent(t, j)
@@ -65,7 +65,7 @@ func TestBusybox(t *testing.T) {
 			t.Errorf("etc/hosts: %v", err)
 		}
 	}
-	for header, want := range map[string]string{"": "MirrorURL: is missing", "MirrorURL: ftp://x/busybox\n": "ftp://x/busybox is no http:// or https:// URL"} {
+	for header, want := range map[string]string{"": "MirrorURL: is missing", "MirrorURL: ftp://x/busybox\n": "ftp://x/busybox is not an http:// or https:// URL"} {
 		if err := runAgent(t, job(t, "Bootstrap: busybox\n"+header)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", header, err, want)
 		}

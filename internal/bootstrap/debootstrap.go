@@ -11,23 +11,25 @@ import (
 	"strings"
 )
 
-// debootstrap is the agent that installs Debian or one of its kin with mmdebstrap or, where that is missing, debootstrap: the variant
-// minbase, apt, and Include. No packages are excluded (Apptainer excludes udev and e2fsprogs, which machines need).
+// debootstrap is the agent that installs Debian or a derivative with mmdebstrap or, if that is
+// missing, with debootstrap: the variant minbase, apt, and the packages of Include. It excludes no
+// packages (Apptainer excludes udev and e2fsprogs, which machines require).
 //
-// MirrorURL is an archive's URL, or lines of sources.list(5) with their options: trusted=yes takes an archive that nobody
-// signed. GPG is the keyring that the archives must be signed with, in the place of the keys that the host's apt trusts;
-// the Tree keeps it.
+// MirrorURL is the URL of an archive, or lines of sources.list(5) with their options; trusted=yes
+// accepts an archive without a signature. GPG is the keyring for the archives, which replaces the
+// keys that the host's apt trusts; the Tree keeps it.
 //
-// Without MirrorURL the host's own apt sources serve, see sources.go, with the settings of the host's apt that say how
-// to reach them. mmdebstrap keeps those settings in the Tree, in /etc/apt/apt.conf.d/99mmdebstrap, for apt in %post
-// needs them too; a recipe whose nodes shall not have them removes the file.
+// Without MirrorURL, the agent uses the host's apt sources (see sources.go) and the network
+// settings of the host's apt. mmdebstrap keeps those settings in the Tree, in
+// /etc/apt/apt.conf.d/99mmdebstrap, because apt in %post requires them too. A recipe whose nodes
+// must not have them removes the file.
 func debootstrap(ctx context.Context, j Job) error {
 	suite := j.header("OSVersion")
 	if suite == "" {
-		return errors.New("OSVersion: is missing: name the suite, for example `OSVersion: bookworm`")
+		return errors.New("OSVersion: is missing: set it to the suite, for example `OSVersion: bookworm`")
 	}
 	if strings.HasPrefix(suite, "-") {
-		return fmt.Errorf("OSVersion: %q is not a suite's name", suite)
+		return fmt.Errorf("OSVersion: %q is not the name of a suite", suite)
 	}
 	packages, err := j.include()
 	if err != nil {
@@ -41,7 +43,7 @@ func debootstrap(ctx context.Context, j Job) error {
 	return d.install(ctx, j)
 }
 
-// install finds the sources and the key, and runs the tool.
+// install finds the sources and the key, and then runs the tool.
 func (d debian) install(ctx context.Context, j Job) (err error) {
 	if d.key, err = j.aptKey(ctx); err != nil {
 		return err
@@ -53,7 +55,7 @@ func (d debian) install(ctx context.Context, j Job) (err error) {
 		}
 		d.sources = forSuite(all, hostSuite(), d.suite)
 		if len(d.sources) == 0 {
-			return fmt.Errorf("MirrorURL: is missing, and this host's apt sources know no archive for %s: add MirrorURL", d.suite)
+			return fmt.Errorf("MirrorURL: is missing, and this host's apt sources have no archive for %s: add MirrorURL", d.suite)
 		}
 		j.logf("no MirrorURL: using this host's apt sources for %s", d.suite)
 	}
@@ -89,9 +91,9 @@ type debian struct {
 	include           []string
 	mirror            string
 	sources           []source
-	components        []string // of debootstrap's archive; none: main
-	key               []byte   // of the archives; nil: those that the host has
-	keyring           string   // a file with key, in a directory of its own
+	components        []string // components of debootstrap's archive; empty: main
+	key               []byte   // keyring of the archives; nil: the host's keys
+	keyring           string   // file that contains key, in a directory of its own
 }
 
 func (d debian) mmdebstrap(ctx context.Context, j Job, settings []setting) error {
@@ -102,7 +104,7 @@ func (d debian) mmdebstrap(ctx context.Context, j Job, settings []setting) error
 			return err
 		}
 		defer os.RemoveAll(dir)
-		mirror = filepath.Join(dir, "host.sources") // the name that it gets in the Tree, with a number before it
+		mirror = filepath.Join(dir, "host.sources") // mmdebstrap gives the file this name in the Tree, after a number
 		if err := os.WriteFile(mirror, []byte(render(d.sources)), 0o644); err != nil {
 			return err
 		}
@@ -116,13 +118,13 @@ func (d debian) mmdebstrap(ctx context.Context, j Job, settings []setting) error
 
 func (d debian) mmdebstrapArgs(mirror string, settings []setting, empty bool) []string {
 	argv := []string{d.prog, "--mode=root", "--format=directory", "--variant=minbase"}
-	if !empty { // %pre put something there
+	if !empty { // %pre has put files there
 		argv = append(argv, "--skip=check/empty")
 	}
 	if len(d.include) > 0 {
 		argv = append(argv, "--include="+strings.Join(d.include, ","))
 	}
-	if d.keyring != "" { // the directory is for Dir::Etc::TrustedParts; else mmdebstrap adds Debian's key for Debian's suites
+	if d.keyring != "" { // the directory is for Dir::Etc::TrustedParts; without it mmdebstrap adds Debian's key for Debian's suites
 		argv = append(argv, "--keyring="+filepath.Dir(d.keyring), "--keyring="+d.keyring, "--skip=check/signed-by")
 	}
 	for _, s := range settings {
@@ -131,14 +133,14 @@ func (d debian) mmdebstrapArgs(mirror string, settings []setting, empty bool) []
 	return append(argv, d.suite, d.root, mirror)
 }
 
-// debootstrap can install from one archive only, without -updates and -security. The Tree's apt gets them all, and
-// upgrades from them, so that the Tree is as new as mmdebstrap's.
+// debootstrap installs from one archive only, without -updates and -security. The Tree's apt then
+// gets all archives and upgrades from them, so that the Tree is as new as mmdebstrap's.
 func (d debian) debootstrap(ctx context.Context, j Job, settings []setting) error {
 	if isList(d.mirror) {
 		all := parseList(d.mirror)
 		i := slices.IndexFunc(all, func(s source) bool { return s.has(d.suite) })
 		if i < 0 {
-			return fmt.Errorf("MirrorURL: no line is of the suite %s", d.suite)
+			return fmt.Errorf("MirrorURL: no line is for the suite %s", d.suite)
 		}
 		d.mirror, d.sources, d.components = "", all, all[i].Components
 	}
@@ -150,7 +152,7 @@ func (d debian) debootstrap(ctx context.Context, j Job, settings []setting) erro
 		return err
 	}
 	defer r.Close()
-	if err := d.keepKey(); err != nil { // apt in the Tree needs it now
+	if err := d.keepKey(); err != nil { // apt in the Tree requires it now
 		return err
 	}
 	if err := r.WriteFile("etc/apt/sources.list.d/host.sources", []byte(render(d.sources)), 0o644); err != nil {
@@ -188,7 +190,7 @@ func (d debian) debootstrapArgs() []string {
 	return append(argv, d.suite, d.root, mirror)
 }
 
-// keepKey has the Tree's apt trust the recipe's keyring, too.
+// keepKey makes the Tree's apt trust the recipe's keyring.
 func (d debian) keepKey() error {
 	if d.key == nil {
 		return nil
@@ -201,7 +203,8 @@ func (d debian) keepKey() error {
 	return writeMeta(root, treeKey, string(d.key), 0o644)
 }
 
-// proxyEnv tells debootstrap, which does not read apt's settings, of apt's proxy.
+// proxyEnv returns apt's proxy as environment variables for debootstrap, which does not read apt's
+// settings.
 func proxyEnv(j Job, settings []setting) []string {
 	var env []string
 	for _, s := range settings {
@@ -213,12 +216,12 @@ func proxyEnv(j Job, settings []setting) []string {
 	return env
 }
 
-// setting is one of apt's, such as Acquire::http::Proxy.
+// setting is a setting of apt, such as Acquire::http::Proxy.
 type setting struct{ name, value string }
 
 func (s setting) String() string { return s.name + ` "` + s.value + `"` }
 
-// aptSettings asks the host's apt for its settings. A host without apt has none.
+// aptSettings queries the host's apt for its settings. Without apt there are none.
 func aptSettings(ctx context.Context) []setting {
 	out, err := exec.CommandContext(ctx, "apt-config", "dump").Output()
 	if err != nil {
@@ -227,8 +230,9 @@ func aptSettings(ctx context.Context) []setting {
 	return parseSettings(string(out))
 }
 
-// parseSettings picks from apt-config's dump what bears on reaching and believing an archive: apt.conf(5), "The Acquire
-// group", and apt-transport-https(1). The rest (hooks, caches, languages) is the host's own business.
+// parseSettings selects from the output of apt-config dump the settings about the network and
+// trust: apt.conf(5), "The Acquire group", and apt-transport-https(1). The others (hooks, caches,
+// languages) concern only the host.
 func parseSettings(dump string) []setting {
 	var out []setting
 	for line := range strings.Lines(dump) {
@@ -248,7 +252,8 @@ func parseSettings(dump string) []setting {
 	return out
 }
 
-// forgetHost removes what both tools copy of the host's identity into the Tree, if it is that still.
+// forgetHost removes the files with the host's identity that both tools copy into the Tree, unless
+// they have changed since.
 func forgetHost(root string) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
@@ -267,7 +272,7 @@ func forgetHost(root string) error {
 			continue
 		}
 		if err := r.Remove(name); err != nil {
-			return fmt.Errorf("remove the host's /%s from the tree: %w", name, err)
+			return fmt.Errorf("remove the copy of the host's /%s from the tree: %w", name, err)
 		}
 	}
 	return nil

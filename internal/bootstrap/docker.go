@@ -18,8 +18,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// docker unpacks an image of a registry: From is its name, with :TAG or @DIGEST; Namespace and Registry go before it.
-// Registries on loopback and in private networks may speak plain HTTP, others may if Registry begins with http://.
+// docker unpacks an image of a registry. From is its name, with :TAG or @DIGEST; Namespace and
+// Registry are put before it. Registries on loopback and in private networks may use plain HTTP;
+// other registries may if Registry begins with http://.
 func docker(ctx context.Context, j Job) error {
 	return j.withRegistry(ctx, func(ref name.Reference, opts []remote.Option) error {
 		img, err := remote.Image(ref, opts...)
@@ -30,8 +31,8 @@ func docker(ctx context.Context, j Job) error {
 	})
 }
 
-// withRegistry calls use with what the header names and the options to reach it. When it returns, nothing of the
-// connections is left.
+// withRegistry calls use with the image that the header names and the options for the registry.
+// When it returns, all connections are closed.
 func (j Job) withRegistry(ctx context.Context, use func(name.Reference, []remote.Option) error) error {
 	ref, err := j.reference()
 	if err != nil {
@@ -50,14 +51,14 @@ func (j Job) withRegistry(ctx context.Context, use func(name.Reference, []remote
 	}
 	denied, ok := errors.AsType[*transport.Error](err)
 	if ok && (denied.StatusCode == http.StatusUnauthorized || denied.StatusCode == http.StatusForbidden) {
-		return fmt.Errorf("%w\n\tcheck the image's name, and log in with `docker login`, `podman login` or `apptainer registry login`", err)
+		return fmt.Errorf("%w\n\tcheck the name of the image, or log in with `docker login`, `podman login` or `apptainer registry login`", err)
 	}
 	return err
 }
 
-// reference puts together the name of an image as Apptainer does: REGISTRY/NAMESPACE/FROM.
+// reference builds the name of an image as Apptainer does: REGISTRY/NAMESPACE/FROM.
 func (j Job) reference() (name.Reference, error) {
-	from, err := j.from("the image, for example `From: debian:12`")
+	from, err := j.from("an image, for example `From: debian:12`")
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ func (j Job) reference() (name.Reference, error) {
 	return ref, nil
 }
 
-// from returns the header's From without the agent's name as a scheme, which some recipes put there.
+// from returns the header's From. It removes the agent's name as a scheme, which some recipes have.
 func (j Job) from(what string) (string, error) {
 	from := j.header("From")
 	for _, scheme := range []string{strings.ToLower(j.Stage.Agent()) + "://", "//"} {
@@ -95,13 +96,13 @@ func (j Job) from(what string) (string, error) {
 	return from, nil
 }
 
-// keychain looks for credentials in the environment, as Apptainer and Singularity name them, then in Apptainer's files,
-// then in Docker's and Podman's.
+// keychain looks for credentials in the environment variables of Apptainer and Singularity, then in
+// Apptainer's files, then in those of Docker and Podman.
 func (j Job) keychain() authn.Keychain {
 	chain := []authn.Keychain{}
 	for _, prefix := range []string{"APPTAINER_DOCKER_", "SINGULARITY_DOCKER_"} {
 		if user := j.getenv(prefix + "USERNAME"); user != "" {
-			chain = append(chain, oneKey{authn.Basic{Username: user, Password: j.getenv(prefix + "PASSWORD")}})
+			chain = append(chain, sameCredentials{authn.Basic{Username: user, Password: j.getenv(prefix + "PASSWORD")}})
 		}
 	}
 	if home := j.getenv("HOME"); home != "" {
@@ -112,12 +113,12 @@ func (j Job) keychain() authn.Keychain {
 	return authn.NewMultiKeychain(append(chain, authn.DefaultKeychain)...)
 }
 
-// oneKey opens every door.
-type oneKey struct{ key authn.Basic }
+// sameCredentials returns the same credentials for every registry.
+type sameCredentials struct{ key authn.Basic }
 
-func (k oneKey) Resolve(authn.Resource) (authn.Authenticator, error) { return &k.key, nil }
+func (k sameCredentials) Resolve(authn.Resource) (authn.Authenticator, error) { return &k.key, nil }
 
-// keyFile is a file in the format of Docker's config.json.
+// keyFile is the path of a file in the format of Docker's config.json.
 type keyFile string
 
 func (k keyFile) Resolve(target authn.Resource) (authn.Authenticator, error) {
@@ -146,5 +147,5 @@ func (k keyFile) Resolve(target authn.Resource) (authn.Authenticator, error) {
 	return authn.Anonymous, nil
 }
 
-// platform is what images are made for.
+// platform is the platform that images must be made for.
 func platform() v1.Platform { return v1.Platform{OS: "linux", Architecture: goarch} }

@@ -45,7 +45,8 @@ func imageOf(t testing.TB, arch string, env []string, layers ...[]byte) v1.Image
 	return img
 }
 
-// sample is an image with all that its layers can do to each other; wantSample is the tree that comes of it.
+// sample is an image whose layers have every effect on each other; wantSample is the resulting
+// tree.
 func sample(t testing.TB) v1.Image {
 	root := []file{
 		{name: "null", typ: tar.TypeChar, mode: 0o666, edit: func(h *tar.Header) { h.Devmajor, h.Devminor = 1, 3 }},
@@ -64,7 +65,7 @@ func sample(t testing.TB) v1.Image {
 	return startOf(t, img, []string{"printf", "<%s>"}, []string{"it's", "a $b\nc"}, map[string]string{"org.example.who": "the \"image\""})
 }
 
-// startOf has an image start a command, and gives it labels.
+// startOf sets the command and the labels of an image.
 func startOf(t testing.TB, img v1.Image, entrypoint, cmd []string, labels map[string]string) v1.Image {
 	t.Helper()
 	config, err := img.ConfigFile()
@@ -76,7 +77,7 @@ func startOf(t testing.TB, img v1.Image, entrypoint, cmd []string, labels map[st
 	return img
 }
 
-// checkStart runs the runscript of a tree that sample was unpacked to, and reads its labels.
+// checkStart runs the runscript of an unpacked sample, and reads its labels.
 func checkStart(t *testing.T, dir string) {
 	t.Helper()
 	script := filepath.Join(dir, ".singularity.d/runscript")
@@ -94,7 +95,7 @@ func checkStart(t *testing.T, dir string) {
 	}
 }
 
-// TestRunscript holds Docker's table of ENTRYPOINT and CMD.
+// TestRunscript checks Docker's table of ENTRYPOINT and CMD.
 func TestRunscript(t *testing.T) {
 	for _, tc := range []struct {
 		entrypoint, cmd, args []string
@@ -117,7 +118,7 @@ func TestRunscript(t *testing.T) {
 	}
 }
 
-// TestMetaOfALayer has a layer put links in the way of what is written about the image.
+// TestMetaOfALayer has a layer with links at the places of the files about the image.
 func TestMetaOfALayer(t *testing.T) {
 	outside := filepath.Join(t.TempDir(), "f")
 	must(t, os.WriteFile(outside, []byte("outside"), 0o644))
@@ -139,7 +140,7 @@ func TestMetaOfALayer(t *testing.T) {
 // wantSample lists sample's tree, without devices and base directories.
 var wantSample = []string{"a/", "a/d/", "a/d/new=6", "a/y=2", "abs->/a/d", "f->a/d/new", "hard=2", "l->a"}
 
-// sampleOf lists a tree that sample was unpacked to.
+// sampleOf lists the files of an unpacked sample.
 func sampleOf(t testing.TB, dir string) []string {
 	var got []string
 	for _, line := range list(t, dir) {
@@ -150,7 +151,7 @@ func sampleOf(t testing.TB, dir string) []string {
 	return got
 }
 
-// serveImages starts a registry on loopback that holds images.
+// serveImages starts a registry with images on loopback.
 func serveImages(t *testing.T, images map[string]remote.Taggable) (host string) {
 	t.Helper()
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
@@ -250,7 +251,7 @@ func TestDocker(t *testing.T) {
 	for from, want := range map[string]string{
 		"ns/img:2": "MANIFEST_UNKNOWN",
 		"none":     "NAME_UNKNOWN",
-		"other":    "the image is for linux/mips64, and trees made here are for linux/" + goarch,
+		"other":    "the image is for linux/mips64, but this host makes trees for linux/" + goarch,
 		"img:!":    "could not parse reference",
 	} {
 		if err := runAgent(t, job(t, "Bootstrap: docker\nFrom: "+host+"/"+from+"\n")); err == nil || !strings.Contains(err.Error(), want) {
@@ -259,7 +260,8 @@ func TestDocker(t *testing.T) {
 	}
 }
 
-// TestDockerCredentials has a registry that asks for a password, and puts it wherever users have theirs.
+// TestDockerCredentials has a registry that requires a password, and stores it in every place that
+// users have.
 func TestDockerCredentials(t *testing.T) {
 	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -299,7 +301,7 @@ func TestDockerCredentials(t *testing.T) {
 				t.Setenv(unset, "")
 			}
 			t.Setenv("HOME", home)
-			t.Setenv("DOCKER_CONFIG", filepath.Join(home, ".docker")) // Docker's library remembers the first HOME it saw
+			t.Setenv("DOCKER_CONFIG", filepath.Join(home, ".docker")) // Docker's library keeps the first HOME that it reads
 			if tc.file != "" {
 				path := filepath.Join(home, tc.file)
 				must(t, os.MkdirAll(filepath.Dir(path), 0o700))
@@ -318,7 +320,7 @@ func TestDockerCredentials(t *testing.T) {
 	}
 }
 
-// TestDockerCancelled ends a download in the middle of a layer: nothing of it may go on.
+// TestDockerCancelled cancels a download in the middle of a layer: the download must end.
 func TestDockerCancelled(t *testing.T) {
 	goleak.VerifyNone(t)
 	defer goleak.VerifyNone(t)
@@ -362,7 +364,7 @@ func TestDockerCancelled(t *testing.T) {
 	}
 }
 
-// TestDockerDamaged has a registry that sends other bytes than the digest says.
+// TestDockerDamaged has a registry whose bytes do not match the digest.
 func TestDockerDamaged(t *testing.T) {
 	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	l := layerOf(t, file{name: "f", body: "right"})
@@ -410,9 +412,9 @@ func TestOras(t *testing.T) {
 		t.Errorf("etc/motd: %q, %v", got, err)
 	}
 	for from, want := range map[string]string{
-		"plain":  "is an image of layers and no SIF: use `Bootstrap: docker`",
-		"text":   "holds no SIF, but text/plain",
-		"broken": "is a broken SIF",
+		"plain":  "an image of layers, not a SIF: use `Bootstrap: docker`",
+		"text":   "no SIF in the artifact, only text/plain",
+		"broken": "damaged SIF",
 		"none":   "NAME_UNKNOWN",
 	} {
 		if err := runAgent(t, job(t, "Bootstrap: oras\nFrom: "+host+"/"+from+"\n")); err == nil || !strings.Contains(err.Error(), want) {
@@ -424,7 +426,7 @@ func TestOras(t *testing.T) {
 	}
 }
 
-// TestElsewhere holds that agents which are not there say what to use.
+// TestElsewhere checks the advice for the agents that netroot does not have.
 func TestElsewhere(t *testing.T) {
 	for _, name := range []string{"docker-daemon", "library", "shub", "dockerfile", "buildkit"} {
 		if _, err := For(name); err == nil || !strings.Contains(err.Error(), name+" is not built in: ") || !strings.Contains(err.Error(), "`Bootstrap: ") {

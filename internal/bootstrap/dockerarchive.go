@@ -16,8 +16,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// dockerArchive unpacks an image that `docker save` wrote, compressed or not: From is the file, with :NAME:TAG when it
-// holds several images.
+// dockerArchive unpacks an image from the output of `docker save`, compressed or not. From is the
+// file, with :NAME:TAG when it contains several images.
 func dockerArchive(ctx context.Context, j Job) error {
 	file, called, err := j.fileAndName()
 	if err != nil {
@@ -26,7 +26,7 @@ func dockerArchive(ctx context.Context, j Job) error {
 	opener := func() (io.ReadCloser, error) { return openTar(file) }
 	manifest, err := tarball.LoadManifest(opener)
 	if err != nil {
-		return fmt.Errorf("From: %s is no archive of `docker save`: %w", file, err)
+		return fmt.Errorf("From: %s is not an archive of `docker save`: %w", file, err)
 	}
 	var tag *name.Tag
 	if called != "" {
@@ -40,7 +40,7 @@ func dockerArchive(ctx context.Context, j Job) error {
 		for _, m := range manifest {
 			names = append(names, m.RepoTags...)
 		}
-		return fmt.Errorf("From: %s has several images: add one of :%s", file, strings.Join(names, ", :"))
+		return fmt.Errorf("From: %s contains several images: add one of :%s", file, strings.Join(names, ", :"))
 	}
 	img, err := tarball.Image(opener, tag)
 	if err != nil {
@@ -49,7 +49,8 @@ func dockerArchive(ctx context.Context, j Job) error {
 	return j.install(ctx, img)
 }
 
-// fileAndName splits From into the path of a file or directory, and the name of an image in it, which may be empty.
+// fileAndName splits From into the path of a file or directory and the name of an image in it,
+// which may be empty.
 func (j Job) fileAndName() (file, called string, err error) {
 	from, err := j.from("a file or directory")
 	if err != nil {
@@ -57,7 +58,7 @@ func (j Job) fileAndName() (file, called string, err error) {
 	}
 	file = j.absolute(from)
 	_, err = os.Stat(file)
-	for i := 0; err != nil && i < len(from); i++ { // the shortest path that is there: names have colons, too
+	for i := 0; err != nil && i < len(from); i++ { // take the shortest path that exists, because names contain colons too
 		if from[i] != ':' || i == 0 {
 			continue
 		}
@@ -71,7 +72,7 @@ func (j Job) fileAndName() (file, called string, err error) {
 	return file, "", nil
 }
 
-// openTar opens an archive, which may be compressed by gzip or zstd.
+// openTar opens an archive, which may be compressed with gzip or zstd.
 func openTar(file string) (io.ReadCloser, error) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -14,25 +14,26 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// goarch is the architecture that trees are made for: the one whose programs %post can run here.
+// goarch is the architecture that trees are made for, which is the host's, because %post runs here.
 const goarch = runtime.GOARCH
 
-// install unpacks an image's layers over the Tree, the lowest first, and puts the image's variables where Apptainer
-// does, so that %post sees them. What the image runs and its labels go to the places of %runscript and %labels.
+// install unpacks an image's layers into the Tree, from the lowest to the highest. It writes the
+// image's variables where Apptainer does, so that %post sees them. The image's command and labels
+// go to the places of %runscript and %labels.
 func (j Job) install(ctx context.Context, img v1.Image) error {
 	config, err := img.ConfigFile()
 	if err != nil {
-		return fmt.Errorf("read the image's configuration: %w", err)
+		return fmt.Errorf("read the configuration of the image: %w", err)
 	}
 	if config.OS != "" && config.OS != "linux" || config.Architecture != "" && config.Architecture != goarch {
-		return fmt.Errorf("the image is for %s/%s, and trees made here are for linux/%s", config.OS, config.Architecture, goarch)
+		return fmt.Errorf("the image is for %s/%s, but this host makes trees for linux/%s: choose an image for that platform", config.OS, config.Architecture, goarch)
 	}
 	layers, err := img.Layers()
 	if err != nil {
-		return fmt.Errorf("read the image's layers: %w", err)
+		return fmt.Errorf("read the layers of the image: %w", err)
 	}
 	if len(layers) == 0 || len(layers) != len(config.RootFS.DiffIDs) {
-		return fmt.Errorf("the image has %d layers, and its configuration names %d", len(layers), len(config.RootFS.DiffIDs))
+		return fmt.Errorf("the image has %d layers, but its configuration names %d", len(layers), len(config.RootFS.DiffIDs))
 	}
 	root, err := os.OpenRoot(j.Root)
 	if err != nil {
@@ -55,7 +56,7 @@ func (j Job) install(ctx context.Context, img v1.Image) error {
 }
 
 func (j Job) installLayer(ctx context.Context, root *os.Root, l v1.Layer, want v1.Hash, which string) error {
-	size, err := l.Size() // as it is stored: compressed, mostly
+	size, err := l.Size() // stored size, usually compressed
 	if err != nil {
 		return err
 	}
@@ -65,17 +66,17 @@ func (j Job) installLayer(ctx context.Context, root *os.Root, l v1.Layer, want v
 		return err
 	}
 	defer r.Close()
-	return unpack(root, &progress{ctx: ctx, r: r, told: func(n int64) { j.logf("%s: %s unpacked", which, megabytes(n)) }}, want)
+	return unpack(root, &progress{ctx: ctx, r: r, report: func(n int64) { j.logf("%s: %s unpacked", which, megabytes(n)) }}, want)
 }
 
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
-// progress ends reading when ctx does, and tells how far it is now and then.
+// progress reads until ctx ends, and reports from time to time how many bytes were read.
 type progress struct {
 	ctx     context.Context
 	r       io.Reader
 	n, next int64
-	told    func(n int64)
+	report  func(n int64)
 }
 
 const progressStep = 100e6
@@ -88,24 +89,25 @@ func (p *progress) Read(b []byte) (int, error) {
 	p.n += int64(n)
 	if p.n >= p.next+progressStep {
 		p.next = p.n
-		p.told(p.n)
+		p.report(p.n)
 	}
 	return n, err
 }
 
-// envFile has the name that Apptainer gives it, and that recipes know.
+// envFile has the name that Apptainer uses and that recipes refer to.
 const envFile = ".singularity.d/env/10-docker2singularity.sh"
 
 var shellName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// writeEnvironment keeps the image's variables. PATH is set; the others only where the caller has none of his own.
+// writeEnvironment writes a script with the image's variables. It sets PATH; it sets each other
+// variable only if the caller has not set it.
 func (j Job) writeEnvironment(root *os.Root, env []string) error {
 	var b strings.Builder
 	b.WriteString("#!/bin/sh\n")
 	for _, kv := range env {
 		k, v, _ := strings.Cut(kv, "=")
 		if !shellName.MatchString(k) {
-			j.logf("the image's variable %q cannot be one of a shell: left out", k)
+			j.logf("the image's variable %q is not a valid name for a shell: skipped", k)
 			continue
 		}
 		if k != "PATH" {
@@ -121,8 +123,8 @@ const (
 	labelsFile = ".singularity.d/labels.json"
 )
 
-// runscript starts what the image would: Docker's rule is that arguments take the place of CMD and leave ENTRYPOINT.
-// An image that has neither runs its arguments.
+// runscript returns a script that starts the image's command by Docker's rule: arguments replace
+// CMD but not ENTRYPOINT. Without both, the script runs its arguments.
 func runscript(entrypoint, cmd []string) string {
 	var b strings.Builder
 	b.WriteString("#!/bin/sh\n# The ENTRYPOINT of the image, with CMD where no arguments are given.\n\n")
@@ -137,7 +139,7 @@ func runscript(entrypoint, cmd []string) string {
 	return b.String()
 }
 
-// writeLabels keeps the image's labels. Those that an image without any has in a layer stay.
+// writeLabels writes the image's labels. If the image has none, labels in a layer stay.
 func writeLabels(root *os.Root, labels map[string]string) error {
 	if len(labels) == 0 {
 		return nil
@@ -149,7 +151,7 @@ func writeLabels(root *os.Root, labels map[string]string) error {
 	return writeMeta(root, labelsFile, string(text), 0o644)
 }
 
-// quoted makes words of a shell's command line.
+// quoted quotes words for the command line of a shell.
 func quoted(words ...string) string {
 	var all []string
 	for _, w := range words {
@@ -158,7 +160,7 @@ func quoted(words ...string) string {
 	return strings.Join(all, " ")
 }
 
-// writeMeta writes a file about the Tree, in the place of what a layer may have there.
+// writeMeta writes a file about the Tree, and replaces the file that a layer may have there.
 func writeMeta(root *os.Root, name, text string, mode os.FileMode) error {
 	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// packedRoot is where a root file system lies in a file.
+// packedRoot is the position of a root file system in a file.
 type packedRoot struct {
 	format       rootFormat
 	offset, size int64
@@ -27,8 +27,8 @@ const (
 	formatExt      rootFormat = "ext3"
 )
 
-// findRoot finds the root file system of an image file: a SIF, or a file system as it is, which Singularity 2 put behind
-// a line "#!/usr/bin/env run-singularity".
+// findRoot finds the root file system of an image file: a SIF, or a bare file system, which
+// Singularity 2 put behind a line "#!/usr/bin/env run-singularity".
 func findRoot(r io.ReaderAt, size int64) (packedRoot, error) {
 	head := make([]byte, min(size, 256))
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
@@ -46,13 +46,13 @@ func findRoot(r io.ReaderAt, size int64) (packedRoot, error) {
 		return packedRoot{}, err
 	}
 	if format == "" {
-		return packedRoot{}, errors.New("is no image: neither SIF, nor squashfs, nor ext3")
+		return packedRoot{}, errors.New("not an image: neither SIF, squashfs nor ext3")
 	}
 	return packedRoot{format, offset, size - offset}, nil
 }
 
-// sniff tells a file system by its magic number: squashfs_fs.h and ext4.h of the kernel (fs/squashfs, fs/ext4). What is
-// none is "".
+// sniff identifies a file system by its magic number: squashfs_fs.h and ext4.h of the kernel
+// (fs/squashfs, fs/ext4). It returns "" for anything else.
 func sniff(r io.ReaderAt, offset int64) (rootFormat, error) {
 	const extMagicAt = 1024 + 0x38 // s_magic of the superblock
 	for _, fs := range []struct {
@@ -71,22 +71,23 @@ func sniff(r io.ReaderAt, offset int64) (rootFormat, error) {
 	return "", nil
 }
 
-// checkWhole holds a squashfs's size, as its superblock has it (bytes_used at 40), against the room that is there.
+// checkWhole compares the size in the superblock of a squashfs (bytes_used at byte 40) with the
+// space that the file has for it.
 func (p packedRoot) checkWhole(r io.ReaderAt) error {
 	if p.format != formatSquashfs {
 		return nil
 	}
 	var used [8]byte
 	if _, err := r.ReadAt(used[:], p.offset+40); err != nil {
-		return errors.New("its squashfs has no superblock: the file is cut short")
+		return errors.New("its squashfs has no superblock: the file is truncated")
 	}
 	if n := binary.LittleEndian.Uint64(used[:]); n > uint64(p.size) {
-		return fmt.Errorf("its squashfs has %d bytes, and %d are there: the file is cut short", n, p.size)
+		return fmt.Errorf("its squashfs has %d bytes, but the file contains %d of them: the file is truncated", n, p.size)
 	}
 	return nil
 }
 
-// installFile unpacks an image file into the Tree; from is its name for messages.
+// installFile unpacks an image file into the Tree. from is the file's name for messages.
 func (j Job) installFile(ctx context.Context, file *os.File, from string) error {
 	fi, err := file.Stat()
 	if err != nil {
@@ -106,7 +107,8 @@ func (j Job) installFile(ctx context.Context, file *os.File, from string) error 
 	return j.unsquash(ctx, file, at)
 }
 
-// unsquash unpacks with unsquashfs, which keeps owners, modes, times, links, devices and extended attributes.
+// unsquash unpacks with unsquashfs, which keeps owners, modes, times, links, devices and extended
+// attributes.
 func (j Job) unsquash(ctx context.Context, file *os.File, at packedRoot) error {
 	prog, err := find(tool{"unsquashfs", "squashfs-tools", "squashfs-tools"})
 	if err != nil {
@@ -125,7 +127,7 @@ func (j Job) unsquash(ctx context.Context, file *os.File, at packedRoot) error {
 		}
 		defer os.Remove(part.Name())
 		defer part.Close()
-		body := &progress{ctx: ctx, r: io.NewSectionReader(file, at.offset, at.size), told: func(int64) {}}
+		body := &progress{ctx: ctx, r: io.NewSectionReader(file, at.offset, at.size), report: func(int64) {}}
 		if _, err := io.Copy(part, body); err != nil {
 			return err
 		}
@@ -134,14 +136,15 @@ func (j Job) unsquash(ctx context.Context, file *os.File, at packedRoot) error {
 	return j.run(ctx, append(argv, path))
 }
 
-// hasOffset tells unsquashfs 4.4 and later from those before, such as EL 8's.
+// hasOffset reports whether unsquashfs has the option for an offset, which it has since version 4.4
+// (EL 8's is older).
 func hasOffset(ctx context.Context, prog string) bool {
-	help, _ := exec.CommandContext(ctx, prog).CombinedOutput() // without arguments it fails, with its options on stderr
+	help, _ := exec.CommandContext(ctx, prog).CombinedOutput() // without arguments it fails and prints its options on stderr
 	return strings.Contains(string(help), "-offset") || strings.Contains(string(help), "-o[ffset]")
 }
 
-// copyMounted mounts an ext3 read-only and copies it: its own tools drop hard links, devices and attributes. The mount
-// is in the namespace that ends with the command.
+// copyMounted mounts an ext3 file system read-only and copies it, because the tools of ext3 lose
+// hard links, devices and attributes. The mount is in a namespace that ends with the command.
 func (j Job) copyMounted(ctx context.Context, file string, at packedRoot) error {
 	point, err := os.MkdirTemp("", "netroot-mnt-")
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// siftool returns a SIF that the library of Apptainer's siftool wrote (apptainer/sif 2.24.0): a definition file, an
-// overlay partition, and the primary one with /etc/motd.
+// siftool returns a SIF that the library of Apptainer's siftool wrote (apptainer/sif 2.24.0). It
+// has a definition file, an overlay partition, and the primary partition with /etc/motd.
 func siftool(t testing.TB) []byte {
 	t.Helper()
 	f, err := os.Open("testdata/siftool.sif.gz")
@@ -30,7 +30,7 @@ func siftool(t testing.TB) []byte {
 }
 
 const (
-	descriptors = 4096 // where siftool puts them
+	descriptors = 4096 // where siftool puts the table
 	primary     = descriptors + 2*sifDescriptorSize
 )
 
@@ -61,7 +61,7 @@ func packedSIF(t *testing.T) []byte {
 	return withRoot(t, 1, root)
 }
 
-// withRoot puts another root file system of a kind into siftool's SIF.
+// withRoot replaces the root file system in siftool's SIF. kind is its type.
 func withRoot(t testing.TB, kind uint32, root []byte) []byte {
 	sif := siftool(t)
 	at := binary.LittleEndian.Uint64(sif[primary+17:])
@@ -97,7 +97,7 @@ func TestImageFiles(t *testing.T) {
 			must(t, localImage(t.Context(), j))
 			want, got := describe(t, tree), describe(t, j.Root)
 			for _, m := range []map[string]string{want, got} {
-				for name, s := range m { // to the second, as squashfs and ext3 have it
+				for name, s := range m { // squashfs and ext3 store whole seconds
 					fields := strings.Fields(s)
 					fields[4] = fields[4][:10]
 					m[name] = strings.Join(fields, " ")
@@ -114,7 +114,7 @@ func TestImageFiles(t *testing.T) {
 	}
 }
 
-// TestOldUnsquashfs carves the partition out for an unsquashfs that knows no offset.
+// TestOldUnsquashfs copies the partition out for an unsquashfs that has no option for an offset.
 func TestOldUnsquashfs(t *testing.T) {
 	needRoot(t)
 	real := needTool(t, "unsquashfs")
@@ -135,7 +135,7 @@ exec `+real+` "$@"`)
 	}
 }
 
-// needLoop skips where the kernel mounts no files: in most containers.
+// needLoop skips the test where the kernel cannot mount files, as in most containers.
 func needLoop(t *testing.T, image string) {
 	t.Helper()
 	cmd := exec.Command("unshare", "--mount", "mount", "-o", "loop,ro,noload", "-t", "ext4", image, "/mnt")
@@ -169,29 +169,29 @@ func TestFindRoot(t *testing.T) {
 		edit func([]byte) []byte
 		want string
 	}{
-		{"empty", func([]byte) []byte { return nil }, "is no image: neither SIF"},
-		{"text", func([]byte) []byte { return []byte("#!/bin/sh\necho hello\n") }, "is no image"},
-		{"cut in the header", func(b []byte) []byte { return b[:100] }, "is a broken SIF: it has 100 bytes, less than a header"},
-		{"cut in the table", func(b []byte) []byte { return b[:5000] }, "is a broken SIF: 48 descriptors from byte 4096 on do not fit into its 5000 bytes"},
-		{"cut in the root", func(b []byte) []byte { return b[:at+100] }, "it is cut short"},
-		{"version", set(42, "02"), `it is of version "02", and 01 is known`},
+		{"empty", func([]byte) []byte { return nil }, "not an image: neither SIF"},
+		{"text", func([]byte) []byte { return []byte("#!/bin/sh\necho hello\n") }, "not an image"},
+		{"cut in the header", func(b []byte) []byte { return b[:100] }, "damaged SIF: 100 bytes are fewer than a header has"},
+		{"cut in the table", func(b []byte) []byte { return b[:5000] }, "damaged SIF: 48 descriptors from byte 4096 on do not fit into its 5000 bytes"},
+		{"cut in the root", func(b []byte) []byte { return b[:at+100] }, "the file is truncated"},
+		{"version", set(42, "02"), `version "02" is not supported, only version 01`},
 		{"many descriptors", put(1<<62, 88), "do not fit"},
 		{"negative descriptors", put(1<<63, 88), "do not fit"},
 		{"descriptors before the file", put(1<<64-1, 96), "do not fit"},
 		{"descriptors behind the file", put(1<<40, 96), "do not fit"},
 		{"offset overflows", put(1<<63-1, primary+17, primary+25), "does not fit"},
 		{"negative size", put(1<<63, primary+25), "does not fit"},
-		{"no primary partition", set(primary+205, "\x03"), "is a SIF without a root file system"},
+		{"no primary partition", set(primary+205, "\x03"), "SIF without a root file system"},
 		{"a system partition will do", set(primary+205, "\x01"), ""},
-		{"unused", set(primary+4, "\x00"), "is a SIF without a root file system"},
+		{"unused", set(primary+4, "\x00"), "SIF without a root file system"},
 		{"other architecture", set(primary+209, "09"), ""},
-		{"known other architecture", set(primary+209, "11"), "is a SIF for s390x"},
+		{"known other architecture", set(primary+209, "11"), "SIF for s390x"},
 		{"any architecture", set(primary+209, "00"), ""},
-		{"encrypted", set(primary+201, "\x05"), "is an encrypted SIF"},
-		{"archive", set(primary+201, "\x03"), "whose root is of the unknown kind 3"},
-		{"no squashfs", set(int(at), "nope"), "its squashfs should begin at byte"},
-		{"no ext3", set(primary+201, "\x02"), "its ext3 should begin at byte"},
-		{"OCI-SIF", set(descriptors, "\x09\x40"), "it is an OCI-SIF"},
+		{"encrypted", set(primary+201, "\x05"), "encrypted SIF"},
+		{"archive", set(primary+201, "\x03"), "whose root has the unknown type 3"},
+		{"no squashfs", set(int(at), "nope"), "there is no squashfs at byte"},
+		{"no ext3", set(primary+201, "\x02"), "there is no ext3 at byte"},
+		{"OCI-SIF", set(descriptors, "\x09\x40"), "OCI-SIF"},
 	} {
 		if goarch != "amd64" && strings.Contains(tc.name, "architecture") {
 			continue
@@ -204,17 +204,17 @@ func TestFindRoot(t *testing.T) {
 	}
 }
 
-// TestCutShort tells of a squashfs that has lost its end before unsquashfs does.
+// TestCutShort checks that a truncated squashfs is found before unsquashfs runs.
 func TestCutShort(t *testing.T) {
 	_, squashfs := packedTree(t)
 	must(t, os.Truncate(squashfs, 200))
 	j := job(t, "Bootstrap: localimage\nFrom: "+squashfs+"\n")
-	if err := runAgent(t, j); err == nil || !strings.Contains(err.Error(), "the file is cut short") {
+	if err := runAgent(t, j); err == nil || !strings.Contains(err.Error(), "the file is truncated") {
 		t.Errorf("error %v", err)
 	}
 }
 
-// FuzzFindRoot holds that what is found lies in the file.
+// FuzzFindRoot checks that the root that findRoot finds is inside the file.
 func FuzzFindRoot(f *testing.F) {
 	sif := siftool(f)
 	f.Add(sif[:6000])

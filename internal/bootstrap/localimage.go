@@ -8,14 +8,15 @@ import (
 	"path/filepath"
 )
 
-// localImage takes another Tree: From is its directory, or a file that holds it: a SIF, a squashfs, or an ext3 of
-// Singularity 2. Owners, modes, times, hard links, extended attributes (with them file capabilities and ACLs), sparse
-// files and devices arrive as they are; what is mounted inside a directory does not.
+// localImage copies another Tree. From is its directory, or a file that contains it: a SIF, a
+// squashfs, or an ext3 of Singularity 2. The copy keeps owners, modes, times, hard links, extended
+// attributes (including file capabilities and ACLs), sparse files and devices. It does not include
+// file systems that are mounted inside the directory.
 func localImage(ctx context.Context, j Job) error {
 	if err := j.unverified("run `apptainer verify` on the SIF before the build"); err != nil {
 		return err
 	}
-	from, err := j.from("the directory or image file of the tree to copy")
+	from, err := j.from("the directory or the image file of the tree to copy")
 	if err != nil {
 		return err
 	}
@@ -41,13 +42,13 @@ func localImage(ctx context.Context, j Job) error {
 	return j.installFile(ctx, file, from)
 }
 
-// unverified refuses Fingerprints, which say who must have signed a SIF: no signature is checked here, and a key that was
-// passed over would look as if one had been.
+// unverified refuses the key Fingerprints, which says who must have signed a SIF. netroot checks no
+// signature, and ignoring the key would look as if it had. instead is the advice for the error.
 func (j Job) unverified(instead string) error {
 	if j.header("Fingerprints") == "" {
 		return nil
 	}
-	return errors.New("Fingerprints: netroot does not check a SIF's signatures: " + instead + ", and take the line out")
+	return errors.New("Fingerprints: netroot does not check the signatures of a SIF: " + instead + ", and remove the line")
 }
 
 func (j Job) copyTree(ctx context.Context, from, src string) error {
@@ -56,7 +57,7 @@ func (j Job) copyTree(ctx context.Context, from, src string) error {
 		return err
 	}
 	if within(src, dst) || within(dst, src) {
-		return fmt.Errorf("From: %s and the tree to be made, %s, lie one inside the other", from, j.Root)
+		return fmt.Errorf("From: %s and the new tree %s must not contain one another", from, j.Root)
 	}
 	cp, err := find(tool{"cp", "coreutils", "coreutils"})
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLocalImage copies a tree of everything that a file system can hold, and compares all that stat tells.
+// TestLocalImage copies a tree with everything that a file system can store, and compares the
+// results of stat.
 func TestLocalImage(t *testing.T) {
 	needRoot(t)
 	if _, err := exec.LookPath("cp"); err != nil {
@@ -53,14 +54,14 @@ func TestLocalImage(t *testing.T) {
 		}
 		delete(got, made)
 	}
-	delete(want, ".") // its time: directories were made in it
+	delete(want, ".") // its time changed when directories were made in it
 	delete(got, ".")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the copy differs (-want +got):\n%s", diff)
 	}
 }
 
-// describe says of every file what a faithful copy must have in common with it.
+// describe returns, for every file, the facts that a faithful copy must keep.
 func describe(t testing.TB, root string) map[string]string {
 	t.Helper()
 	got := map[string]string{}

@@ -14,8 +14,8 @@ import (
 	"netroot/internal/layer"
 )
 
-// ociLayout unpacks an image of an OCI image layout: From is its directory, with :NAME (or a digest) when it holds
-// several.
+// ociLayout unpacks an image of an OCI image layout. From is its directory, with :NAME (or a
+// digest) when it contains several images.
 func ociLayout(ctx context.Context, j Job) error {
 	dir, name, err := j.fileAndName()
 	if err != nil {
@@ -24,8 +24,8 @@ func ociLayout(ctx context.Context, j Job) error {
 	return j.installLayout(ctx, dir, name)
 }
 
-// ociArchive unpacks an image of an OCI image layout in a tar archive, compressed or not: From is the file, with :NAME
-// when it holds several images.
+// ociArchive unpacks an image of an OCI image layout in a tar archive, compressed or not. From is
+// the file, with :NAME when it contains several images.
 func ociArchive(ctx context.Context, j Job) error {
 	file, name, err := j.fileAndName()
 	if err != nil {
@@ -46,8 +46,8 @@ func ociArchive(ctx context.Context, j Job) error {
 		return err
 	}
 	defer root.Close()
-	told := func(n int64) { j.logf("reading %s: %s", file, megabytes(n)) }
-	if err := layer.Apply(root, &progress{ctx: ctx, r: archive, told: told}); err != nil {
+	report := func(n int64) { j.logf("reading %s: %s", file, megabytes(n)) }
+	if err := layer.Apply(root, &progress{ctx: ctx, r: archive, report: report}); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return j.installLayout(ctx, dir, name)
@@ -56,7 +56,7 @@ func ociArchive(ctx context.Context, j Job) error {
 func (j Job) installLayout(ctx context.Context, dir, name string) error {
 	index, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
-		return fmt.Errorf("From: %s holds no OCI image layout: %w", j.header("From"), err)
+		return fmt.Errorf("From: %s does not contain an OCI image layout: %w", j.header("From"), err)
 	}
 	img, err := pick(index, name, indexDepth)
 	if err != nil {
@@ -65,10 +65,11 @@ func (j Job) installLayout(ctx context.Context, dir, name string) error {
 	return j.install(ctx, img)
 }
 
-// indexDepth is how deep indexes may be nested in one another.
+// indexDepth is the greatest depth of nested indexes.
 const indexDepth = 4
 
-// pick returns the one image of an index that has the name, where one is given, and is for this platform.
+// pick returns the only image of an index that is for this platform and has the name, if a name is
+// given.
 func pick(index v1.ImageIndex, name string, depth int) (v1.Image, error) {
 	manifest, err := index.IndexManifest()
 	if err != nil {
@@ -93,17 +94,17 @@ func pick(index v1.ImageIndex, name string, depth int) (v1.Image, error) {
 	}
 	switch {
 	case len(found) == 0 && len(platforms) > 0:
-		return nil, fmt.Errorf("has no image for %s, only for %s", platform(), strings.Join(platforms, ", "))
+		return nil, fmt.Errorf("no image for %s, only for %s", platform(), strings.Join(platforms, ", "))
 	case len(found) == 0 && name != "":
-		return nil, fmt.Errorf("has no image %q: there are %s", name, strings.Join(names, ", "))
+		return nil, fmt.Errorf("no image %q: use one of %s", name, strings.Join(names, ", "))
 	case len(found) == 0:
-		return nil, fmt.Errorf("has no image")
+		return nil, fmt.Errorf("no image")
 	case len(found) > 1:
-		return nil, fmt.Errorf("has several images: add one of :%s", strings.Join(names, ", :"))
+		return nil, fmt.Errorf("several images: add one of :%s", strings.Join(names, ", :"))
 	case found[0].MediaType.IsImage():
 		return index.Image(found[0].Digest)
 	case depth == 0:
-		return nil, fmt.Errorf("has indexes nested too deep")
+		return nil, fmt.Errorf("indexes nested too deeply")
 	}
 	below, err := index.ImageIndex(found[0].Digest)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 	spec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// artifactOf makes what oras pushes: one blob, and a configuration that is none of an image.
+// artifactOf makes what oras pushes: one blob, and a configuration that is not an image's.
 func artifactOf(t *testing.T, mediaType string, body []byte) v1.Image {
 	t.Helper()
 	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), static.NewLayer(body, types.MediaType(mediaType)))
@@ -30,7 +30,7 @@ func artifactOf(t *testing.T, mediaType string, body []byte) v1.Image {
 	return mutate.ConfigMediaType(img, "application/vnd.sylabs.sif.config.v1+json")
 }
 
-// writeLayout writes images under their names into an OCI layout.
+// writeLayout writes images with their names into an OCI layout.
 func writeLayout(t *testing.T, dir string, images map[string]mutate.Appendable) {
 	t.Helper()
 	l, err := layout.Write(dir, empty.Index)
@@ -108,15 +108,15 @@ func TestLayoutsAndArchives(t *testing.T) {
 		"oci\nFrom: many:a:1":                      "",
 		"oci\nFrom: many:all":                      "",
 		"oci\nFrom: " + at("one"):                  "",
-		"oci\nFrom: many@" + digest.String():       "From: stat ", // a digest goes behind a colon, like a name
+		"oci\nFrom: many@" + digest.String():       "From: stat ", // a digest follows a colon, like a name
 		"oci\nFrom: many:" + digest.String():       "",
 		"oci\nFrom: many:b":                        "the image is for linux/mips64",
-		"oci\nFrom: many:c":                        `has no image "c": there are `,
-		"oci\nFrom: many":                          "has several images: add one of :",
+		"oci\nFrom: many:c":                        `no image "c": use one of `,
+		"oci\nFrom: many":                          "several images: add one of :",
 		"oci\nFrom: none":                          "From: stat ",
 		"oci\nFrom:":                               "From: is missing",
-		"oci\nFrom: empty":                         "holds no OCI image layout",
-		"oci\nFrom: text":                          "holds no OCI image layout",
+		"oci\nFrom: empty":                         "does not contain an OCI image layout",
+		"oci\nFrom: text":                          "does not contain an OCI image layout",
 		"oci\nFrom: damaged":                       "layer 1 of 3",
 		"oci-archive\nFrom: one.tar":               "",
 		"oci-archive\nFrom: one.tar.gz":            "",
@@ -124,17 +124,17 @@ func TestLayoutsAndArchives(t *testing.T) {
 		"oci-archive\nFrom: many.tar:a:1":          "",
 		"oci-archive\nFrom: text":                  "unexpected EOF",
 		"oci-archive\nFrom: hostile.tar":           `has ".." in its name`,
-		"oci-archive\nFrom: save.tar":              "holds no OCI image layout",
+		"oci-archive\nFrom: save.tar":              "does not contain an OCI image layout",
 		"docker-archive\nFrom: save.tar":           "",
 		"docker-archive\nFrom: save.tar:x/img:1":   "",
 		"docker-archive\nFrom: save.tar.gz":        "",
 		"docker-archive\nFrom: save.tar.zst":       "",
 		"docker-archive\nFrom: saves.tar:x/img:1":  "",
-		"docker-archive\nFrom: saves.tar":          "has several images: add one of :",
+		"docker-archive\nFrom: saves.tar":          "several images: add one of :",
 		"docker-archive\nFrom: saves.tar:other:2":  "the image is for linux/mips64",
 		"docker-archive\nFrom: saves.tar:third:2":  "not found in tarball",
-		"docker-archive\nFrom: text":               "is no archive of `docker save`",
-		"docker-archive\nFrom: one.tar":            "is no archive of `docker save`",
+		"docker-archive\nFrom: text":               "is not an archive of `docker save`",
+		"docker-archive\nFrom: one.tar":            "is not an archive of `docker save`",
 		"docker-archive\nFrom: save.tar:UPPER/x:1": "From: ",
 	} {
 		if strings.HasSuffix(header, "oci-archive\nFrom: save.tar") && os.Geteuid() != 0 {
@@ -166,7 +166,8 @@ func TestLayoutsAndArchives(t *testing.T) {
 	}
 }
 
-// TestSkopeo has skopeo fetch an image and write every format that the agents read: all must give the same tree.
+// TestSkopeo makes skopeo fetch an image and write every format that the agents read. All formats
+// must give the same tree.
 func TestSkopeo(t *testing.T) {
 	skopeo := needTool(t, "skopeo")
 	host := serveImages(t, map[string]remote.Taggable{"img:1": sample(t)})
@@ -192,7 +193,7 @@ func TestSkopeo(t *testing.T) {
 	}
 }
 
-// TestUmoci compares our tree of an image with another unpacker's, file by file.
+// TestUmoci compares our tree of an image with that of another unpacker, file by file.
 func TestUmoci(t *testing.T) {
 	needRoot(t)
 	umoci := needTool(t, "umoci")
@@ -207,7 +208,7 @@ func TestUmoci(t *testing.T) {
 	want, got := describe(t, filepath.Join(dir, "theirs")), describe(t, j.Root)
 	for _, m := range []map[string]string{want, got} {
 		delete(m, ".")
-		delete(m, "a") // its time: files were removed from it
+		delete(m, "a") // its time changed when files were removed from it
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-umoci +ours):\n%s", diff)

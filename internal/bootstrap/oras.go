@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// oras unpacks a SIF that `apptainer push` put into a registry; From names it as with docker.
+// oras unpacks a SIF that `apptainer push` put into a registry. From names it as with docker.
 func oras(ctx context.Context, j Job) error {
 	if err := j.unverified("fetch it with `apptainer pull`, run `apptainer verify` on it, use `Bootstrap: localimage`"); err != nil {
 		return err
@@ -39,7 +39,8 @@ func oras(ctx context.Context, j Job) error {
 	})
 }
 
-// sifLayer finds the SIF among an artifact's parts. The media type has been spelled in more than one way.
+// sifLayer finds the SIF among the parts of an artifact. Several spellings of the media type are in
+// use.
 func sifLayer(img v1.Image) (v1.Layer, error) {
 	manifest, err := img.Manifest()
 	if err != nil {
@@ -53,9 +54,9 @@ func sifLayer(img v1.Image) (v1.Layer, error) {
 		others = append(others, string(d.MediaType))
 	}
 	if manifest.Config.MediaType.IsConfig() {
-		return nil, fmt.Errorf("is an image of layers and no SIF: use `Bootstrap: docker`")
+		return nil, fmt.Errorf("an image of layers, not a SIF: use `Bootstrap: docker`")
 	}
-	return nil, fmt.Errorf("holds no SIF, but %s", strings.Join(others, ", "))
+	return nil, fmt.Errorf("no SIF in the artifact, only %s", strings.Join(others, ", "))
 }
 
 func (j Job) download(ctx context.Context, blob v1.Layer, to io.Writer) error {
@@ -64,11 +65,11 @@ func (j Job) download(ctx context.Context, blob v1.Layer, to io.Writer) error {
 		return err
 	}
 	j.logf("SIF: %s", megabytes(size))
-	r, err := blob.Compressed() // as it is stored; its digest is checked on the way
+	r, err := blob.Compressed() // the stored bytes; remote checks their digest
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	_, err = io.Copy(to, &progress{ctx: ctx, r: r, told: func(n int64) { j.logf("SIF: %s here", megabytes(n)) }})
+	_, err = io.Copy(to, &progress{ctx: ctx, r: r, report: func(n int64) { j.logf("SIF: %s received", megabytes(n)) }})
 	return err
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestRPM holds the command line and the configuration against testdata/NAME.golden, for the recipe's header in
-// testdata/NAME.def.
+// TestRPM compares the command line and the configuration for the header in testdata/NAME.def with
+// testdata/NAME.golden.
 func TestRPM(t *testing.T) {
 	goldens(t, "rpm-*", func(j Job) string {
 		r, err := rpmFrom(j)
@@ -36,7 +36,8 @@ func TestRPMRoot(t *testing.T) {
 	}
 }
 
-// TestYum runs the agent to its end, with a dnf that says what it was asked and where its rpm would keep the database.
+// TestYum runs the agent with a dnf that prints its arguments and the path where its rpm would keep
+// the database.
 func TestYum(t *testing.T) {
 	needRoot(t)
 	home := t.TempDir()
@@ -50,7 +51,7 @@ func TestYum(t *testing.T) {
 	agent, err := For("dnf")
 	must(t, err)
 	must(t, agent(t.Context(), j))
-	want := "no GPG key is given: the packages' signatures are not checked\n" +
+	want := "no GPG key is given: the signatures of the packages are not checked\n" +
 		"--config=" + j.Root + "/etc/bootstrap-yum.conf --installroot=" + j.Root + " --releasever=9 -y --setopt=plugins=0 " +
 		"install /etc/redhat-release coreutils\n" +
 		"%_dbpath %(echo ~/.rpmdb)\n%packager me\n%_dbpath /var/lib/rpm\n"
@@ -77,7 +78,7 @@ func TestSetopt(t *testing.T) {
 		"a=1 b=2":                       {"a=1", "b=2"},
 		"excludepkgs=a b  c* tsflags=x": {"excludepkgs=a b c*", "tsflags=x"},
 		"base.excludepkgs= a\nb":        {"base.excludepkgs= a b"},
-		"alone a=1":                     {"alone", "a=1"}, // dnf says what it thinks of it
+		"alone a=1":                     {"alone", "a=1"}, // dnf reports what it thinks of it
 	} {
 		if diff := cmp.Diff(want, settingsOf(text)); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", text, diff)
@@ -91,7 +92,7 @@ func TestSetopt(t *testing.T) {
 	}
 }
 
-// TestDNF5 has a host whose only dnf is dnf5.
+// TestDNF5 runs on a host that has dnf only as dnf5.
 func TestDNF5(t *testing.T) {
 	path := t.TempDir()
 	t.Setenv("PATH", path)
@@ -103,7 +104,8 @@ func TestDNF5(t *testing.T) {
 	}
 }
 
-// TestHostRPM has the host's own rpm say where the database would go, whose distribution may put it elsewhere.
+// TestHostRPM queries the host's own rpm for the path of the database, because its distribution may
+// use another one.
 func TestHostRPM(t *testing.T) {
 	needRoot(t)
 	if _, err := exec.LookPath("rpm"); err != nil {

@@ -11,21 +11,21 @@ import (
 // source is one entry of the host's apt sources: sources.list(5).
 type source struct {
 	URIs, Suites, Components []string
-	Options                  []option // those that say whom to believe, deb822 spelling
+	Options                  []option // options about trust, in deb822 spelling
 }
 
 type option struct{ name, value string }
 
 func (s source) has(suite string) bool { return slices.Contains(s.Suites, suite) }
 
-// trusted tells that the source is believed unsigned.
+// trusted reports whether apt accepts the source without a signature.
 func (s source) trusted() bool {
 	return slices.ContainsFunc(s.Options, func(o option) bool {
 		return o.name == "Trusted" && slices.Contains([]string{"yes", "true", "with", "on", "enable", "1"}, strings.ToLower(o.value))
 	})
 }
 
-// withoutKeys leaves out which keys the sources are signed with, for the recipe names another.
+// withoutKeys removes the keys of the sources, because the recipe names another key.
 func withoutKeys(sources []source) []source {
 	out := slices.Clone(sources)
 	for i := range out {
@@ -34,10 +34,11 @@ func withoutKeys(sources []source) []source {
 	return out
 }
 
-// isList tells a MirrorURL of one-line sources from a URL.
+// isList reports whether a MirrorURL is a list of one-line sources and not a URL.
 func isList(mirror string) bool { return strings.HasPrefix(mirror, "deb ") }
 
-// readSources reads sources.list and sources.list.d below etc, in apt's order. A host without apt has none.
+// readSources reads sources.list and sources.list.d below etc, in apt's order. Without apt there
+// are none.
 func readSources(etc string) ([]source, error) {
 	files := []string{filepath.Join(etc, "apt/sources.list")}
 	parts, err := filepath.Glob(filepath.Join(etc, "apt/sources.list.d/*"))
@@ -53,7 +54,7 @@ func readSources(etc string) ([]source, error) {
 		if err != nil {
 			return nil, err
 		}
-		switch filepath.Ext(f) { // apt ignores other names
+		switch filepath.Ext(f) { // apt ignores files with other extensions
 		case ".list":
 			all = append(all, parseList(string(data))...)
 		case ".sources":
@@ -66,8 +67,8 @@ func readSources(etc string) ([]source, error) {
 	return all, nil
 }
 
-// expandMirrors replaces mirror+file:PATH by what that file of the host lists, which the Tree would not have:
-// apt-transport-mirror(1). Debian's cloud images use it.
+// expandMirrors replaces mirror+file:PATH with the mirrors that the file lists, because the Tree
+// does not have this file of the host: apt-transport-mirror(1). Debian's cloud images use it.
 func expandMirrors(uris []string) []string {
 	var out []string
 	for _, u := range uris {
@@ -89,8 +90,8 @@ func expandMirrors(uris []string) []string {
 	return out
 }
 
-// parseList reads the one-line style: `deb [ name=value ... ] uri suite component...`. What it does not understand it
-// leaves out, as the host's other sources are of no concern here.
+// parseList parses the one-line style: `deb [ name=value ... ] uri suite component...`. It skips
+// lines that it cannot parse, because most sources of the host do not matter here.
 func parseList(text string) []source {
 	var out []source
 	for line := range strings.Lines(text) {
@@ -117,7 +118,8 @@ func parseList(text string) []source {
 	return out
 }
 
-// parseDeb822 reads stanzas of `Name: value` lines; a line that begins with a blank goes on with the one before.
+// parseDeb822 parses stanzas of `Name: value` lines. A line that begins with a blank continues the
+// line before it.
 func parseDeb822(text string) []source {
 	var out []source
 	var fields []option
@@ -172,7 +174,7 @@ func fromFields(fields []option) (source, bool) {
 	return s, binary
 }
 
-// addOption keeps an option if it belongs to the archive and not to the host's use of it.
+// addOption keeps an option if it describes the archive and not how the host uses it.
 func (s *source) addOption(name, value string) {
 	for _, known := range []string{"Signed-By", "Trusted", "Check-Valid-Until", "Check-Date", "Date-Max-Future"} {
 		if strings.EqualFold(name, known) && value != "" {
@@ -181,9 +183,10 @@ func (s *source) addOption(name, value string) {
 	}
 }
 
-// forSuite returns the archives for a suite: the host's own entries that name it, or else those for the host's release
-// (codename) with that suite in its place, -updates and -security with it. Only archives with a component main count:
-// the host's other repositories seldom exist for other suites, and their keys are not in the Tree.
+// forSuite returns the archives for a suite: the host's entries that name the suite or, if there
+// are none, those for the host's release (codename), renamed to the suite, including -updates and
+// -security. Only archives with a component main count: the other repositories of the host seldom
+// exist for other suites, and their keys are not in the Tree.
 func forSuite(all []source, host, suite string) []source {
 	if own := renamed(all, suite, suite); len(own) > 0 {
 		return own
@@ -195,7 +198,7 @@ func forSuite(all []source, host, suite string) []source {
 }
 
 func renamed(all []source, from, to string) []source {
-	rolling := slices.Contains([]string{"sid", "unstable", "experimental"}, to) // without -updates and -security
+	rolling := slices.Contains([]string{"sid", "unstable", "experimental"}, to) // these have no -updates and -security
 	var out []source
 	plain := false
 	for _, s := range all {
@@ -216,12 +219,12 @@ func renamed(all []source, from, to string) []source {
 		}
 	}
 	if !plain {
-		return nil // a suite's -updates alone make no system
+		return nil // the -updates of a suite alone are not a system
 	}
 	return out
 }
 
-// render writes sources in deb822 style.
+// render returns sources in deb822 style.
 func render(sources []source) string {
 	var b strings.Builder
 	for i, s := range sources {
@@ -237,7 +240,7 @@ func render(sources []source) string {
 	return b.String()
 }
 
-// hostSuite returns the codename of the host's release: os-release(5), or "".
+// hostSuite returns the codename of the host's release from os-release(5), or "".
 func hostSuite() string {
 	data, err := os.ReadFile("/etc/os-release")
 	if err != nil {

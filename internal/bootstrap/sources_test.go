@@ -113,7 +113,7 @@ func TestReadSources(t *testing.T) {
 	}
 }
 
-// FuzzSources holds that what was understood is understood the same when it is written and read again.
+// FuzzSources checks that parsed sources are the same after they are written and parsed again.
 func FuzzSources(f *testing.F) {
 	f.Add(deb822)
 	f.Add(oneLine)

@@ -20,36 +20,38 @@ import (
 	"netroot/internal/layer"
 )
 
-// unpack puts one layer of an image, an uncompressed tar stream whose digest is want, over what lies in root. The layer's
-// whiteouts remove files of the layers below (OCI image-spec, layer.md). Nothing outside root is read or written.
+// unpack unpacks one layer of an image over the files in root. r is an uncompressed tar stream
+// whose digest must be want. The layer's whiteouts remove files of the layers below (OCI
+// image-spec, layer.md). unpack reads and writes nothing outside root.
 func unpack(root *os.Root, r io.Reader, want v1.Hash) error {
 	sum := sha256.New()
 	r = io.TeeReader(r, sum)
 	if err := layer.Apply(root, newChangeset(root, r)); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, r); err != nil { // what follows the archive's end mark belongs to the digest, too
+	if _, err := io.Copy(io.Discard, r); err != nil { // the digest also covers bytes after the archive's end mark
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); want.Algorithm != "sha256" || got != want.Hex {
-		return fmt.Errorf("has the digest sha256:%s, and the image says %s: it is damaged, or not what was pushed", got, want)
+		return fmt.Errorf("digest is sha256:%s, but the image expects %s: the layer is damaged or was replaced", got, want)
 	}
 	return nil
 }
 
-// changeset turns a layer of an image into an archive for layer.Apply. What only images have it does itself: it removes
-// what a whiteout hides, and what is in the way of an entry of another kind.
+// changeset turns a layer of an image into an archive for layer.Apply. It handles what only images
+// have: it removes the files that a whiteout hides, and files that are in the way of an entry of
+// another kind.
 //
-// It is a reader that Apply pulls: the next entry is looked at when Apply asks for it, and so when the one before is in
-// its place. (archive/tar reads no byte ahead.)
+// It is a reader that Apply pulls from. It looks at the next entry when Apply asks for it, which is
+// when the entry before is in its place. (archive/tar does not read ahead.)
 type changeset struct {
 	root *os.Root
 	src  *tar.Reader
-	out  io.Reader // what is left of the present entry
+	out  io.Reader // rest of the current entry
 	err  error     // io.EOF: the end mark is in out
 
-	// A whiteout hides the layers below, and nothing of its own layer. Entries are noted by name, and their places are
-	// looked up when the first whiteout asks.
+	// A whiteout hides files of the layers below, but none of its own layer. Entries are noted
+	// by name; the first whiteout that follows looks up their places.
 	noted []string
 	own   map[string]bool
 }
@@ -74,11 +76,11 @@ func (c *changeset) Read(p []byte) (int, error) {
 const (
 	whiteoutPrefix = ".wh."
 	opaqueMark     = ".wh..wh..opq"
-	aufsPrefix     = ".wh..wh." // what AUFS notes for itself
+	aufsPrefix     = ".wh..wh." // prefix of AUFS's own metadata
 	blockSize      = 512
 )
 
-// next brings the next entry into out; those that are no files are dealt with at once.
+// next puts the next entry into out. It handles entries that are not files itself.
 func (c *changeset) next() error {
 	for {
 		hdr, err := c.src.Next()
@@ -99,14 +101,14 @@ func (c *changeset) next() error {
 	}
 }
 
-// apply does what has to be done before an entry can be made, and says whether that was all of it.
+// apply makes room for an entry. done means that the entry needs no further work.
 func (c *changeset) apply(hdr *tar.Header) (done bool, err error) {
 	if hdr.Typeflag == tar.TypeXGlobalHeader {
 		return true, nil
 	}
 	switch {
 	case path.IsAbs(hdr.Name):
-		return false, errors.New("is an absolute path; names in a layer are relative to its root")
+		return false, errors.New("absolute path: names in a layer must be relative to its root")
 	case slices.Contains(strings.Split(hdr.Name, "/"), ".."):
 		return false, errors.New(`has ".." in its name`)
 	}
@@ -128,7 +130,7 @@ func (c *changeset) apply(hdr *tar.Header) (done bool, err error) {
 
 func (c *changeset) rootAttributes(hdr *tar.Header) error {
 	if hdr.Typeflag != tar.TypeDir {
-		return errors.New("would make the tree's root something else than a directory")
+		return errors.New("would replace the root of the tree with a file that is not a directory")
 	}
 	if err := c.root.Chown(".", hdr.Uid, hdr.Gid); err != nil {
 		return err
@@ -136,7 +138,7 @@ func (c *changeset) rootAttributes(hdr *tar.Header) error {
 	return c.root.Chmod(".", hdr.FileInfo().Mode())
 }
 
-// makeRoom removes what stands where an entry shall be, unless layer.Apply replaces it by itself or both are
+// makeRoom removes the file at the place of an entry, unless layer.Apply replaces it or both are
 // directories.
 func (c *changeset) makeRoom(dir, base string, isDir bool) error {
 	parent, err := layer.Resolve(c.root, dir)
@@ -150,7 +152,7 @@ func (c *changeset) makeRoom(dir, base string, isDir bool) error {
 	fi, err := c.root.Lstat(place)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR):
-		return nil // Apply says what is wrong with a parent that is a file
+		return nil // Apply reports a parent that is a file
 	case err != nil:
 		return err
 	case fi.IsDir() == isDir:
@@ -162,7 +164,7 @@ func (c *changeset) makeRoom(dir, base string, isDir bool) error {
 // whiteout hides one name of a directory.
 func (c *changeset) whiteout(dir, base string) error {
 	if base == "" || base == "." || base == ".." {
-		return errors.New("is a whiteout of nothing")
+		return errors.New("whiteout without a name")
 	}
 	parent, err := c.lookUp(dir)
 	if err != nil || parent == "" {
@@ -171,7 +173,7 @@ func (c *changeset) whiteout(dir, base string) error {
 	return c.hide(path.Join(parent, base))
 }
 
-// hideBelow hides all that the layers below have in a directory.
+// hideBelow hides all files of the layers below in a directory.
 func (c *changeset) hideBelow(dir string) error {
 	place, err := c.lookUp(dir)
 	if err != nil || place == "" {
@@ -198,7 +200,7 @@ func (c *changeset) hideChildren(place string) error {
 	return nil
 }
 
-// hide removes place and what is below it, but for what this layer made.
+// hide removes place and everything below it, except files that this layer made.
 func (c *changeset) hide(place string) error {
 	if !c.own[place] {
 		return c.root.RemoveAll(place)
@@ -209,8 +211,8 @@ func (c *changeset) hide(place string) error {
 	return c.hideChildren(place)
 }
 
-// lookUp finds the place of a directory in which something is to be hidden, "" when it is not there, and the places of the
-// entries that were made since it was last called.
+// lookUp returns the place of a directory in which files are hidden, or "" if it does not exist. It
+// also looks up the places of the entries that were noted since the last call.
 func (c *changeset) lookUp(dir string) (string, error) {
 	place, err := layer.Resolve(c.root, dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -222,7 +224,7 @@ func (c *changeset) lookUp(dir string) (string, error) {
 	for _, name := range c.noted {
 		parent, err := layer.Resolve(c.root, path.Dir(name))
 		if err != nil {
-			continue // a later entry has taken its parent's place
+			continue // a later entry has replaced its parent
 		}
 		for own := path.Join(parent, path.Base(name)); own != "." && !c.own[own]; own = path.Dir(own) {
 			c.own[own] = true
@@ -232,8 +234,8 @@ func (c *changeset) lookUp(dir string) (string, error) {
 	return place, nil
 }
 
-// pass brings an entry into out, with what layer.Apply knows of a header and nothing else. A sparse file is passed on
-// with its holes as zeros.
+// pass puts an entry into out, with only those fields of the header that layer.Apply knows. A
+// sparse file is passed on with its holes as zeros.
 func (c *changeset) pass(hdr *tar.Header) error {
 	to := tar.Header{
 		Typeflag: hdr.Typeflag, Name: hdr.Name, Linkname: hdr.Linkname, Mode: hdr.Mode & 0o7777, Uid: hdr.Uid, Gid: hdr.Gid,
@@ -249,7 +251,7 @@ func (c *changeset) pass(hdr *tar.Header) error {
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse:
 		to.Typeflag, to.Size = tar.TypeReg, hdr.Size
-	case tar.TypeLink: // some builders write the name of the file as it is in the image
+	case tar.TypeLink: // some builders write the file's name with a leading slash
 		to.Linkname = strings.TrimLeft(hdr.Linkname, "/")
 	}
 	if sparse {
@@ -266,7 +268,7 @@ func (c *changeset) pass(hdr *tar.Header) error {
 	return nil
 }
 
-// fits refuses a sparse file, of which a few bytes may claim to be exabytes, when the disk has no room for it.
+// fits refuses a sparse file for which the disk has no space: a few bytes can claim to be exabytes.
 func (c *changeset) fits(size int64) error {
 	d, err := c.root.Open(".")
 	if err != nil {
@@ -278,7 +280,7 @@ func (c *changeset) fits(size int64) error {
 		return err
 	}
 	if free := int64(st.Bavail) * st.Bsize; size > free {
-		return fmt.Errorf("is a sparse file of %d bytes, and the tree's disk has %d left", size, free)
+		return fmt.Errorf("sparse file of %d bytes, but the tree's disk has only %d bytes left", size, free)
 	}
 	return nil
 }

@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// file is an entry of a layer: a directory when its name ends in "/", a link when to is set, else a regular file.
+// file is an entry of a layer: a directory when its name ends in "/", a link when to is set, else a
+// regular file.
 type file struct {
 	name, to, body string
 	typ            byte
@@ -25,7 +26,7 @@ type file struct {
 	edit           func(*tar.Header)
 }
 
-// layerOf makes an uncompressed layer, owned by the one who runs the test.
+// layerOf makes an uncompressed layer whose files belong to the user who runs the test.
 func layerOf(t testing.TB, files ...file) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -58,7 +59,7 @@ func layerOf(t testing.TB, files ...file) []byte {
 	return out.Bytes()
 }
 
-// unpackAll puts layers over a directory, the lowest first.
+// unpackAll unpacks layers into a directory, from the lowest to the highest.
 func unpackAll(t testing.TB, dir string, layers ...[]byte) error {
 	t.Helper()
 	root, err := os.OpenRoot(dir)
@@ -74,7 +75,8 @@ func unpackAll(t testing.TB, dir string, layers ...[]byte) error {
 	return nil
 }
 
-// list names what is in a tree: directories with "/", files with "=" and what they hold, links with "->".
+// list lists the files of a tree: directories with "/", files with "=" and their content, links
+// with "->".
 func list(t testing.TB, dir string) []string {
 	t.Helper()
 	var out []string
@@ -164,26 +166,26 @@ func TestUnpack(t *testing.T) {
 	}
 }
 
-// TestUnpackStaysInside sets attacks on a tree beside which lies a file that must not change.
+// TestUnpackStaysInside unpacks hostile layers into a tree. A file beside the tree must not change.
 func TestUnpackStaysInside(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		files []file
-		want  string // of the error; empty: the layer is fine, and leads to a place inside
+		want  string // part of the error; empty: the layer is harmless and writes to a place inside
 	}{
 		{"dots", []file{{name: "../outside/f", body: "x"}}, `entry "../outside/f": has ".." in its name`},
 		{"dots in between", []file{{name: "a/../../outside/f", body: "x"}}, `has ".." in its name`},
 		{"dots behind a link", []file{{name: "l", to: "/"}, {name: "l/../outside/f", body: "x"}}, `has ".." in its name`},
-		{"absolute", []file{{name: "/outside/f", body: "x"}}, "is an absolute path"},
+		{"absolute", []file{{name: "/outside/f", body: "x"}}, "absolute path"},
 		{"whiteout with dots", []file{{name: "../outside/.wh.f"}}, `has ".." in its name`},
-		{"absolute whiteout", []file{{name: "OUTSIDE/.wh.f"}}, "is an absolute path"},
-		{"whiteout of ..", []file{{name: "a/"}, {name: "a/.wh..."}}, "is a whiteout of nothing"},
-		{"whiteout of .", []file{{name: ".wh.."}}, "is a whiteout of nothing"},
-		{"whiteout without a name", []file{{name: "a/.wh."}}, "is a whiteout of nothing"},
+		{"absolute whiteout", []file{{name: "OUTSIDE/.wh.f"}}, "absolute path"},
+		{"whiteout of ..", []file{{name: "a/"}, {name: "a/.wh..."}}, "whiteout without a name"},
+		{"whiteout of .", []file{{name: ".wh.."}}, "whiteout without a name"},
+		{"whiteout without a name", []file{{name: "a/.wh."}}, "whiteout without a name"},
 		{"opaque with dots", []file{{name: "../outside/.wh..wh..opq"}}, `has ".." in its name`},
 		{"hard link with dots", []file{{name: "h", to: "../outside/f", typ: tar.TypeLink}}, `".."`},
 		{"hard link to the host", []file{{name: "h", to: "OUTSIDE/f", typ: tar.TypeLink}}, "no such file"},
-		{"root as a link", []file{{name: "./", to: "OUTSIDE", typ: tar.TypeSymlink}}, "something else than a directory"},
+		{"root as a link", []file{{name: "./", to: "OUTSIDE", typ: tar.TypeSymlink}}, "a file that is not a directory"},
 		{"parent is a link", []file{{name: "etc", to: "OUTSIDE"}, {name: "etc/f", body: "x"}}, ""},
 		{"parent is a relative link", []file{{name: "etc", to: "../outside"}, {name: "etc/f", body: "x"}}, ""},
 		{"directory through a link", []file{{name: "etc", to: "OUTSIDE"}, {name: "etc/d/", mode: 0o777}}, ""},
@@ -228,7 +230,7 @@ func TestUnpackDamaged(t *testing.T) {
 	l := layerOf(t, file{name: "f", body: strings.Repeat("x", 2000)})
 	want, _, err := v1.SHA256(bytes.NewReader(l))
 	must(t, err)
-	if err := unpack(root, io.MultiReader(bytes.NewReader(l), strings.NewReader("more")), want); err == nil || !strings.Contains(err.Error(), "it is damaged") {
+	if err := unpack(root, io.MultiReader(bytes.NewReader(l), strings.NewReader("more")), want); err == nil || !strings.Contains(err.Error(), "the layer is damaged") {
 		t.Errorf("bytes behind the archive: %v", err)
 	}
 	if err := unpack(root, bytes.NewReader(l[:1000]), want); err == nil || !strings.Contains(err.Error(), "unexpected EOF") {
@@ -239,7 +241,7 @@ func TestUnpackDamaged(t *testing.T) {
 	}
 }
 
-// TestUnpackKinds holds all that a layer can say of a file, against what stat says afterwards.
+// TestUnpackKinds compares everything that a layer can say about a file with the results of stat.
 func TestUnpackKinds(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -310,12 +312,12 @@ func TestUnpackSparse(t *testing.T) {
 	if int64(st.Bavail)*st.Bsize > 1<<43 {
 		t.Skip("this disk has room for 8 TiB")
 	}
-	if err := unpackAll(t, t.TempDir(), l); err == nil || !strings.Contains(err.Error(), "is a sparse file of 8796093022208 bytes, and the tree's disk has") {
+	if err := unpackAll(t, t.TempDir(), l); err == nil || !strings.Contains(err.Error(), "sparse file of 8796093022208 bytes, but the tree's disk has") {
 		t.Errorf("8 TiB: %v", err)
 	}
 }
 
-// FuzzUnpack sets changed layers on a tree. Beside it lies what must not change.
+// FuzzUnpack unpacks mutated layers into a tree. A file beside the tree must not change.
 func FuzzUnpack(f *testing.F) {
 	f.Add(layerOf(f, lower...))
 	f.Add(layerOf(f, file{name: "etc", to: "../outside"}, file{name: "etc/.wh.f"}, file{name: "l/.wh..wh..opq"}, file{name: "a", body: "x"}))
@@ -337,7 +339,7 @@ func FuzzUnpack(f *testing.F) {
 		if names, _ := os.ReadDir(dir); len(names) != 2 {
 			t.Errorf("beside the tree: %v", names)
 		}
-		_ = filepath.WalkDir(tree, func(p string, d fs.DirEntry, _ error) error { // for TempDir to be removed by no root
+		_ = filepath.WalkDir(tree, func(p string, d fs.DirEntry, _ error) error { // so that TempDir can be removed without root
 			if d != nil && d.IsDir() {
 				_ = os.Chmod(p, 0o755)
 			}

@@ -13,11 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// yum installs an RPM distribution with the host's dnf (4 or 5) or yum and --installroot: coreutils, whatever holds
-// /etc/redhat-release, and Include. The Tree keeps etc/bootstrap-yum.conf, the configuration that was used, as with
-// Apptainer: old recipes use it in %post. It does not keep downloads and logs.
+// yum installs an RPM distribution with the host's dnf (4 or 5) or yum and --installroot:
+// coreutils, the package that provides /etc/redhat-release, and the packages of Include. The Tree
+// keeps the configuration as etc/bootstrap-yum.conf, as with Apptainer, because old recipes use it
+// in %post. The Tree does not keep downloads and logs.
 //
-// The Tree's own rpm finds the package database, wherever the host's would put it and whatever its format: rpmdb.go.
+// The Tree's own rpm finds the package database even if the host's rpm uses another place or
+// format: rpmdb.go.
 func yum(ctx context.Context, j Job) error {
 	prog, err := findDNF()
 	if err != nil {
@@ -33,7 +35,7 @@ func yum(ctx context.Context, j Job) error {
 	}
 	defer db.close()
 	if r.gpg == "" {
-		j.logf("no GPG key is given: the packages' signatures are not checked")
+		j.logf("no GPG key is given: the signatures of the packages are not checked")
 	}
 	if err := rpmRoot(j.Root, r.conf()); err != nil {
 		return err
@@ -47,7 +49,7 @@ func yum(ctx context.Context, j Job) error {
 	return db.handOver(ctx)
 }
 
-// findDNF finds dnf or yum. Some hosts have dnf 5 by that name alone.
+// findDNF finds dnf or yum. Some hosts have dnf 5 only under the name dnf5.
 func findDNF() (string, error) {
 	prog, err := find(tool{"dnf", "dnf", "dnf"}, tool{"yum", "", "yum"})
 	if err == nil {
@@ -59,14 +61,15 @@ func findDNF() (string, error) {
 	return "", err
 }
 
-// forgetDNF removes what the host's dnf or yum leaves in a Tree, other than packages and its history of them.
+// forgetDNF removes the files that the host's dnf or yum leaves in a Tree, except for the packages
+// and their history.
 func forgetDNF(tree string) error {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	names := []string{rpmCache, "var/cache/libdnf5"} // dnf 5 has a setting of its own for it
+	names := []string{rpmCache, "var/cache/libdnf5"} // dnf 5 has a separate setting for its cache
 	for _, log := range []string{"dnf.log", "dnf.librepo.log", "dnf.rpm.log", "dnf5.log", "hawkey.log", "yum.log"} {
 		names = append(names, "var/log/"+log)
 	}
@@ -83,19 +86,20 @@ const (
 	rpmCache = "var/cache/yum-bootstrap"
 )
 
-// rpm is what a header of a yum or dnf recipe says.
+// rpm is the parsed header of a yum or dnf recipe.
 type rpm struct {
 	base, updates repo // updates may be empty
 	version       string
 	include       []string
 	setopt        []string
-	gpg           string // URL of the key, or empty: no check
+	gpg           string // URL of the key; empty: signatures are not checked
 }
 
-// repo is where a repository lies: by its own URL, or by a metalink's.
+// repo is the place of a repository: its own URL or the URL of a metalink.
 type repo struct{ url, metalink string }
 
-// osVersion is the place for OSVersion in a mirror's URL; Singularity 2 took it without the braces too.
+// osVersion matches the placeholder of OSVersion in a mirror's URL. Singularity 2 also accepted it
+// without braces.
 var osVersion = regexp.MustCompile(`(?i)%\{OSVERSION\}|%OSVERSION`)
 
 func rpmFrom(j Job) (rpm, error) {
@@ -104,7 +108,7 @@ func rpmFrom(j Job) (rpm, error) {
 		r.gpg = j.getenv("GPG")
 	}
 	if r.gpg != "" && !strings.HasPrefix(r.gpg, "https://") && !strings.HasPrefix(r.gpg, "file:///") {
-		return r, fmt.Errorf("GPG: %s is no safe place for a key: give an https:// or file:/// URL", r.gpg)
+		return r, fmt.Errorf("GPG: %s is not a safe source for a key: use an https:// or file:/// URL", r.gpg)
 	}
 	var err error
 	if r.include, err = j.include(); err != nil {
@@ -121,18 +125,18 @@ func rpmFrom(j Job) (rpm, error) {
 	} {
 		url := j.header(f.key)
 		if osVersion.MatchString(url) && r.version == "" {
-			return r, fmt.Errorf("%s: asks for %%{OSVERSION}, but OSVersion: is missing", f.key)
+			return r, fmt.Errorf("%s: uses %%{OSVERSION}, but OSVersion: is missing: add it", f.key)
 		}
 		*f.to = osVersion.ReplaceAllLiteralString(url, r.version)
 	}
 	if r.base == (repo{}) {
-		return r, errors.New("MirrorURL: (or MetaLink:) is missing: give the URL of the distribution's base repository")
+		return r, errors.New("MirrorURL: (or MetaLink:) is missing: set it to the URL of the distribution's base repository")
 	}
 	return r, nil
 }
 
-// settingsOf reads NAME=VALUE settings that blanks separate. A word without "=" goes on with the value before it:
-// excludepkgs=a b.
+// settingsOf parses NAME=VALUE settings separated by blanks. A word without "=" continues the value
+// before it: excludepkgs=a b.
 func settingsOf(text string) []string {
 	var out []string
 	for _, word := range strings.Fields(text) {
@@ -145,7 +149,7 @@ func settingsOf(text string) []string {
 	return out
 }
 
-// conf is the configuration for dnf and yum: dnf.conf(5), yum.conf(5).
+// conf returns the configuration for dnf and yum: dnf.conf(5), yum.conf(5).
 func (r rpm) conf() string {
 	var b strings.Builder
 	check := "gpgcheck=0\n"
@@ -172,8 +176,8 @@ func (r rpm) conf() string {
 	return b.String()
 }
 
-// args is the command line, in words that dnf 4, dnf 5 and yum understand. --releasever is always there: without it the
-// host's own release would count.
+// args returns a command line that dnf 4, dnf 5 and yum understand. It always has --releasever,
+// because the default is the host's own release.
 func (r rpm) args(prog, root string) []string {
 	argv := []string{
 		prog, "--config=" + filepath.Join(root, rpmConf), "--installroot=" + root, "--releasever=" + r.version, "-y",
@@ -185,8 +189,8 @@ func (r rpm) args(prog, root string) []string {
 	return append(append(argv, "install", "/etc/redhat-release", "coreutils"), r.include...)
 }
 
-// rpmRoot puts into the Tree what must be there before the first package: the configuration, and the devices that
-// packages' scripts open.
+// rpmRoot makes the files that the Tree must have before the first package: the configuration, and
+// the devices that the scripts of packages open.
 func rpmRoot(root, conf string) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
@@ -204,7 +208,7 @@ func rpmRoot(root, conf string) error {
 	return rpmDevices(r)
 }
 
-// rpmDevices makes the devices that packages' scripts open, in the Tree's dev.
+// rpmDevices makes the devices that the scripts of packages open, in the Tree's dev.
 func rpmDevices(r *os.Root) error {
 	dev, err := r.Open("dev")
 	if err != nil {
@@ -220,10 +224,10 @@ func rpmDevices(r *os.Root) error {
 			continue
 		}
 		if err == nil {
-			err = r.Chmod("dev/"+d.name, 0o666) // the umask had its say in mknod
+			err = r.Chmod("dev/"+d.name, 0o666) // independent of the umask
 		}
 		if err != nil {
-			return fmt.Errorf("make the tree's /dev/%s: %w", d.name, err)
+			return fmt.Errorf("make /dev/%s in the tree: %w", d.name, err)
 		}
 	}
 	return nil

@@ -12,13 +12,16 @@ import (
 	"netroot/internal/sandbox"
 )
 
-// zypper installs openSUSE or SLE with the host's zypper and --root: aaa_base and Include, from MirrorURL, UpdateURL and
-// OtherURL0 to OtherURL19. The repositories stay in the Tree; their keys are taken as they come.
+// zypper installs openSUSE or SLE with the host's zypper and --root: aaa_base and the packages of
+// Include, from MirrorURL, UpdateURL and OtherURL0 to OtherURL19. The repositories stay in the
+// Tree; their keys are imported without a check.
 //
-// For SLE, Product, User and RegCode register the Tree with SUSEConnect (RegisterURL: at another server), and Modules
-// adds extensions. ProductPGP is the text of the key that SLE's packages are signed with.
+// For SLE, Product, User and RegCode register the Tree with SUSEConnect (RegisterURL: at another
+// server), and Modules adds extensions. ProductPGP is the text of the key that signs SLE's
+// packages.
 //
-// The Tree's own rpm finds the package database, wherever the host's would put it and whatever its format: rpmdb.go.
+// The Tree's own rpm finds the package database even if the host's rpm uses another place or
+// format: rpmdb.go.
 func zypper(ctx context.Context, j Job) error {
 	prog, err := find(tool{"zypper", "zypper", "zypper"})
 	if err != nil {
@@ -57,7 +60,7 @@ func zypper(ctx context.Context, j Job) error {
 	for _, argv := range s.steps(prog, connect, key, j.Root) {
 		err := db.job.run(ctx, argv)
 		if exit, ok := errors.AsType[*sandbox.ExitError](err); ok && filepath.Base(argv[0]) == "zypper" && zypperIsDone(exit.Code) {
-			j.logf("zypper ended with status %d: all is installed, but a package's script failed, or asks for a restart", exit.Code)
+			j.logf("zypper ended with status %d: everything is installed, but the script of a package failed or requires a restart", exit.Code)
 			continue
 		}
 		if err != nil {
@@ -70,21 +73,21 @@ func zypper(ctx context.Context, j Job) error {
 	return db.handOver(ctx)
 }
 
-// zypperIsDone knows the exit codes of zypper(8) that tell of something beside success: a restart or reboot would be
-// needed, or a package's script failed.
+// zypperIsDone reports whether an exit code of zypper(8) means success with a remark: a restart or
+// reboot would be needed, or the script of a package failed.
 func zypperIsDone(code int) bool { return code == 102 || code == 103 || code == 107 }
 
-// suse is what a header of a zypper recipe says.
+// suse is the parsed header of a zypper recipe.
 type suse struct {
 	repos    []suseRepo
 	version  string
 	include  []string
-	product  string // NAME/VERSION/ARCH; empty: nothing is registered
+	product  string // NAME/VERSION/ARCH; empty: the system is not registered
 	modules  []string
 	user     string
 	regcode  string
 	register string // URL of the registration server, or empty
-	key      string // the text of ProductPGP
+	key      string // text of ProductPGP
 }
 
 type suseRepo struct{ alias, url string }
@@ -105,7 +108,7 @@ func suseFrom(j Job) (suse, error) {
 	for _, k := range keys {
 		url := j.header(k.key)
 		if osVersion.MatchString(url) && s.version == "" {
-			return s, fmt.Errorf("%s: asks for %%{OSVERSION}, but OSVersion: is missing", k.key)
+			return s, fmt.Errorf("%s: uses %%{OSVERSION}, but OSVersion: is missing: add it", k.key)
 		}
 		if url = osVersion.ReplaceAllLiteralString(url, s.version); url != "" {
 			s.repos = append(s.repos, suseRepo{k.alias, url})
@@ -115,12 +118,12 @@ func suseFrom(j Job) (suse, error) {
 		return s, err
 	}
 	if s.product == "" && (len(s.repos) == 0 || s.repos[0].alias != "repo") {
-		return s, errors.New("MirrorURL: is missing: give the URL of the distribution's repository")
+		return s, errors.New("MirrorURL: is missing: set it to the URL of the distribution's repository")
 	}
 	return s, nil
 }
 
-// registration reads what SLE wants.
+// registration reads the keys that SLE requires.
 func (s *suse) registration(j Job) error {
 	product := j.header("Product")
 	s.user, s.regcode = j.header("User"), j.header("RegCode")
@@ -128,10 +131,10 @@ func (s *suse) registration(j Job) error {
 		return nil
 	}
 	if product == "" || s.user == "" || s.regcode == "" || s.version == "" {
-		return errors.New("Product:, User:, RegCode: and OSVersion: belong together: one of them is missing")
+		return errors.New("Product:, User:, RegCode: and OSVersion: must be used together: one of them is missing")
 	}
 	if len(s.repos) == 0 && s.key == "" {
-		return errors.New("MirrorURL: or ProductPGP: is missing: without one of them the product's packages cannot be checked")
+		return errors.New("MirrorURL: or ProductPGP: is missing: one of them is required to check the product's packages")
 	}
 	machine := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[goarch]
 	if machine == "" {
@@ -139,7 +142,7 @@ func (s *suse) registration(j Job) error {
 	}
 	parts := strings.Split(osVersion.ReplaceAllLiteralString(product, s.version), "/")
 	if len(parts) > 3 {
-		return fmt.Errorf("Product: %s is not NAME, NAME/VERSION or NAME/VERSION/ARCH", product)
+		return fmt.Errorf("Product: %s does not have the form NAME, NAME/VERSION or NAME/VERSION/ARCH", product)
 	}
 	full := append(parts, []string{"", s.version, machine}[len(parts):]...)
 	s.product = strings.Join(full, "/")
@@ -150,7 +153,7 @@ func (s *suse) registration(j Job) error {
 	return nil
 }
 
-// steps are the command lines, in their order.
+// steps returns the command lines in order.
 func (s suse) steps(prog, connect, key, root string) [][]string {
 	zypper := func(args ...string) []string {
 		argv := []string{prog, "--non-interactive", "--gpg-auto-import-keys", "--root", root}

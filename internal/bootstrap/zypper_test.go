@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestZypperSteps holds the command lines against testdata/NAME.golden, for the recipe's header in testdata/NAME.def.
+// TestZypperSteps compares the command lines for the header in testdata/NAME.def with
+// testdata/NAME.golden.
 func TestZypperSteps(t *testing.T) {
 	goldens(t, "zypper-*", func(j Job) string {
 		s, err := suseFrom(j)
@@ -25,12 +26,12 @@ func TestZypperHeaderErrors(t *testing.T) {
 	for header, want := range map[string]string{
 		"Include: a":                        "MirrorURL: is missing",
 		"UpdateURL: http://m/":              "MirrorURL: is missing",
-		"MirrorURL: http://m/%{OSVERSION}/": "MirrorURL: asks for %{OSVERSION}",
-		"MirrorURL: http://m/\nOtherURL3: http://m/%{osversion}":                       "OtherURL3: asks for %{OSVERSION}",
-		"MirrorURL: http://m/\nInclude: --root":                                        "is not a package's name",
-		"MirrorURL: http://m/\nProduct: SLES":                                          "belong together",
+		"MirrorURL: http://m/%{OSVERSION}/": "MirrorURL: uses %{OSVERSION}",
+		"MirrorURL: http://m/\nOtherURL3: http://m/%{osversion}":                       "OtherURL3: uses %{OSVERSION}",
+		"MirrorURL: http://m/\nInclude: --root":                                        "is not a package name",
+		"MirrorURL: http://m/\nProduct: SLES":                                          "must be used together",
 		"OSVersion: 15.6\nProduct: SLES\nUser: u\nRegCode: c":                          "MirrorURL: or ProductPGP: is missing",
-		"MirrorURL: http://m/\nOSVersion: 15.6\nProduct: a/b/c/d\nUser: u\nRegCode: c": "is not NAME",
+		"MirrorURL: http://m/\nOSVersion: 15.6\nProduct: a/b/c/d\nUser: u\nRegCode: c": "does not have the form NAME",
 	} {
 		if _, err := suseFrom(job(t, "Bootstrap: zypper\n"+header+"\n")); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", header, err, want)
@@ -38,8 +39,8 @@ func TestZypperHeaderErrors(t *testing.T) {
 	}
 }
 
-// rpmRepository makes a repository of two packages: aaa_base has a program, and says in a script of its own where it
-// was installed.
+// rpmRepository makes a repository of two packages. The script of aaa_base writes down where the
+// package was installed.
 func rpmRepository(t *testing.T) string {
 	t.Helper()
 	rpmbuild := needTool(t, "rpmbuild")
@@ -85,7 +86,7 @@ func TestZypper(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	for _, tc := range []struct{ header, want, log string }{
 		{"OSVersion: 15.6\nMirrorURL: dir:" + packages, "", "1 new package to install."},
-		{"MirrorURL: dir:" + packages + "\nInclude: broken", "", "zypper ended with status 107: all is installed"},
+		{"MirrorURL: dir:" + packages + "\nInclude: broken", "", "zypper ended with status 107: everything is installed"},
 		{"MirrorURL: dir:" + packages + "\nInclude: nosuch", "zypper: exit status 104:", "No provider of 'nosuch' found."},
 		{"MirrorURL: dir:/no/such/place", "zypper: exit status ", "Valid metadata not found at specified URL"},
 	} {

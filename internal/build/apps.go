@@ -12,9 +12,9 @@ import (
 	"netroot/internal/recipe"
 )
 
-// Apps are the Scientific Filesystem's (sci-f.github.io/specification): each has
-// a directory below /scif/apps with its programs, and what is known of it in
-// "scif" there; /scif/data is for what it reads and writes.
+// The apps of a recipe follow the Scientific Filesystem (sci-f.github.io/specification). Each app
+// has a directory below /scif/apps, which holds its programs, and its metadata in the subdirectory
+// "scif". The app reads and writes its data below /scif/data.
 
 const (
 	appsDir     = "scif/apps"
@@ -22,8 +22,8 @@ const (
 	appsBaseEnv = metaDir + "/env/94-appsbase.sh"
 )
 
-// makeApps makes the directories and files of a stage's apps, all but what
-// %appinstall does. copy copies one line of an app's %appfiles.
+// makeApps makes the directories and files of a stage's apps. It does everything except
+// %appinstall. The function copy copies the files that one line of %appfiles names.
 func makeApps(root *os.Root, apps []recipe.App, copy func(recipe.FileEntry) error) error {
 	known, err := root.ReadFile(appsBaseEnv)
 	if err != nil && !os.IsNotExist(err) {
@@ -31,7 +31,7 @@ func makeApps(root *os.Root, apps []recipe.App, copy func(recipe.FileEntry) erro
 	}
 	for _, app := range apps {
 		if !appName.MatchString(app.Name) {
-			return fmt.Errorf("line %d: %q cannot name an app: use letters, digits and ._+-", app.Line, app.Name)
+			return fmt.Errorf("line %d: %q cannot name an app: use only letters, digits and the characters ._+-", app.Line, app.Name)
 		}
 		if err := makeApp(root, app); err != nil {
 			return fmt.Errorf("app %s: %w", app.Name, err)
@@ -40,7 +40,8 @@ func makeApps(root *os.Root, apps []recipe.App, copy func(recipe.FileEntry) erro
 			if e.Dst == "" {
 				e.Dst = e.Src
 			}
-			// Joined as text: the slash at the end says that a directory is meant.
+			// The names are joined as text, because a slash at the end means a
+			// directory.
 			e.Dst = "/" + appsDir + "/" + app.Name + "/" + e.Dst
 			if err := copy(e); err != nil {
 				return fmt.Errorf("app %s: line %d: %s: %w", app.Name, e.Line, e.Src, err)
@@ -93,7 +94,7 @@ func makeApp(root *os.Root, app recipe.App) error {
 	return nil
 }
 
-// body is a section's text, nil if there is none.
+// body returns the text of a section, or nil if the section is missing.
 func body(s *recipe.Script) []byte {
 	if s == nil {
 		return nil
@@ -101,7 +102,7 @@ func body(s *recipe.Script) []byte {
 	return []byte(s.Body)
 }
 
-// appEnvironment is what an app finds when it, or its %appinstall, runs.
+// appEnvironment returns the script that sets the environment of an app and of its %appinstall.
 func appEnvironment(name string) []byte {
 	root, data := "/"+appsDir+"/"+name, "/"+appDataDir+"/"+name
 	return fmt.Appendf(nil, `#!/bin/sh
@@ -111,12 +112,12 @@ export SCIF_APPDATA="%s" SCIF_APPINPUT="%[4]s/input" SCIF_APPOUTPUT="%[4]s/outpu
 `, appDataDir, name, root, data)
 }
 
-// appName is what can stand in a path and in a script's quotes.
+// appName matches the names that are safe in a path and in a quoted string of a shell script.
 var appName = regexp.MustCompile(`^[\w.+-]+$`)
 
 var notInVariable = regexp.MustCompile(`[^A-Za-z0-9_]`)
 
-// appExports tell every app where this one is.
+// appExports returns the variables that tell every app where this app is.
 func appExports(app recipe.App) []byte {
 	var b bytes.Buffer
 	root, v := "/"+appsDir+"/"+app.Name, notInVariable.ReplaceAllString(app.Name, "_")
@@ -131,8 +132,8 @@ func appExports(app recipe.App) []byte {
 	return b.Bytes()
 }
 
-// installApps is the script that follows %post: each app's %appinstall in its
-// directory, in a subshell, so that one cannot disturb the next.
+// installApps returns the script that follows %post. It runs each app's %appinstall in the app's
+// directory and in a subshell, so that one script cannot disturb the next.
 func installApps(apps []recipe.App) string {
 	var b strings.Builder
 	for _, app := range apps {

@@ -10,18 +10,17 @@ import (
 	"strings"
 )
 
-// metaDir is where Apptainer and Singularity keep what they know of a tree.
+// metaDir is the directory where Apptainer and Singularity keep the metadata of a tree.
 const metaDir = ".singularity.d"
 
-// base holds the files of metaDir that every tree has, so that "apptainer
-// exec", "shell" and "run" work on ours: scripts that source env/*.sh and start
-// what was asked for. Apptainer runs them as /.singularity.d/actions/NAME.
+// base holds the files of metaDir that every tree has, so that "apptainer exec", "shell" and "run"
+// work on our trees: scripts that source env/*.sh and then start the requested command. Apptainer
+// runs them as /.singularity.d/actions/NAME.
 //
 //go:embed base
 var base embed.FS
 
-// baseLinks are those at the top of a tree, which scripts made for Singularity 2
-// and 3 look for.
+// baseLinks are the links at the top of a tree that scripts made for Singularity 2 and 3 expect.
 var baseLinks = [][2]string{
 	{"singularity", metaDir + "/runscript"},
 	{"environment", metaDir + "/env/90-environment.sh"},
@@ -31,10 +30,10 @@ var baseLinks = [][2]string{
 	{".shell", metaDir + "/actions/shell"},
 }
 
-// baseEnvironment writes what every tree has. With keep, in a tree that was
-// made before (localimage, oras, --update), files that are there stay; so does
-// the runscript that the agent made of an image's ENTRYPOINT. strict empties
-// /etc/hosts too, as Apptainer does; a distribution's own is worth keeping.
+// baseEnvironment writes the files that every tree has. keep is set for a tree that was made before
+// (localimage, oras, --update): existing files stay, and so does the runscript that the agent made
+// from an image's ENTRYPOINT. strict also empties /etc/hosts, as Apptainer does; by default the
+// distribution's file stays.
 func baseEnvironment(root *os.Root, keep, strict bool) error {
 	for _, dir := range []string{metaDir + "/libs", "home", "etc"} {
 		if err := makeDir(root, dir); err != nil {
@@ -59,16 +58,16 @@ func baseEnvironment(root *os.Root, keep, strict bool) error {
 	if err != nil {
 		return err
 	}
-	// debootstrap leaves the building host's resolv.conf here. Links are the
-	// distribution's own doing.
+	// debootstrap leaves the resolv.conf of the build host here. A symbolic link comes from the
+	// distribution and stays.
 	if err := writeBase(root, "etc/resolv.conf", nil, 0o644, keep); err != nil {
 		return err
 	}
 	return writeBase(root, "etc/hosts", nil, 0o644, keep || !strict)
 }
 
-// writeBase writes a file; one that is there stays if keep says so, and what is
-// no plain file stays anyway.
+// writeBase writes a file. An existing file stays if keep is set; anything that is not a regular
+// file stays in any case.
 func writeBase(root *os.Root, name string, text []byte, mode fs.FileMode, keep bool) error {
 	if fi, err := root.Lstat(name); err == nil && (keep || !fi.Mode().IsRegular()) {
 		return nil
@@ -76,9 +75,9 @@ func writeBase(root *os.Root, name string, text []byte, mode fs.FileMode, keep b
 	return writeFile(root, name, text, mode)
 }
 
-// writeFile puts a new file into a tree, with the directories above it: what
-// had the name goes, so that another name of the same file, or what a link
-// points at, is not written to.
+// writeFile writes a new file into a tree and makes the directories above it. It removes an
+// existing file of that name first, so that nothing is written through a hard link or a symbolic
+// link.
 func writeFile(root *os.Root, name string, text []byte, mode fs.FileMode) error {
 	if err := makeDir(root, path.Dir(name)); err != nil {
 		return err
@@ -89,16 +88,16 @@ func writeFile(root *os.Root, name string, text []byte, mode fs.FileMode) error 
 	if err := root.WriteFile(name, text, mode); err != nil {
 		return err
 	}
-	return root.Chmod(name, mode) // whatever the umask is
+	return root.Chmod(name, mode) // independent of the umask
 }
 
-// makeDir makes a directory of a tree with those above it, 0755 whatever the
-// umask is.
+// makeDir makes a directory of a tree and the directories above it, with mode 0755 independent of
+// the umask.
 func makeDir(root *os.Root, name string) error {
 	if name == "." {
 		return nil
 	}
-	// A link that dangles here may lead somewhere on the node.
+	// A link that dangles on this host may lead to a place on the node.
 	if _, err := root.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -106,7 +105,7 @@ func makeDir(root *os.Root, name string) error {
 		return err
 	}
 	if err := root.Mkdir(name, 0o755); err != nil {
-		return fmt.Errorf("make the tree's /%s: %w", name, err)
+		return fmt.Errorf("make directory /%s of the tree: %w", name, err)
 	}
 	return root.Chmod(name, 0o755)
 }

@@ -1,12 +1,11 @@
-// Package build turns a recipe into a tree and the tree into an image in the
-// store. It is the only orchestrator: it knows the order of the sections, what
-// is reported, and what must be left behind when something fails, which is
-// nothing. The work itself is done by recipe, bootstrap, sandbox, kernel, pack,
-// initramfs and store. It serves nothing and boots nothing.
+// Package build turns a recipe into a tree, and the tree into an image in the store. It is the only
+// orchestrator: it knows the order of the sections and what to report, and it removes everything
+// that a failed build made. The packages recipe, bootstrap, sandbox, kernel, pack, initramfs and
+// store do the work itself. Package build does not serve and does not boot anything.
 //
-// docs/recipe.md says what a build does, and where it differs from Apptainer's.
-// A finished tree can be worked in ([OpenTree]); a record beside it tells
-// whether it still is what its image was made of.
+// docs/recipe.md describes what a build does and where it differs from Apptainer's. Commands can
+// run in a finished tree ([OpenTree]); a record beside the tree tells whether the tree has changed
+// since its image was made.
 package build
 
 import (
@@ -33,66 +32,70 @@ import (
 	"netroot/internal/term"
 )
 
-// Options say what to build and where.
+// Options describe what to build and where.
 type Options struct {
 	Label     string         // the image's name in the store
 	Recipe    *recipe.Recipe // parsed
-	Dir       string         // working directory of %pre and %setup, and base of relative %files
-	Tree      string         // where the finished tree is to lie
-	LogDir    string         // for LABEL.log
+	Dir       string         // working directory of %pre and %setup; relative names in %files start here
+	Tree      string         // path of the finished tree
+	LogDir    string         // directory of the log, LABEL.log
 	Store     *store.Store
-	Init      string            // path of the static netroot-init
-	Kernel    string            // release to take; empty: the newest in the tree
-	Transport handoff.Transport // that must work; empty: whatever the kernel has
-	Initramfs handoff.Flavour   // handoff.Dracut: make that one beside ours
-	Strict    bool              // Apptainer's ways where they differ: docs/recipe.md lists them
-	Sections  Sections          // to carry out; none: all
-	NoTest    bool              // leave out %test
-	Update    bool              // begin with the tree there is; if the recipe is the same, only pack it
-	Force     bool              // replace what is no tree or is in use, give labels and help the recipe's values, update in any case
-	Binds     []sandbox.Bind    // for %post and %test
-	Cache     *cache.Cache      // of what agents brought; nil: none
-	Allow     secrets.Allow     // secrets that may be in the image
-	Pack      pack.Method       // of the root; empty: pack.Auto
-	Level     int               // compression level of the root; 0: a good one
-	Version   string            // netroot's
+	Init      string            // path of the static program netroot-init
+	Kernel    string            // kernel release; empty: the newest in the tree
+	Transport handoff.Transport // transport that the image must support; empty: all that the kernel supports
+	Initramfs handoff.Flavour   // handoff.Dracut: also make the initramfs of dracut
+	Strict    bool              // do as Apptainer does where netroot differs (list in docs/recipe.md)
+	Sections  Sections          // sections to run; empty: all
+	NoTest    bool              // do not run %test
+	Update    bool              // start from the existing tree; if the recipe is the same, only pack it
+	// Force replaces a directory that is not a tree or is in use, replaces labels and help with
+	// the recipe's, and updates even if the recipe is the same.
+	Force   bool
+	Binds   []sandbox.Bind // bind mounts for %post and %test
+	Cache   *cache.Cache   // cache of what the agents fetched; nil: no cache
+	Allow   secrets.Allow  // secrets that the image may contain
+	Pack    pack.Method    // packing method of the root; empty: pack.Auto
+	Level   int            // compression level of the root; 0: the method's default
+	Version string         // version of netroot
 
-	keepAfter time.Duration // in place of worthKeeping, for tests: their work takes as long as the machine is busy
+	// keepAfter replaces worthKeeping in tests, where the time that a build takes depends on
+	// the load.
+	keepAfter time.Duration
 
 	Progress *term.Printer
 }
 
-// Result is what a build made.
+// Result describes the image that a build made.
 type Result struct {
 	Image    *store.Image  `json:"image"`
 	Tree     string        `json:"tree"`
-	TreeSize int64         `json:"tree_size"` // bytes of the files
+	TreeSize int64         `json:"tree_size"` // sum of the file sizes in bytes
 	Log      string        `json:"log"`
 	Took     time.Duration `json:"took"`
 	Phases   []PhaseTime   `json:"phases"`
-	Reused   []Reused      `json:"reused,omitempty"` // instead of doing it again
+	Reused   []Reused      `json:"reused,omitempty"` // states taken from the cache
 }
 
-// PhaseTime is how long one phase took.
+// PhaseTime is the time that one phase took.
 type PhaseTime struct {
 	Name string        `json:"name"`
 	Took time.Duration `json:"took"`
 }
 
-// Error is a build that failed. Tail is what the failing part printed last.
+// Error is a failed build. Tail holds the last lines of output of the failing part.
 type Error struct {
 	Phase string
 	Err   error
 	Tail  []string
-	Log   string // the file with all of it
+	Log   string // file with the complete output
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Phase, e.Err) }
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Run builds. When it fails or ctx ends, the old tree and the old images are as
-// before, and nothing of the new ones is left but the log.
+// Run builds an image. When it fails or ctx ends, the old tree and the old images are unchanged,
+// and only the log of the new build is left.
 func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	started := time.Now()
 	created, err := created()
@@ -136,25 +139,25 @@ type builder struct {
 	opt     Options
 	ws      *workspace
 	log     *buildLog
-	tree    string            // of the stage at hand, in the end of the last one
-	trees   map[string]string // by stage name, for %files from
+	tree    string            // tree of the current stage; at the end, of the last stage
+	trees   map[string]string // trees by stage name, for "%files from"
 	phases  []PhaseTime
 	reused  []Reused
 	created time.Time
 	states
 
-	dracutTransports []handoff.Transport // that the initramfs of dracut can do, once it is made
+	dracutTransports []handoff.Transport // transports that the initramfs of dracut supports; set once it is made
 }
 
 func (b *builder) run(ctx context.Context) (*store.Image, error) {
-	asItIs, err := b.repacks()
+	unchanged, err := b.repacks()
 	if err != nil {
 		return nil, err
 	}
-	if asItIs {
+	if unchanged {
 		return b.repack(ctx)
 	}
-	if err := b.freeTree(); err != nil { // before the work is done
+	if err := b.freeTree(); err != nil { // check before the work is done
 		return nil, err
 	}
 	if err := b.restoreStages(ctx); err != nil {
@@ -181,9 +184,9 @@ func (b *builder) run(ctx context.Context) (*store.Image, error) {
 	})
 }
 
-// writeOut has the files of a finished tree written to its disk, while the image
-// is made: nobody has asked for it before (sandbox.Sandbox.NoSync). The tree does
-// not change any more; its error comes when all is there.
+// writeOut starts to write the files of a finished tree to its disk while the image is made. Until
+// then nothing was synced (sandbox.Sandbox.NoSync). The tree must not change any more. The channel
+// delivers the error, or nil, when all files are on the disk.
 func writeOut(tree string) <-chan error {
 	done := make(chan error, 1)
 	go func() {
@@ -201,8 +204,8 @@ func writeOut(tree string) <-chan error {
 	return done
 }
 
-// publish puts the tree and its record in their places. In between there is no
-// record: better none than one of another tree.
+// publish puts the tree and its record in their places. Between the two steps the tree has no
+// record, because a missing record is better than the record of another tree.
 func (b *builder) publish(rec *record) error {
 	ready, place := filepath.Join(b.ws.dir, "files"), recordFile(b.opt.Tree)
 	if err := rec.save(ready); err != nil {
@@ -220,8 +223,8 @@ func (b *builder) publish(rec *record) error {
 	return os.Rename(ready, place)
 }
 
-// repacks tells whether an update has nothing to do but to pack the tree: its
-// recipe is the one that it was built from.
+// repacks reports whether an update only has to pack the tree, because its recipe is the one that
+// the tree was built from.
 func (b *builder) repacks() (bool, error) {
 	if !b.opt.Update || b.opt.Force || len(b.opt.Sections) > 0 {
 		return false, nil
@@ -233,9 +236,9 @@ func (b *builder) repacks() (bool, error) {
 	return err == nil && old.recipe == b.recipeDigest(), err
 }
 
-// repack makes an image of the tree as it is, where it is.
+// repack makes an image of the tree in its present place and state.
 func (b *builder) repack(ctx context.Context) (*store.Image, error) {
-	b.opt.Progress.Message("the recipe is the one that %s was built from: the tree is packed as it is", b.opt.Tree)
+	b.opt.Progress.Message("%s was built from the same recipe: packing the tree without building it again", b.opt.Tree)
 	b.tree = b.opt.Tree
 	if _, err := os.Stat(filepath.Join(b.tree, testFile)); err == nil && b.wantsTest() {
 		err := b.phase("%test", "", func(p *term.Phase) error { return b.test(ctx, io.MultiWriter(b.log, lastLine(p))) })
@@ -250,7 +253,7 @@ func (b *builder) repack(ctx context.Context) (*store.Image, error) {
 	return image, rec.save(recordFile(b.tree))
 }
 
-// record makes the image, and notes down what is in the tree just before.
+// record makes the image, and before that a record of what is in the tree.
 func (b *builder) record(ctx context.Context) (*record, *store.Image, error) {
 	files, err := listFiles(b.tree)
 	if err != nil {
@@ -265,7 +268,7 @@ func (b *builder) record(ctx context.Context) (*record, *store.Image, error) {
 
 func (b *builder) recipeDigest() string { return layer.Digest(b.opt.Recipe.Source) }
 
-// phase runs one part of the build under the user's eyes.
+// phase runs one part of the build and shows its progress.
 func (b *builder) phase(name, detail string, run func(*term.Phase) error) error {
 	p := b.opt.Progress.Phase(name, detail)
 	fmt.Fprintf(b.log, "\n=== %s %s\n", name, detail)
@@ -281,8 +284,8 @@ func (b *builder) phase(name, detail string, run func(*term.Phase) error) error 
 	return &Error{Phase: name, Err: err, Tail: b.log.tail(), Log: b.log.Name()}
 }
 
-// diskUsage adds up the sizes of the files below dir, each once. Directories are
-// left out: how large they are is the file system's business.
+// diskUsage returns the sum of the sizes, in bytes, of the files below dir. Each inode counts once.
+// Directories do not count, because their size depends on the file system.
 func diskUsage(dir string) (int64, error) {
 	var total int64
 	seen := map[inode]bool{}
@@ -303,7 +306,7 @@ func diskUsage(dir string) (int64, error) {
 	return total, err
 }
 
-// stageName is how a stage is called in messages; a recipe of one stage needs none.
+// stageName returns the name of a stage for messages. It is empty if the recipe has only one stage.
 func stageName(r *recipe.Recipe, i int) string {
 	if len(r.Stages) == 1 {
 		return ""

@@ -76,7 +76,7 @@ func TestEverySection(t *testing.T) {
 	}
 }
 
-// TestActions runs the scripts by which apptainer exec, run, shell and test work.
+// TestActions runs the scripts that implement apptainer exec, run, shell and test.
 func TestActions(t *testing.T) {
 	s := newSite(t)
 	s.build(t, tiny+`
@@ -192,7 +192,7 @@ touch /a
 	}
 }
 
-// TestBroken has builds fail in every part: what was there before stays.
+// TestBroken makes each part of a build fail and checks that the old tree and image stay.
 func TestBroken(t *testing.T) {
 	s := newSite(t)
 	s.build(t, tiny+"%post\necho old > /etc/old\n", nil)

@@ -18,8 +18,8 @@ import (
 	"netroot/internal/sandbox"
 )
 
-// TestImageForContainers builds on an image that has an ENTRYPOINT, a CMD and labels: the tree has them, but for what the
-// recipe says itself.
+// TestImageForContainers builds on an image that has an ENTRYPOINT, a CMD and labels. The tree has
+// them, unless the recipe sets its own.
 func TestImageForContainers(t *testing.T) {
 	s := newSite(t)
 	ociImage(t, filepath.Join(s.dir, "img"))

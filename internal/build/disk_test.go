@@ -13,8 +13,8 @@ import (
 	"netroot/internal/store"
 )
 
-// TestFullDisk has every part of a build that writes run into a full disk: it
-// says so in the writer's own words, and leaves what was there before.
+// TestFullDisk makes every part of a build that writes files fill the disk. The error must be the
+// writer's, and the old tree and image must stay.
 func TestFullDisk(t *testing.T) {
 	s := newSite(t)
 	state := filepath.Join(s.dir, "state")

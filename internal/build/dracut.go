@@ -14,7 +14,8 @@ import (
 	"netroot/internal/term"
 )
 
-// dracut makes the other initramfs, beside ours, and notes what it can do.
+// dracut makes the initramfs of dracut in addition to netroot's, and notes which transports it
+// supports.
 func (b *builder) dracut(ctx context.Context, k *kernel.Kernel, parts string, add func(store.Role, string)) error {
 	if b.opt.Initramfs != handoff.Dracut {
 		return nil

@@ -17,18 +17,18 @@ import (
 	"netroot/internal/sandbox"
 )
 
-// copier copies into a tree what %files and %appfiles name.
+// copier copies the files that %files and %appfiles name into a tree.
 type copier struct {
 	root *os.Root
 	src  source
-	dir  string // holds the tree: what is copied must not hold it in turn
+	dir  string // directory that holds the tree: a source must not contain it
 
-	// strict copies with Apptainer's own command; nil copies files as they are.
+	// strict copies with cp(1), as Apptainer does; nil copies files unchanged.
 	strict *sandbox.Host
 }
 
-// copyFiles does the %files sections of a stage: those from other stages, or
-// those from the host.
+// copyFiles runs the %files sections of a stage: with from, the sections that copy from other
+// stages, otherwise those that copy from the host.
 func (b *builder) copyFiles(ctx context.Context, st *recipe.Stage, from bool, log io.Writer) error {
 	root, err := os.OpenRoot(b.tree)
 	if err != nil {
@@ -76,7 +76,7 @@ func (b *builder) hostCopier(root *os.Root, log io.Writer) *copier {
 	return c
 }
 
-// copy copies what one line names.
+// copy copies the files that one line names.
 func (c *copier) copy(ctx context.Context, e recipe.FileEntry) error {
 	matches, err := c.src.find(e.Src)
 	if err != nil {
@@ -88,7 +88,7 @@ func (c *copier) copy(ctx context.Context, e recipe.FileEntry) error {
 			dst = path.Clean("/" + m.name)
 		}
 		if within(m.file, c.dir) {
-			return fmt.Errorf("it holds the tree that is being built: name what is in it, or have the state directory elsewhere")
+			return fmt.Errorf("it contains the tree that is being built: name its files separately, or move the state directory")
 		}
 		if c.strict != nil {
 			err = c.cp(ctx, m, dst)
@@ -102,9 +102,8 @@ func (c *copier) copy(ctx context.Context, e recipe.FileEntry) error {
 	return nil
 }
 
-// keep copies a match as it is: links in it stay links; modes, owners, times and
-// attributes are kept; a directory is merged into one that is there. What goes
-// with others goes into a directory.
+// keep copies a match unchanged: links stay links; modes, owners, times and attributes are kept; a
+// directory is merged into an existing one. With many, the destination is a directory.
 func (c *copier) keep(m match, dst string, many bool) error {
 	base := path.Base(m.name)
 	if base == ".." {
@@ -117,7 +116,7 @@ func (c *copier) keep(m match, dst string, many bool) error {
 	case err != nil:
 		return err
 	default:
-		// A directory is a place to put things in, but not into itself.
+		// An existing directory receives the match, unless it has the name of the match.
 		if fi, err := c.root.Stat(place); err != nil {
 			return err
 		} else if fi.IsDir() && path.Base(dst) != base {
@@ -127,8 +126,8 @@ func (c *copier) keep(m match, dst string, many bool) error {
 	return layer.Copy(c.root, m.file, dst, c.src.owners())
 }
 
-// cp copies a match as Apptainer does, with cp(1): links are followed, files are
-// root's, new, and without set-user-ID bits. Several files can hit one name.
+// cp copies a match as Apptainer does, with cp(1): links are followed, and the new files belong to
+// root and have no set-user-ID bits. Several files can have the same destination.
 func (c *copier) cp(ctx context.Context, m match, dst string) error {
 	dir := path.Dir(dst)
 	if strings.HasSuffix(dst, "/") {
@@ -147,7 +146,7 @@ func (c *copier) cp(ctx context.Context, m match, dst string) error {
 	return c.strict.Run(ctx, []string{"cp", "-fLr", "--", m.given, filepath.Join(c.root.Name(), to)})
 }
 
-// resolveOrMake finds a directory of the tree, and makes what is missing of it.
+// resolveOrMake resolves a directory of the tree and makes the missing part of its path.
 func (c *copier) resolveOrMake(name string) (string, error) {
 	name = path.Clean("/" + name)
 	place, err := layer.Resolve(c.root, name)
@@ -164,36 +163,36 @@ func (c *copier) resolveOrMake(name string) (string, error) {
 	return place, makeDir(c.root, place)
 }
 
-// resolveOrNew follows a link at name, where there may be nothing yet. One that
-// leads nowhere in the tree may lead somewhere on the host, where cp would follow.
+// resolveOrNew follows a link at name, where nothing need exist. A link whose target is missing in
+// the tree is an error: the target may exist on the host, where cp would follow the link.
 func (c *copier) resolveOrNew(name string) (string, error) {
 	place, err := layer.Resolve(c.root, name)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return place, err
 	}
 	if _, err := c.root.Lstat(name); err == nil {
-		return "", fmt.Errorf("/%s is a link in the tree that leads nowhere", name)
+		return "", fmt.Errorf("/%s is a link in the tree whose target does not exist: remove it or make its target", name)
 	}
 	return name, nil
 }
 
-// match is a file or directory that a source's pattern names.
+// match is a file or directory that the pattern of a source matches.
 type match struct {
-	file  string // the host's path of it, links at the top followed
-	given string // the same as the recipe calls it: with links, and "/." at its end
-	name  string // what the recipe calls it
+	file  string // path on the host, with links at the top followed
+	given string // the same path as in the recipe: with links, and with "/." at its end
+	name  string // name in the recipe
 }
 
-// source is where a %files section takes its files.
+// source is the place that a %files section copies from.
 type source interface {
 	find(pattern string) ([]match, error)
 	owners() func(*tar.Header)
 }
 
-// hostFiles is the building host. Environment variables and a leading ~ in a
-// pattern are replaced, as in Apptainer.
+// hostFiles is the build host as a source. Environment variables and a leading ~ in a pattern are
+// expanded, as in Apptainer.
 type hostFiles struct {
-	base string // where relative names start
+	base string // directory where relative names start
 	edit func(*tar.Header)
 }
 
@@ -205,7 +204,7 @@ func (h hostFiles) find(pattern string) ([]match, error) {
 		text = home + text[1:]
 	}
 	if text == "" {
-		return nil, errors.New("nothing is left of it when the variables are put in")
+		return nil, errors.New("the name is empty after its variables are expanded")
 	}
 	var out []match
 	for _, name := range expand(h, text) {
@@ -243,8 +242,7 @@ func entryNames(entries []os.DirEntry, _ error) []string {
 	return names
 }
 
-// stageFiles is the tree of an earlier stage. Its links lead where they lead in
-// that tree.
+// stageFiles is the tree of an earlier stage as a source. Its links are resolved inside that tree.
 type stageFiles struct{ root *os.Root }
 
 func (s stageFiles) owners() func(*tar.Header) { return nil }

@@ -16,8 +16,7 @@ import (
 	"netroot/internal/sandbox"
 )
 
-// has lists files and links below dir, "path=content" or "path -> target", and
-// directories that are empty.
+// has lists files and links below dir as "path=content" or "path -> target", and empty directories.
 func has(t *testing.T, dir string) string {
 	t.Helper()
 	var out []string
@@ -44,8 +43,8 @@ func has(t *testing.T, dir string) string {
 	return strings.Join(out, " ")
 }
 
-// TestFiles is the table of sources and destinations, in netroot's way and, with
-// strict, in Apptainer's.
+// TestFiles checks a table of sources and destinations, by default and with strict, as in
+// Apptainer.
 func TestFiles(t *testing.T) {
 	host := map[string]string{
 		"a.txt": "a", "b.txt": "b", ".h.txt": "h", "dir/x": "x", "dir/l": "-> x", "link": "-> dir", "sp ace": "s", "br[1]": "1", "deep/er/f": "f",
@@ -53,8 +52,8 @@ func TestFiles(t *testing.T) {
 	for _, tc := range []struct {
 		name, src, dst string
 		tree           map[string]string
-		want           string // or a part of the error after "!"
-		strict         string // empty: the same
+		want           string // expected files, or after "!" a part of the error
+		strict         string // empty: the same as want
 	}{
 		{name: "no destination", src: "deep/er/f", want: "deep/er/f=f"},
 		{name: "no destination, above", src: "../host/a.txt", want: "host/a.txt=a"},
@@ -68,8 +67,8 @@ func TestFiles(t *testing.T) {
 		{name: "over a link", src: "a.txt", dst: "/l", tree: map[string]string{"l": "-> f", "f": "old"}, want: "f=old l=a", strict: "f=a l -> f"},
 		{name: "through a link", src: "a.txt", dst: "/bin/", tree: map[string]string{"bin": "-> /usr/bin", "usr/bin/": ""}, want: "bin -> /usr/bin usr/bin/a.txt=a"},
 		{name: "not out of the tree", src: "a.txt", dst: "/../../etc/x", want: "etc/x=a"},
-		{name: "not out by a link", src: "a.txt", dst: "/out/x", tree: map[string]string{"out": "-> ../../etc"}, want: "etc/x=a out -> ../../etc", strict: "!out is a link in the tree that leads nowhere"},
-		{name: "not out by a file's link", src: "a.txt", dst: "/out", tree: map[string]string{"out": "-> ../host/b.txt"}, want: "out=a", strict: "!leads nowhere"},
+		{name: "not out by a link", src: "a.txt", dst: "/out/x", tree: map[string]string{"out": "-> ../../etc"}, want: "etc/x=a out -> ../../etc", strict: "!out is a link in the tree whose target does not exist"},
+		{name: "not out by a file's link", src: "a.txt", dst: "/out", tree: map[string]string{"out": "-> ../host/b.txt"}, want: "out=a", strict: "!target does not exist"},
 		{name: "directory", src: "dir", dst: "/opt/d", want: "opt/d/l -> x opt/d/x=x", strict: "opt/d/l=x opt/d/x=x"},
 		{name: "directory, there", src: "dir", dst: "/opt/d", tree: map[string]string{"opt/d/": ""},
 			want: "opt/d/dir/l -> x opt/d/dir/x=x", strict: "opt/d/dir/l=x opt/d/dir/x=x"},
@@ -95,9 +94,9 @@ func TestFiles(t *testing.T) {
 		{name: "missing", src: "none", want: "!no such file on the host: none"},
 		{name: "star for nothing", src: "none*", want: "!no such file on the host: none*"},
 		{name: "one of braces missing", src: "{a,c}.txt", dst: "/n/", want: "!no such file on the host: c.txt"},
-		{name: "empty variable", src: "$NETROOT_TEST_NONE", dst: "/n/", want: "!nothing is left"},
+		{name: "empty variable", src: "$NETROOT_TEST_NONE", dst: "/n/", want: "!the name is empty"},
 		{name: "below a file", src: "a.txt", dst: "/f/g", tree: map[string]string{"f": "old"}, want: "!", strict: "!"},
-		{name: "holds the tree", src: "..", dst: "/n", want: "!holds the tree"},
+		{name: "contains the tree", src: "..", dst: "/n", want: "!contains the tree"},
 	} {
 		for _, strict := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, strict %v", tc.name, strict), func(t *testing.T) {
@@ -162,7 +161,7 @@ func TestStrictFilesAreNew(t *testing.T) {
 	}
 }
 
-// TestFilesFromStage: links lead where they lead in that tree.
+// TestFilesFromStage checks that the links of a stage are resolved inside its tree.
 func TestFilesFromStage(t *testing.T) {
 	for _, tc := range []struct{ src, dst, want string }{
 		{"/usr/bin/tool", "", "usr/bin/tool=t"},
@@ -193,7 +192,7 @@ func TestFilesFromStage(t *testing.T) {
 	}
 }
 
-// names is a namespace of the test's own: directories and what is in them.
+// names is a namespace for tests: directories and the names in them.
 type names map[string][]string
 
 func (n names) names(dir string) []string { return n[dir] }

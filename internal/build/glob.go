@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// namespace is where patterns look for files.
+// namespace is a set of directories in which patterns are matched.
 type namespace interface {
-	names(dir string) []string // what is in a directory, sorted; nothing if it cannot be read
+	names(dir string) []string // names in a directory, sorted; empty if the directory cannot be read
 	exists(name string) bool
 }
 
-// expand returns the names that a pattern stands for, as the shell does it:
-// {a,b} first, then * ? and [..], of which none matches a slash or the dot that
-// hides a file. A pattern that matches nothing stands for itself.
+// expand returns the names that a pattern matches. The rules are those of the shell: {a,b} is
+// expanded first, then *, ? and [..], which match neither a slash nor the dot of a hidden file. A
+// pattern without a match is returned unchanged.
 func expand(ns namespace, pattern string) []string {
 	var out []string
 	for _, p := range braces(pattern) {
@@ -26,7 +26,7 @@ func expand(ns namespace, pattern string) []string {
 	return out
 }
 
-// glob expands the wildcards of one pattern, a component at a time.
+// glob expands the wildcards of one pattern, component by component.
 func glob(ns namespace, pattern string) []string {
 	if !strings.ContainsAny(pattern, "*?[") {
 		return nil
@@ -46,7 +46,7 @@ func glob(ns namespace, pattern string) []string {
 				if name[0] == '.' && part[0] != '.' {
 					continue
 				}
-				// The shell negates with "!", path.Match with "^".
+				// The shell negates with "!", path.Match negates with "^".
 				if ok, err := path.Match(strings.ReplaceAll(part, "[!", "[^"), name); err == nil && ok {
 					next = append(next, slashed(dir)+name)
 				}
@@ -70,7 +70,7 @@ func slashed(dir string) string {
 	return dir + "/"
 }
 
-// braces expands {a,b} as the shell does, without nesting.
+// braces expands {a,b} as the shell does, but without nesting.
 func braces(p string) []string {
 	open := strings.IndexByte(p, '{')
 	if open < 0 {

@@ -21,7 +21,7 @@ import (
 	"netroot/internal/term"
 )
 
-// image makes an image of the finished tree and commits it.
+// image makes an image of the finished tree and commits it to the store.
 func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	parts := filepath.Join(b.ws.dir, "parts")
 	if err := os.Mkdir(parts, 0o755); err != nil {
@@ -39,7 +39,7 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 			return err
 		}
 		for _, skipped := range k.Skipped {
-			b.warn("passed over: %v", skipped)
+			b.warn("skipped: %v", skipped)
 		}
 		p.Result(k.Release)
 		path := filepath.Join(parts, "vmlinuz")
@@ -128,8 +128,8 @@ func (b *builder) pack(ctx context.Context, packing pack.Choice, out string, add
 	})
 }
 
-// refuseSecrets looks for what must not be in an image, which everyone who
-// reaches the server can read.
+// refuseSecrets fails if the tree contains a secret, because everyone who can reach the server can
+// read an image.
 func (b *builder) refuseSecrets(ctx context.Context) error {
 	found, err := secrets.Scan(ctx, b.tree)
 	if err != nil {
@@ -142,7 +142,7 @@ func (b *builder) refuseSecrets(ctx context.Context) error {
 	return err
 }
 
-// facts are what the image says about itself.
+// facts returns the description that is stored in the image.
 func (b *builder) facts(ctx context.Context, k *kernel.Kernel, packing pack.Choice) (store.Config, error) {
 	list, err := packages(ctx, b.tree)
 	if err != nil {
@@ -178,7 +178,7 @@ func (b *builder) warn(format string, args ...any) {
 	b.opt.Progress.Warn("%s", text)
 }
 
-// copyOut copies a file out of a tree.
+// copyOut copies a file from a tree to the host.
 func copyOut(tree, name, to string) error {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -198,9 +198,9 @@ func copyOut(tree, name, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// created is the image's time: now, or what SOURCE_DATE_EPOCH says
-// (reproducible-builds.org/specs/source-date-epoch), which the programs that pack
-// read themselves, as a number of 32 bits.
+// created returns the time of the image: now, or the value of SOURCE_DATE_EPOCH
+// (reproducible-builds.org/specs/source-date-epoch). The packing programs read that variable
+// themselves, as a number of 32 bits.
 func created() (time.Time, error) {
 	const name = "SOURCE_DATE_EPOCH"
 	text := os.Getenv(name)
@@ -209,7 +209,7 @@ func created() (time.Time, error) {
 	}
 	seconds, err := strconv.ParseUint(text, 10, 32)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("environment variable %s is %q: give the build's time in seconds since 1970, or unset it", name, text)
+		return time.Time{}, fmt.Errorf("environment variable %s is %q: set it to the build time in seconds since 1970, or unset it", name, text)
 	}
 	return time.Unix(int64(seconds), 0).UTC(), nil
 }

@@ -26,7 +26,7 @@ func lockTree(path, label, verb string) (*lock, error) {
 		return nil, err
 	}
 	if !locked {
-		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait for it to end", label, by(holder(file.Path())))
+		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait for it to end", label, holderName(holder(file.Path())))
 	}
 	l := &lock{file}
 	if err := os.WriteFile(file.Path(), fmt.Appendf(nil, "%s %d\n", verb, os.Getpid()), 0o644); err != nil {
@@ -72,8 +72,8 @@ func holder(name string) string {
 	return string(text)
 }
 
-// by reads what a holder has written: its verb and process.
-func by(holder string) string {
+// holderName turns the content of a lock file, verb and process ID, into words for a message.
+func holderName(holder string) string {
 	words := strings.Fields(holder)
 	if len(words) != 2 {
 		return ""
@@ -87,7 +87,7 @@ func (l *lock) close() error {
 	return errors.Join(os.Remove(l.file.Path()), l.file.Close())
 }
 
-// sibling is the name of a hidden file beside a tree that belongs to it.
+// sibling returns the name of a hidden file that belongs to a tree and lies beside it.
 func sibling(tree, suffix string) string {
 	return filepath.Join(filepath.Dir(tree), "."+filepath.Base(tree)+suffix)
 }
@@ -108,8 +108,8 @@ func (b *builder) freeTree() error {
 	case err != nil:
 		return err
 	case !locked:
-		return fmt.Errorf("the tree of %s is the root of running machines, by NFS, and a build would take it away from them: shut them down first, or say --force "+
-			"(it counts as in use for an hour after the last machine's connection has ended, for ten minutes if that one wrote to it, and for five after a boot script was asked for)", b.opt.Label)
+		return fmt.Errorf("the tree of %s is the root of running machines over NFS, and a build would replace it: shut the machines down first, or use --force "+
+			"(the tree counts as in use for one hour after the last connection of a machine has ended, for ten minutes if that machine wrote to the tree, and for five minutes after a request for a boot script)", b.opt.Label)
 	}
 	return dir.Close() // only the question mattered
 }

@@ -9,11 +9,10 @@ import (
 	"sync"
 )
 
-// tailLines is how much of a failing part's output is shown.
+// tailLines is the number of lines that are shown of a failing part's output.
 const tailLines = 40
 
-// buildLog keeps everything that the parts of a build print, and remembers the
-// last lines of the part at hand.
+// buildLog stores the complete output of a build, and keeps the last lines of the current part.
 type buildLog struct {
 	mu   sync.Mutex
 	file *os.File
@@ -22,7 +21,7 @@ type buildLog struct {
 
 func newLog(dir, label string) (*buildLog, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("directory of the logs: %w", err)
+		return nil, fmt.Errorf("make the log directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, label+".log"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -53,7 +52,7 @@ func (l *buildLog) mark() {
 	l.last = nil
 }
 
-// tail returns the last lines of the part at hand.
+// tail returns the last lines of the current part.
 func (l *buildLog) tail() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -17,16 +17,16 @@ import (
 	"netroot/internal/recipe"
 )
 
-// metadata is what a stage writes into its tree after %post.
+// metadata is the metadata that a stage writes into its tree after %post.
 type metadata struct {
 	recipe   *recipe.Recipe
 	stage    *recipe.Stage
 	sections Sections
-	force    bool // the recipe's labels and help win over those that are there
-	update   bool // no agent has run
-	image    bool // the tree's labels are those of an image for containers, which %labels override
+	force    bool // the recipe's labels and help replace existing ones
+	update   bool // the agent did not run
+	image    bool // the tree's labels come from a container image; %labels override them
 	created  time.Time
-	version  string // netroot's
+	version  string // version of netroot
 	warn     func(format string, args ...any)
 }
 
@@ -41,7 +41,7 @@ func (m *metadata) write(root *os.Root) error {
 
 const helpFile = metaDir + "/runscript.help"
 
-// hasHelp tells whether this build brings a help text.
+// hasHelp reports whether this build writes a help text.
 func (m *metadata) hasHelp() bool { return m.sections.has("help") && m.stage.Help != nil }
 
 func (m *metadata) help(root *os.Root) error {
@@ -52,27 +52,27 @@ func (m *metadata) help(root *os.Root) error {
 	old, err := root.ReadFile(helpFile)
 	if err == nil && !m.force {
 		if !bytes.Equal(old, text) {
-			m.warn("%%help: the tree has a help text already, which stays: --force gives it the recipe's")
+			m.warn("%%help: the tree already has a help text, which is kept: use --force to replace it")
 		}
 		return nil
 	}
 	return writeFile(root, helpFile, text, 0o644)
 }
 
-// buildLabels is the file that sections append "KEY value" lines to.
+// buildLabels is the file to which sections append lines of the form "KEY value".
 const buildLabels = ".build.labels"
 
 const labelsFile = metaDir + "/labels.json"
 
-// labels merges, the last one winning: what the tree had, what %post wrote, what
-// the build knows. %labels come where none of these has the key, and over an
-// image's.
+// labels merges the labels of the tree, of %post and of the build; a later source overrides an
+// earlier one. %labels fill in the keys that none of these has, and override the labels of a
+// container image.
 func (m *metadata) labels(root *os.Root) error {
 	labels := map[string]string{}
 	old, err := root.ReadFile(labelsFile)
 	if err == nil {
 		if err := json.Unmarshal(old, &labels); err != nil {
-			return fmt.Errorf("labels that the tree has, /%s: %w", labelsFile, err)
+			return fmt.Errorf("read the labels of the tree in /%s: %w", labelsFile, err)
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -94,7 +94,7 @@ func (m *metadata) labels(root *os.Root) error {
 		for _, l := range m.stage.Labels {
 			if old, ok := labels[l.Key]; ok && !m.force {
 				if old != l.Value {
-					m.warn("%%labels: %s is %q already, and stays: --force gives it the recipe's value", l.Key, old)
+					m.warn("%%labels: %s is already %q, which is kept: use --force to set the recipe's value", l.Key, old)
 				}
 				continue
 			}
@@ -109,7 +109,7 @@ func (m *metadata) labels(root *os.Root) error {
 	return writeFile(root, labelsFile, text, 0o644)
 }
 
-// parseLabels reads "KEY value" lines.
+// parseLabels parses lines of the form "KEY value".
 func parseLabels(text []byte) map[string]string {
 	labels := map[string]string{}
 	for line := range strings.Lines(string(text)) {
@@ -123,7 +123,7 @@ func parseLabels(text []byte) map[string]string {
 	return labels
 }
 
-// schema are the labels of label-schema.org that Apptainer writes, too.
+// schema returns the labels of label-schema.org that Apptainer also writes.
 func (m *metadata) schema() map[string]string {
 	const schema = "org.label-schema."
 	labels := map[string]string{
@@ -144,7 +144,7 @@ func (m *metadata) schema() map[string]string {
 	return labels
 }
 
-// labelDate writes a time as Apptainer does: Sunday_22_November_2026_21:8:1_UTC.
+// labelDate formats a time as Apptainer does: Sunday_22_November_2026_21:8:1_UTC.
 func labelDate(t time.Time) string {
 	zone, _ := t.Zone()
 	return fmt.Sprintf("%s_%d_%s_%d_%d:%d:%d_%s", t.Weekday(), t.Day(), t.Month(), t.Year(), t.Hour(), t.Minute(), t.Second(), zone)
@@ -155,8 +155,8 @@ const (
 	historyDir = metaDir + "/bootstrap_history"
 )
 
-// source stores the recipe. The one that the tree was made from before, in
-// localimage and --update, goes into the history: Apptainer0, Apptainer1, ...
+// source stores the recipe. An older recipe of the tree (localimage, --update) moves to the
+// history: Apptainer0, Apptainer1, ...
 func (m *metadata) source(root *os.Root) error {
 	old, err := root.ReadFile(recipeFile)
 	if err == nil && bytes.Equal(old, m.recipe.Source) {
@@ -183,8 +183,8 @@ func (m *metadata) source(root *os.Root) error {
 	return writeFile(root, recipeFile, m.recipe.Source, 0o644)
 }
 
-// environment appends %environment to what the tree has. A text that is the last
-// one there already, as when a tree is updated, is not said twice.
+// environment appends %environment to the tree's environment file. It does not append a text that
+// is already the last one, which happens when a tree is updated.
 func (m *metadata) environment(root *os.Root) error {
 	const name = metaDir + "/env/90-environment.sh"
 	if !m.sections.has("environment") || m.stage.Environment == nil {
@@ -225,8 +225,8 @@ func (m *metadata) scripts(root *os.Root) error {
 	return nil
 }
 
-// executable makes a program of a section: the arguments go to its "#!" line,
-// which is its own first line or /bin/sh's. There is none of no section.
+// executable turns a section into a program. The section's arguments are added to its "#!" line,
+// which is its own first line or that of /bin/sh. The result is nil if the section is missing.
 func executable(s *recipe.Script) []byte {
 	if s == nil {
 		return nil

@@ -50,14 +50,14 @@ func TestLabels(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("labels (-want +got):\n%s", d)
 	}
-	if len(warnings) != 1 || !strings.Contains(warnings[0], `Both is "post" already`) {
+	if len(warnings) != 1 || !strings.Contains(warnings[0], `Both is already "post"`) {
 		t.Errorf("warnings %q", warnings)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, ".build.labels")); !os.IsNotExist(err) {
 		t.Errorf(".build.labels is left: %v", err)
 	}
 
-	// A tree that has labels: they stay, but for those of the build.
+	// In a tree that already has labels, they stay, except for those of the build.
 	text := "Bootstrap: localimage\nFrom: x\n%labels\nA 2\nNew n\n%help\nother\n"
 	got, warnings = labelled(t, dir, text, func(m *metadata) { m.update = true })
 	if got["A"] != "1" || got["New"] != "n" || got["Bare"] != "" || got[s+"usage.singularity.deffile.bootstrap"] != "scratch" || len(warnings) != 2 {
@@ -113,8 +113,8 @@ func TestExecutable(t *testing.T) {
 	}
 }
 
-// TestBaseEnvironment: what is there stays in a tree that was made before, and
-// links are not written through.
+// TestBaseEnvironment checks that existing files of a tree that was made before stay, and that
+// nothing is written through a link.
 func TestBaseEnvironment(t *testing.T) {
 	for _, tc := range []struct {
 		name         string
@@ -152,7 +152,7 @@ func TestBaseEnvironment(t *testing.T) {
 	}
 }
 
-// TestAppsOfABase: an app that the tree has keeps its variables.
+// TestAppsOfABase checks that the variables of an app that the tree already has are kept.
 func TestAppsOfABase(t *testing.T) {
 	dir := t.TempDir()
 	root, err := os.OpenRoot(dir)

@@ -11,7 +11,7 @@ import (
 	"netroot/internal/store"
 )
 
-// TestPackErofs packs for a kernel without EROFS, and for one with it.
+// TestPackErofs packs for a kernel without EROFS and for a kernel with EROFS.
 func TestPackErofs(t *testing.T) {
 	if _, err := exec.LookPath("mkfs.erofs"); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -21,7 +21,7 @@ func TestPackErofs(t *testing.T) {
 	}
 	s := newSite(t)
 	_, err := Run(t.Context(), s.options(t, tiny, func(o *Options) { o.Pack = pack.AsErofs }))
-	if err == nil || !strings.Contains(err.Error(), "kernel: kernel "+release+" has no EROFS (CONFIG_EROFS_FS, Linux 5.4): pack: squashfs") {
+	if err == nil || !strings.Contains(err.Error(), "kernel: kernel "+release+" has no EROFS (CONFIG_EROFS_FS, Linux 5.4): use \"pack: squashfs\"") {
 		t.Errorf("without EROFS: %v", err)
 	}
 	config := filepath.Join(s.dir, "kernel/boot/config-"+release)

@@ -17,9 +17,9 @@ import (
 	"netroot/internal/sandbox"
 )
 
-// packages lists what is installed in a tree, "name version", sorted: dpkg's
-// status file is read, and so are pacman's descriptions, an RPM database is asked
-// with the tree's own rpm. A tree of no such kind has none.
+// packages lists the packages that are installed in a tree as "name version", sorted. It reads
+// dpkg's status file and pacman's package descriptions, and queries an RPM database with the tree's
+// own rpm. A tree without any of these has no packages.
 func packages(ctx context.Context, tree string) ([]string, error) {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
@@ -36,7 +36,7 @@ func packages(ctx context.Context, tree string) ([]string, error) {
 	local, err := layer.Resolve(root, pacmanLocal)
 	if err == nil {
 		if list, err := pacmanPackages(root, local); list != nil || err != nil {
-			return list, err // pacman alone, for other trees, has an empty database
+			return list, err // pacman may be installed with an empty database on another distribution
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -47,8 +47,8 @@ func packages(ctx context.Context, tree string) ([]string, error) {
 	return rpmPackages(ctx, tree)
 }
 
-// dpkgPackages reads dpkg's status file: paragraphs of "Key: value" lines
-// (deb822(5)), of which only what is installed counts.
+// dpkgPackages parses dpkg's status file, which consists of paragraphs of "Key: value" lines
+// (deb822(5)). Only installed packages count.
 func dpkgPackages(r io.Reader) ([]string, error) {
 	var out []string
 	var name, version string
@@ -80,12 +80,12 @@ func dpkgPackages(r io.Reader) ([]string, error) {
 	return out, lines.Err()
 }
 
-// pacmanLocal has a folder of each installed package, NAME-VERSION-RELEASE, with its
-// description (alpm, libalpm/be_local.c).
+// pacmanLocal holds a directory for each installed package, NAME-VERSION-RELEASE, with the
+// package's description (alpm, libalpm/be_local.c).
 const pacmanLocal = "/var/lib/pacman/local"
 
-// pacmanPackages reads the descriptions below local. What is no folder, or has none,
-// is no package: the database's own version lies among them.
+// pacmanPackages reads the descriptions below local. It skips an entry that is not a directory or
+// has no description, such as the file with the version of the database.
 func pacmanPackages(root *os.Root, local string) ([]string, error) {
 	entries, err := fs.ReadDir(root.FS(), local)
 	if err != nil {
@@ -108,7 +108,7 @@ func pacmanPackages(root *os.Root, local string) ([]string, error) {
 	return out, nil
 }
 
-// pacmanPackage reads a description: paragraphs of lines, each below its "%KEY%".
+// pacmanPackage parses a description: paragraphs of lines, each below a line "%KEY%".
 func pacmanPackage(desc string) string {
 	values := map[string]string{}
 	key := ""
@@ -116,7 +116,7 @@ func pacmanPackage(desc string) string {
 		line = strings.TrimSpace(line)
 		if len(line) > 2 && line[0] == '%' && line[len(line)-1] == '%' {
 			key = line
-		} else if values[key] == "" { // the first of several
+		} else if values[key] == "" { // the first of several values
 			values[key] = line
 		}
 	}
@@ -131,14 +131,14 @@ func rpmPackages(ctx context.Context, tree string) ([]string, error) {
 	var out, said bytes.Buffer
 	s := sandbox.Sandbox{Root: tree, Stdout: &out, Stderr: &said}
 	if err := s.Run(ctx, []string{"rpm", "-qa", "--qf", `%{NAME} %{EVR}.%{ARCH}\n`}); err != nil {
-		return nil, fmt.Errorf("list the tree's packages: %w: %s", err, strings.TrimSpace(said.String()))
+		return nil, fmt.Errorf("list the packages of the tree: %w: %s", err, strings.TrimSpace(said.String()))
 	}
 	list := strings.Split(strings.TrimSpace(out.String()), "\n")
 	slices.Sort(list)
 	return list, nil
 }
 
-// readIn reads a file of a tree, following links as the tree's own system would.
+// readIn reads a file of a tree and resolves links as the tree's own system would.
 func readIn(root *os.Root, name string) ([]byte, error) {
 	place, err := layer.Resolve(root, name)
 	if err != nil {
@@ -147,7 +147,7 @@ func readIn(root *os.Root, name string) ([]byte, error) {
 	return root.ReadFile(place)
 }
 
-// systemName is PRETTY_NAME of the tree's os-release(5), or "".
+// systemName returns PRETTY_NAME from the tree's os-release(5), or "".
 func systemName(tree string) string {
 	root, err := os.OpenRoot(tree)
 	if err != nil {

@@ -19,34 +19,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// record is what was in a tree when its image was made. It lies beside the tree
-// and tells later, without reading any file, whether the tree is still that.
+// record describes the files of a tree when its image was made. It lies beside the tree. With it,
+// netroot can tell later whether the tree has changed, without reading any file.
 //
-// Of each file it has type, mode, owner, size, modification time, extended
-// attributes, and a link's target or a device's number; of directories no size
-// and no time, because a name that comes or goes shows by itself and a file that
-// is put back where it was changes nothing. Neither inode nor ctime is in it: a
-// package that is installed again, a resolv.conf that stood aside during a run,
-// or a tree that was moved by cp -a are no changes. So, as with rsync and make,
-// a file that was rewritten with its size kept and its time set back passes for
-// unchanged. /run is left out: it is in no image.
+// For each file the record has type, mode, owner, size, modification time, extended attributes, and
+// the target of a link or the number of a device. For directories it has neither size nor time:
+// added and removed names show by themselves, and moving a file away and back is not a change. The
+// record has neither inode nor ctime, so installing a package again, moving resolv.conf aside
+// during a run, and copying the tree with cp -a are not changes. As with rsync and make, a file
+// that was rewritten with the same size and modification time counts as unchanged. /run is
+// excluded, because it is not in an image.
 type record struct {
-	recipe string // digest of its text
+	recipe string // digest of the recipe's text
 	image  string // label@id
-	files  []file // by path
+	files  []file // sorted by path
 }
 
-// file is an entry of a tree: its path, and everything else in one word, to be
-// compared.
+// file is an entry of a tree: its path, and all other facts in one string for comparison.
 type file struct{ path, facts string }
 
-// recordVersion begins the first line of a record; a line for each file follows:
-// the facts, and the path in Go's quotes.
+// recordVersion begins the first line of a record. Each following line describes one file: the
+// facts, and the path quoted as in Go.
 const recordVersion = "netroot-tree-1"
 
 func recordFile(tree string) string { return sibling(tree, ".files") }
 
-// listFiles describes all that is below dir, in lexical order of whole paths.
+// listFiles describes all files below dir, in lexical order of their complete paths.
 func listFiles(dir string) ([]file, error) {
 	var files []file
 	l := lister{buf: make([]byte, 64<<10)}
@@ -68,12 +66,12 @@ func listFiles(dir string) ([]file, error) {
 		}
 		return nil
 	})
-	// WalkDir has "a/b" before "a-b".
+	// WalkDir visits "a/b" before "a-b".
 	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.path, b.path) })
 	return files, err
 }
 
-// lister has the memory that describing a file takes.
+// lister holds a buffer for describing files.
 type lister struct{ buf []byte }
 
 func (l lister) facts(name string) (string, error) {
@@ -94,7 +92,7 @@ func (l lister) facts(name string) (string, error) {
 		if err != nil {
 			return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
 		}
-		b = append(append(b, ','), short(l.buf[:n])...)
+		b = append(append(b, ','), shortDigest(l.buf[:n])...)
 	case unix.S_IFCHR, unix.S_IFBLK:
 		b = strconv.AppendUint(append(b, ','), st.Rdev, 16)
 	}
@@ -105,7 +103,7 @@ func (l lister) facts(name string) (string, error) {
 	return string(b), err
 }
 
-// attributes is a digest of a file's extended attributes, "" if it has none.
+// attributes returns a digest of a file's extended attributes, or "" if it has none.
 func (l lister) attributes(name string) (string, error) {
 	n, err := unix.Llistxattr(name, l.buf)
 	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
@@ -124,11 +122,11 @@ func (l lister) attributes(name string) (string, error) {
 		}
 		fmt.Fprintf(&all, "%q=%q ", attr, l.buf[:n])
 	}
-	return short(all.Bytes()), nil
+	return shortDigest(all.Bytes()), nil
 }
 
-// short is a digest for telling apart, not for proof.
-func short(data []byte) string {
+// shortDigest returns a short digest. It distinguishes contents, but it is not a security measure.
+func shortDigest(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:8])
 }
@@ -140,13 +138,13 @@ func (r *record) save(name string) error {
 		b.WriteString(f.facts + " " + strconv.Quote(f.path) + "\n")
 	}
 	if err := renameio.WriteFile(name, b.Bytes(), 0o600); err != nil {
-		return fmt.Errorf("note down what is in the tree: %w", err)
+		return fmt.Errorf("write the record of the tree: %w", err)
 	}
 	return nil
 }
 
-// loadRecord reads a record; one that another version wrote is as good as none:
-// its error matches fs.ErrNotExist, too.
+// loadRecord reads a record. A record that another version of netroot wrote counts as missing: the
+// error matches fs.ErrNotExist.
 func loadRecord(name string) (*record, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -164,29 +162,28 @@ func readRecord(from io.Reader) (*record, error) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 64<<10)
 	if !lines.Scan() {
-		return nil, errors.Join(errors.New("is empty"), lines.Err())
+		return nil, errors.Join(errors.New("file is empty"), lines.Err())
 	}
 	head := strings.Fields(lines.Text())
 	if len(head) > 0 && head[0] != recordVersion {
-		return nil, fmt.Errorf("is of another version: %w", fs.ErrNotExist)
+		return nil, fmt.Errorf("record has another version: %w", fs.ErrNotExist)
 	}
 	if len(head) != 3 {
-		return nil, errors.New("its first line is not a record's")
+		return nil, errors.New("first line is not the first line of a record")
 	}
 	r := &record{recipe: head[1], image: head[2]}
 	for lines.Scan() {
 		facts, quoted, _ := strings.Cut(lines.Text(), " ")
 		path, err := strconv.Unquote(quoted)
 		if err != nil {
-			return nil, fmt.Errorf("line %d is not a record's", len(r.files)+2)
+			return nil, fmt.Errorf("line %d is not a line of a record", len(r.files)+2)
 		}
 		r.files = append(r.files, file{path, facts})
 	}
 	return r, lines.Err()
 }
 
-// compare tells how the files of a tree differ from the ones before; both are in
-// order.
+// compare returns the differences between two lists of files, both sorted by path.
 func compare(before, now []file) Changes {
 	var c Changes
 	for len(before) > 0 || len(now) > 0 {

@@ -50,13 +50,13 @@ func FuzzReadRecord(f *testing.F) {
 	})
 }
 
-// TestChanges does to a tree what can be done to one.
+// TestChanges makes every kind of change to a tree and checks how it is reported.
 func TestChanges(t *testing.T) {
 	old := time.Unix(1700000000, 123)
 	for _, tc := range []struct {
 		name string
 		do   func(dir string) error
-		want string // "" if it is no change
+		want string // empty: not a change
 	}{
 		{"nothing", func(string) error { return nil }, ""},
 		{"write", func(d string) error { return os.WriteFile(d+"/etc/a", []byte("other"), 0o644) }, "1 changed: /etc/a"},

@@ -14,15 +14,15 @@ import (
 	"netroot/internal/store"
 )
 
-// TestReproducible builds a recipe twice, as on two days: with SOURCE_DATE_EPOCH
-// every part of the image is the same, and without it the root is not.
+// TestReproducible builds a recipe twice, as if on two days. With SOURCE_DATE_EPOCH every part of
+// the image is the same; without it the root differs.
 func TestReproducible(t *testing.T) {
 	text := tiny + "%post\nmkdir /etc/made\ncat /proc/uptime > /tmp/gone\nln -s x /etc/made/l\necho x > /etc/made/x\n%labels\nA b\nC d\n%environment\nexport A=1\n%test\n[ -e /etc/made/x ]\n"
 	s := newSite(t)
 	days := 0
 	parts := func(adjust func(*Options)) map[string]string {
 		t.Helper()
-		days++ // as many days ago the files of this build's host were made; those of the tree are new each time
+		days++ // age in days of the host's files for this build; the files of the tree are new each time
 		day := time.Now().AddDate(0, 0, -days)
 		must(t, os.Chtimes(filepath.Join(s.dir, "kernel/boot/vmlinuz-"+release), day, day))
 		got := map[string]string{}
@@ -45,7 +45,7 @@ func TestReproducible(t *testing.T) {
 	if got := image.Config.Created; !got.Equal(time.Unix(1700000000, 0)) {
 		t.Errorf("the image was made at %v", got)
 	}
-	if _, err := exec.LookPath("mkfs.erofs"); err != nil { // TestPackErofs says so
+	if _, err := exec.LookPath("mkfs.erofs"); err != nil { // TestPackErofs reports this
 		return
 	}
 	config := filepath.Join(s.dir, "kernel/boot/config-"+release)

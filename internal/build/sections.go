@@ -8,16 +8,16 @@ import (
 	"netroot/internal/nearest"
 )
 
-// Sections are the names of the sections that a build carries out; none given
-// means all of them. The bootstrap agent is no section.
+// Sections are the names of the sections that a build runs. An empty list means all sections. The
+// bootstrap agent is not a section.
 type Sections []string
 
-// sectionNames are all that can be chosen; apps stands for every %app section.
+// sectionNames are the names that can be chosen; apps stands for every %app section.
 var sectionNames = []string{
 	"pre", "setup", "files", "post", "environment", "labels", "runscript", "startscript", "test", "help", "apps",
 }
 
-// ParseSections checks the names, and takes "all" and "none" for what they say.
+// ParseSections checks the names of sections. It accepts "all" and "none".
 func ParseSections(names []string) (Sections, error) {
 	var s Sections
 	for _, name := range names {
@@ -28,7 +28,7 @@ func ParseSections(names []string) (Sections, error) {
 		case name == "none", slices.Contains(sectionNames, name):
 			s = append(s, name)
 		default:
-			return nil, fmt.Errorf("%q is no section to choose: there are %s, all and none%s", name, strings.Join(sectionNames, ", "), nearest.Hint(name, sectionNames))
+			return nil, fmt.Errorf("%q is not a section name: use %s, all or none%s", name, strings.Join(sectionNames, ", "), nearest.Hint(name, sectionNames))
 		}
 	}
 	return s, nil

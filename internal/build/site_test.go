@@ -31,8 +31,8 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
-// lay writes files below dir: the content, "-> target" for a link, "dir" for a
-// directory when the name ends in a slash.
+// lay writes files below dir. A value is the content of a file, or "-> target" for a link; a name
+// that ends in a slash is a directory.
 func lay(t testing.TB, dir string, files map[string]string) {
 	t.Helper()
 	for name, text := range files {
@@ -52,8 +52,8 @@ func lay(t testing.TB, dir string, files map[string]string) {
 
 const release = "6.1.0-test"
 
-// site is a directory that recipes are built in, with a busybox to fill trees
-// with and a kernel that has everything built in.
+// site is a directory in which recipes are built. It has a busybox to fill trees with and a kernel
+// that has everything built in.
 type site struct {
 	dir, tree string
 	store     *store.Store
@@ -85,7 +85,7 @@ func newSite(t *testing.T) *site {
 		"kernel/lib/modules/" + release + "/modules.dep":     "kernel/none.ko:\n",
 		"kernel/lib/modules/" + release + "/modules.builtin": "\n",
 	})
-	// An init for no machine in particular: an ELF header that says it is a program (elf(5)).
+	// The init is only an ELF header that says that the file is a program (elf(5)).
 	init := slices.Concat([]byte("\x7fELF\x02\x01\x01"), make([]byte, 57))
 	init[16], init[20], init[52] = 2, 1, 64
 	must(t, os.WriteFile(filepath.Join(s.dir, "init"), init, 0o755))
@@ -112,7 +112,7 @@ func mountinfo(t *testing.T) string {
 	return string(data)
 }
 
-// tinySetup makes a tree that can be booted, as far as a build can see.
+// tinySetup makes a tree that looks bootable to a build.
 const tinySetup = `
 %setup
     mkdir -p "$SINGULARITY_ROOTFS/bin"
@@ -124,7 +124,7 @@ const tinySetup = `
 
 const tiny = "Bootstrap: scratch\n" + tinySetup
 
-// options are for a build of a recipe, read with adjust's say.
+// options returns the options for a build of a recipe, changed by adjust.
 func (s *site) options(t testing.TB, text string, adjust func(*Options)) Options {
 	t.Helper()
 	s.out.Reset()
@@ -193,8 +193,8 @@ func listing(t testing.TB, dir string) string {
 	return b.String()
 }
 
-// content is a short file's text or a long one's digest; the host's busybox is
-// what it is.
+// content returns the text of a short file or the digest of a long one. The host's busybox has a
+// fixed name, because its content differs between hosts.
 func content(t testing.TB, name string) string {
 	if filepath.Base(name) == "busybox" {
 		return "busybox"
@@ -205,7 +205,7 @@ func content(t testing.TB, name string) string {
 	if len(text) <= 60 {
 		return fmt.Sprintf("%q", text)
 	}
-	return fmt.Sprintf("%d bytes %s", len(text), short(text))
+	return fmt.Sprintf("%d bytes %s", len(text), shortDigest(text))
 }
 
 func imageOf(t *testing.T, s *site) string {

@@ -17,29 +17,28 @@ import (
 	"netroot/internal/term"
 )
 
-// Reused is a state that a build took from the cache instead of making it.
+// Reused is a state that a build took from the cache.
 type Reused struct {
-	What  string        `json:"what"`  // for people: "bootstrap", "stage devel before %post"
-	Key   string        `json:"key"`   // of the snapshot
-	Age   time.Duration `json:"age"`   // since it was made
-	Saved time.Duration `json:"saved"` // what it took to make
+	What  string        `json:"what"`  // for messages: "bootstrap", "stage devel before %post"
+	Key   string        `json:"key"`   // key of the snapshot
+	Age   time.Duration `json:"age"`   // time since it was made
+	Saved time.Duration `json:"saved"` // time that it took to make
 }
 
 func (r Reused) String() string {
-	return fmt.Sprintf("%s of %s ago, which took %s", r.What, term.Duration(r.Age), term.Duration(r.Saved))
+	return fmt.Sprintf("%s, made %s ago in %s", r.What, term.Duration(r.Age), term.Duration(r.Saved))
 }
 
-// fetching are the agents whose result is kept in any case: they bring it over a
-// network, and what they are told says what it is. The others copy something of
-// this host, which may be another thing next time.
-var fetching = []string{"debootstrap", "yum", "dnf", "zypper", "arch", "busybox", "docker", "oras"}
+// fetchingAgents are the agents whose result is always kept. They fetch it over a network, and
+// their parameters identify it. The other agents copy files of this host, which can change.
+var fetchingAgents = []string{"debootstrap", "yum", "dnf", "zypper", "arch", "busybox", "docker", "oras"}
 
-// unpacking are the agents that take a file of this host, whose content says what
-// comes out.
-var unpacking = []string{"localimage", "docker-archive", "oci-archive"}
+// unpackingAgents are the agents that unpack a file of this host. The content of the file
+// determines the result.
+var unpackingAgents = []string{"localimage", "docker-archive", "oci-archive"}
 
-// fill has the agent fill the stage's tree, or takes what it brought the last
-// time that it was told the same.
+// fill runs the agent to fill the stage's tree, or restores what an earlier run of the agent with
+// the same parameters brought.
 func (b *builder) fill(ctx context.Context, st *recipe.Stage, log io.Writer) error {
 	agent, err := bootstrap.For(st.Agent())
 	if err != nil {
@@ -63,8 +62,7 @@ func (b *builder) fill(ctx context.Context, st *recipe.Stage, log io.Writer) err
 	return b.keep(ctx, key, describe(st), time.Since(started))
 }
 
-// restore puts the snapshot of key in the place of the tree at hand, if there is
-// one: false if not.
+// restore replaces the current tree with the snapshot of key. It returns false if there is none.
 func (b *builder) restore(ctx context.Context, key cache.Key, what string) (bool, error) {
 	kept := b.tree + ".kept"
 	if err := os.Mkdir(kept, 0o755); err != nil {
@@ -76,7 +74,7 @@ func (b *builder) restore(ctx context.Context, key cache.Key, what string) (bool
 	}
 	if !ok {
 		if err != nil {
-			b.warn("%v; doing it again", err)
+			b.warn("%v; repeating the work", err)
 		}
 		return false, os.Remove(kept)
 	}
@@ -85,33 +83,33 @@ func (b *builder) restore(ctx context.Context, key cache.Key, what string) (bool
 	}
 	r := Reused{What: what, Key: key.ID(), Age: time.Since(meta.Created), Saved: meta.Took}
 	b.reused = append(b.reused, r)
-	b.opt.Progress.Message("reused the snapshot %s: %s to make; what was released since is not in it (--no-cache gets it)", r.Key, r)
+	b.opt.Progress.Message("reused the snapshot %s: %s; it does not contain later releases (use --no-cache to fetch them)", r.Key, r)
 	return true, nil
 }
 
-// keep keeps the tree at hand.
+// keep stores the current tree in the cache.
 func (b *builder) keep(ctx context.Context, key cache.Key, what string, took time.Duration) error {
 	return b.keepTree(ctx, key, b.tree, what, took)
 }
 
-// keepTree keeps a directory. A build goes on without, if it has to.
+// keepTree stores a directory in the cache. The build continues if this fails.
 func (b *builder) keepTree(ctx context.Context, key cache.Key, dir, what string, took time.Duration) error {
 	err := b.opt.Cache.Save(ctx, key, dir, cache.Meta{What: what, Label: b.opt.Label, Took: took})
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil {
-		b.warn("%v; the next build does it again", err)
+		b.warn("%v; the next build repeats this work", err)
 	}
 	return nil
 }
 
-// bootstrapKey is made of everything that an agent is told, and of the agent,
-// which is this netroot's: the header, the variables it reads, the host's package
-// sources, which are the mirror of a recipe that names none, and what %pre has put
-// into the tree. It is empty if the agent's result is not to be kept.
+// bootstrapKey identifies the result of an agent. The key covers all parameters of the agent and
+// the agent itself (the version of netroot): the header, the environment variables that the agent
+// reads, the package sources of the host, which supply the mirror of a recipe that names none, and
+// the files that %pre has put into the tree. The key is empty if the result must not be kept.
 func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key, error) {
-	if b.opt.Cache == nil || !isOneOf(st, fetching) {
+	if b.opt.Cache == nil || !isOneOf(st, fetchingAgents) {
 		return "", nil
 	}
 	parts, dirs, err := b.headerKey(ctx, st)
@@ -120,7 +118,7 @@ func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key
 	}
 	if st.Pre != nil && b.opt.Sections.has("pre") {
 		if dirs {
-			return "", nil // %pre may have made what is in it
+			return "", nil // %pre may have made the content of the directory
 		}
 		digest, err := cache.Content(ctx, b.tree)
 		if err != nil {
@@ -128,7 +126,7 @@ func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key
 		}
 		parts = append(append(parts, "%pre", st.Pre.Body, digest), st.Pre.Args...)
 	}
-	for _, name := range told {
+	for _, name := range agentVariables {
 		parts = append(parts, name, os.Getenv(name))
 	}
 	sources, err := sourcesKey(ctx, st.Agent(), "/etc")
@@ -138,16 +136,16 @@ func (b *builder) bootstrapKey(ctx context.Context, st *recipe.Stage) (cache.Key
 	return cache.NewKey(append(append([]string{"bootstrap", b.opt.Version}, parts...), sources...)...), nil
 }
 
-// told are the variables that agents and their programs read. By which proxy
-// packages come is for the tree, too: mmdebstrap notes it down there.
-var told = []string{
+// agentVariables are the environment variables that the agents and their programs read. The proxy
+// also affects the tree, because mmdebstrap writes it down there.
+var agentVariables = []string{
 	"INCLUDE", "GPG", "SOURCE_DATE_EPOCH", "APT_CONFIG",
 	"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy",
 	"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY",
 }
 
-// sourcesKey is the content of the host's files that an agent's program reads: where
-// packages come from, and how they are reached. etc is the host's /etc.
+// sourcesKey returns the content of the host's files that the program of an agent reads: package
+// sources and network settings. etc is the host's /etc.
 func sourcesKey(ctx context.Context, agent, etc string) ([]string, error) {
 	var patterns []string
 	switch strings.ToLower(agent) {
@@ -176,18 +174,18 @@ func sourcesKey(ctx context.Context, agent, etc string) ([]string, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the host's package sources: %w", err)
+			return nil, fmt.Errorf("read the package sources of the host: %w", err)
 		}
 		parts = append(parts, path, digest)
 	}
 	return parts, nil
 }
 
-// headerKey is what a header says, with the content of the host's files that it
-// names, a key for instance. dirs tells that it names a directory of the host: a
-// repository, which can change as one in the network can.
+// headerKey returns the header of a recipe and the content of the host's files that it names, for
+// example a key. dirs reports that the header names a directory of the host: a repository, which
+// can change like one on the network.
 func (b *builder) headerKey(ctx context.Context, st *recipe.Stage) (parts []string, dirs bool, err error) {
-	fromFile := isOneOf(st, unpacking)
+	fromFile := isOneOf(st, unpackingAgents)
 	for _, f := range st.Header {
 		parts = append(parts, strings.ToLower(f.Key), f.Value)
 		path, isURL := strings.CutPrefix(f.Value, "file://")
@@ -199,7 +197,7 @@ func (b *builder) headerKey(ctx context.Context, st *recipe.Stage) (parts []stri
 		}
 		fi, err := os.Stat(path)
 		if err != nil || !fi.Mode().IsRegular() {
-			dirs = true // or nothing yet; the agent will tell
+			dirs = true // or a missing file, which the agent reports
 			continue
 		}
 		digest, err := cache.Content(ctx, path)
@@ -211,12 +209,12 @@ func (b *builder) headerKey(ctx context.Context, st *recipe.Stage) (parts []stri
 	return parts, dirs, nil
 }
 
-// archiveKey names an archive of the initramfs by its content before compression.
+// archiveKey identifies an archive of the initramfs by its content before compression.
 func (b *builder) archiveKey(content string) cache.Key {
 	return cache.NewKey("initramfs", b.opt.Version, content)
 }
 
-// restoreArchive puts the archive of that content at path, if it was kept.
+// restoreArchive writes the archive of that content to path, if the cache has it.
 func (b *builder) restoreArchive(ctx context.Context, content, path string) (bool, error) {
 	kept := path + ".kept"
 	if err := os.Mkdir(kept, 0o755); err != nil {
@@ -229,13 +227,13 @@ func (b *builder) restoreArchive(ctx context.Context, content, path string) (boo
 	if ok {
 		err = os.Rename(filepath.Join(kept, "archive"), path)
 	} else if err != nil {
-		b.warn("%v; doing it again", err)
+		b.warn("%v; repeating the work", err)
 		err = nil
 	}
 	return ok, errors.Join(err, os.RemoveAll(kept))
 }
 
-// keepArchives keeps those that were not kept already.
+// keepArchives stores the archives that the cache does not have yet.
 func (b *builder) keepArchives(ctx context.Context, release string, parts []initramfs.Part, took time.Duration) error {
 	for _, p := range parts {
 		if p.Content == "" || p.Reused {

@@ -17,7 +17,7 @@ import (
 	"netroot/internal/recipe"
 )
 
-// cached has builds use a cache beside the tree.
+// cached makes builds use a cache beside the tree.
 func (s *site) cached(adjust func(*Options)) func(*Options) {
 	return func(o *Options) {
 		o.Cache = cache.New(filepath.Join(s.dir, "state/cache"), cache.Options{})
@@ -35,9 +35,9 @@ func reused(r *Result) string {
 	return strings.Join(what, ", ")
 }
 
-// TestBootstrapKept counts what the agent asks a server for.
+// TestBootstrapKept counts the requests of the agent to a server.
 func TestBootstrapKept(t *testing.T) {
-	t.Setenv("SOURCE_DATE_EPOCH", "1700000000") // trees that are compared say when they were built
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000") // the trees that are compared contain the time of the build
 	s := newSite(t)
 	onlyBootstrap := func(o *Options) { o.keepAfter = time.Hour }
 	asked := 0
@@ -71,7 +71,7 @@ func TestBootstrapKept(t *testing.T) {
 		{text: head + "GPG: key\n" + rest + "true\n", asks: true},
 		{text: head + "GPG: key\n" + rest + "true\n", asks: true, before: func() { must(t, os.WriteFile(key, []byte("four"), 0o644)) }},
 		{text: head + "GPG: key\n" + rest + "true\n"},
-		// What is in a directory may be %pre's work.
+		// The content of a directory may come from %pre.
 		{text: head + "ProductPGP: file://" + s.dir + "\n%pre\ntrue\n" + rest + "true\n", asks: true},
 		{text: head + "ProductPGP: file://" + s.dir + "\n%pre\ntrue\n" + rest + "true\n", asks: true},
 	} {
@@ -103,9 +103,10 @@ func TestBootstrapKept(t *testing.T) {
 	}
 }
 
-// TestBootstrapKey holds the key to what decides the result, and to nothing else.
+// TestBootstrapKey checks that the key depends on everything that decides the result, and on
+// nothing else.
 func TestBootstrapKey(t *testing.T) {
-	for _, name := range told {
+	for _, name := range agentVariables {
 		t.Setenv(name, "")
 	}
 	key := func(version string) cache.Key {
@@ -139,7 +140,7 @@ func TestBootstrapKey(t *testing.T) {
 	}
 }
 
-// TestSourcesKey: an agent's key has the files that its program reads.
+// TestSourcesKey checks that the key of an agent covers the files that its program reads.
 func TestSourcesKey(t *testing.T) {
 	t.Setenv("APT_CONFIG", "")
 	etc := t.TempDir()
@@ -172,7 +173,7 @@ func TestSourcesKey(t *testing.T) {
 	}
 }
 
-// TestStagesKept has a first stage whose work is long and never the same twice.
+// TestStagesKept has a first stage whose work takes long and has a different result each time.
 func TestStagesKept(t *testing.T) {
 	s := newSite(t)
 	lay(t, s.dir, map[string]string{"conf": "1"})
@@ -216,7 +217,7 @@ conf /etc/conf
 		{devel: "%environment\nA=1", final: "%post\necho 4 > /x\n", reuses: true},
 		{devel: "%environment\nA=1", final: "%post\necho 4 > /x\n", adjust: func(o *Options) { o.Sections = Sections{"files", "post"} }},
 		{devel: "%environment\nA=1", final: "%post\necho 4 > /x\n", adjust: func(o *Options) { o.Cache = nil }},
-		// Nobody knows what a script of the host does.
+		// The effect of a script of the host is unknown.
 		{devel: "%setup\ntrue", final: "%post\necho 4 > /x\n"},
 		{devel: "%setup\ntrue", final: "%post\necho 4 > /x\n"},
 	} {

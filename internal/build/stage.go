@@ -23,9 +23,8 @@ type step struct {
 	run          func(context.Context, io.Writer) error
 }
 
-// stage makes one stage's tree in Apptainer's order: %pre, the agent and what
-// every tree has, apps, %files from other stages, %setup, %files, %post, what is
-// known of the tree, %test.
+// stage makes the tree of one stage in Apptainer's order: %pre, the agent and the files that every
+// tree has, apps, "%files from" other stages, %setup, %files, %post, metadata, %test.
 func (b *builder) stage(ctx context.Context, i int) error {
 	st := b.opt.Recipe.Stages[i]
 	b.tree = b.stageTree(i)
@@ -52,7 +51,7 @@ func (b *builder) stage(ctx context.Context, i int) error {
 	return err
 }
 
-// do carries out what is wanted of a stage's steps.
+// do runs those of a stage's steps that apply.
 func (b *builder) do(ctx context.Context, stage string, steps []step) error {
 	for _, s := range steps {
 		if !s.wanted {
@@ -72,8 +71,8 @@ func (b *builder) stageTree(i int) string {
 	return filepath.Join(b.ws.dir, fmt.Sprintf("stage%d", i+1))
 }
 
-// beforePost are the steps of a stage until %post. With update, its tree begins as
-// a copy of the one there is.
+// beforePost returns the steps of a stage up to %post. With update, the tree starts as a copy of
+// the existing tree.
 func (b *builder) beforePost(st *recipe.Stage, update bool) []step {
 	want := b.opt.Sections
 	start, agent := describe(st), st
@@ -105,7 +104,7 @@ func (b *builder) beforePost(st *recipe.Stage, update bool) []step {
 	}
 }
 
-// fromPost are the steps of a stage from %post on.
+// fromPost returns the steps of a stage from %post on.
 func (b *builder) fromPost(st *recipe.Stage, update bool) []step {
 	want := b.opt.Sections
 	return []step{
@@ -115,7 +114,7 @@ func (b *builder) fromPost(st *recipe.Stage, update bool) []step {
 		{"metadata", "", true, func(context.Context, io.Writer) error {
 			m := metadata{
 				recipe: b.opt.Recipe, stage: st, sections: want, force: b.opt.Force, update: update,
-				image: !update && !b.opt.Strict && isOneOf(st, ofImages), created: b.created, version: b.opt.Version, warn: b.warn,
+				image: !update && !b.opt.Strict && isOneOf(st, agentsOfImages), created: b.created, version: b.opt.Version, warn: b.warn,
 			}
 			return b.inRoot(m.write)
 		}},
@@ -127,7 +126,7 @@ func (b *builder) fromPost(st *recipe.Stage, update bool) []step {
 
 func (b *builder) wantsTest() bool { return b.opt.Sections.has("test") && !b.opt.NoTest }
 
-// copyOf is a stage that begins as a copy of a tree.
+// copyOf returns a stage that starts as a copy of a tree.
 func copyOf(tree string) *recipe.Stage {
 	return &recipe.Stage{Header: recipe.Header{{Key: "Bootstrap", Value: "localimage"}, {Key: "From", Value: tree}}}
 }
@@ -144,17 +143,17 @@ func hasFiles(st *recipe.Stage, from bool) bool {
 	return slices.ContainsFunc(st.Files, func(f recipe.FilesBlock) bool { return (f.From != "") == from && len(f.Entries) > 0 })
 }
 
-// madeBefore are the agents whose tree was one of a recipe already.
-var madeBefore = []string{"localimage", "oras"}
+// agentsOfTrees are the agents whose tree was already built from a recipe.
+var agentsOfTrees = []string{"localimage", "oras"}
 
-// ofImages are the agents that unpack what was built for containers.
-var ofImages = []string{"docker", "docker-archive", "oci", "oci-archive"}
+// agentsOfImages are the agents that unpack container images.
+var agentsOfImages = []string{"docker", "docker-archive", "oci", "oci-archive"}
 
 func isOneOf(st *recipe.Stage, agents []string) bool {
 	return slices.Contains(agents, strings.ToLower(st.Agent()))
 }
 
-// describe names the agent and what it is to bring.
+// describe returns the name of the agent and of what it fetches.
 func describe(st *recipe.Stage) string {
 	for _, key := range []string{"OSVersion", "From", "MirrorURL"} {
 		if v, ok := st.Header.Get(key); ok && v != "" {
@@ -169,15 +168,15 @@ func (b *builder) bootstrap(ctx context.Context, st *recipe.Stage, log io.Writer
 		return err
 	}
 	return b.inRoot(func(root *os.Root) error {
-		if err := baseEnvironment(root, isOneOf(st, madeBefore), b.opt.Strict); err != nil {
+		if err := baseEnvironment(root, isOneOf(st, agentsOfTrees), b.opt.Strict); err != nil {
 			return err
 		}
 		return writeBase(root, appsBaseEnv, nil, 0o755, true)
 	})
 }
 
-// umask is the package sandbox's, which says why, or the one that Apptainer
-// forces.
+// umask returns the umask of package sandbox, which explains it; with strict, the umask that
+// Apptainer sets.
 func (b *builder) umask() os.FileMode {
 	if b.opt.Strict {
 		return 0o002
@@ -193,9 +192,9 @@ func (b *builder) onHost(ctx context.Context, st *recipe.Stage, script *recipe.S
 	return h.RunScript(ctx, *script, name)
 }
 
-// hostEnviron is the environment of %pre and %setup. strict makes it Apptainer's: it
-// names the file for exports as the tree does, where it is the host's, and no file
-// for labels.
+// hostEnviron returns the environment of %pre and %setup. With strict it is Apptainer's: the
+// variable for exports holds the path inside the tree, which on the host is a path of the host, and
+// there is no variable for labels.
 func (b *builder) hostEnviron(st *recipe.Stage) []string {
 	if !b.opt.Strict {
 		return sandbox.HostEnviron(os.Environ(), b.tree, st.Header)
@@ -213,8 +212,8 @@ func (b *builder) hostEnviron(st *recipe.Stage) []string {
 	return env
 }
 
-// post runs %post with every %appinstall behind it, in one shell. Where %post is
-// no shell's, they get one of their own.
+// post runs %post, followed by every %appinstall, in one shell. If %post is not a shell script, the
+// %appinstall sections get their own shell.
 func (b *builder) post(ctx context.Context, st *recipe.Stage, log io.Writer) error {
 	var scripts []recipe.Script
 	if st.Post != nil && b.opt.Sections.has("post") {
@@ -239,8 +238,7 @@ func (b *builder) post(ctx context.Context, st *recipe.Stage, log io.Writer) err
 	return nil
 }
 
-// environ is the environment of %post. strict leaves out what Apptainer does not
-// say there.
+// environ returns the environment of %post. With strict it leaves out what Apptainer does not set.
 func (b *builder) environ(st *recipe.Stage) []string {
 	env := sandbox.Environ(os.Environ(), st.Header)
 	if !b.opt.Strict {
@@ -252,9 +250,9 @@ func (b *builder) environ(st *recipe.Stage) []string {
 	})
 }
 
-// test runs the %test that is stored in the tree, as apptainer does: the tree is
-// read-only, and what the script's last command says counts. Unlike there,
-// nothing of the caller's environment shows in it.
+// test runs the %test that is stored in the tree, as apptainer does: the tree is read-only, and the
+// exit status of the last command decides. Unlike with apptainer, the script does not see the
+// caller's environment.
 func (b *builder) test(ctx context.Context, log io.Writer) error {
 	s := sandbox.Sandbox{
 		Root: b.tree, Name: "%test", Binds: b.opt.Binds, Env: sandbox.Environ(os.Environ(), nil), Umask: b.umask(),
@@ -263,13 +261,13 @@ func (b *builder) test(ctx context.Context, log io.Writer) error {
 	return s.Run(ctx, []string{"/" + testFile})
 }
 
-// throughEnv has commands in a tree started as "apptainer exec" does: in the
-// environment that its /.singularity.d/env/*.sh make. A tree without a shell has
-// none but the caller's.
+// throughEnv returns a command prefix that starts commands in a tree as "apptainer exec" does: with
+// the environment of the tree's /.singularity.d/env/*.sh. Without a shell in the tree, commands
+// keep the caller's environment.
 func throughEnv(tree string) []string {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
-		return nil // whoever runs the command says what is wrong
+		return nil // running the command reports the error
 	}
 	defer root.Close()
 	if _, err := layer.Resolve(root, "/bin/sh"); err != nil {
@@ -278,7 +276,7 @@ func throughEnv(tree string) []string {
 	return []string{"/bin/sh", "-c", `for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done; unset f; exec "$@"`, "netroot"}
 }
 
-// lineWriter shows the last line that was printed beside the running phase.
+// lineWriter shows the last printed line beside the running phase.
 type lineWriter struct {
 	phase *term.Phase
 	part  []byte

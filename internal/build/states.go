@@ -15,35 +15,33 @@ import (
 	"netroot/internal/recipe"
 )
 
-// worthKeeping is what must have gone into a state before %post to keep it, too:
-// to copy a tree twice takes about as long.
+// worthKeeping is the least time spent on a state before %post that makes it worth keeping. Copying
+// a tree twice takes about as long.
 const worthKeeping = time.Second
 
-// states are the stages of a build: which need not be built, as far as that is
-// known before it begins.
+// states records, for each stage of a build, which work is not needed.
 type states struct {
-	keys     []cache.Key     // of each stage's state before %post; empty if it cannot be known
-	restored []bool          // it is there already, up to %post
-	idle     []bool          // nobody takes files from it any more
-	took     []time.Duration // what was done of it
+	keys     []cache.Key     // key of each stage's state before %post; empty if it cannot be known
+	restored []bool          // the state before %post was restored
+	idle     []bool          // no other stage takes files from it any more
+	took     []time.Duration // time spent on the stage
 }
 
-// restoreStages begins with the last stage, and fills each one's tree with its
-// state before %post where that was kept. What other stages were needed only for
-// that need not be built.
+// restoreStages restores the states before %post, beginning with the last stage. A stage that was
+// needed only by a restored stage need not be built.
 func (b *builder) restoreStages(ctx context.Context) error {
 	n := len(b.opt.Recipe.Stages)
 	b.states = states{make([]cache.Key, n), make([]bool, n), make([]bool, n), make([]time.Duration, n)}
 	if b.opt.Cache == nil || b.opt.Strict || b.opt.Update || len(b.opt.Sections) > 0 || len(b.opt.Binds) > 0 {
 		return nil
 	}
-	wanted := make([]int, n) // by how many stages that are built
+	wanted := make([]int, n) // number of built stages that take files from it
 	takers := make([]int, n)
 	for i := n - 1; i >= 0; i-- {
 		b.idle[i] = takers[i] > 0 && wanted[i] == 0
 		if b.idle[i] {
 			name := stageName(b.opt.Recipe, i)
-			b.opt.Progress.Message("%s is not built: what was taken from it is in the snapshot", name)
+			b.opt.Progress.Message("%s is not built: the snapshot already contains its files", name)
 		} else if err := b.restoreStage(ctx, i); err != nil {
 			return err
 		}
@@ -74,9 +72,9 @@ func (b *builder) restoreStage(ctx context.Context, i int) (err error) {
 	return os.Remove(b.tree)
 }
 
-// keepStage keeps the state of a stage before its %post, if it is known what made
-// it, and if that took long, the other stages and what the bootstrap's snapshot
-// does not spare included. done is what was done of the stage.
+// keepStage stores the state of a stage before its %post, if its key is known and if the state took
+// long to make. That time includes the other stages and excludes the part that the bootstrap's
+// snapshot saves. done lists the finished phases of the stage.
 func (b *builder) keepStage(ctx context.Context, i int, done []PhaseTime) error {
 	if b.keys[i] == "" {
 		return nil
@@ -84,7 +82,7 @@ func (b *builder) keepStage(ctx context.Context, i int, done []PhaseTime) error 
 	st := b.opt.Recipe.Stages[i]
 	var took time.Duration
 	for _, p := range done {
-		if p.Name != "bootstrap" || !isOneOf(st, fetching) {
+		if p.Name != "bootstrap" || !isOneOf(st, fetchingAgents) {
 			took += p.Took
 		}
 	}
@@ -95,12 +93,12 @@ func (b *builder) keepStage(ctx context.Context, i int, done []PhaseTime) error 
 		return nil
 	}
 	if now, err := b.stageKey(ctx, i); err != nil || now != b.keys[i] {
-		return err // files of the host were changed while they were copied
+		return err // files of the host changed while they were copied
 	}
 	return b.keep(ctx, b.keys[i], join(describe(st), stageName(b.opt.Recipe, i), "before %post"), took)
 }
 
-// sources are the earlier stages that stage i takes files from.
+// sources returns the earlier stages that stage i takes files from.
 func (b *builder) sources(i int) []int {
 	var out []int
 	for _, block := range b.opt.Recipe.Stages[i].Files {
@@ -112,9 +110,9 @@ func (b *builder) sources(i int) []int {
 	return out
 }
 
-// stageKey names the state of a stage before its %post. It is empty where that
-// cannot be known: %pre and %setup read what they like of the host and change what
-// they like, and an agent that copies a directory brings what is there.
+// stageKey identifies the state of a stage before its %post. The key is empty where that state
+// cannot be known: %pre and %setup may read and change anything on the host, and an agent that
+// copies a directory copies its present content.
 func (b *builder) stageKey(ctx context.Context, i int) (cache.Key, error) {
 	st := b.opt.Recipe.Stages[i]
 	if slices.ContainsFunc(b.opt.Recipe.Stages[:i+1], func(s *recipe.Stage) bool { return s.Pre != nil || s.Setup != nil }) {
@@ -126,7 +124,7 @@ func (b *builder) stageKey(ctx context.Context, i int) (cache.Key, error) {
 	}
 	if start == "" {
 		parts, dirs, err := b.headerKey(ctx, st)
-		if err != nil || dirs || !isOneOf(st, append(unpacking, "scratch")) {
+		if err != nil || dirs || !isOneOf(st, append(unpackingAgents, "scratch")) {
 			return "", err
 		}
 		start = cache.NewKey(parts...)
@@ -147,7 +145,7 @@ func (b *builder) stageKey(ctx context.Context, i int) (cache.Key, error) {
 	return start.Then(parts...), nil
 }
 
-// resultKey names what comes out of a whole stage.
+// resultKey identifies the result of a whole stage.
 func (b *builder) resultKey(ctx context.Context, i int) (cache.Key, error) {
 	key, err := b.stageKey(ctx, i)
 	if key == "" || err != nil {
@@ -159,8 +157,8 @@ func (b *builder) resultKey(ctx context.Context, i int) (cache.Key, error) {
 	return key.Then(append(parts, sectionTexts(st, func(string) bool { return true })...)...), nil
 }
 
-// filesKey is the content of what %files and %appfiles copy from the host, and
-// the names that it was found under.
+// filesKey returns the content of the files that %files and %appfiles copy from the host, and the
+// names under which they were found.
 func (b *builder) filesKey(ctx context.Context, st *recipe.Stage) ([]string, error) {
 	src := hostFiles{base: b.opt.Dir, edit: layer.RootOwned(b.opt.Dir)}
 	parts := []string{fmt.Sprint(src.edit != nil)}
@@ -176,7 +174,7 @@ func (b *builder) filesKey(ctx context.Context, st *recipe.Stage) ([]string, err
 	for _, e := range entries {
 		matches, err := src.find(e.Src)
 		if err != nil {
-			continue // the step that copies it says so, and no state comes of it
+			continue // the step that copies the file reports the error, and no state is kept
 		}
 		for _, m := range matches {
 			digest, err := cache.Content(ctx, m.file)
@@ -189,8 +187,8 @@ func (b *builder) filesKey(ctx context.Context, st *recipe.Stage) ([]string, err
 	return parts, nil
 }
 
-// sectionTexts are the sections of a stage that are wanted, as they were written,
-// but for where they stand.
+// sectionTexts returns the wanted sections of a stage as they were written, without their
+// positions.
 func sectionTexts(st *recipe.Stage, wanted func(name string) bool) []string {
 	var out []string
 	for _, s := range st.Sections {

@@ -11,14 +11,13 @@ import (
 	"netroot/internal/sandbox"
 )
 
-// Tree is a finished tree that nobody builds, and nobody else works in, while it
-// is open.
+// Tree is a finished tree. While it is open, no other netroot builds it or works in it.
 type Tree struct {
 	dir  string
 	lock *lock
 }
 
-// OpenTree opens the tree of a label for the verb that is to work in it.
+// OpenTree opens the tree of a label for the verb that will work in it.
 func OpenTree(dir, label, verb string) (*Tree, error) {
 	if fi, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, noTree(label)
@@ -38,15 +37,15 @@ func noTree(label string) error {
 	return fmt.Errorf("label %s has no tree yet: run \"netroot build %s\" first", label, label)
 }
 
-// Close lets others at the tree.
+// Close releases the tree for other processes.
 func (t *Tree) Close() error { return t.lock.close() }
 
-// Sandbox runs commands in the tree as %post is run.
+// Sandbox returns a sandbox that runs commands in the tree as %post is run.
 func (t *Tree) Sandbox() sandbox.Sandbox {
 	return sandbox.Sandbox{Root: t.dir, Env: sandbox.Environ(os.Environ(), nil), Through: throughEnv(t.dir)}
 }
 
-// Shell is the shell of the tree for people.
+// Shell returns the path of an interactive shell in the tree.
 func (t *Tree) Shell() (string, error) {
 	root, err := os.OpenRoot(t.dir)
 	if err != nil {
@@ -58,16 +57,16 @@ func (t *Tree) Shell() (string, error) {
 			return shell, nil
 		}
 	}
-	return "", fmt.Errorf("the tree %s has neither /bin/bash nor /bin/sh", t.dir)
+	return "", fmt.Errorf("the tree %s has neither /bin/bash nor /bin/sh: install a shell in the recipe", t.dir)
 }
 
-// Changes are paths of a tree, each beginning with a slash, in order.
+// Changes are the changed paths of a tree, each beginning with a slash, sorted.
 type Changes struct{ Added, Removed, Changed []string }
 
-// None reports that nothing has changed.
+// None reports whether nothing has changed.
 func (c Changes) None() bool { return len(c.Added)+len(c.Removed)+len(c.Changed) == 0 }
 
-// String says how many there are, and names some.
+// String returns the number of changes and names the first ones.
 func (c Changes) String() string {
 	const named = 5
 	var counts, paths []string
@@ -87,9 +86,8 @@ func (c Changes) String() string {
 	return strings.Join(counts, ", ") + ": " + strings.Join(paths, ", ") + more
 }
 
-// Changes tells how the tree differs from what its image was made of. Nothing is
-// read of the files but their metadata: it takes a tenth of a second for 10,000.
-// known is false when the build left no record.
+// Changes compares the tree with the files that its image was made of. It reads only metadata:
+// 10,000 files take a tenth of a second. known is false if the build left no record.
 func (t *Tree) Changes() (c Changes, known bool, err error) {
 	old, err := loadRecord(recordFile(t.dir))
 	if errors.Is(err, fs.ErrNotExist) {

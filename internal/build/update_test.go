@@ -12,8 +12,8 @@ import (
 	"netroot/internal/sandbox"
 )
 
-// TestUpdate follows a tree through its life: built, changed by hand, packed
-// again, given another recipe.
+// TestUpdate follows a tree: it is built, changed by hand, packed again, and updated with another
+// recipe.
 func TestUpdate(t *testing.T) {
 	s := newSite(t)
 	if _, err := Run(t.Context(), s.options(t, tiny, func(o *Options) { o.Update = true })); err == nil || !strings.Contains(err.Error(), "has no tree yet") {
@@ -27,7 +27,7 @@ func TestUpdate(t *testing.T) {
 	}
 	lay(t, s.tree, map[string]string{"etc/hand": "made by hand"})
 
-	// The same recipe: the tree stays where it is, and its change is in the image.
+	// With the same recipe the tree stays in its place, and its change is in the image.
 	place := inode()
 	held, err := os.Open(s.tree) // so that no other directory gets its inode
 	must(t, err)
@@ -48,7 +48,7 @@ func TestUpdate(t *testing.T) {
 	s.build(t, text, func(o *Options) { o.Update, o.NoTest = true, true })
 	must(t, os.Remove(filepath.Join(s.tree, "etc/bad")))
 
-	// By force, or when sections are named, they run: the agent does not.
+	// With force, or with named sections, the sections run, but the agent does not.
 	s.build(t, text, func(o *Options) { o.Update, o.Sections = true, Sections{"post"} })
 	s.build(t, text, func(o *Options) { o.Update, o.Force = true, true })
 	if inode() == place {
@@ -62,7 +62,7 @@ func TestUpdate(t *testing.T) {
 		}
 	}
 
-	// Another recipe: only its last stage begins with the tree.
+	// With another recipe, only the last stage starts from the tree.
 	s.build(t, "Bootstrap: scratch\nStage: one\n%setup\nmkdir $SINGULARITY_ROOTFS/opt; echo 1 > $SINGULARITY_ROOTFS/opt/one\n\n"+
 		"Bootstrap: nosuchagent\n%files from one\n/opt/one\n%post\n[ -e /etc/hand ]\n", func(o *Options) { o.Update = true })
 	if got, err := os.ReadFile(filepath.Join(s.tree, "opt/one")); err != nil || string(got) != "1\n" {
@@ -123,8 +123,8 @@ cat /root/bound >> /made
 	}
 }
 
-// TestStrictShell: a shell that %post names goes on after an error, as with
-// Apptainer, and as the default does not.
+// TestStrictShell checks that a shell that %post names continues after an error, as with Apptainer
+// but unlike the default.
 func TestStrictShell(t *testing.T) {
 	s := newSite(t)
 	for _, strict := range []bool{false, true} {
@@ -135,8 +135,8 @@ func TestStrictShell(t *testing.T) {
 	}
 }
 
-// TestHostScriptsAppend: what %setup appends to the files that it is told of gets
-// into the tree, and nothing into the host's root.
+// TestHostScriptsAppend checks that what %setup appends to the files named in its environment goes
+// into the tree and not into the host's root.
 func TestHostScriptsAppend(t *testing.T) {
 	s := newSite(t)
 	text := tiny + `
@@ -150,7 +150,7 @@ echo 'Set up' >> "$APPTAINER_LABELS"
 			t.Errorf("/%s, %v: %q, want %q in it", name, err, got, want)
 		}
 	}
-	// Apptainer's names there are only looked at: they are files of this host.
+	// Apptainer's names there are only printed, because they are files of this host.
 	s.build(t, tiny+`
 %setup
 echo "$APPTAINER_ENVIRONMENT ${SINGULARITY_LABELS-unset} ${SINGULARITY_DEFFILE_BOOTSTRAP-unset}" > said
@@ -161,8 +161,8 @@ echo "$APPTAINER_ENVIRONMENT ${SINGULARITY_LABELS-unset} ${SINGULARITY_DEFFILE_B
 	}
 }
 
-// TestStagesByName: of two stages with one name the first is meant, and every
-// stage is in the messages.
+// TestStagesByName checks that of two stages with one name the first is used, and that messages
+// name every stage.
 func TestStagesByName(t *testing.T) {
 	s := newSite(t)
 	stage := func(name, text string) string {
@@ -179,7 +179,8 @@ func TestStagesByName(t *testing.T) {
 	}
 }
 
-// TestServedTreeStays: what machines have as their root by NFS is not taken away from them, but for force.
+// TestServedTreeStays checks that a tree that is the root of machines over NFS is replaced only
+// with force.
 func TestServedTreeStays(t *testing.T) {
 	s := newSite(t)
 	s.build(t, tiny, nil)
@@ -193,7 +194,7 @@ func TestServedTreeStays(t *testing.T) {
 	if _, err := Run(t.Context(), s.options(t, tiny, nil)); err == nil || !strings.Contains(err.Error(), "root of running machines") {
 		t.Errorf("a build of a tree in use: %v", err)
 	}
-	s.build(t, tiny, func(o *Options) { o.Update = true }) // which packs it where it is
+	s.build(t, tiny, func(o *Options) { o.Update = true }) // this packs the tree in its place
 	if now, err := os.Stat(s.tree); err != nil || !os.SameFile(before, now) {
 		t.Errorf("it was replaced, %v", err)
 	}

@@ -13,24 +13,24 @@ import (
 	"netroot/internal/topdir"
 )
 
-// workspace is where a tree grows before it takes its place: a directory beside
-// the finished tree, on the same file system, so that it can be exchanged with
-// it in one system call. It holds the tree's lock, which keeps a second build
-// out, and by which the next build knows that what it finds is left over.
+// workspace is the directory in which a tree is made before it is published. It lies beside the
+// finished tree, on the same file system, so that one system call exchanges the two. It holds the
+// tree's lock. The lock keeps a second build out, and tells the next build that any workspace it
+// finds was left by a killed build.
 type workspace struct {
-	tree string // where the finished tree goes
-	dir  string // of this build
+	tree string // path of the finished tree
+	dir  string // directory of this build
 	lock *lock
 }
 
 const workPrefix = ".build-"
 
-// openWorkspace makes one for the tree of a label. What is not a tree is
-// replaced only with force.
+// openWorkspace makes a workspace for the tree of a label. Only with force does it accept an
+// existing directory that is not a tree.
 func openWorkspace(tree, label string, force bool) (*workspace, error) {
 	parent := filepath.Dir(tree)
 	if err := topdir.Make(parent, 0o755); err != nil {
-		return nil, fmt.Errorf("directory of the trees: %w", err)
+		return nil, fmt.Errorf("make the directory of the trees: %w", err)
 	}
 	l, err := lockTree(tree, label, "build")
 	if err != nil {
@@ -50,15 +50,15 @@ func openWorkspace(tree, label string, force bool) (*workspace, error) {
 }
 
 func (w *workspace) makeDir(parent string) (string, error) {
-	real, err := filepath.EvalSymlinks(parent) // sources of files are held against it
+	real, err := filepath.EvalSymlinks(parent) // the sources of files are compared with the resolved path
 	if err != nil {
 		return "", err
 	}
 	return os.MkdirTemp(real, workPrefix+filepath.Base(w.tree)+"-")
 }
 
-// replaceable refuses, before any work is done, what the finished tree could
-// not or should not take the place of: a build removes what lies there.
+// replaceable fails, before any work is done, if the finished tree could not or should not replace
+// what is at its place. A build removes what it replaces.
 func replaceable(tree string, force bool) error {
 	fi, err := os.Lstat(tree)
 	switch {
@@ -67,14 +67,14 @@ func replaceable(tree string, force bool) error {
 	case err != nil:
 		return err
 	case !fi.IsDir():
-		return fmt.Errorf("the place of the tree, %s, is not a directory: move it away", tree)
+		return fmt.Errorf("%s, the place of the tree, is not a directory: move it away", tree)
 	}
 	inside, err := mountsIn(tree)
 	switch {
 	case err != nil:
 		return err
 	case len(inside) > 0:
-		return fmt.Errorf("%s is a mount point, and a build could not replace it: unmount it, or have the tree in a directory below it", inside[0])
+		return fmt.Errorf("%s is a mount point, which a build cannot replace: unmount it, or put the tree in a directory below it", inside[0])
 	case force:
 		return nil
 	}
@@ -83,12 +83,12 @@ func replaceable(tree string, force bool) error {
 		return err
 	}
 	if _, err := os.Lstat(filepath.Join(tree, metaDir)); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s holds files and was not built by netroot or Apptainer: a build would remove them; choose another place, or say --force", tree)
+		return fmt.Errorf("%s contains files and was not built by netroot or Apptainer: a build would remove them; choose another place, or use --force", tree)
 	}
 	return nil
 }
 
-// sweep removes what builds of this tree left that were killed outright.
+// sweep removes the workspaces of this tree that killed builds left.
 func (w *workspace) sweep(parent, name string) error {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
@@ -98,15 +98,15 @@ func (w *workspace) sweep(parent, name string) error {
 		rest, ok := strings.CutPrefix(e.Name(), workPrefix+name+"-")
 		if ok && strings.Trim(rest, "0123456789") == "" {
 			if err := removeTree(filepath.Join(parent, e.Name())); err != nil {
-				return fmt.Errorf("remove what a killed build left: %w", err)
+				return fmt.Errorf("remove the workspace of a killed build: %w", err)
 			}
 		}
 	}
 	return nil
 }
 
-// publish puts the finished tree in its place. An old one is exchanged with it
-// (renameat2(2), RENAME_EXCHANGE) and goes with the workspace.
+// publish puts the finished tree in its place. It exchanges an old tree with the new one
+// (renameat2(2), RENAME_EXCHANGE); close removes the old tree with the workspace.
 func (w *workspace) publish(finished string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, finished, unix.AT_FDCWD, w.tree, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) {
@@ -118,27 +118,27 @@ func (w *workspace) publish(finished string) error {
 	return nil
 }
 
-// close removes the workspace with all that is in it.
+// close removes the workspace and everything in it.
 func (w *workspace) close() error {
 	err := removeTree(w.dir)
 	return errors.Join(err, w.lock.close())
 }
 
-// removeTree removes a directory, but nothing that is mounted below it: what a
-// recipe's script mounted by force elsewhere is not ours to delete.
+// removeTree removes a directory. It fails if anything is mounted below it, so that it does not
+// delete files of a file system that a recipe's script has mounted there.
 func removeTree(dir string) error {
 	inside, err := mountsIn(dir)
 	if err != nil {
 		return err
 	}
 	if len(inside) > 0 {
-		return fmt.Errorf("%s is a mount point: unmount it and remove %s", inside[0], dir)
+		return fmt.Errorf("%s is a mount point: unmount it, then remove %s", inside[0], dir)
 	}
 	return os.RemoveAll(dir)
 }
 
-// mountsIn lists the mount points at and below a directory:
-// proc_pid_mountinfo(5), whose fifth field is the place, blanks written \040.
+// mountsIn lists the mount points at and below a directory, from proc_pid_mountinfo(5). The fifth
+// field of a line is the mount point, in which blanks are written as \040.
 func mountsIn(dir string) ([]string, error) {
 	abs, err := filepath.Abs(dir)
 	if err == nil {
@@ -168,7 +168,7 @@ func mountsIn(dir string) ([]string, error) {
 
 type inode struct{ dev, ino uint64 }
 
-// stat returns a file's identity and its size in bytes.
+// stat returns the identity and the size in bytes of a file.
 func stat(path string) (inode, int64, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {

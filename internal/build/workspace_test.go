@@ -36,7 +36,7 @@ func TestWorkspace(t *testing.T) {
 		t.Errorf("a second build: %v; want %q", err, want)
 	}
 
-	for i, text := range []string{"first", "second"} { // one takes an empty place, one an old tree's
+	for i, text := range []string{"first", "second"} { // the first takes an empty place, the second the place of an old tree
 		stage := filepath.Join(w.dir, fmt.Sprint("stage", i))
 		lay(t, stage, map[string]string{"f": text})
 		must(t, w.publish(stage))
@@ -56,7 +56,8 @@ func TestWorkspace(t *testing.T) {
 	}
 }
 
-// TestLockIsOnes: whoever has the lock is alone, though its file comes and goes.
+// TestLockIsOnes checks that only one process holds the lock, although the lock file comes and
+// goes.
 func TestLockIsOnes(t *testing.T) {
 	tree := filepath.Join(t.TempDir(), "tree")
 	var holders, most atomic.Int32
@@ -66,7 +67,7 @@ func TestLockIsOnes(t *testing.T) {
 			for range 200 {
 				l, err := lockTree(tree, "x", "shell")
 				if err != nil {
-					continue // somebody else's
+					continue // another holder has it
 				}
 				if n := holders.Add(1); n > most.Load() {
 					most.Store(n)
@@ -93,7 +94,7 @@ func set(list []string) map[string]bool {
 	return m
 }
 
-// TestReplaceable: a label's tree may be pointed at something dear.
+// TestReplaceable checks that a build does not replace a directory that holds other files.
 func TestReplaceable(t *testing.T) {
 	for _, tc := range []struct {
 		name  string

@@ -1,18 +1,21 @@
-// Package cache keeps snapshots of trees, so that a build need not do again what a build before it did from the same
-// inputs. A snapshot is named by a [Key], a digest of everything that made the state; what that is, the caller knows.
+// Package cache keeps snapshots of trees, so that a build need not repeat the work of an earlier
+// build with the same inputs. The name of a snapshot is a [Key], a digest of everything that
+// determines the state. The caller knows what that is.
 //
 //	<64 hex digits>/tree/       the snapshot
 //	<64 hex digits>/meta.json   what it is ([Meta]); its time says when the snapshot was last used
 //	.new-*, .old-*              a snapshot that is being made, or removed
 //
-// A snapshot is a plain directory, copied in and out by cp(1): by reference where the file system can (reflink), else
-// byte by byte. That is fast enough: 254 MB in 11,760 files take 0.3 s on ext4 without reflink, the same as an
-// uncompressed tar to be written and 1/10 of the time to unpack one. Hard links would be instant and wrong, as a
-// section that writes into a file would write into the snapshot; an overlay over the snapshot would have to be merged
-// into a plain tree in the end, which is the same copy again.
+// A snapshot is a directory that is copied in and out with cp(1): by reference if the file system
+// supports it (reflink), otherwise byte by byte. That is fast enough: 254 MB in 11,760 files take
+// 0.3 s on ext4 without reflink, as long as writing an uncompressed tar and 1/10 of the time to
+// unpack one. Hard links would take no time but would be wrong, because a section that writes into
+// a file would write into the snapshot. An overlay over the snapshot would finally have to be
+// merged into a plain tree, which is the same copy.
 //
-// It is no store: anything in it may vanish between two builds, and a build that finds nothing is only slower. Nor does
-// it know whether the distribution has released updates since; [Options.MaxAge] bounds how old a state is used.
+// The package is not a store: any snapshot may vanish between two builds, and a build without it
+// only takes longer. It does not know whether the distribution has released updates;
+// [Options.MaxAge] bounds the age of the states that are used.
 package cache
 
 import (
@@ -31,26 +34,26 @@ import (
 	"netroot/internal/topdir"
 )
 
-// The defaults of Options.
+// These are the defaults of Options.
 const (
 	DefaultLimit  = 20 << 30
 	DefaultMaxAge = 7 * 24 * time.Hour
 )
 
-// Options bound what is kept. The zero value is good.
+// Options bound what is kept. The zero value means the defaults.
 type Options struct {
 	Limit  int64         // bytes on disk of all snapshots together; 0: DefaultLimit
-	MaxAge time.Duration // older snapshots are not used any more; 0: DefaultMaxAge, negative: no bound
+	MaxAge time.Duration // older snapshots are not used; 0: DefaultMaxAge, negative: no bound
 }
 
-// Cache is the snapshots in a directory. Several processes may use it at once.
+// Cache is a directory of snapshots. Several processes may use it at once.
 type Cache struct {
 	dir string
 	opt Options
 }
 
-// New returns the cache in dir, which is made when something is first saved. It should lie on the file system of the
-// trees: a reference can be taken only there.
+// New returns the cache in dir, which is made by the first Save. dir should be on the file system
+// of the trees, because copies by reference work only there.
 func New(dir string, opt Options) *Cache {
 	if opt.Limit == 0 {
 		opt.Limit = DefaultLimit
@@ -61,13 +64,13 @@ func New(dir string, opt Options) *Cache {
 	return &Cache{dir: dir, opt: opt}
 }
 
-// Meta says what a snapshot is.
+// Meta describes a snapshot.
 type Meta struct {
-	What    string        `json:"what"`            // for people: "debootstrap bookworm"
-	Label   string        `json:"label,omitempty"` // of the build that made it
-	Took    time.Duration `json:"took"`            // to make the state: what a restore saves
-	Created time.Time     `json:"created"`         // Save sets it
-	Size    int64         `json:"size"`            // bytes on disk; Save sets it
+	What    string        `json:"what"`            // for messages: "debootstrap bookworm"
+	Label   string        `json:"label,omitempty"` // label of the build that made it
+	Took    time.Duration `json:"took"`            // time to make the state, which a restore saves
+	Created time.Time     `json:"created"`         // set by Save
+	Size    int64         `json:"size"`            // bytes on disk; set by Save
 }
 
 const (
@@ -75,12 +78,12 @@ const (
 	metaName   = "meta.json"
 	newPrefix  = ".new-"
 	oldPrefix  = ".old-"
-	roomFactor = 2 // a snapshot may take half of the free space: the build that goes on needs some, too
+	roomFactor = 2 // a snapshot may take half of the free space, because the build also requires some
 )
 
-// Save keeps a copy of tree under key, in place of an older one. Snapshots that were not used for the longest time give
-// way to it. Until the copy is complete and on disk it is not there at all. An error leaves tree and cache as they
-// were; the build can go on without.
+// Save stores a copy of tree under key and replaces an older one. To make room, it removes the
+// snapshots that were unused for the longest time. The copy does not exist until it is complete and
+// on disk. An error leaves tree and cache unchanged; the build can continue without the snapshot.
 func (c *Cache) Save(ctx context.Context, key Key, tree string, meta Meta) error {
 	if err := c.save(ctx, key, tree, meta); err != nil {
 		return fmt.Errorf("cache: keep %s: %w", meta.What, err)
@@ -92,7 +95,7 @@ func (c *Cache) save(ctx context.Context, key Key, tree string, meta Meta) error
 	if err := key.check(); err != nil {
 		return err
 	}
-	// 0700: the trees hold set-user-ID programs, and maybe what only root should read.
+	// 0700: the trees contain set-user-ID programs, and possibly files that only root may read.
 	if err := topdir.Make(c.dir, 0o700); err != nil {
 		return err
 	}
@@ -108,7 +111,7 @@ func (c *Cache) save(ctx context.Context, key Key, tree string, meta Meta) error
 		return err
 	}
 	defer lock.Close()
-	defer os.RemoveAll(dir) // nothing, once it has its name
+	defer os.RemoveAll(dir) // has no effect once the snapshot has its name
 	meta.Created, meta.Size = time.Now().UTC(), size
 	if err := fill(ctx, dir, tree, meta); err != nil {
 		return err
@@ -131,11 +134,11 @@ func (c *Cache) begin() (dir string, lock *flock.Flock, err error) {
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errBusy) {
 			return "", nil, err
 		}
-		// Somebody swept it away before it was locked.
+		// Another process has removed the directory before it was locked.
 	}
 }
 
-// fill makes a snapshot in dir and has it on disk when it returns.
+// fill makes a snapshot in dir. When it returns, the snapshot is on disk.
 func fill(ctx context.Context, dir, tree string, meta Meta) error {
 	to := filepath.Join(dir, treeName)
 	if err := os.Mkdir(to, 0o700); err != nil {
@@ -153,11 +156,13 @@ func fill(ctx context.Context, dir, tree string, meta Meta) error {
 		return err
 	}
 	_, err = f.Write(append(raw, '\n'))
-	// All of it, not the one file: a machine that loses power must not come back with a snapshot of empty files.
+	// The whole file system is synced, not only one file: after a power failure there must be
+	// no snapshot of empty files.
 	return errors.Join(err, unix.Syncfs(int(f.Fd())), f.Close())
 }
 
-// publish gives the snapshot in dir its name. One that is there already goes, unless it is just being restored.
+// publish gives the snapshot in dir its name. It replaces an existing one, unless a build is
+// restoring that one.
 func (c *Cache) publish(dir string, key Key) error {
 	place := c.place(key)
 	if err := c.remove(key); errors.Is(err, errBusy) {
@@ -167,27 +172,28 @@ func (c *Cache) publish(dir string, key Key) error {
 	}
 	err := os.Rename(dir, place)
 	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
-		return nil // another build of the same was first
+		return nil // another build of the same state was faster
 	}
 	return err
 }
 
-// Lookup returns what the snapshot of key is, without restoring it; false when there is none that would be used. It
-// counts as a use.
+// Lookup returns the description of the snapshot of key without restoring it, and false if there is
+// no usable one. It counts as a use.
 func (c *Cache) Lookup(key Key) (Meta, bool) {
 	if key.check() != nil {
 		return Meta{}, false
 	}
 	meta, err := readMeta(c.place(key))
 	if err != nil || c.expired(meta) {
-		return Meta{}, false // the next Save takes its place
+		return Meta{}, false // the next Save replaces it
 	}
 	now := time.Now()
 	return meta, os.Chtimes(filepath.Join(c.place(key), metaName), now, now) == nil
 }
 
-// Restore copies the snapshot of key into the directory into, which must be empty; false when there is none, or only
-// one that is too old. After an error into is empty again, and the state can be made as if there was no snapshot.
+// Restore copies the snapshot of key into the directory into, which must be empty. It returns false
+// if there is none, or only one that is too old. After an error, into is empty again, and the state
+// can be made as if there was no snapshot.
 func (c *Cache) Restore(ctx context.Context, key Key, into string) (Meta, bool, error) {
 	if err := key.check(); err != nil {
 		return Meta{}, false, err
@@ -216,7 +222,7 @@ func (c *Cache) restore(ctx context.Context, key Key, into string) error {
 		return err
 	}
 	if len(there) > 0 {
-		return fmt.Errorf("%s is not empty: it has %s", into, there[0].Name())
+		return fmt.Errorf("%s is not empty: it contains %s", into, there[0].Name())
 	}
 	if err := copyTree(ctx, filepath.Join(c.place(key), treeName), into); err != nil {
 		return errors.Join(err, empty(into))
@@ -224,7 +230,7 @@ func (c *Cache) restore(ctx context.Context, key Key, into string) error {
 	return nil
 }
 
-// empty removes what is in dir.
+// empty removes the content of dir.
 func empty(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
@@ -233,7 +239,7 @@ func empty(dir string) error {
 	return err
 }
 
-// expired reports a snapshot that is too old to be used, or whose description could not be read.
+// expired reports whether a snapshot is too old to be used, or its description could not be read.
 func (c *Cache) expired(m Meta) bool {
 	return m.Created.IsZero() || c.opt.MaxAge > 0 && time.Since(m.Created) > c.opt.MaxAge
 }

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newTree makes a tree with one of each kind of file that the caller may make.
+// newTree makes a tree with a file of every kind that the caller may make.
 func newTree(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "tree")
@@ -77,7 +77,7 @@ func addRootOnly(t *testing.T, dir string, must func(error)) {
 	must(unix.Mknod(filepath.Join(dir, "disk"), unix.S_IFBLK|0o660, int(unix.Mkdev(8, 0))))
 }
 
-// look describes every file of a tree, hard links by the first name.
+// look describes every file of a tree. A further hard link is described by the first name.
 func look(t *testing.T, dir string) []string {
 	t.Helper()
 	first := map[uint64]string{}
@@ -154,7 +154,7 @@ func TestSaveAndRestore(t *testing.T) {
 	if diff := cmp.Diff(want, look(t, tree)); diff != "" {
 		t.Errorf("Save changed the tree: %s", diff)
 	}
-	for range 2 { // what is restored is nobody else's
+	for range 2 { // the restored tree shares nothing with the snapshot
 		into := t.TempDir()
 		meta, ok, err := c.Restore(t.Context(), key, into)
 		if err != nil || !ok {
@@ -392,7 +392,7 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-// TestNoRoom copies onto a file system that is too small.
+// TestNoRoom saves onto a file system that is too small.
 func TestNoRoom(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small file system needs root")
@@ -426,7 +426,7 @@ func TestNoRoom(t *testing.T) {
 
 const savedByChild = "NETROOT_TEST_CACHE"
 
-// TestMain is also the process that TestKilled kills.
+// TestMain also runs the process that TestKilled kills.
 func TestMain(m *testing.M) {
 	if dir, tree, ok := strings.Cut(os.Getenv(savedByChild), ":"); ok {
 		if err := New(dir, Options{}).Save(context.Background(), NewKey("a"), tree, Meta{What: "child"}); err != nil {
@@ -451,10 +451,10 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	var half []string
-	for len(half) == 0 && !exists(c.place(NewKey("a"))) { // it has begun to copy, or is through already
+	for len(half) == 0 && !exists(c.place(NewKey("a"))) { // the process has begun to copy, or has finished
 		half, _ = filepath.Glob(filepath.Join(c.dir, newPrefix+"*", treeName, "*"))
 	}
-	if len(half) > 0 { // somebody is at work there
+	if len(half) > 0 { // another process works there
 		if err := c.sweep(); err != nil || !exists(filepath.Dir(half[0])) {
 			t.Errorf("swept away under a living process: %v", err)
 		}

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Content returns a digest of a file or directory of this machine, to be a part of a key: types, modes, owners, link
-// targets, extended attributes and contents count, times do not, so that a fresh checkout is the same as an old one. A
-// symbolic link at the top is followed.
+// Content returns a digest of a file or directory of this machine, for use in a key. It covers
+// types, modes, owners, link targets, extended attributes and contents. It does not cover times, so
+// that a fresh checkout equals an old one. A symbolic link at the top is followed.
 func Content(ctx context.Context, path string) (string, error) {
 	top, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -42,7 +42,7 @@ func Content(ctx context.Context, path string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// describe feeds one file to the digest, under the name that it has below the top.
+// describe adds one file to the digest. name is its path below the top.
 func describe(h hash.Hash, path, name string) error {
 	fi, err := os.Lstat(path)
 	if err != nil {
@@ -73,7 +73,8 @@ func describe(h hash.Hash, path, name string) error {
 	return err
 }
 
-// xattrs returns the extended attributes of a file, or of a link itself, as "name=value", sorted.
+// xattrs returns the extended attributes of a file as "name=value", sorted. It does not follow a
+// link.
 func xattrs(path string) ([]string, error) {
 	buf := make([]byte, 64<<10) // XATTR_LIST_MAX and XATTR_SIZE_MAX, linux/limits.h
 	n, err := unix.Llistxattr(path, buf)

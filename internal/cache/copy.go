@@ -17,18 +17,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyTree copies what is in the directory from into the directory to, and gives to the owner, mode and times of from.
-// Hard links, extended attributes (capabilities and ACLs among them), holes, devices and times are kept; what is
-// mounted below from is left out. An attribute that cannot be kept is an error: a ping that lost its capability would
-// be found out on the node.
+// copyTree copies the content of the directory from into the directory to, and gives to the owner,
+// mode and times of from. It keeps hard links, extended attributes (including capabilities and
+// ACLs), holes, devices and times; it leaves out what is mounted below from. An attribute that
+// cannot be kept is an error: otherwise a ping without its capability would be noticed only on the
+// node.
 func copyTree(ctx context.Context, from, to string) error {
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, "cp", "--archive", "--preserve=xattr", "--one-file-system", "--reflink=auto",
 		"--no-target-directory", "--", from, to)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stderr = &said
-	// It must not go on when we are killed: nobody would know of it. The signal comes when the thread ends that
-	// started it (prctl(2), PR_SET_PDEATHSIG), so the thread is held.
+	// cp must end when this process is killed, because nothing would wait for it. The signal is
+	// sent when the thread that started cp ends (prctl(2), PR_SET_PDEATHSIG), so the thread is
+	// locked.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -45,7 +47,7 @@ func copyTree(ctx context.Context, from, to string) error {
 	return fmt.Errorf("%w: %s", err, strings.Join(words[max(0, len(words)-3):], "; "))
 }
 
-// errBusy says that another process has a directory locked.
+// errBusy means that another process has locked a directory.
 var errBusy = errors.New("in use by another build")
 
 // lockDir locks a directory for one process alone. It fails with errBusy if another
@@ -95,7 +97,7 @@ func held(lock *flock.Flock, err error) (*flock.Flock, error) {
 	return lock, nil
 }
 
-// diskUsage adds up the blocks that the files below dir take, in bytes.
+// diskUsage returns the number of bytes on disk that the files below dir take.
 func diskUsage(dir string) (int64, error) {
 	type inode struct{ dev, ino uint64 }
 	var total int64

@@ -17,11 +17,12 @@ import (
 type Entry struct {
 	Key Key `json:"key"`
 	Meta
-	Used time.Time `json:"used"` // when it was last saved or restored
+	Used time.Time `json:"used"` // time when it was last saved or restored
 }
 
-// List returns the snapshots, the last used first. One whose description cannot be read is called damaged: it is not
-// restored, and the next Save or Prune removes it. A cache that was never written to has none.
+// List returns the snapshots, the last used first. A snapshot whose description cannot be read is
+// marked as damaged: it is not restored, and the next Save or Prune removes it. If the cache was
+// never written to, the list is empty.
 func (c *Cache) List() ([]Entry, error) {
 	files, err := os.ReadDir(c.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -42,7 +43,7 @@ func (c *Cache) List() ([]Entry, error) {
 		if fi, err := os.Stat(filepath.Join(c.place(e.Key), metaName)); err == nil {
 			e.Used = fi.ModTime()
 		} else if !exists(c.place(e.Key)) {
-			continue // it was removed just now
+			continue // it has just been removed
 		}
 		entries = append(entries, e)
 	}
@@ -55,8 +56,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// Remove removes the one snapshot whose key begins with prefix (four digits or more). One that a build is restoring
-// stays, with an error.
+// Remove removes the only snapshot whose key begins with prefix (four digits or more). If a build
+// is restoring it, Remove returns an error.
 func (c *Cache) Remove(prefix string) error {
 	files, err := os.ReadDir(c.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -70,18 +71,18 @@ func (c *Cache) Remove(prefix string) error {
 	}
 	switch len(found) {
 	case 0:
-		return fmt.Errorf("cache: no snapshot %q: \"netroot cache ls\" lists them", prefix)
+		return fmt.Errorf("cache: no snapshot %q: use \"netroot cache ls\" to list them", prefix)
 	case 1:
 		if err := c.remove(found[0]); err != nil {
 			return fmt.Errorf("cache: remove %s: %w", found[0].ID(), err)
 		}
 		return nil
 	}
-	return fmt.Errorf("cache: %d snapshots begin with %q: give more of the key", len(found), prefix)
+	return fmt.Errorf("cache: %d snapshots begin with %q: use more digits of the key", len(found), prefix)
 }
 
-// remove takes a snapshot's name away at once, and then its files at leisure: whoever is killed in between leaves
-// nothing that could be taken for a snapshot.
+// remove first removes a snapshot's name, and then its files. If it is killed in between, nothing
+// is left that looks like a snapshot.
 func (c *Cache) remove(key Key) error {
 	lock, err := lockDir(c.place(key))
 	if err != nil {
@@ -95,8 +96,9 @@ func (c *Cache) remove(key Key) error {
 	return os.RemoveAll(old)
 }
 
-// Prune removes what killed builds left and snapshots that will not be used any more, and keeps of the others, from the
-// last used on, what fits into limit bytes. It returns what it removed. Snapshots in use stay.
+// Prune removes what killed builds left, and the snapshots that will not be used any more. Of the
+// others it keeps the last used ones that fit into limit bytes. It does not remove snapshots in
+// use. It returns the removed snapshots.
 func (c *Cache) Prune(limit int64) ([]Entry, error) {
 	if err := c.sweep(); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
@@ -124,7 +126,7 @@ func (c *Cache) Prune(limit int64) ([]Entry, error) {
 	return removed, nil
 }
 
-// sweep removes unfinished snapshots that no living process works at.
+// sweep removes unfinished snapshots that no running process is writing.
 func (c *Cache) sweep() error {
 	files, err := os.ReadDir(c.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -154,11 +156,11 @@ func (c *Cache) sweep() error {
 	return nil
 }
 
-// makeRoom prunes so that size more bytes stay below the limit, and refuses what the file system has no room for: a
-// cache must not be what fills the disk.
+// makeRoom prunes the cache so that size more bytes stay below the limit. It refuses a snapshot for
+// which the file system has too little space, because a cache must not fill the disk.
 func (c *Cache) makeRoom(size int64) error {
 	if size > c.opt.Limit {
-		return fmt.Errorf("its %d MiB are more than the cache's limit of %d MiB", size>>20, c.opt.Limit>>20)
+		return fmt.Errorf("its %d MiB exceed the cache's limit of %d MiB", size>>20, c.opt.Limit>>20)
 	}
 	if _, err := c.Prune(c.opt.Limit - size); err != nil {
 		return err
@@ -168,7 +170,7 @@ func (c *Cache) makeRoom(size int64) error {
 		return &fs.PathError{Op: "statfs", Path: c.dir, Err: err}
 	}
 	if free := int64(st.Bavail) * st.Bsize; free < roomFactor*size {
-		return fmt.Errorf("%s has %d MiB free, and a snapshot of %d MiB would leave too little for the build", c.dir, free>>20, size>>20)
+		return fmt.Errorf("%s has %d MiB free: a snapshot of %d MiB would leave too little space for the build", c.dir, free>>20, size>>20)
 	}
 	return nil
 }

@@ -23,13 +23,15 @@ import (
 	"netroot/internal/pack"
 )
 
-// zstdWindow is the memory that unpacking takes; the kernel's limit is 128 MiB (lib/decompress_unzstd.c).
+// zstdWindow is the memory in bytes that unpacking takes; the kernel's limit is 128 MiB
+// (lib/decompress_unzstd.c).
 const zstdWindow = 8 << 20
 
-// compression chooses what the kernel can unpack: "zstd", "gzip", or "" for none.
+// compression returns a compression that the kernel can unpack: "zstd", "gzip", or "" for none.
 //
-// xz is not a choice: measured on 43 MB of network drivers it took 7.3 s here for 10.3 MB where gzip took 0.7 s for
-// 12.1 MB and zstd 0.9 s for 11.0 MB, and kernels unpack it several times slower than either; a node's network is faster.
+// xz is not used. In a measurement with 43 MB of network drivers it took 7.3 s for 10.3 MB, where
+// gzip took 0.7 s for 12.1 MB and zstd 0.9 s for 11.0 MB, and kernels unpack it several times more
+// slowly than either; the network of a node is faster.
 func compression(c kernel.Config) string {
 	switch {
 	case c.Enabled("RD_ZSTD"):
@@ -51,12 +53,12 @@ func compressor(kind string, w io.Writer) (io.WriteCloser, error) {
 	return plainWriter{w}, nil
 }
 
-// plainWriter compresses nothing.
+// plainWriter does not compress.
 type plainWriter struct{ io.Writer }
 
 func (plainWriter) Close() error { return nil }
 
-// writer knows what all archives have in common.
+// writer has what all archives have in common.
 type writer struct {
 	dir         string
 	release     string
@@ -65,7 +67,8 @@ type writer struct {
 	reuse       func(ctx context.Context, content, path string) (bool, error)
 }
 
-// archive is one that is being written. Its first error stays and makes further calls do nothing.
+// archive is an archive that is being written. It keeps its first error, after which further calls
+// do nothing.
 type archive struct {
 	*pack.CPIO
 	ctx      context.Context
@@ -89,7 +92,8 @@ func (a *archive) file(name string, perm fs.FileMode, data []byte) {
 	}
 }
 
-// archive writes a part's archive, or takes one that was made before, and says what came of it.
+// archive writes the archive of a part, or reuses one that was made before, and sets the fields of
+// the part.
 func (w *writer) archive(ctx context.Context, p *Part, fill func(*archive)) (err error) {
 	if w.reuse != nil {
 		digest := sha256.New()
@@ -128,7 +132,7 @@ func (w *writer) compress(ctx context.Context, name string, fill func(*archive))
 	return unpacked, errors.Join(err, compressed.Close(), out.Close())
 }
 
-// writeArchive writes an archive as it is before compression, and gives the size of the files in it.
+// writeArchive writes an uncompressed archive, and returns the size of the files in it.
 func writeArchive(ctx context.Context, to io.Writer, fill func(*archive)) (unpacked int64, err error) {
 	buffered := bufio.NewWriterSize(to, 1<<20)
 	a := &archive{CPIO: pack.NewCPIO(buffered), ctx: ctx}
@@ -138,15 +142,16 @@ func writeArchive(ctx context.Context, to io.Writer, fill func(*archive)) (unpac
 	return a.unpacked, a.err
 }
 
-// base writes the archive that is enough for a virtual machine.
+// base writes the archive that is sufficient for a virtual machine.
 func (w *writer) base(a *archive, init []byte, c choice, modules []module) {
 	for _, dir := range []string{"dev", "etc", "proc", "run", "sys", "sysroot", "tmp"} {
 		a.do(a.Mkdir(dir, 0o755))
 	}
-	// The kernel opens /dev/console for init before anything is mounted (init/main.c, console_on_rootfs).
+	// The kernel opens /dev/console for init before anything is mounted (init/main.c,
+	// console_on_rootfs).
 	a.do(a.Device("dev/console", fs.ModeDevice|fs.ModeCharDevice|0o600, 5, 1))
 	a.file("init", 0o755, init)
-	a.do(a.Symlink("sbin/modprobe", "/init")) // what the kernel runs when it wants a module itself
+	a.do(a.Symlink("sbin/modprobe", "/init")) // the kernel runs it when it requests a module
 	a.file("etc/netroot/modules", 0o644, []byte(strings.Join(append(c.load, ""), "\n")))
 	a.file(w.indexFile(Base+".builtin"), 0o644, []byte(w.index.EncodeBuiltin()))
 	w.modules(a, Base, modules, "")
@@ -157,14 +162,14 @@ func (w *writer) hardware(a *archive, c choice, modules []module) {
 	w.modules(a, Hardware, modules, companionAliases(w.index, slices.Concat(c.base, c.hardware)))
 }
 
-// firmware writes the archive of what drivers ask for.
+// firmware writes the archive of the firmware files for the drivers.
 func (w *writer) firmware(a *archive, files []firmwareFile) {
 	for _, f := range files {
 		a.file(path.Join("lib/firmware", f.name), 0o644, f.data)
 	}
 }
 
-// modules writes the modules and their index, to which lines of aliases are added.
+// modules writes the modules and their index. aliases are added to the lines of the index.
 func (w *writer) modules(a *archive, part string, modules []module, aliases string) {
 	names := make([]string, len(modules))
 	for i, m := range modules {
@@ -184,8 +189,9 @@ func (w *writer) indexFile(name string) string {
 	return path.Join("lib/modules", w.release, "netroot", name)
 }
 
-// Compress writes a file of what fill writes, compressed as a kernel with that configuration unpacks it, and returns its
-// size in bytes. It is for archives that somebody else made.
+// Compress writes a file with the output of fill, compressed so that a kernel with that
+// configuration can unpack it, and returns its size in bytes. It is for archives that other
+// programs made.
 func Compress(ctx context.Context, config kernel.Config, path string, fill func(io.Writer) error) (int64, error) {
 	out, err := os.Create(path)
 	if err != nil {
@@ -207,7 +213,7 @@ func Compress(ctx context.Context, config kernel.Config, path string, fill func(
 	return info.Size(), nil
 }
 
-// untilDone is a writer that ends with a context.
+// untilDone is a writer that fails when a context has ended.
 type untilDone struct {
 	ctx context.Context
 	io.Writer

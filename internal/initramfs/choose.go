@@ -11,7 +11,8 @@ import (
 	"netroot/internal/kmod"
 )
 
-// needed by every boot. No device asks for these: the init loads them by name. They may be built into the kernel.
+// needed returns the modules that every boot requires. No device requests them: the init loads them
+// by name. They may be built into the kernel.
 func needed(rootFormat string) []handoff.Module {
 	root := handoff.Module{Name: "squashfs", Option: "SQUASHFS"}
 	if rootFormat == "erofs" {
@@ -20,16 +21,17 @@ func needed(rootFormat string) []handoff.Module {
 	return []handoff.Module{{Name: "af_packet", Option: "PACKET"}, root, {Name: "overlay", Option: "OVERLAY_FS"}}
 }
 
-// virtual lists what the devices of virtual machines ask for, and file systems that a root may have. A kernel may lack
-// any of them.
+// virtual lists the modules that the devices of virtual machines request, and the file systems that
+// a root may have. A kernel may lack any of them.
 var virtual = []string{
 	"virtio_pci", "virtio_pci_modern_dev", "virtio_mmio", "virtio_net", "virtio_blk", "virtio_rng", "virtio_console",
-	"e1000", "e1000e", "8139cp", // the network cards that qemu offers beside virtio
+	"e1000", "e1000e", "8139cp", // the other network cards that qemu offers
 	"erofs", "squashfs",
 }
 
-// physical lists the parts of module paths that put a module into the hardware archive: network hardware, and what must
-// work for it or for a rescue shell's keyboard to be found. It leaves out wireless, WAN, CAN and the drivers of what is no
+// physical lists parts of module paths. A module whose path contains one goes into the hardware
+// archive: drivers of network hardware, and of the hardware through which it, or the keyboard for a
+// rescue shell, is connected. The list leaves out wireless, WAN, CAN and the drivers without a
 // device (tunnels, bridges, VLANs).
 var physical = []string{
 	"/drivers/net/ethernet/", "/drivers/net/usb/", "/drivers/net/phy/", "/drivers/net/mdio/", "/drivers/net/pcs/",
@@ -41,25 +43,27 @@ var physical = []string{
 	"/drivers/input/keyboard/atkbd.ko", "/drivers/input/serio/i8042.ko", "/drivers/input/serio/hyperv-keyboard.ko",
 }
 
-// switches lists the exceptions: chips of switches, which nobody boots diskless through, with much firmware.
+// switches lists the exceptions: the chips of network switches. Nobody boots diskless through them,
+// and they have much firmware.
 var switches = []string{"/mellanox/mlxsw/", "/marvell/prestera/", "/microchip/sparx5/", "/mscc/"}
 
-// companions are modules that another one has modprobe load when it finds its device: the initramfs has no modprobe,
-// so the index says that the same devices ask for both. (drivers/net/ethernet/mellanox/mlx4/main.c; IP over InfiniBand is
-// loaded by udev's rules on a full system.)
+// companions are modules that another module loads with modprobe when it finds its device. The
+// initramfs has no modprobe, so the index says that the same devices request both.
+// (drivers/net/ethernet/mellanox/mlx4/ main.c; IP over InfiniBand is loaded by udev's rules on a
+// full system.)
 var companions = []struct{ of, module string }{
 	{"mlx4_core", "mlx4_en"}, {"mlx4_core", "mlx4_ib"}, {"mlx4_core", "ib_ipoib"},
 	{"mlx5_ib", "ib_ipoib"},
 	{"hfi1", "ib_ipoib"},
 }
 
-// choice is what goes where.
+// choice says which module goes into which archive.
 type choice struct {
-	base, hardware []kmod.Module // ordered by path, none in both
+	base, hardware []kmod.Module // sorted by path; no module is in both
 	load           []string      // modules that every boot loads
 }
 
-// choose decides which modules go into which archive, with all that they need.
+// choose decides which modules go into which archive, with their dependencies.
 func choose(index *kmod.Index, opt Options) (choice, error) {
 	var c choice
 	taken := map[string]bool{}
@@ -79,7 +83,7 @@ func choose(index *kmod.Index, opt Options) (choice, error) {
 		c.base = add(c.base, taken, order)
 	}
 	optional := slices.Clone(virtual)
-	for _, t := range handoff.Transports() { // the init loads those of the transport it boots by
+	for _, t := range handoff.Transports() { // the init loads those of the transport that it boots over
 		for _, m := range t.Modules() {
 			optional = append(optional, m.Name)
 		}
@@ -93,7 +97,8 @@ func choose(index *kmod.Index, opt Options) (choice, error) {
 	}
 	for _, m := range index.Modules() {
 		if isPhysical(m.Path) {
-			// A driver whose dependency is not installed could not be loaded from the full system either.
+			// A driver whose dependency is not installed could not be loaded on the
+			// full system either.
 			if order, err := index.LoadOrder(m.Name); err == nil {
 				c.hardware = add(c.hardware, taken, order)
 			}
@@ -104,8 +109,8 @@ func choose(index *kmod.Index, opt Options) (choice, error) {
 	return c, nil
 }
 
-// require checks that the kernel has what every boot needs, and what the transports need that must work, and notes what
-// is to be loaded at every boot.
+// require checks that the kernel has what every boot requires, and what the required transports
+// need. It also records what every boot must load.
 func (c *choice) require(index *kmod.Index, opt Options) error {
 	var missing []string
 	check := func(m handoff.Module) (loadable bool) {
@@ -130,7 +135,7 @@ func (c *choice) require(index *kmod.Index, opt Options) error {
 		}
 	}
 	if missing != nil {
-		return fmt.Errorf("it has no module %s: install another kernel, or the package with the rest of this one's modules",
+		return fmt.Errorf("it has no module %s: install another kernel, or the package with the other modules of this kernel",
 			strings.Join(missing, ", "))
 	}
 	return nil
@@ -153,7 +158,7 @@ func isPhysical(path string) bool {
 	return slices.ContainsFunc(physical, has) && !slices.ContainsFunc(switches, has)
 }
 
-// companionAliases gives lines of modules.alias for the companions among the modules.
+// companionAliases returns lines of modules.alias for the companions among the modules.
 func companionAliases(index *kmod.Index, modules []kmod.Module) string {
 	present := map[string]bool{}
 	for _, m := range modules {
@@ -171,7 +176,8 @@ func companionAliases(index *kmod.Index, modules []kmod.Module) string {
 	return text.String()
 }
 
-// Transports are those that a kernel has all modules for, and so its archives.
+// Transports returns the transports for which a kernel has all modules, so that its archives
+// support them.
 func Transports(tree string, k *kernel.Kernel) ([]handoff.Transport, error) {
 	root, err := os.OpenRoot(tree)
 	if err != nil {

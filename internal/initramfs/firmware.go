@@ -14,14 +14,15 @@ import (
 
 // firmwareFile is a file for /lib/firmware.
 type firmwareFile struct {
-	name string // below /lib/firmware
+	name string // path below /lib/firmware
 	data []byte // decompressed: a kernel may be built without CONFIG_FW_LOADER_COMPRESS
 }
 
-// findFirmware gives the files which the modules name and the tree has, ordered by name. Most are missing from most
-// trees, and most modules do without: only a machine can say which it wants.
+// findFirmware returns the files that the modules name and the tree has, sorted by name. Most trees
+// lack most of them, and most modules work without; only the machine shows which one it requires.
 func findFirmware(ctx context.Context, fsys fs.FS, k *kernel.Kernel, modules []module) ([]firmwareFile, error) {
-	// Where the kernel looks (drivers/base/firmware_loader/main.c, fw_path), beside the folder of all modules.
+	// The kernel looks there (drivers/base/firmware_loader/main.c, fw_path); the directory of
+	// all modules is beside it.
 	top := path.Join(k.ModuleDir, "../../firmware")
 	dirs := []string{path.Join(top, "updates", k.Release), path.Join(top, "updates"), path.Join(top, k.Release), top}
 
@@ -53,7 +54,8 @@ func findFirmware(ctx context.Context, fsys fs.FS, k *kernel.Kernel, modules []m
 	return files, nil
 }
 
-// findIn looks for a name, or the names that fit a pattern with '*', in one folder, as they are and compressed.
+// findIn looks in one directory for a name, or for the names that match a pattern with '*',
+// uncompressed and compressed.
 func findIn(fsys fs.FS, dir, pattern string) ([]firmwareFile, error) {
 	if !fs.ValidPath(pattern) || pattern == "." {
 		return nil, nil

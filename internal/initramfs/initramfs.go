@@ -1,19 +1,20 @@
-// Package initramfs makes the archives that a kernel unpacks as its first root: our init, and the image's own modules
-// that a node may need to reach its root over the network.
+// Package initramfs makes the archives that a kernel unpacks as its first root: our init, and those
+// modules of the image that a node may require to reach its root over the network.
 //
-// There are up to three archives. The kernel unpacks one after the other over the same root, so a loader hands out the
-// ones that a machine needs, base first:
+// There are up to three archives. The kernel unpacks one after the other over the same root, so a
+// boot loader loads those that a machine requires, base first:
 //
-//   - base: init, and the modules of virtual machines, of the transports and of the file systems a root is made of;
-//   - hardware: drivers of the network hardware there is, and of what leads to it;
-//   - firmware: files which those drivers ask the kernel for.
+//   - base: init, and the modules of virtual machines, of the transports and of the file systems of a root;
+//   - hardware: the drivers of network hardware, and of the hardware through which it is connected;
+//   - firmware: files that those drivers request from the kernel.
 //
-// In base lie /init, /dev/console, /etc/netroot/modules (the modules that every boot loads, one a line), and empty
-// folders to mount on. Modules lie decompressed at /lib/modules/RELEASE below their own paths; beside them, in
-// /lib/modules/RELEASE/netroot, each archive has the index (package kmod) of what it holds.
+// base contains /init, /dev/console, /etc/netroot/modules (the modules that every boot loads, one a
+// line), and empty directories to mount on. Modules are stored uncompressed in /lib/modules/RELEASE
+// with their own paths; beside them, in /lib/modules/RELEASE/netroot, each archive has the index
+// (package kmod) of its modules.
 //
-// It is a generator for one purpose and not a dracut: nothing of the image's userland goes in, and no configuration.
-// What depends on the machine rides on the kernel command line.
+// The package is not a general generator like dracut: the archives contain neither programs of the
+// image nor configuration. What depends on the machine is on the kernel command line.
 package initramfs
 
 import (
@@ -30,23 +31,24 @@ import (
 	"netroot/internal/kmod"
 )
 
-// Options says what to make archives of.
+// Options describe the archives to make.
 type Options struct {
-	Tree   string         // the root filesystem that the kernel's modules are in
-	Kernel *kernel.Kernel // one of the tree's
-	Init   string         // path of the init: a static program of the image's architecture
-	OutDir string         // where the archives are put; it must exist
+	Tree   string         // root file system that contains the kernel's modules
+	Kernel *kernel.Kernel // a kernel of the tree
+	Init   string         // path of the init, a static program for the architecture of the image
+	OutDir string         // directory for the archives; it must exist
 
 	RootFormat string              // file system type of the packed root, "erofs"; empty: squashfs
-	Transports []handoff.Transport // that must work; modules of others go in where the kernel has them
-	Modules    []string            // further modules to put into base, and to load at every boot
+	Transports []handoff.Transport // transports that must be supported; modules of other transports are added if the kernel has them
+	Modules    []string            // additional modules to put into base, and to load at every boot
 
-	// Reuse, if it is there, puts at path the archive that was made before of the same content (Part.Content), and
-	// tells whether it has one. Compressing is nine tenths of the work.
+	// Reuse, if it is not nil, writes to path an archive that was made before from the same
+	// content (Part.Content), and reports whether it has one. Compressing takes nine tenths of
+	// the time.
 	Reuse func(ctx context.Context, content, path string) (bool, error)
 }
 
-// Names of the parts.
+// These are the names of the parts.
 const (
 	Base     = "base"
 	Hardware = "hardware"
@@ -56,18 +58,20 @@ const (
 // Part is one archive.
 type Part struct {
 	Name     string // Base, Hardware or Firmware
-	Path     string // of the file, in Options.OutDir
+	Path     string // path of the file, in Options.OutDir
 	Size     int64  // bytes
-	Unpacked int64  // bytes before compression: about the memory it takes until the root is switched to
-	Modules  int    // in it
-	Content  string // digest of what was compressed, and how; empty without Options.Reuse
+	Unpacked int64  // bytes before compression: about the memory that it takes until the switch to the root
+	Modules  int    // number of modules
+	Content  string // digest of the uncompressed content and of the compression; empty without Options.Reuse
 	Reused   bool
 }
 
-// Generate writes the archives: base, and the others when they would hold anything. They depend on the options and
-// the tree's content alone: a second run gives the same bytes. On an error none is left.
+// Generate writes the archives: base, and the others unless they would be empty. They depend only
+// on the options and on the content of the tree: a second run gives the same bytes. After an error
+// no archive is left.
 //
-// A kernel without a module that every boot needs is an error that names it and its configuration option.
+// If the kernel lacks a module that every boot requires, the error names the module and its
+// configuration option.
 func Generate(ctx context.Context, opt Options) ([]Part, error) {
 	parts, err := generate(ctx, opt)
 	if err != nil {
@@ -127,7 +131,7 @@ type job struct {
 	fill    func(*archive)
 }
 
-// write runs the jobs side by side.
+// write runs the jobs in parallel.
 func (w *writer) write(ctx context.Context, jobs []job) ([]Part, error) {
 	parts := make([]Part, len(jobs))
 	var group errgroup.Group

@@ -23,7 +23,8 @@ func (tr tree) options(t testing.TB) initramfs.Options {
 	return initramfs.Options{Tree: tr.dir, Kernel: tr.kernel, Init: tr.init, OutDir: t.TempDir(), Transports: []handoff.Transport{handoff.NBD}}
 }
 
-// unpack decompresses a part with the given program, and gives what GNU cpio lists and where it put the files.
+// unpack decompresses a part with the given program, and returns the listing of GNU cpio and the
+// directory with the files.
 func unpack(t *testing.T, p initramfs.Part, program ...string) (list, dir string) {
 	t.Helper()
 	cpio := tool(t, "cpio")
@@ -51,7 +52,7 @@ func unpack(t *testing.T, p initramfs.Part, program ...string) (list, dir string
 	return string(out), dir
 }
 
-// files leaves the directories out of a listing.
+// files removes the directories from a listing.
 func files(list string) string {
 	var keep strings.Builder
 	for line := range strings.Lines(list) {
@@ -102,7 +103,7 @@ lib/firmware/linked.bin
 lib/firmware/override.bin
 `,
 	}
-	root := map[string]string{} // everything in all parts
+	root := map[string]string{} // the content of all parts
 	for _, p := range parts {
 		list, dir := unpack(t, p, "zstd", "-dc")
 		list = strings.TrimPrefix(list, "dev\netc\nproc\nrun\nsys\nsysroot\ntmp\n")
@@ -154,7 +155,7 @@ func checkContents(t *testing.T, root map[string]string, tr tree) {
 	}
 }
 
-// checkIndex asks the index as the init does.
+// checkIndex reads the index as the init does.
 func checkIndex(t *testing.T, dir string) {
 	t.Helper()
 	x, err := kmod.Read(os.DirFS(dir), "netroot")
@@ -203,7 +204,7 @@ func TestGenerateTwice(t *testing.T) {
 	}
 }
 
-// TestReuse keeps archives by their content, and has the next run find them.
+// TestReuse stores archives by their content, and checks that the next run reuses them.
 func TestReuse(t *testing.T) {
 	tr := makeTree(t)
 	kept := map[string]string{}
@@ -326,8 +327,8 @@ func TestErrorsLeaveNothing(t *testing.T) {
 			tr.edit(t, "modules.dep", without("erofs"))
 			o.RootFormat = "erofs"
 		}},
-		{"erofs needs gone", func(_ *testing.T, _ *tree, o *initramfs.Options) { o.RootFormat = "erofs" }},
-		{"squashfs needs zstd", func(t *testing.T, tr *tree, _ *initramfs.Options) {
+		{"erofs requires gone", func(_ *testing.T, _ *tree, o *initramfs.Options) { o.RootFormat = "erofs" }},
+		{"squashfs requires zstd", func(t *testing.T, tr *tree, _ *initramfs.Options) {
 			tr.edit(t, "modules.dep", without("zstd.ko.gz:"))
 		}},
 		{"module nonsense: no such module", func(t *testing.T, _ *tree, o *initramfs.Options) { o.Modules = []string{"nonsense"} }},
@@ -335,8 +336,8 @@ func TestErrorsLeaveNothing(t *testing.T) {
 			must(t, os.WriteFile(tr.init, []byte("#!/bin/sh\n"), 0o755))
 		}},
 		{"is not static: build it with CGO_ENABLED=0", program(elf.EM_X86_64, elf.ET_DYN, elf.PT_INTERP)},
-		{"is for EM_AARCH64, the image's kernel for EM_X86_64", program(elf.EM_AARCH64, elf.ET_EXEC, elf.PT_LOAD)},
-		{"is not a program but ET_REL", program(elf.EM_X86_64, elf.ET_REL, elf.PT_NULL)},
+		{"is for EM_AARCH64, but the kernel of the image is for EM_X86_64", program(elf.EM_AARCH64, elf.ET_EXEC, elf.PT_LOAD)},
+		{"is not a program, but has the ELF type ET_REL", program(elf.EM_X86_64, elf.ET_REL, elf.PT_NULL)},
 		{"no such file", func(t *testing.T, tr *tree, o *initramfs.Options) { o.Init = tr.init + "x" }},
 		{"squashfs.ko.xz: ", func(t *testing.T, tr *tree, _ *initramfs.Options) {
 			must(t, os.WriteFile(filepath.Join(tr.dir, moduleDir, "kernel/fs/squashfs/squashfs.ko.xz"), []byte("not xz, and long enough to hold a header"), 0o644))
@@ -379,8 +380,8 @@ func TestErrorsLeaveNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkGenerate makes the archives of the newest kernel in NETROOT_BENCH_TREE, with the init of NETROOT_BENCH_INIT
-// or a small one.
+// BenchmarkGenerate makes the archives of the newest kernel in NETROOT_BENCH_TREE, with the init of
+// NETROOT_BENCH_INIT or a small one.
 func BenchmarkGenerate(b *testing.B) {
 	dir := os.Getenv("NETROOT_BENCH_TREE")
 	if dir == "" {
@@ -402,8 +403,8 @@ func BenchmarkGenerate(b *testing.B) {
 	}
 }
 
-// TestTransports: a transport is there when all its modules are, but for those
-// that newer kernels do without; a module may be known by an alias alone.
+// TestTransports checks that a transport is supported if the kernel has all its modules, except for
+// those that newer kernels do not require. A module may have only an alias.
 func TestTransports(t *testing.T) {
 	tr := makeTree(t)
 	add := func(modules, aliases string) {

@@ -20,16 +20,17 @@ import (
 	"netroot/internal/kmod"
 )
 
-// maxFile bounds a decompressed file: a tree is not trusted to fit into memory. The largest module and the largest
-// firmware of a network card known have 5 and 30 MB.
+// maxFile bounds the size in bytes of a decompressed file, because files of a tree may be too large
+// for the memory. The largest known module has 5 MB, and the largest known firmware of a network
+// card 30 MB.
 const maxFile = 256 << 20
 
-// module is a module's file.
+// module is the file of a module.
 type module struct {
 	kmod.Module
 	data     []byte      // decompressed, with its signature
 	machine  elf.Machine // architecture
-	firmware []string    // names below /lib/firmware, as the module has them
+	firmware []string    // paths below /lib/firmware, as in the module
 }
 
 // readModules reads the files in parallel.
@@ -56,7 +57,7 @@ func readModules(ctx context.Context, fsys fs.FS, dir string, list []kmod.Module
 	return modules, group.Wait()
 }
 
-// parse reads what the module says about itself: its .modinfo section, "key=value" texts that end in NUL
+// parse reads the .modinfo section of the module, which has "key=value" texts that end in NUL
 // (include/linux/moduleparam.h).
 func (m *module) parse() error {
 	file, err := elf.NewFile(bytes.NewReader(m.data))
@@ -83,7 +84,7 @@ func (m *module) parse() error {
 // compressed are the suffixes of files that ReadFile decompresses.
 var compressed = []string{".zst", ".xz", ".gz"}
 
-// plain is a path without the suffix of a compression.
+// plain returns a path without the suffix of a compression.
 func plain(name string) string {
 	for _, suffix := range compressed {
 		if p, ok := strings.CutSuffix(name, suffix); ok {
@@ -93,7 +94,7 @@ func plain(name string) string {
 	return name
 }
 
-// ReadFile reads a file and decompresses it when its name says that it is compressed.
+// ReadFile reads a file, and decompresses it if its name has the suffix of a compression.
 func ReadFile(fsys fs.FS, name string) ([]byte, error) {
 	file, err := fsys.Open(name)
 	if err != nil {
@@ -113,7 +114,7 @@ func ReadFile(fsys fs.FS, name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if n > maxFile {
-		return nil, fmt.Errorf("%s has more than %d MiB", name, maxFile>>20)
+		return nil, fmt.Errorf("%s is larger than %d MiB", name, maxFile>>20)
 	}
 	return buf.Bytes(), nil
 }
@@ -134,7 +135,7 @@ func decompressor(suffix string, r io.Reader) (io.Reader, error) {
 	return r, nil
 }
 
-// machineOf is the architecture of the modules, EM_NONE when there are none.
+// machineOf returns the architecture of the modules, or EM_NONE if there are none.
 func machineOf(lists ...[]module) elf.Machine {
 	for _, list := range lists {
 		for _, m := range list {
@@ -144,7 +145,7 @@ func machineOf(lists ...[]module) elf.Machine {
 	return elf.EM_NONE
 }
 
-// readInit reads the init and checks that it can run where there is nothing else.
+// readInit reads the init and checks that it is a static program for the right architecture.
 func readInit(name string, machine elf.Machine) ([]byte, error) {
 	data, err := os.ReadFile(name)
 	if err != nil {
@@ -155,10 +156,10 @@ func readInit(name string, machine elf.Machine) ([]byte, error) {
 		return nil, fmt.Errorf("init %s is not a program: %w", name, err)
 	}
 	if file.Type != elf.ET_EXEC && file.Type != elf.ET_DYN {
-		return nil, fmt.Errorf("init %s is not a program but %v", name, file.Type)
+		return nil, fmt.Errorf("init %s is not a program, but has the ELF type %v", name, file.Type)
 	}
 	if machine != elf.EM_NONE && file.Machine != machine {
-		return nil, fmt.Errorf("init %s is for %v, the image's kernel for %v: build it with the image's GOARCH", name, file.Machine, machine)
+		return nil, fmt.Errorf("init %s is for %v, but the kernel of the image is for %v: build init with the GOARCH of the image", name, file.Machine, machine)
 	}
 	for _, p := range file.Progs {
 		if p.Type == elf.PT_INTERP {

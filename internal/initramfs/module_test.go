@@ -5,7 +5,7 @@ import (
 	"testing/fstest"
 )
 
-// FuzzModule: no module file makes the reader panic.
+// FuzzModule checks that no module file makes the reader panic.
 func FuzzModule(f *testing.F) {
 	f.Add([]byte("\x7fELF\x02\x01\x01"))
 	f.Add([]byte("\x7fELF\x01\x02\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x15"))
@@ -17,7 +17,7 @@ func FuzzModule(f *testing.F) {
 	})
 }
 
-// FuzzFirmwareName: a name that a module gives finds nothing outside the folder.
+// FuzzFirmwareName checks that a name from a module finds nothing outside the firmware directory.
 func FuzzFirmwareName(f *testing.F) {
 	fsys := fstest.MapFS{"etc/shadow": {Data: []byte("secret")}, "lib/firmware/a/b.bin": {Data: []byte("b")}, "lib/firmware/c": {Data: []byte("c")}}
 	for _, name := range []string{"a/b.bin", "../../etc/shadow", "/etc/shadow", "a/../c", "*", "[", "a/*", "*/*/../../../etc/*", ""} {

@@ -23,8 +23,9 @@ const (
 	moduleDir = "usr/lib/modules/" + release
 )
 
-// object makes a small ELF file: a module with the fields in its .modinfo section, or a program, which has a segment
-// of the given kind if there is one. What stands in for a module's signature comes last.
+// object makes a small ELF file: a module with the given fields in its .modinfo section, or a
+// program, with a segment of the given kind if there is one. A text at the end stands for the
+// signature of a module.
 func object(machine elf.Machine, kind elf.Type, segment elf.ProgType, modinfo ...string) []byte {
 	const names = "\x00.modinfo\x00.shstrtab\x00"
 	info := []byte(strings.Join(modinfo, "\x00") + "\x00")
@@ -53,7 +54,7 @@ func ko(modinfo ...string) []byte {
 	return object(elf.EM_X86_64, elf.ET_REL, elf.PT_NULL, append([]string{"license=GPL"}, modinfo...)...)
 }
 
-// deflate compresses as the name says.
+// deflate compresses data with the method that the suffix of the name says.
 func deflate(t testing.TB, name string, data []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -84,7 +85,7 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
-// tree is an image with a kernel whose modules have the four ways to be compressed.
+// tree is an image with a kernel whose modules are compressed in all four ways.
 type tree struct {
 	dir    string
 	kernel *kernel.Kernel
@@ -137,7 +138,7 @@ alias pci:v000000AAd*sv*sd*bc*sc*i* snd
 	return tr
 }
 
-// moduleData is the decompressed content of each module.
+// moduleData returns the decompressed content of a module.
 func moduleData(name string) []byte {
 	fields := map[string][]string{
 		"acme":      {"firmware=acme/raw.bin", "firmware=acme/packed.bin", "firmware=acme/none.bin", "firmware=acme/many-*.bin", "firmware=../../../etc/shadow"},
@@ -149,14 +150,14 @@ func moduleData(name string) []byte {
 	return ko(append(fields[base], "name="+base)...)
 }
 
-// write puts a file into the tree, compressed as its name says.
+// write writes a file into the tree, compressed as its name says.
 func (tr tree) write(t testing.TB, name string, data []byte) {
 	t.Helper()
 	p := filepath.Join(tr.dir, name)
 	must(t, os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, deflate(t, name, data), 0o644))
 }
 
-// addFirmware gives the tree firmware in all the ways it may lie there.
+// addFirmware adds firmware to the tree in all forms.
 func (tr tree) addFirmware(t testing.TB) {
 	t.Helper()
 	for name, text := range map[string]string{
@@ -169,7 +170,7 @@ func (tr tree) addFirmware(t testing.TB) {
 	tr.write(t, "etc/shadow", []byte("secret"))
 }
 
-// tool gives the path of a foreign program that a test needs.
+// tool returns the path of an external program that a test requires.
 func tool(t testing.TB, name string) string {
 	t.Helper()
 	p, err := exec.LookPath(name)

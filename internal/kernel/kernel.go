@@ -1,9 +1,8 @@
-// Package kernel finds the kernels inside a tree: their image, their modules
-// and their configuration, the newest first by the distribution's own version
-// order. Links in the tree are followed as a system that runs from it would,
-// and never lead out to the host.
+// Package kernel finds the kernels in a tree: their image, their modules and their configuration,
+// the newest first, in the order of versions of the distribution. Links in the tree are followed as
+// on a system that runs from it, and never lead out to the host.
 //
-// It does not read modules (package kmod does) and installs nothing.
+// The package does not read modules (package kmod does) and does not install anything.
 package kernel
 
 import (
@@ -17,26 +16,25 @@ import (
 	"strings"
 )
 
-// Kernel is a kernel whose modules are complete.
+// Kernel is a kernel with all its modules.
 type Kernel struct {
-	Release   string  // as uname -r says it: "6.1.0-56-amd64"
-	Image     string  // path relative to the tree, no link in it: "boot/vmlinuz-6.1.0-56-amd64"
-	ModuleDir string  // the same for its modules: "usr/lib/modules/6.1.0-56-amd64"
-	Config    Config  // how it was built; nil when the tree does not say
-	Skipped   []error // newer kernels that were passed over, and why
+	Release   string  // as printed by uname -r: "6.1.0-56-amd64"
+	Image     string  // path relative to the tree, without links: "boot/vmlinuz-6.1.0-56-amd64"
+	ModuleDir string  // path of the modules, likewise: "usr/lib/modules/6.1.0-56-amd64"
+	Config    Config  // configuration; nil if the tree has none
+	Skipped   []error // why newer kernels were skipped
 }
 
-// moduleDirs are where modules lie; the first is a link to the second where
-// /usr is merged.
+// moduleDirs are the directories of modules. With a merged /usr, the first leads to the second.
 var moduleDirs = []string{"lib/modules", "usr/lib/modules"}
 
-// Find returns the kernel with the given release, or the newest when release is
-// empty. A kernel without modules or without their index (modules.dep) is an
-// error, but the newest is then passed over for an older complete one.
+// Find returns the kernel with the given release, or the newest kernel if release is empty. A
+// kernel without modules or without their index (modules.dep) is an error. If release is empty,
+// such a kernel is skipped for an older complete one.
 func Find(treeDir, release string) (*Kernel, error) {
 	root, err := os.OpenRoot(treeDir)
 	if err != nil {
-		return nil, fmt.Errorf("look for kernels: %w", err)
+		return nil, fmt.Errorf("search for kernels: %w", err)
 	}
 	defer root.Close()
 	t := &tree{root: root, dir: treeDir}
@@ -50,7 +48,7 @@ func Find(treeDir, release string) (*Kernel, error) {
 
 	switch {
 	case len(releases) == 0:
-		return nil, fmt.Errorf("no kernel in %s: have the recipe install %s", t.dir, t.kernelPackage)
+		return nil, fmt.Errorf("no kernel in %s: install %s in the recipe", t.dir, t.kernelPackage)
 	case release == "":
 		return t.newest(releases, images)
 	case images[release] == "":
@@ -72,7 +70,7 @@ func (t *tree) newest(releases []string, images map[string]string) (*Kernel, err
 	return nil, errors.Join(skipped...)
 }
 
-// images maps the releases that have a kernel image to its path.
+// images returns the paths of the kernel images by release.
 func (t *tree) images() map[string]string {
 	found := map[string]string{}
 	add := func(release, name string) {
@@ -101,7 +99,7 @@ func (t *tree) images() map[string]string {
 	return found
 }
 
-// complete returns the kernel when its modules are there and indexed.
+// complete returns the kernel if it has its modules and their index.
 func (t *tree) complete(release, image string) (*Kernel, error) {
 	k := &Kernel{Release: release, Image: image}
 	for _, dir := range moduleDirs {
@@ -111,11 +109,11 @@ func (t *tree) complete(release, image string) (*Kernel, error) {
 		}
 	}
 	if k.ModuleDir == "" {
-		return nil, fmt.Errorf("kernel %s in %s has no modules: lib/modules/%s is missing: have the recipe install the whole package, %s",
+		return nil, fmt.Errorf("kernel %s in %s has no modules: lib/modules/%s is missing: install the complete package in the recipe, %s",
 			release, t.dir, release, t.kernelPackage)
 	}
 	if _, ok := t.file(path.Join(k.ModuleDir, "modules.dep")); !ok {
-		return nil, fmt.Errorf("kernel %s in %s has no list of its modules: %s/modules.dep is missing: have the recipe run `depmod %s`",
+		return nil, fmt.Errorf("kernel %s in %s has no index of its modules: %s/modules.dep is missing: run `depmod %s` in the recipe",
 			release, t.dir, k.ModuleDir, release)
 	}
 	for _, name := range []string{"boot/config-" + release, path.Join(k.ModuleDir, "config")} {
@@ -125,7 +123,7 @@ func (t *tree) complete(release, image string) (*Kernel, error) {
 		}
 		config, err := t.config(file)
 		if err != nil {
-			return nil, fmt.Errorf("configuration of kernel %s in %s: %s: %w", release, t.dir, file, err)
+			return nil, fmt.Errorf("read the configuration of kernel %s in %s: %s: %w", release, t.dir, file, err)
 		}
 		k.Config = config
 		break
@@ -142,8 +140,8 @@ func (t *tree) config(name string) (Config, error) {
 	return ParseConfig(f)
 }
 
-// identify tells the distribution's family: how it orders versions and what its
-// kernel package is called.
+// identify determines the family of the distribution, which decides the order of versions and the
+// name of the kernel package.
 func (t *tree) identify() {
 	t.compare = compareRPM
 	if _, ok := t.file("var/lib/dpkg/status"); ok {
@@ -152,8 +150,8 @@ func (t *tree) identify() {
 	t.kernelPackage = kernelPackage(t.osRelease(), t.architecture())
 }
 
-// kernelPackage names the package that brings the newest kernel. ids are ID and
-// ID_LIKE of os-release.
+// kernelPackage returns the name of the package with the newest kernel. ids are ID and ID_LIKE of
+// os-release.
 func kernelPackage(ids []string, arch string) string {
 	for _, id := range ids {
 		switch id {
@@ -172,7 +170,7 @@ func kernelPackage(ids []string, arch string) string {
 	return "the kernel package (linux-image-" + arch + " on Debian, kernel on Fedora and EL)"
 }
 
-// osRelease returns the distribution's ID and then what it says it is like.
+// osRelease returns the distribution's ID, followed by its ID_LIKE.
 func (t *tree) osRelease() []string {
 	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
 		file, ok := t.file(name)
@@ -198,7 +196,7 @@ func (t *tree) osRelease() []string {
 	return nil
 }
 
-// architecture is the tree's, as dpkg names it.
+// architecture returns the architecture of the tree, as dpkg names it.
 func (t *tree) architecture() string {
 	if file, ok := t.file("var/lib/dpkg/arch"); ok {
 		if raw, err := t.root.ReadFile(file); err == nil {
@@ -207,10 +205,10 @@ func (t *tree) architecture() string {
 			}
 		}
 	}
-	return runtime.GOARCH // dpkg's name is the same where netroot runs
+	return runtime.GOARCH // for the architectures of netroot, dpkg and Go use the same names
 }
 
-// list returns the names in a directory, in order; none when it is not there.
+// list returns the sorted names in a directory, or nothing if the directory is missing.
 func (t *tree) list(name string) []string {
 	dir, err := t.resolve(name)
 	if err != nil {

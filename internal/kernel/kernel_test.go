@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// makeTree makes a tree of "path", "path = content", "path/" and "link -> target".
+// makeTree makes a tree from lines "path", "path = content", "path/" and "link -> target".
 func makeTree(t *testing.T, lines ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -36,7 +36,7 @@ func makeTree(t *testing.T, lines ...string) string {
 	return dir
 }
 
-// debian is the beginning of a Debian tree with a merged /usr.
+// debian returns the lines of a small Debian tree with a merged /usr, followed by others.
 func debian(lines ...string) []string {
 	return append([]string{"usr/lib/modules/", "lib -> usr/lib", "boot/", "var/lib/dpkg/status",
 		"var/lib/dpkg/arch = arm64", "usr/lib/os-release = ID=debian", "etc/os-release -> ../usr/lib/os-release"}, lines...)
@@ -72,7 +72,7 @@ func TestFind(t *testing.T) {
 			tree: debian("boot/vmlinuz-6.1.0-9-amd64", "boot/vmlinuz-6.1.0-56-amd64",
 				"lib/modules/6.1.0-9-amd64/modules.dep", "lib/modules/6.1.0-56-amd64/kernel/"),
 			want:    Kernel{Release: "6.1.0-9-amd64", Image: "boot/vmlinuz-6.1.0-9-amd64", ModuleDir: "usr/lib/modules/6.1.0-9-amd64"},
-			skipped: "usr/lib/modules/6.1.0-56-amd64/modules.dep is missing: have the recipe run `depmod 6.1.0-56-amd64`",
+			skipped: "usr/lib/modules/6.1.0-56-amd64/modules.dep is missing: run `depmod 6.1.0-56-amd64` in the recipe",
 		},
 		"unmerged, arm64": {
 			tree: []string{"lib/modules/6.6.1/modules.dep", "boot/Image-6.6.1.gz", "usr/lib/modules/"},
@@ -133,7 +133,7 @@ func TestFindErrors(t *testing.T) {
 			[]string{"lib/modules/6.2 is missing", "run `depmod 6.1`"}},
 		"link loop": {debian("boot/vmlinuz-6.1 -> vmlinuz-6.1"), "", []string{"no kernel in "}},
 		"broken config": {debian("boot/vmlinuz-6.1", "lib/modules/6.1/modules.dep", "boot/config-6.1 = CONFIG_A=y\nnonsense"), "",
-			[]string{"boot/config-6.1: line 2 is no kernel option"}},
+			[]string{"boot/config-6.1: line 2 is not a kernel option"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k, err := Find(makeTree(t, tt.tree...), tt.release)
@@ -152,8 +152,7 @@ func TestFindErrors(t *testing.T) {
 	}
 }
 
-// TestResolve checks that what a link in a tree says of the host is not read
-// from the host.
+// TestResolve checks that a link in a tree never leads to a file of the host.
 func TestResolve(t *testing.T) {
 	dir := makeTree(t, "etc/", "a -> /etc/passwd", "b -> ../../../../../../../../etc/passwd", "c -> /", "d -> c/e/..", "e/f")
 	root, err := os.OpenRoot(dir)

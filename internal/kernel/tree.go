@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// tree is a root filesystem in a directory.
+// tree is a root file system in a directory.
 type tree struct {
 	root          *os.Root
 	dir           string
-	compare       func(a, b string) int // of two kernel releases
+	compare       func(a, b string) int // compares two kernel releases
 	kernelPackage string
 }
 
-// maxLinks is where the kernel gives up, too (MAXSYMLINKS in its namei.h).
+// maxLinks is the limit of the kernel (MAXSYMLINKS in its namei.h).
 const maxLinks = 40
 
-// resolve returns the path of name inside the tree without any link in it. An
-// absolute link starts at the top of the tree and ".." does not pass it, as in
-// a chroot; os.Root alone refuses both.
+// resolve returns the path of name inside the tree without any link in it. As in a chroot, an
+// absolute link starts at the top of the tree, and ".." does not lead above it; os.Root refuses
+// both.
 func (t *tree) resolve(name string) (string, error) {
 	rest := strings.Split(name, "/")
 	at := "."
@@ -40,7 +40,7 @@ func (t *tree) resolve(name string) (string, error) {
 			continue
 		}
 		if links++; links > maxLinks {
-			return "", fmt.Errorf("%s: too many links", name)
+			return "", fmt.Errorf("%s: too many symbolic links", name)
 		}
 		target, err := t.root.Readlink(step)
 		if err != nil {
@@ -54,7 +54,7 @@ func (t *tree) resolve(name string) (string, error) {
 	return at, nil
 }
 
-// file resolves name and says whether it is a regular file with something in it.
+// file resolves name, and reports whether it is a regular file that is not empty.
 func (t *tree) file(name string) (string, bool) {
 	real, err := t.resolve(name)
 	if err != nil {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// compareDebian orders two releases as dpkg orders versions without an epoch
-// (deb-version(7), "Sorting algorithm").
+// compareDebian compares two releases as dpkg compares versions without an epoch (deb-version(7),
+// "Sorting algorithm").
 func compareDebian(a, b string) int {
 	upstreamA, revisionA := cutLast(a, '-')
 	upstreamB, revisionB := cutLast(b, '-')
@@ -29,7 +29,7 @@ func compareDebianPart(a, b string) int {
 			if c := cmp.Compare(debianOrder(a), debianOrder(b)); c != 0 {
 				return c
 			}
-			a, b = a[1:], b[1:] // equal orders: both have such a character
+			a, b = a[1:], b[1:] // both begin with a character of the same order
 		}
 		var numberA, numberB string
 		numberA, a = span(a, isDigit)
@@ -43,8 +43,8 @@ func compareDebianPart(a, b string) int {
 
 func startsWithoutDigit(s string) bool { return s != "" && !isDigit(s[0]) }
 
-// debianOrder is the weight of the first character: a tilde sorts before the
-// end, the end (and a digit) before letters, letters before everything else.
+// debianOrder returns the order of the first character: a tilde sorts before the end, the end (and
+// a digit) before letters, and letters before all others.
 func debianOrder(s string) int {
 	switch {
 	case s == "" || isDigit(s[0]):
@@ -58,9 +58,9 @@ func debianOrder(s string) int {
 	}
 }
 
-// compareRPM orders two releases, "version-release.arch", by version and then
-// by release. Variants of one version ("+debug", "+rt") come before the plain
-// kernel, so that it is the one taken.
+// compareRPM compares two releases, "version-release.arch", first by version and then by release.
+// Variants of one version ("+debug", "+rt") sort before the plain kernel, so that the plain kernel
+// is chosen.
 func compareRPM(a, b string) int {
 	plainA, variantA, isVariantA := strings.Cut(a, "+")
 	plainB, variantB, isVariantB := strings.Cut(b, "+")
@@ -81,9 +81,8 @@ func compareRPM(a, b string) int {
 	return strings.Compare(variantA, variantB)
 }
 
-// rpmVercmp orders two strings as rpm does (rpm-version(7)): by runs of
-// digits and of letters, with a tilde before the end and a caret after it but
-// before anything else.
+// rpmVercmp compares two strings as rpm does (rpm-version(7)): by runs of digits and of letters. A
+// tilde sorts before the end, and a caret after the end but before anything else.
 func rpmVercmp(a, b string) int {
 	for {
 		a, b = strings.TrimLeftFunc(a, isRPMSeparator), strings.TrimLeftFunc(b, isRPMSeparator)
@@ -126,7 +125,7 @@ func rpmVercmp(a, b string) int {
 	}
 }
 
-// pick is the comparison's result when the first is newer or else older.
+// pick returns the result of a comparison in which the first is newer, or older.
 func pick(firstIsNewer bool) int {
 	if firstIsNewer {
 		return 1
@@ -147,7 +146,7 @@ func compareNumbers(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// span splits off the beginning whose characters are all of one class.
+// span splits off the longest beginning whose characters are all of one class.
 func span(s string, class func(byte) bool) (run, rest string) {
 	n := 0
 	for n < len(s) && class(s[n]) {

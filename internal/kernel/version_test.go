@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// ordered are pairs of which the first is the older; "=" pairs are equal.
+// debianOrdered has pairs of which the first is older; the versions of an "=" pair are equal.
 var debianOrdered = [][2]string{
 	{"6.1.0-9-amd64", "6.1.0-10-amd64"},
 	{"6.1.0-56-amd64", "6.1.0-56-cloud-amd64"},
@@ -80,7 +80,7 @@ func TestVersionOrder(t *testing.T) {
 	checkOrder(t, compareRPM, releaseOrdered, -1)
 }
 
-// randomPairs are near-equal versions out of the given alphabet.
+// randomPairs returns pairs of similar versions with the characters of an alphabet.
 func randomPairs(alphabet string, n int) [][2]string {
 	r := rand.New(rand.NewPCG(1, 2))
 	text := func(n int) string {
@@ -125,7 +125,8 @@ func TestDpkgAgrees(t *testing.T) {
 
 func TestRPMAgrees(t *testing.T) {
 	rpm := needTool(t, "rpm")
-	// No hyphen: rpm.vercmp takes what follows one for the release.
+	// The versions have no hyphen, because rpm.vercmp takes the text after a hyphen as the
+	// release.
 	pairs := append(randomPairs("019ab~^._+", 1000), rpmOrdered...)
 	var lua strings.Builder
 	for _, p := range pairs {

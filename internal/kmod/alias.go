@@ -6,20 +6,22 @@ import (
 	"strings"
 )
 
-// aliasTable finds the few patterns that may match a string without trying all of them. A kernel has 26,000 patterns
-// and a machine 200 devices; on an emulated processor five million calls of fnmatch take seconds of a boot.
+// aliasTable finds the patterns that may match a string without trying all of them. A kernel has
+// 26,000 patterns and a machine 200 devices; on an emulated processor, five million calls of
+// fnmatch take seconds of a boot.
 //
-// Every pattern is filed under the text before its first wildcard. A string can only match patterns that are filed
-// under one of its own prefixes, so a search is one map look-up for each prefix length in use, some fifty.
+// Every pattern is stored under the text before its first wildcard. A string can only match
+// patterns that are stored under one of its own prefixes, so a search needs one map look-up for
+// each prefix length in use, about fifty.
 type aliasTable struct {
 	aliases []alias
-	first   map[string]int32 // literal prefix to the newest alias filed under it
-	lengths []bool           // lengths[n]: some prefix has n bytes
+	first   map[string]int32 // literal prefix to the last alias stored under it
+	lengths []bool           // lengths[n]: a prefix has n bytes
 }
 
 type alias struct {
 	pattern, module string
-	next            int32 // the alias filed before this one under the same prefix, or -1
+	next            int32 // the alias stored before this one under the same prefix, or -1
 }
 
 func (t *aliasTable) parse(line string) error {
@@ -50,7 +52,7 @@ func (t *aliasTable) add(pattern, module string) {
 	t.lengths[len(prefix)] = true
 }
 
-// match takes a string in which '-' is already '_'.
+// match returns the modules whose patterns match s, in which '-' is already replaced with '_'.
 func (t *aliasTable) match(s string) []string {
 	var hits []int32
 	for n, used := range t.lengths {
@@ -79,7 +81,7 @@ func (t *aliasTable) match(s string) []string {
 	return names
 }
 
-// normalPattern makes '-' and '_' the same outside brackets, where '-' is a range.
+// normalPattern replaces '-' with '_', except inside brackets, where '-' is a range.
 func normalPattern(p string) string {
 	if strings.IndexByte(p, '-') < 0 {
 		return p
@@ -102,12 +104,14 @@ func normalPattern(p string) string {
 	return out.String()
 }
 
-// fnmatch is fnmatch(3) with no flags, over bytes: '*' is any text ('/' too), '?' any byte, '[a-f]' and '[!a-f]' a
-// set, '\' takes the next byte literally, and a '[' that nothing closes is itself. Classes like [:digit:] are not
-// known: depmod never writes them.
+// fnmatch is fnmatch(3) without flags, on bytes: '*' matches any text (also '/'), '?' any byte,
+// '[a-f]' and '[!a-f]' a set, '\' makes the next byte literal, and a '[' without a closing bracket
+// is literal. Classes such as [:digit:] are not supported, because depmod never writes them.
 func fnmatch(p, s string) bool {
 	i, j := 0, 0
-	star, lead, from := -1, "", 0 // after the last star: where the pattern goes on, its literal text there, and where in s it was tried
+	// After the last star: where the pattern continues, its literal text there, and where in s
+	// it was tried.
+	star, lead, from := -1, "", 0
 	for j < len(s) {
 		if i < len(p) && p[i] == '*' {
 			i++
@@ -120,7 +124,7 @@ func fnmatch(p, s string) bool {
 		} else {
 			return false
 		}
-		at := strings.Index(s[from:], lead) // jump to the next place that is worth trying
+		at := strings.Index(s[from:], lead) // jump to the next position that can match
 		if at < 0 {
 			return false
 		}
@@ -130,7 +134,7 @@ func fnmatch(p, s string) bool {
 	return strings.Trim(p[i:], "*") == ""
 }
 
-// literal is the text before the pattern's first wildcard.
+// literal returns the text before the first wildcard of a pattern.
 func literal(p string) string {
 	for i := 0; i < len(p); i++ {
 		switch p[i] {
@@ -141,7 +145,7 @@ func literal(p string) string {
 	return p
 }
 
-// matchFirst matches c with the pattern's first element, which takes n bytes.
+// matchFirst reports whether c matches the first element of the pattern, which has n bytes.
 func matchFirst(p string, c byte) (n int, ok bool) {
 	if p == "" {
 		return 0, false
@@ -151,7 +155,7 @@ func matchFirst(p string, c byte) (n int, ok bool) {
 	}
 	if p[0] == '\\' {
 		if len(p) == 1 {
-			return 1, false // fnmatch(3) lets a trailing backslash match nothing
+			return 1, false // in fnmatch(3), a trailing backslash matches nothing
 		}
 		return 2, p[1] == c || p[1] == '-' && c == '_'
 	}
@@ -161,8 +165,8 @@ func matchFirst(p string, c byte) (n int, ok bool) {
 	return 1, p[0] == c
 }
 
-// bracketSize gives the length of the bracket expression that p begins with, or false when there is none or nothing
-// closes it. A ']' that comes first is a member of the set.
+// bracketSize returns the length of the bracket expression at the beginning of p, or false if there
+// is none or it is not closed. A ']' at the first position is a member of the set.
 func bracketSize(p string) (int, bool) {
 	if p[0] != '[' {
 		return 0, false
@@ -182,7 +186,8 @@ func bracketSize(p string) (int, bool) {
 	return 0, false
 }
 
-// inSet says whether c is in the set: the text between the brackets. A '_' may stand for a '-' of the device.
+// inSet reports whether c is in the set, which is the text between the brackets. A '_' may stand
+// for a '-' of the device.
 func inSet(set string, c byte) bool {
 	not := false
 	if set[0] == '!' || set[0] == '^' {

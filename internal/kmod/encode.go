@@ -6,9 +6,10 @@ import (
 	"strings"
 )
 
-// Encode writes the part of the index that is about these modules, in the formats that Read takes, each text under
-// its file's extension: ".dep", ".alias" and ".softdep". The modules keep the order of names; rename gives the new path of
-// every file named, such as one that has been decompressed. Names that are not loadable modules are left out.
+// Encode returns the part of the index that is about the named modules, in the formats that Read
+// accepts. Each text has its file extension as key: ".dep", ".alias" and ".softdep". The modules
+// keep the order of names. rename returns the new path of a file, for example of one that was
+// decompressed. Names that are not loadable modules are skipped.
 func (x *Index) Encode(names []string, rename func(path string) string) map[string]string {
 	var dep, softdep, alias strings.Builder
 	wanted := map[string]bool{}
@@ -35,7 +36,8 @@ func (x *Index) Encode(names []string, rename func(path string) string) map[stri
 	return map[string]string{".dep": dep.String(), ".alias": alias.String(), ".softdep": softdep.String()}
 }
 
-// EncodeBuiltin writes the names of what is built in, in the format of modules.builtin, sorted.
+// EncodeBuiltin returns the names of the built-in modules, sorted, in the format of
+// modules.builtin.
 func (x *Index) EncodeBuiltin() string {
 	paths := make([]string, 0, len(x.builtin))
 	for _, p := range x.builtin {
@@ -45,7 +47,7 @@ func (x *Index) EncodeBuiltin() string {
 	return strings.Join(paths, "")
 }
 
-// Aliases lists the patterns of the devices that a module serves, in the order of the index.
+// Aliases returns the patterns of the devices for a module, in the order of the index.
 func (x *Index) Aliases(name string) []string {
 	var patterns []string
 	for _, a := range x.aliases.aliases {

@@ -12,7 +12,8 @@ import (
 	"netroot/internal/kmod"
 )
 
-// FuzzRead: no text makes the reader or a load order panic or hang, and an order ends in its module and has each once.
+// FuzzRead checks that no text makes the reader or a load order panic or hang, and that an order
+// ends in its module and has each module once.
 func FuzzRead(f *testing.F) {
 	f.Add(deps, softdeps, aliases, "kernel/lib/lz4.ko\n")
 	f.Add("a.ko: a.ko\nb.ko: c.ko\nc.ko:\n", "softdep b pre: a\n", "alias * b\n", "\n#\n")
@@ -41,9 +42,9 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// FuzzMatch holds the table against path.Match, which differs from fnmatch(3) in four ways: '*' and '?' stop at '/',
-// a malformed pattern is an error, runes are matched instead of bytes, and '-' is not '_'. Input that would meet one of
-// these is skipped or mapped.
+// FuzzMatch compares the table with path.Match, which differs from fnmatch(3) in four ways: '*' and
+// '?' stop at '/', a malformed pattern is an error, runes are matched instead of bytes, and '-' is
+// not '_'. Input with such a difference is skipped or mapped.
 func FuzzMatch(f *testing.F) {
 	f.Add("pci:v00001AF4d*sv*sd*bc*sc*i*", "pci:v00001AF4d00001000sv0sd0bc02sc00i00")
 	f.Add("usb:d013[0-3]dc*", "usb:d0132dc")
@@ -70,7 +71,7 @@ func FuzzMatch(f *testing.F) {
 	})
 }
 
-// manyAliases makes a table of the size and shape of a distribution's kernel.
+// manyAliases makes a table with the size and shape of a distribution's kernel.
 func manyAliases() (text string, queries []string) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var b strings.Builder
@@ -99,7 +100,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkMatch and BenchmarkMatchNaive ask the same 180 questions of the same 19,800 aliases.
+// BenchmarkMatch and BenchmarkMatchNaive match the same 180 strings with the same 19,800 aliases.
 func BenchmarkMatch(b *testing.B) {
 	text, queries := manyAliases()
 	x := index(b, map[string]string{"m.alias": text})
@@ -125,7 +126,7 @@ func BenchmarkMatchNaive(b *testing.B) {
 	}
 }
 
-// texts is a directory that holds these files.
+// texts is a directory with these files.
 func texts(files map[string]string) fs.FS {
 	m := fstest.MapFS{}
 	for name, text := range files {

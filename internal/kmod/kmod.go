@@ -1,23 +1,25 @@
-// Package kmod reads the index files that depmod writes beside a kernel's modules and answers two questions:
-// which modules does a device ask for, and which files must be loaded, in which order, for a module to work.
+// Package kmod reads the index files that depmod writes beside a kernel's modules, and answers two
+// questions: which modules does a device request, and which files must be loaded, in which order,
+// for a module to work?
 //
-// It is pure: it reads through io/fs and knows nothing of the running kernel. It neither loads modules nor reads
-// the module files themselves, and it ignores modprobe's own configuration (modprobe.d, blacklists, options).
+// The package only reads files through io/fs and has no access to the running kernel. It neither
+// loads modules nor reads module files, and it ignores modprobe's own configuration (modprobe.d,
+// blacklists, options).
 //
 // # Formats
 //
-// All files are lines of text; '#' begins a comment line and blank lines are skipped.
+// All files are lines of text; '#' begins a comment line, and blank lines are skipped.
 //
-//   - modules.dep (modules.dep(5)): "path: path path ...", the module's file and the files that it needs, relative
-//     to the module directory. The list is transitive and is to be loaded from its end.
-//   - modules.alias: "alias PATTERN NAME"; PATTERN is matched by fnmatch(3) without flags.
-//   - modules.softdep: "softdep NAME pre: a b post: c". Each word is a module's name or an alias ("crypto-crc32c",
-//     "platform:idma64"). Only "pre" is of use before a root is mounted; words before "pre:" or "post:", which some
-//     kernels write, mean nothing to modprobe and mean nothing here.
+//   - modules.dep (modules.dep(5)): "path: path path ...", the file of the module and the files that it
+//     requires, relative to the module directory. The list is transitive and must be loaded from its end.
+//   - modules.alias: "alias PATTERN NAME"; PATTERN is matched with fnmatch(3) without flags.
+//   - modules.softdep: "softdep NAME pre: a b post: c". Each word is the name of a module or an alias
+//     ("crypto-crc32c", "platform:idma64"). Before a root is mounted, only "pre" matters; modprobe and this
+//     package ignore words before "pre:" or "post:", which some kernels write.
 //   - modules.builtin: one path a line, for the modules that are part of the kernel image.
 //
-// A module's name is its file's name without ".ko" and what follows. In names and aliases '-' and '_' are equal
-// (modprobe(8)); the kernel itself always shows '_'.
+// The name of a module is the name of its file without ".ko" and the text after it. In names and
+// aliases '-' and '_' are equal (modprobe(8)); the kernel itself always shows '_'.
 package kmod
 
 import (
@@ -29,35 +31,36 @@ import (
 	"strings"
 )
 
-// ErrNotFound is wrapped by the errors about a module that the index does not name.
+// ErrNotFound is wrapped by errors about a module that is not in the index.
 var ErrNotFound = errors.New("no such module in the index")
 
-// Module is a module that can be loaded.
+// Module is a loadable module.
 type Module struct {
 	Name string // with underscores, as /proc/modules shows it
-	Path string // of its file, relative to the module directory, as modules.dep has it
+	Path string // path of its file, relative to the module directory, as in modules.dep
 
-	// Soft is set by LoadOrder on a module that is wanted (by a softdep) but not needed: failing to load it, as
-	// crc32c_intel does on a processor without the instruction, is no reason to give up the ones after it.
+	// Soft is set by LoadOrder for a module that is only preferred (by a softdep) and not
+	// required. If it cannot be loaded, as crc32c_intel on a processor without the instruction,
+	// the following modules must be loaded anyway.
 	Soft bool
 }
 
-// Index is what the files say. Methods may be called from several goroutines at once.
+// Index is the content of the index files. Several goroutines may call its methods at once.
 type Index struct {
 	modules map[string]*entry
-	builtin map[string]string // name to path
+	builtin map[string]string // paths by name
 	aliases aliasTable
 }
 
 type entry struct {
 	Module
-	deps []string // paths, the module's direct and indirect needs, in the file's order
+	deps []string // paths of the direct and indirect dependencies, in the order of the file
 	pre  []string // names or aliases
 }
 
-// Read merges every *.dep, *.alias, *.softdep and *.builtin file that lies in dir itself (not in its subfolders:
-// they hold thousands of modules and no index). A module that two files describe is taken from the last one by
-// file name. A directory without such files gives an empty index, one that is missing an error.
+// Read merges every *.dep, *.alias, *.softdep and *.builtin file in dir itself. (Its subdirectories
+// contain thousands of modules but no index.) If two files describe a module, the last file by name
+// counts. A directory without such files gives an empty index; a missing directory is an error.
 func Read(fsys fs.FS, dir string) (*Index, error) {
 	files, err := fs.ReadDir(fsys, dir)
 	if err != nil {
@@ -92,7 +95,8 @@ func Read(fsys fs.FS, dir string) (*Index, error) {
 	return x, nil
 }
 
-// eachLine calls parse for the lines that carry something. Its error begins with the line's number.
+// eachLine calls parse for each line that is not blank or a comment. Its error begins with the line
+// number.
 func eachLine(text string, parse func(string) error) error {
 	n := 0
 	for line := range strings.Lines(text) {
@@ -140,8 +144,9 @@ func parseSoftdep(into map[string][]string, line string) error {
 	return nil
 }
 
-// Name gives the name of the module that a path names: "kernel/arch/x86/crypto/crc32c-intel.ko.xz" is
-// crc32c_intel. A bare name, with '-' or '_', is accepted too.
+// Name returns the name of the module that a path names:
+// "kernel/arch/x86/crypto/crc32c-intel.ko.xz" is crc32c_intel. It also accepts a bare name, with
+// '-' or '_'.
 func Name(file string) string {
 	base := file[strings.LastIndexByte(file, '/')+1:]
 	if i := strings.LastIndex(base, ".ko"); i > 0 {
@@ -150,7 +155,7 @@ func Name(file string) string {
 	return normal(base)
 }
 
-// normal makes '-' and '_' the same.
+// normal replaces '-' with '_'.
 func normal(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 // Has reports whether the kernel has the module, loadable or built in.
@@ -175,12 +180,13 @@ func (x *Index) Modules() []Module {
 	return list
 }
 
-// Match gives the names of the modules that want a device with this modalias (the content of its sysfs file,
-// without the line's end), in the order of the index and each once.
+// Match returns the names of the modules for a device with this modalias (the content of its sysfs
+// file, without the line end), each once and in the order of the index.
 func (x *Index) Match(modalias string) []string { return x.aliases.match(normal(modalias)) }
 
-// Resolve gives the modules that a word of a softdep or of request_module() means: the module of that name if there
-// is one, loadable or built in, else the ones that have it as an alias.
+// Resolve returns the modules that a word of a softdep or of request_module() refers to: the module
+// with that name if there is one, loadable or built in, otherwise the modules that have it as an
+// alias.
 func (x *Index) Resolve(word string) []string {
 	if x.Has(word) {
 		return []string{normal(word)}

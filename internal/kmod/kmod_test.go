@@ -14,7 +14,8 @@ import (
 	"netroot/internal/kmod"
 )
 
-// index reads the given files from a directory of their own, beside which lie files that are no part of an index.
+// index reads the given files from a new directory, which also has files that are not part of an
+// index.
 func index(t testing.TB, files map[string]string) *kmod.Index {
 	t.Helper()
 	fsys := fstest.MapFS{
@@ -76,9 +77,9 @@ func TestLoadOrder(t *testing.T) {
 		{"virtio_net", "virtio_ring virtio failover virtio_net"},
 		{"af_packet", ""},
 		{"erofs", "crc32c_intel? crc32c_generic? libcrc32c erofs"},
-		{"s1", "s2? s1"},    // s3 needs s1, and lonely needs what is not there
-		{"s3", "s2? s1 s3"}, // s1's softdep on s3 is no cycle that matters
-		{"s4", "c b? s4"},   // c is both needed and wanted: needed; words outside pre: mean nothing
+		{"s1", "s2? s1"},    // s3 requires s1, and lonely requires a missing module
+		{"s3", "s2? s1 s3"}, // s1's softdep on s3 is not a cycle that matters
+		{"s4", "c b? s4"},   // c is both required and preferred, so it is required; words outside pre: are ignored
 	} {
 		mods, err := x.LoadOrder(c.name)
 		if err != nil {
@@ -115,7 +116,7 @@ func TestLoadOrderErrors(t *testing.T) {
 		missing    bool
 	}{
 		{"nonsense", "module nonsense: no such module in the index", true},
-		{"lonely", "module lonely: lonely needs gone: no such module in the index", true},
+		{"lonely", "module lonely: lonely requires gone: no such module in the index", true},
 		{"y", "module y: dependencies form a cycle: y -> z -> x -> y", false},
 	} {
 		_, err := x.LoadOrder(c.name)
@@ -125,7 +126,7 @@ func TestLoadOrderErrors(t *testing.T) {
 	}
 }
 
-// Softdeps that fail must not be tried again and again: this takes 2^60 steps when they are.
+// Softdeps that fail must not be tried repeatedly: that would take 2^60 steps.
 func TestLoadOrderOfManyFailingSoftdeps(t *testing.T) {
 	var dep, soft strings.Builder
 	for i := range 60 {
@@ -224,7 +225,7 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
-// What Encode writes means the same when it is read again.
+// The output of Encode has the same meaning when it is read again.
 func TestEncode(t *testing.T) {
 	x := index(t, map[string]string{"modules.dep": deps, "modules.softdep": softdeps, "modules.alias": aliases, "modules.builtin": "kernel/lib/lz4.ko\n"})
 	plain := func(p string) string { return strings.TrimSuffix(p, ".xz") }
@@ -258,7 +259,8 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-// TestInstalledKernels reads whatever indexes this machine has: every module must have a load order that ends in it.
+// TestInstalledKernels reads all indexes of this machine: every module must have a load order that
+// ends in it.
 func TestInstalledKernels(t *testing.T) {
 	dirs, _ := filepath.Glob("/lib/modules/*/modules.dep")
 	if len(dirs) == 0 {

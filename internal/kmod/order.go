@@ -6,12 +6,13 @@ import (
 	"strings"
 )
 
-// LoadOrder lists what must be loaded for the module to work, in order: everything it needs or wants first, the
-// module itself last. Built-in modules need no loading and are left out; a built-in name gives an empty list.
+// LoadOrder returns what must be loaded for the module to work, in order: first everything that it
+// requires or prefers, last the module itself. Built-in modules are left out, because they need not
+// be loaded; for a built-in name the list is empty.
 //
-// A module or a dependency that the index does not name is an error that wraps ErrNotFound; so is a cycle of
-// dependencies an error, which names it. Softdeps never are: one that is unknown, or that could only be loaded after
-// the module itself, is left out.
+// If the index lacks the module or a dependency, the error wraps ErrNotFound. A cycle of
+// dependencies is an error that names the cycle. Softdeps never cause an error: LoadOrder leaves
+// out a softdep that is unknown or that could only be loaded after the module itself.
 func (x *Index) LoadOrder(name string) ([]Module, error) {
 	w := walk{x: x, done: map[string]bool{}, failed: map[string]bool{}}
 	if err := w.visit(normal(name)); err != nil {
@@ -25,7 +26,7 @@ func (x *Index) LoadOrder(name string) ([]Module, error) {
 	return w.order, nil
 }
 
-// closure adds the module and all that it cannot do without.
+// closure adds the module and everything that it requires.
 func (x *Index) closure(name string, into map[string]bool) {
 	e := x.modules[name]
 	if e == nil || into[name] {
@@ -41,9 +42,9 @@ func (x *Index) closure(name string, into map[string]bool) {
 type walk struct {
 	x      *Index
 	order  []Module
-	done   map[string]bool // in order
-	failed map[string]bool // cannot be loaded: not tried twice as a softdep, which would take exponential time
-	chain  []string        // from the module asked for to the one visited now
+	done   map[string]bool // modules already in order
+	failed map[string]bool // modules that cannot be loaded; trying them again as softdeps would take exponential time
+	chain  []string        // from the requested module to the current one
 }
 
 func (w *walk) visit(name string) error {
@@ -53,7 +54,7 @@ func (w *walk) visit(name string) error {
 	e := w.x.modules[name]
 	if e == nil {
 		if len(w.chain) > 0 {
-			return fmt.Errorf("%s needs %s: %w", w.chain[len(w.chain)-1], name, ErrNotFound)
+			return fmt.Errorf("%s requires %s: %w", w.chain[len(w.chain)-1], name, ErrNotFound)
 		}
 		return ErrNotFound
 	}
@@ -78,7 +79,7 @@ func (w *walk) visit(name string) error {
 	return nil
 }
 
-// visitSoft leaves no trace of a module that cannot be loaded.
+// visitSoft visits a softdep. It undoes everything if the module cannot be loaded.
 func (w *walk) visitSoft(name string) {
 	if w.failed[name] {
 		return

@@ -15,29 +15,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Apply extracts an archive over root. /proc must be mounted when the archive has extended attributes.
+// Apply extracts an archive over root. If the archive has extended attributes, /proc must be
+// mounted.
 //
-// Nothing outside root is read or written, whatever the archive and the tree hold: names that are absolute or contain
-// ".." are refused, and symbolic links met on the way are followed as the node will follow them once root is its "/":
-// "bin -> usr/bin" and "var/run -> /run" both lead to places inside.
+// Apply neither reads nor writes anything outside root, whatever the archive and the tree contain.
+// It refuses names that are absolute or contain "..". It follows symbolic links as the node will
+// when root is its "/": "bin -> usr/bin" and "var/run -> /run" both lead to places inside.
 //
-// A file, link or device takes the place of what stood there, without writing through it, except a directory that is not
-// empty: that is an error. A directory of the archive that stands on a directory, or on a symbolic link to one, is merged
-// into it and gives it its owner, mode and time. Missing parents are made (0755). Owner, mode with set-user-ID bits, time
-// and extended attributes are set; "user." attributes, which carry no rights, are dropped where the file system has no
-// room for them (tmpfs before Linux 6.6). The entry for the root itself ("./", which tar adds) is ignored.
+// A file, link or device replaces an existing entry and is not written through it. A directory that
+// is not empty is not replaced: that is an error. A directory of the archive is merged into an
+// existing directory, or into the directory that an existing symbolic link leads to, and sets its
+// owner, mode and time. Missing parents are made (0755). Apply sets the owner, the mode with
+// set-user-ID bits, the time and the extended attributes. It drops "user." attributes, which grant
+// no rights, if the file system does not support them (tmpfs before Linux 6.6). It ignores the
+// entry for the root itself ("./", which tar adds).
 //
-// The first error ends it, and what was extracted before stays: the caller boots on or tries the whole archive again.
+// Apply stops at the first error and keeps what it has extracted. The caller either continues to
+// boot or extracts the whole archive again.
 func Apply(root *os.Root, r io.Reader) error { return newApplier(rootTarget{root}).apply(r) }
 
 type applier struct {
 	target
-	// dirs are the archive's directories by their place. Their owner, mode and time are set when all files are in: a
-	// file made later would change the time, and could not be made at all in a read-only directory.
+	// dirs are the archive's directories by their place. Their owner, mode and time are set
+	// when all files have been made: a file that is made later would change the time, and could
+	// not be made at all in a read-only directory.
 	dirs map[string]*tar.Header
-	// take, where it is not nil, is shown every entry first, by its clean name, and keeps those that it returns true for.
+	// take, if it is not nil, receives every entry first, with its clean name. Apply does not
+	// extract the entries for which take returns true.
 	take func(name string, hdr *tar.Header, body io.Reader) (bool, error)
-	// report, where it is not nil, is told of an entry that cannot be extracted, and the others follow.
+	// report, if it is not nil, receives the error of an entry that cannot be extracted; the
+	// next entries are still extracted.
 	report func(error)
 }
 
@@ -59,7 +66,7 @@ func (a *applier) apply(r io.Reader) error {
 	}
 }
 
-// failed gives an error its entry's name, and passes it on or reports it.
+// failed adds the name of the entry to an error, and returns or reports it.
 func (a *applier) failed(hdr *tar.Header, err error) error {
 	if err == nil {
 		return nil
@@ -107,27 +114,27 @@ func (a *applier) extract(hdr *tar.Header, body io.Reader) error {
 	return a.setAttributes(place, hdr)
 }
 
-// checkHeader refuses what Apply would otherwise misread.
+// checkHeader refuses entries that Apply would otherwise misread.
 func checkHeader(hdr *tar.Header) error {
-	const maxID = 1<<32 - 2 // 2^32-1 tells chown(2) to leave the owner alone
+	const maxID = 1<<32 - 2 // chown(2) does not change the owner if the ID is 2^32-1
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
-		return fmt.Errorf("owner %d:%d is not a user and group", hdr.Uid, hdr.Gid)
+		return fmt.Errorf("owner %d:%d is out of range for a user and a group", hdr.Uid, hdr.Gid)
 	}
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
 	default:
-		return fmt.Errorf("is of type %q, which layers do not have", hdr.Typeflag)
+		return fmt.Errorf("type %q is not supported in layers", hdr.Typeflag)
 	}
 	for key := range hdr.PAXRecords {
-		// A sparse entry of a few bytes may claim to hold exabytes.
+		// A sparse entry of a few bytes may claim a size of exabytes.
 		if strings.HasPrefix(key, "GNU.sparse.") {
-			return errors.New("is a sparse file, which layers do not have")
+			return errors.New("sparse files are not supported in layers")
 		}
 	}
 	return nil
 }
 
-// mkdir makes a directory that only is on the way.
+// mkdir makes a missing parent directory.
 func (a *applier) mkdir(place string) error {
 	hdr := &tar.Header{Typeflag: tar.TypeDir, Name: place + "/", Mode: 0o755}
 	return a.create(place, hdr, nil)
@@ -136,7 +143,8 @@ func (a *applier) mkdir(place string) error {
 func (a *applier) mergeDir(name string, hdr *tar.Header) error {
 	place, err := walk(a, name, a.mkdir)
 	if errors.Is(err, unix.ENOTDIR) {
-		// A file, or a link to one, stands there. If it is a parent that is in the way, this walk says so.
+		// The entry there is a file, or a link to one. If a parent is a file, this walk
+		// returns the error.
 		parent, err := walk(a, path.Dir(name), a.mkdir)
 		if err != nil {
 			return err
@@ -157,14 +165,14 @@ func (a *applier) mergeDir(name string, hdr *tar.Header) error {
 	return nil
 }
 
-// clear removes what stands at place, but no directory with files in it.
+// clear removes the entry at place, unless it is a directory that is not empty.
 func (a *applier) clear(place string) error {
 	err := a.remove(place)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case errors.Is(err, unix.ENOTEMPTY):
-		return fmt.Errorf("%s is a directory with files in it; a layer does not replace it by something else", place)
+		return fmt.Errorf("%s is a directory that is not empty: a layer replaces it only with a directory", place)
 	case err != nil:
 		return err
 	}
@@ -172,7 +180,7 @@ func (a *applier) clear(place string) error {
 	return nil
 }
 
-// link makes place another name of the file that the archive calls target.
+// link makes place a hard link to the file that the archive calls target.
 func (a *applier) link(place, target string) error {
 	name, err := cleanName(target)
 	if err != nil {
@@ -188,7 +196,7 @@ func (a *applier) link(place, target string) error {
 		return fmt.Errorf("link target %q: %w", target, err)
 	}
 	if fi.IsDir() || old == place {
-		return fmt.Errorf("link target %q: is a directory or the link itself", target)
+		return fmt.Errorf("link target %q is a directory or the link itself", target)
 	}
 	if err := a.clear(place); err != nil {
 		return err
@@ -196,7 +204,7 @@ func (a *applier) link(place, target string) error {
 	return a.create(place, &tar.Header{Typeflag: tar.TypeLink, Name: place, Linkname: old}, nil)
 }
 
-// finish sets what directories are to look like, the deepest first.
+// finish sets the attributes of directories, from the deepest to the highest.
 func (a *applier) finish() error {
 	for _, place := range slices.Backward(slices.Sorted(maps.Keys(a.dirs))) {
 		hdr := a.dirs[place]

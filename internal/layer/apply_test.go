@@ -37,7 +37,8 @@ func archiveOf(t testing.TB, members ...member) []byte {
 	return out.Bytes()
 }
 
-// hostTree makes what a hostile or only an ordinary tree holds: OUT stands for a directory beside root.
+// hostTree makes what a hostile or only an ordinary tree holds: OUT stands for a directory beside
+// root.
 //
 //	outside/secret          must survive everything
 //	root/usr/bin/           root/bin -> usr/bin            merged /usr
@@ -74,7 +75,7 @@ func TestApplyPlaces(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		members []member
-		file    string // what to look at below root, links not followed by the test
+		file    string // path below root to check; the test does not follow links
 		want    string
 	}{
 		{"through merged usr", []member{{tar.TypeReg, "bin/sh", "", "new"}}, "usr/bin/sh", "new"},
@@ -120,8 +121,8 @@ func TestApplyRefuses(t *testing.T) {
 		{"link loop", []member{{tar.TypeReg, "loop/x", "", "x"}}, "symbolic links"},
 		{"file as parent", []member{{tar.TypeReg, "etc/motd/x", "", "x"}}, "not a directory"},
 		{"file as grandparent of a directory", []member{{tar.TypeDir, "etc/motd/x/y", "", ""}}, "not a directory"},
-		{"full directory", []member{{tar.TypeReg, "full", "", "x"}}, "files in it"},
-		{"link over a full directory", []member{{tar.TypeSymlink, "full/of", "/", ""}}, "files in it"},
+		{"full directory", []member{{tar.TypeReg, "full", "", "x"}}, "that is not empty"},
+		{"link over a full directory", []member{{tar.TypeSymlink, "full/of", "/", ""}}, "that is not empty"},
 		{"hard link outside", []member{{tar.TypeLink, "x", "../outside/secret", ""}}, ".."},
 		{"hard link by an absolute name", []member{{tar.TypeLink, "x", "/outside/secret", ""}}, "absolute"},
 		{"hard link by a link upwards", []member{{tar.TypeLink, "x", "up/secret", ""}}, "no such file"},
@@ -166,7 +167,8 @@ func checkOutside(t testing.TB, outside string) {
 	}
 }
 
-// No archive may touch what is outside of root, make Apply panic or fill the disk.
+// FuzzApply checks that no archive changes anything outside root, makes Apply panic, or fills the
+// disk.
 func FuzzApply(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(archiveOf(f, member{tar.TypeReg, "bin/sh", "", "x"}, member{tar.TypeDir, "up/", "", ""}, member{tar.TypeReg, "up/secret", "", "x"}))

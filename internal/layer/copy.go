@@ -10,15 +10,16 @@ import (
 	"strings"
 )
 
-// Copy copies the file or tree at src, a path of this machine, to name inside root, keeping what FromDir keeps and with
-// Apply's care: nothing outside root is written, whatever links the tree holds. A directory is merged into one that is
-// there. edit, where it is not nil, may change an entry (its owner, say) on the way.
+// Copy copies the file or tree at src, a path of this machine, to name inside root. It keeps what
+// FromDir keeps and is as careful as Apply: it writes nothing outside root, whatever links the tree
+// contains. A directory is merged into an existing one. edit, if it is not nil, may change each
+// entry (for example its owner).
 func Copy(root *os.Root, src, name string, edit func(*tar.Header)) error {
 	name = strings.TrimLeft(path.Clean("/"+name), "/")
 	return newApplier(rootTarget{root}).copy(&dirReader{dir: src, name: name, edit: edit})
 }
 
-// copy applies what d reads.
+// copy applies the entries that d reads.
 func (a *applier) copy(d *dirReader) error {
 	pr, pw := io.Pipe()
 	d.tw = tar.NewWriter(pw)
@@ -29,17 +30,19 @@ func (a *applier) copy(d *dirReader) error {
 	}()
 	err := a.apply(pr)
 	pr.CloseWithError(errors.New("no longer read"))
-	<-done // it may report something
+	<-done // the reader may still report an error
 	return err
 }
 
-// Resolve returns where name leads to when root is taken for "/", as a path below root without symbolic links. The last
-// component, too, is followed. What is not there is fs.ErrNotExist.
+// Resolve returns the place that name leads to when root is taken for "/", as a path below root
+// without symbolic links. It also follows the last component. If nothing is there, the error is
+// fs.ErrNotExist.
 func Resolve(root *os.Root, name string) (string, error) { return resolve(root, name) }
 
 func resolve(root lookup, name string) (string, error) {
 	for range maxLinks {
-		// Nothing is cleaned here: "link/.." is above what the link leads to, and not beside the link.
+		// The path is not cleaned: "link/.." is the parent of the link's target, not the
+		// directory of the link.
 		dir, base := path.Split(strings.TrimRight(name, "/"))
 		if base == "" || base == "." || base == ".." {
 			return walk(root, name, nil)

@@ -29,8 +29,8 @@ func TestCopy(t *testing.T) {
 	os.Symlink("motd", src+"/base/etc/issue")
 	os.Link(src+"/base/etc/motd", src+"/base/etc/motd2")
 	os.Mkdir(dir+"/realetc", 0o755)
-	os.Symlink("/realetc", dir+"/etc") // absolute, and inside the root
-	os.Symlink(outside, dir+"/usr")    // on the host it leads away; inside, nowhere
+	os.Symlink("/realetc", dir+"/etc") // absolute, but inside the root
+	os.Symlink(outside, dir+"/usr")    // leads out of the root on the host, and to a missing file inside
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -13,28 +13,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DeletionList is the file at the top of a layer that names, one absolute path a line, what the layer removes from the
-// root after its own files are in. It is not a file of the layer itself.
+// DeletionList is the name of a file at the top of a layer. It lists, one absolute path a line,
+// what the layer removes from the root after its own files have been extracted. It is not itself a
+// file of the layer.
 //
-// Blanks at both ends of a line do not count, nor do empty lines and those that begin with "#"; a line may end in CR LF.
-// No pattern is expanded. Links on the way are followed inside the root, a link at the end is removed itself. What is not
-// there is no error. Lines that are relative, have ".." or name the root are refused, the others are carried out.
+// Blanks at both ends of a line, empty lines and lines that begin with "#" are ignored; a line may
+// end in CR LF. Patterns are not expanded. Links on the way are followed inside the root; a link at
+// the end of the path is removed itself. A missing file is not an error. Lines that are relative,
+// have ".." or name the root are refused; the others are carried out.
 const DeletionList = ".rootovldel"
 
-// maxDeletions is how long a list may be, in bytes. A list that is longer is not a list.
+// maxDeletions is the greatest length of a list in bytes. A longer list is refused as a whole.
 const maxDeletions = 1 << 20
 
 // deletion is one line of a list.
 type deletion struct {
 	path string // clean and relative: "etc/motd"
 	line int
-	dir  bool // the line ends in a slash: only a directory is meant
+	dir  bool // the line ends in a slash, so only a directory is removed
 }
 
-// String is the path as the list means it.
+// String returns the path as an absolute path.
 func (d deletion) String() string { return "/" + d.path }
 
-// readDeletions reads a list and reports each line that is refused.
+// readDeletions reads a list and reports each line that it refuses.
 func readDeletions(r io.Reader, report func(error)) ([]deletion, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxDeletions+1))
 	if err != nil {
@@ -66,9 +68,9 @@ func parseDeletion(text string) (deletion, error) {
 	clean := path.Clean(text)
 	switch {
 	case text[0] != '/':
-		return deletion{}, errors.New("is no absolute path")
+		return deletion{}, errors.New("is not an absolute path")
 	case strings.ContainsRune(text, 0):
-		return deletion{}, errors.New("has a NUL byte")
+		return deletion{}, errors.New("contains a NUL byte")
 	case slices.Contains(strings.Split(text, "/"), ".."):
 		return deletion{}, errors.New(`has ".."`)
 	case clean == "/":
@@ -77,8 +79,8 @@ func parseDeletion(text string) (deletion, error) {
 	return deletion{path: clean[1:], dir: strings.HasSuffix(text, "/")}, nil
 }
 
-// apply removes what the line names. A directory goes, with all that is in it, only
-// where dirs says so.
+// apply removes the file that the line names. It removes a directory and everything in it only if
+// dirs is set.
 func (d deletion) apply(t target, dirs bool) error {
 	parent, err := walk(t, path.Dir(d.path), nil)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -88,7 +90,7 @@ func (d deletion) apply(t target, dirs bool) error {
 		return err
 	}
 	if other, err := t.elsewhere(parent); err != nil || other {
-		return errors.Join(err, errors.New("is not on the root's own file system"))
+		return errors.Join(err, errors.New("is not on the file system of the root"))
 	}
 	place := path.Join(parent, path.Base(d.path))
 	fi, err := t.Lstat(place)
@@ -98,24 +100,24 @@ func (d deletion) apply(t target, dirs bool) error {
 	case err != nil:
 		return err
 	case fi.IsDir() && !dirs:
-		return errors.New("is a directory, and a layer in the tree deletes only files")
+		return errors.New("is a directory: a layer in the tree deletes only files")
 	case fi.IsDir():
 		return t.removeAll(place)
 	case d.dir:
-		return errors.New("is not a directory, as the slash at its end says")
+		return errors.New("is not a directory, but the path ends in a slash")
 	}
 	return t.remove(place)
 }
 
-// missing is an error only where a pattern was meant.
+// missing returns an error only if the path looks like a pattern.
 func (d deletion) missing() error {
 	if strings.ContainsAny(d.path, "*?[") {
-		return errors.New("is not there; patterns are not expanded")
+		return errors.New("does not exist; patterns are not expanded")
 	}
 	return nil
 }
 
-// deleteAll carries out a list and reports what is not removed.
+// deleteAll carries out a list and reports the lines that it cannot carry out.
 func deleteAll(t target, list []deletion, dirs bool, report func(error)) {
 	for _, d := range list {
 		if err := d.apply(t, dirs); err != nil {

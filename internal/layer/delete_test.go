@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gone lists what two listings of one tree differ by: names that only the first has.
+// gone returns the names that are only in the first of two listings of a tree.
 func gone(before, after []string) []string {
 	have := make(map[string]bool)
 	for _, name := range after {
@@ -43,7 +43,8 @@ func names(t testing.TB, dir string) []string {
 	return out
 }
 
-// deletions carries out a list on the tree of hostTree, as a layer in the tree does, or as one from the server does.
+// deletions carries out a list on the tree of hostTree: as a layer in the tree does, or with dirs
+// as a layer of the server does.
 func deletions(t testing.TB, dir, list string, dirs bool) (reports []string) {
 	t.Helper()
 	root, err := os.OpenRoot(dir)
@@ -65,9 +66,9 @@ func TestDeletions(t *testing.T) {
 	everything := list{"full", "full/of", "full/of/things"}
 	for _, test := range []struct {
 		name, text string
-		tree       list // what goes where only files may
-		server     list // what goes where directories may, too; nil: the same
-		says       list // parts of the reports of the first; of the second where they differ, in also
+		tree       list // files that are removed if only files may be
+		server     list // files that are removed if directories may be, too; nil: the same
+		says       list // parts of the reports of the first; also has those of the second, if they differ
 		also       list
 	}{
 		{name: "a file", text: "/etc/motd\n", tree: list{"etc/motd"}},
@@ -80,16 +81,16 @@ func TestDeletions(t *testing.T) {
 		{name: "round in circles", text: "/loop/x\n", says: list{"symbolic links"}},
 		{name: "below a file", text: "/etc/motd/x\n"},
 		{name: "what is not there", text: "/etc/none\n/none/none\n"},
-		{name: "a pattern", text: "/etc/m*\n/etc/[hm]\n/no?/x\n", says: list{`line 1: "/etc/m*" is not there; patterns`, "line 2", "line 3"}},
+		{name: "a pattern", text: "/etc/m*\n/etc/[hm]\n/no?/x\n", says: list{`line 1: "/etc/m*" does not exist; patterns`, "line 2", "line 3"}},
 		{name: "a pattern that is a name", text: "/usr/bin/*\n", tree: list{"usr/bin/*"}},
 		{name: "the root", text: "/\n//\n/.\n/./\n", says: list{"line 1: \"/\" is the root itself", "line 2", "line 3", "line 4"}},
 		{name: "dots upwards", text: "/..\n/../outside/secret\n/etc/../etc/motd\n", says: list{`has ".."`, `has ".."`, `line 3: "/etc/../etc/motd" has ".."`}},
-		{name: "relative", text: "etc/motd\n./etc/motd\n../outside/secret\n\"/etc/motd\"\n", says: list{"is no absolute path", "absolute", "absolute", "absolute"}},
-		{name: "NUL", text: "/etc/motd\x00\n", says: list{"has a NUL byte"}},
+		{name: "relative", text: "etc/motd\n./etc/motd\n../outside/secret\n\"/etc/motd\"\n", says: list{"is not an absolute path", "absolute", "absolute", "absolute"}},
+		{name: "NUL", text: "/etc/motd\x00\n", says: list{"contains a NUL byte"}},
 		{name: "a byte order mark", text: "\ufeff/etc/motd\n", says: list{"absolute"}},
 		{name: "the others follow", text: "etc/x\n/etc/motd\n/\n/etc/link\n", tree: list{"etc/link", "etc/motd"}, says: list{"line 1", "line 3"}},
 		{name: "two paths on a line are one", text: "/etc/motd /etc/hard\n"},
-		{name: "a directory", text: "/full\n", server: everything, says: list{"is a directory, and a layer in the tree deletes only files"}, also: list{}},
+		{name: "a directory", text: "/full\n", server: everything, says: list{"is a directory: a layer in the tree deletes only files"}, also: list{}},
 		{name: "a directory, with a slash", text: "/full/\n", server: everything, says: list{"is a directory"}, also: list{}},
 		{name: "a file, with a slash", text: "/etc/motd/\n/bin/\n", says: list{"is not a directory", "is not a directory"}},
 		{name: "a directory by way of a link", text: "/dots/../full/of\n/full/../full\n", says: list{`".."`, `".."`}},
@@ -132,7 +133,8 @@ func TestDeletionsTooLong(t *testing.T) {
 	}
 }
 
-// Memory and image lie below the root of a node while layers are applied: nothing of them goes.
+// Memory and image are mounted below the root of a node while layers are applied: their files must
+// stay.
 func TestDeletionsSpareMounts(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: a mount")
@@ -140,7 +142,7 @@ func TestDeletionsSpareMounts(t *testing.T) {
 	root, _ := hostTree(t)
 	write(t, root+"/live/cow/x", "x", 0o644)
 	if err := unix.Mount("tmpfs", root+"/live/cow", "tmpfs", 0, ""); err != nil {
-		t.Skip(err) // a container without the right
+		t.Skip(err) // a container without the right to mount
 	}
 	t.Cleanup(func() { unix.Unmount(root+"/live/cow", unix.MNT_DETACH) })
 	write(t, root+"/live/cow/upper/file", "x", 0o644)
@@ -150,12 +152,12 @@ func TestDeletionsSpareMounts(t *testing.T) {
 	if d := gone(before, names(t, root)); d != nil {
 		t.Errorf("gone: %q", d)
 	}
-	if len(got) != 4 || !strings.Contains(got[0], "mounted at /live/cow") || !strings.Contains(got[3], "the root's own file system") {
+	if len(got) != 4 || !strings.Contains(got[0], "mounted at /live/cow") || !strings.Contains(got[3], "not on the file system of the root") {
 		t.Errorf("reports:\n%s", strings.Join(got, "\n"))
 	}
 }
 
-// Names that are not UTF-8 are names, below directories too.
+// Names that are not UTF-8 are accepted, also below directories.
 func TestDeletionsOfAnyBytes(t *testing.T) {
 	root, _ := hostTree(t)
 	write(t, root+"/caf\xe9/\xff/x", "x", 0o644)
@@ -170,7 +172,7 @@ func TestDeletionsOfAnyBytes(t *testing.T) {
 	}
 }
 
-// Whatever a list says, nothing outside the root goes, and the root stays.
+// Whatever a list contains, nothing outside the root is removed, and the root stays.
 func FuzzDeletions(f *testing.F) {
 	f.Add([]byte("/etc/motd\n# x\r\n\r\n/full/\n"), true)
 	f.Add([]byte("/\n//\n/..\n/../outside\n/up/secret\n/abs/secret\n"), true)
@@ -202,7 +204,7 @@ func TestLayerArchiveWithDeletions(t *testing.T) {
 	defer r.Close()
 	archive := archiveOf(t,
 		member{tar.TypeReg, "./" + DeletionList, "", "/etc/motd\n/full\n/etc/new\n/up/secret\nbad\n"},
-		member{tar.TypeReg, "etc/motd", "", "new"}, // brought and deleted: deletions come last
+		member{tar.TypeReg, "etc/motd", "", "new"}, // added and deleted: deletions come last
 		member{tar.TypeReg, "etc/new", "", "new"},
 		member{tar.TypeReg, "etc/kept", "", "new"},
 		member{tar.TypeReg, "etc/" + DeletionList, "", "/etc/kept\n"}, // an ordinary file
@@ -211,7 +213,7 @@ func TestLayerArchiveWithDeletions(t *testing.T) {
 	if err := ApplyLayer(r, bytes.NewReader(archive), func(err error) { reports = append(reports, err.Error()) }); err != nil {
 		t.Fatal(err)
 	}
-	if len(reports) != 1 || !strings.Contains(reports[0], `line 5: "bad" is no absolute path`) {
+	if len(reports) != 1 || !strings.Contains(reports[0], `line 5: "bad" is not an absolute path`) {
 		t.Errorf("reports %q", reports)
 	}
 	for name, want := range map[string]bool{"etc/motd": false, "full": false, "etc/new": false, "etc/kept": true, "etc/" + DeletionList: true, DeletionList: false} {

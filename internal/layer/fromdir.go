@@ -22,17 +22,18 @@ import (
 
 // FromDir writes the tree below dir to w as an archive and returns the digest of what it wrote.
 //
-// Kept are: permission bits, numeric owners, modification times to the nanosecond, symbolic links, hard links between
-// files of the tree, extended attributes (so ACLs and file capabilities too), devices and named pipes. Left out are
-// sockets, which belong to a running process; dir's own mode and owner, which would become those of the node's "/"; and
-// SELinux labels and overlayfs' private attributes, which say something about this machine and not about the node.
+// It keeps permission bits, numeric owners, modification times to the nanosecond, symbolic links,
+// hard links between files of the tree, extended attributes (including ACLs and file capabilities),
+// devices and named pipes. It leaves out sockets, which belong to a running process; dir's own mode
+// and owner, which would become those of the node's "/"; and SELinux labels and overlayfs' private
+// attributes, which describe this machine and not the node.
 //
-// The deletion list of a layer is a file like any other here; ApplyLayer knows what it means. edit, where it is not nil,
-// may change an entry (its owner, say) on the way.
+// The deletion list of a layer is an ordinary file here; ApplyLayer interprets it. edit, if it is
+// not nil, may change each entry (for example its owner).
 func FromDir(w io.Writer, dir string, edit func(*tar.Header)) (digest string, err error) {
 	sum := sha256.New()
 	d := dirReader{dir: dir, edit: edit, tw: tar.NewWriter(io.MultiWriter(w, sum))}
-	// A dir that is itself a symbolic link would be an empty layer.
+	// A dir that is itself a symbolic link would give an empty layer.
 	if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
 		return "", fmt.Errorf("layer directory %s: %w", dir, errors.Join(err, errors.New("is not a directory")))
 	}
@@ -42,8 +43,9 @@ func FromDir(w io.Writer, dir string, edit func(*tar.Header)) (digest string, er
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// RootOwned makes root the owner of what belongs to whoever owns dir: a checkout in somebody's home is not to give that
-// somebody files on the nodes. Other owners are kept; they were given on purpose. It is nil where dir is root's.
+// RootOwned returns a function for FromDir that makes root the owner of the files that belong to
+// the owner of dir: a checkout in a user's home must not give that user files on the nodes. Other
+// owners were set on purpose and are kept. RootOwned returns nil if dir belongs to root.
 func RootOwned(dir string) func(*tar.Header) {
 	var st unix.Stat_t
 	if unix.Stat(dir, &st) != nil || st.Uid == 0 {
@@ -59,16 +61,17 @@ func RootOwned(dir string) func(*tar.Header) {
 type inode struct{ dev, ino uint64 }
 
 type dirReader struct {
-	dir    string // what is read
-	name   string // what it is called in the archive; empty: dir is the archive's root, which has no entry
+	dir    string // directory to read
+	name   string // name of dir in the archive; empty: dir is the archive's root, which has no entry
 	edit   func(*tar.Header)
-	labels bool        // keep SELinux labels: what is read and what is written are one machine's
-	report func(error) // where it is not nil, it is told of a file that cannot be read, and the others follow
+	labels bool        // keep SELinux labels, because source and target are on the same machine
+	report func(error) // if not nil, receives the error of a file that cannot be read; the next files follow
 	tw     *tar.Writer
-	links  map[inode]string // first name of each file that has several
+	links  map[inode]string // first name of each file with several hard links
 }
 
-// archive writes dir and all below it. WalkDir visits in lexical order, which makes the archive the same each time.
+// archive writes dir and everything below it. WalkDir visits files in lexical order, so the archive
+// is the same each time.
 func (d *dirReader) archive() error {
 	d.links = make(map[inode]string)
 	if err := filepath.WalkDir(d.dir, d.visit); err != nil {
@@ -98,7 +101,8 @@ func (d *dirReader) visit(file string, _ fs.DirEntry, err error) error {
 	return writeEntry(d.tw, hdr, body)
 }
 
-// open returns the entry of a file, nil if it is left out, and the content of a regular one.
+// open returns the entry of a file, or nil if the file is left out, and the content of a regular
+// file.
 func (d *dirReader) open(file string) (hdr *tar.Header, body *os.File, err error) {
 	rel, err := filepath.Rel(d.dir, file)
 	if err != nil || rel == "." && d.name == "" {
@@ -126,7 +130,7 @@ func (d *dirReader) header(file, name string, fi fs.FileInfo) (*tar.Header, erro
 		Format: tar.FormatPAX, Name: name, Mode: int64(st.Mode & 0o7777),
 		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix()),
 	}
-	if !fi.IsDir() && st.Nlink > 1 && name != DeletionList { // which may be one file in several layers
+	if !fi.IsDir() && st.Nlink > 1 && name != DeletionList { // the list may be one file that several layers link
 		key := inode{uint64(st.Dev), st.Ino}
 		if first, ok := d.links[key]; ok {
 			hdr.Typeflag, hdr.Linkname = tar.TypeLink, first
@@ -152,7 +156,7 @@ func (d *dirReader) header(file, name string, fi fs.FileInfo) (*tar.Header, erro
 		}
 		hdr.Devmajor, hdr.Devminor = int64(unix.Major(uint64(st.Rdev))), int64(unix.Minor(uint64(st.Rdev)))
 	default:
-		err = fmt.Errorf("%s: cannot keep a %s in a layer", file, fi.Mode().Type())
+		err = fmt.Errorf("%s: a layer cannot contain a %s", file, fi.Mode().Type())
 	}
 	if err != nil {
 		return nil, err
@@ -164,7 +168,8 @@ func (d *dirReader) header(file, name string, fi fs.FileInfo) (*tar.Header, erro
 	return hdr, err
 }
 
-// readXattrs returns the extended attributes of a file (of the link itself for a symbolic link) as pax records.
+// readXattrs returns the extended attributes of a file as pax records. It does not follow a
+// symbolic link.
 func readXattrs(file string) (map[string]string, error) {
 	list, err := growing(func(b []byte) (int, error) { return unix.Llistxattr(file, b) })
 	if errors.Is(err, unix.ENOTSUP) {
@@ -181,7 +186,7 @@ func readXattrs(file string) (map[string]string, error) {
 		}
 		value, err := growing(func(b []byte) (int, error) { return unix.Lgetxattr(file, name, b) })
 		if errors.Is(err, unix.ENODATA) {
-			continue // gone since it was listed
+			continue // removed since it was listed
 		}
 		if err != nil {
 			return nil, &fs.PathError{Op: "getxattr " + name, Path: file, Err: err}
@@ -191,13 +196,13 @@ func readXattrs(file string) (map[string]string, error) {
 	return records, nil
 }
 
-// foreignXattr reports attributes that describe an overlay's copy of a file.
+// foreignXattr reports whether an attribute describes an overlay's copy of a file.
 func foreignXattr(name string) bool {
 	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
-// growing calls get with larger buffers until its answer fits. Attribute lists and values end at 64 KiB
-// (XATTR_LIST_MAX, XATTR_SIZE_MAX in linux/limits.h).
+// growing calls get with larger buffers until the answer fits. Attribute lists and values are at
+// most 64 KiB (XATTR_LIST_MAX, XATTR_SIZE_MAX in linux/limits.h).
 func growing(get func([]byte) (int, error)) ([]byte, error) {
 	for size := 1 << 10; ; size <<= 1 {
 		buf := make([]byte, size)

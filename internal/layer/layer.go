@@ -1,16 +1,16 @@
-// Package layer makes, names and applies configuration layers: small file trees that are put over a root file system
-// while a machine boots.
+// Package layer makes, names and applies configuration layers: small file trees that are put over a
+// root file system while a machine boots.
 //
-// A layer travels as a tar archive (POSIX pax format, POSIX.1-2017 pax(1)) whose name is the SHA-256 of its bytes, and the
-// same tree always makes the same bytes. Extended attributes are pax records "SCHILY.xattr.NAME", as star, GNU tar and
-// bsdtar write them.
+// A layer is transferred as a tar archive (POSIX pax format, POSIX.1-2017 pax(1)) whose name is the
+// SHA-256 of its bytes. The same tree always gives the same bytes. Extended attributes are pax
+// records "SCHILY.xattr.NAME", as written by star, GNU tar and bsdtar.
 //
-// A root may also have layers of its own, as directories below /etc/rootovl. Both kinds remove files of the root by a list
-// (DeletionList), and are applied from the last named to the first, so that the first wins. Look tells what a node's root
-// will be, without one.
+// A root may also have its own layers, as directories below /etc/rootovl. Both kinds remove files
+// of the root with a list (DeletionList). They are applied from the last to the first, so that the
+// first wins. Look shows the result of layers without a node.
 //
-// The package is not an image format (roots are packed file systems, package pack) and knows no templates. The node's
-// init imports it, so it needs no more than archive/tar and x/sys.
+// The package is not an image format (roots are packed file systems, package pack) and has no
+// templates. The node's init imports it, so it uses only archive/tar and x/sys.
 package layer
 
 import (
@@ -31,23 +31,26 @@ import (
 // MediaType is the content type under which an archive is served and stored.
 const MediaType = "application/vnd.netroot.layer.v1.tar"
 
-// MaxArchive is how long an archive may be, in bytes: a node holds it in memory and checks it before it unpacks any of it.
+// MaxArchive is the greatest length of an archive in bytes. A node holds the archive in memory and
+// checks it before it unpacks any of it.
 const MaxArchive = 512 << 20
 
 // xattrRecord starts the key of a pax record that holds an extended attribute.
 const xattrRecord = "SCHILY.xattr."
 
-// Digest is the name of an archive: "sha256:" and the SHA-256 of its bytes in lower-case hexadecimal.
+// Digest returns the name of an archive: "sha256:" and the SHA-256 of its bytes in lower-case
+// hexadecimal.
 func Digest(archive []byte) string {
 	sum := sha256.Sum256(archive)
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// Builder collects files for a layer that is made in memory, such as a key for root's authorized_keys. Entries may be
-// added in any order; the archive is sorted by path. The zero value is ready to use.
+// Builder collects files for a layer that is made in memory, for example a key for root's
+// authorized_keys. Entries may be added in any order; the archive is sorted by path. The zero value
+// is ready to use.
 type Builder struct {
-	// ModTime is the modification time of every entry. The zero value stands for the Unix epoch, so that an archive
-	// depends on nothing but what was added.
+	// ModTime is the modification time of every entry. The zero value means the Unix epoch, so
+	// that the archive depends only on the added entries.
 	ModTime time.Time
 
 	entries []entry
@@ -58,19 +61,20 @@ type entry struct {
 	body []byte
 }
 
-// AddFile adds a regular file. The path is relative to the root of the layer ("root/.ssh/authorized_keys"), the mode is
-// the permission bits as chmod(2) takes them, set-user-ID and sticky included.
+// AddFile adds a regular file. The path is relative to the root of the layer
+// ("root/.ssh/authorized_keys"). mode is the permission bits as in chmod(2), including set-user-ID
+// and sticky.
 func (b *Builder) AddFile(name string, mode uint32, uid, gid int, content []byte) {
 	b.add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(mode), Uid: uid, Gid: gid, Size: int64(len(content))}, content)
 }
 
-// AddDir adds a directory. Parents that are not added are created by Apply where they are missing (0755, owned by root),
-// and keep their owner and mode where they are there.
+// AddDir adds a directory. Apply makes missing parents that were not added (0755, owned by root);
+// existing parents keep their owner and mode.
 func (b *Builder) AddDir(name string, mode uint32, uid, gid int) {
 	b.add(tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimSuffix(name, "/") + "/", Mode: int64(mode), Uid: uid, Gid: gid}, nil)
 }
 
-// AddSymlink adds a symbolic link owned by root. The target is kept as it is.
+// AddSymlink adds a symbolic link owned by root. The target is stored unchanged.
 func (b *Builder) AddSymlink(name, target string) {
 	b.add(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
 }
@@ -79,7 +83,8 @@ func (b *Builder) add(hdr tar.Header, body []byte) {
 	b.entries = append(b.entries, entry{hdr, slices.Clone(body)})
 }
 
-// Archive writes what was added. It fails when a path is not below the root of the layer, or is there twice.
+// Archive returns the archive of the added entries. It fails if a path is not below the root of the
+// layer, or was added twice.
 func (b *Builder) Archive() ([]byte, error) {
 	mtime := b.ModTime
 	if mtime.IsZero() {
@@ -112,7 +117,7 @@ func (b *Builder) Archive() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Below checks that all of an archive lies below dir, a path relative to the root.
+// Below checks that all entries of an archive are below dir, a path relative to the root.
 func Below(archive []byte, dir string) error {
 	tr := tar.NewReader(bytes.NewReader(archive))
 	for {
@@ -148,14 +153,14 @@ func writeEntry(tw *tar.Writer, hdr *tar.Header, body io.Reader) error {
 	return nil
 }
 
-// cleanName is the path of an archive member relative to the root, or an error when it is not below the root. The root
-// itself is ".".
+// cleanName returns the path of an archive member relative to the root, or an error if it is not
+// below the root. The root itself is ".".
 func cleanName(name string) (string, error) {
 	switch {
 	case name == "":
 		return "", errors.New("has no name")
 	case path.IsAbs(name):
-		return "", errors.New("is an absolute path; names in a layer are relative to its root")
+		return "", errors.New("is an absolute path: names in a layer must be relative to its root")
 	case strings.ContainsRune(name, 0):
 		return "", errors.New("has a NUL byte in its name")
 	case slices.Contains(strings.Split(name, "/"), ".."):

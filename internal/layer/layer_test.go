@@ -65,7 +65,7 @@ func describe(t *testing.T, dir string) []string {
 	return lines
 }
 
-// sample makes a tree with one of everything that this user may make.
+// sample makes a tree with one file of every kind that this user may make.
 func sample(t *testing.T, dir string) {
 	t.Helper()
 	must := func(err error) {
@@ -144,7 +144,7 @@ func TestFromDirAndApplyKeepEverything(t *testing.T) {
 	}
 }
 
-// GNU tar must read our archives as we do, and we its.
+// GNU tar must read our archives as we do, and we must read those of GNU tar.
 func TestGNUTarAgrees(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: owners and devices")

@@ -13,50 +13,52 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dir is a layer that lies in a directory of this machine.
+// Dir is a layer in a directory of this machine.
 type Dir struct {
 	Name string
 	Path string
-	Edit func(*tar.Header) // as of FromDir
+	Edit func(*tar.Header) // as for FromDir
 }
 
-// Preview is what layers make of a tree.
+// Preview is the effect of layers on a tree.
 type Preview struct {
-	Changes []Change // by path, a directory before what is in it
+	Changes []Change // sorted by path; a directory comes before its content
 	Reports []Report
 }
 
-// Change is one place that layers brought, changed or emptied. What they brought may be as the tree had it.
+// Change is one place where layers added, changed or removed a file. An added file may be the same
+// as the tree's.
 type Change struct {
 	Path  string // "/etc/motd"
-	Layer string // the last that had a hand in it
-	Old   *File  // what the tree has there; nil: nothing
-	New   *File  // nil: removed
+	Layer string // the last layer that changed the place
+	Old   *File  // file in the tree; nil: none
+	New   *File  // resulting file; nil: removed
 }
 
-// File is what there is to know of a file.
+// File describes a file.
 type File struct {
-	Mode    uint32 // type and permission, as in stat(2)
+	Mode    uint32 // type and permissions, as in stat(2)
 	UID     int
 	GID     int
-	Size    int64             // bytes, of a regular file
-	Target  string            // of a symbolic link
-	Rdev    uint64            // of a device
-	Link    string            // the first name of a file that has several, when this is another one: "/etc/motd"
+	Size    int64             // in bytes, of a regular file
+	Target  string            // target of a symbolic link
+	Rdev    uint64            // number of a device
+	Link    string            // if the file has several names and this is not the first: the first one, "/etc/motd"
 	Xattrs  map[string]string // by name
-	Sum     [32]byte          // SHA-256 of a regular file that a layer brought
-	Content []byte            // of such a file, if it is not too large
+	Sum     [32]byte          // SHA-256 of a regular file that a layer added
+	Content []byte            // content of such a file, if it is at most MaxContent bytes
 }
 
-// Report is something that a layer asks for and does not get.
+// Report is an instruction of a layer that cannot be carried out.
 type Report struct {
 	Layer string
 	Err   error
 }
 
-// Look finds out what a node's root will be when it is made of tree, by the same code that the node runs, and writes
-// nothing: first the layers that the tree itself has, named as for ApplyTree, then dirs, of which too the first wins.
-// Nothing but those places of the tree is read that the layers touch.
+// Look computes what a node's root will be when it is made from tree. It runs the same code as the
+// node, but writes nothing. It applies first the layers that the tree itself has, named as for
+// ApplyTree, and then dirs; the first of dirs wins. It reads only those places of the tree that the
+// layers change.
 func Look(tree *os.Root, names []string, dirs []Dir) (*Preview, error) {
 	s := &sketch{tree: tree, touched: make(map[string]*sketching)}
 	p := &Preview{}
@@ -114,7 +116,8 @@ func (p *Preview) collect(s *sketch) error {
 	return nil
 }
 
-// ByComponents sorts a directory before what is in it, and that before what follows the directory.
+// ByComponents compares paths so that a directory comes before its content, and its content before
+// what follows the directory.
 func ByComponents(a, b string) int {
 	return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
 }

@@ -15,29 +15,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sketch is a target that writes nothing: it notes down where it would differ from the tree below it, as an overlay does.
+// sketch is a target that writes nothing. It records, like an overlay, where the result differs
+// from the tree below it.
 type sketch struct {
 	tree    *os.Root
-	layer   string                // the name of the one that is being applied
+	layer   string                // name of the layer that is being applied
 	touched map[string]*sketching // by place
 }
 
-// sketching is what layers did to one place.
+// sketching is the effect of layers on one place.
 type sketching struct {
 	file  *sketched // nil: removed
-	fresh bool      // a directory made by layers: nothing of the tree shows below it
-	layer string    // the last that brought, changed or removed it
+	fresh bool      // a directory made by layers, which hides the tree's files below it
+	layer string    // the last layer that changed the place
 }
 
 // sketched is a file with all its names.
 type sketched struct {
 	hdr     tar.Header
 	sum     [sha256.Size]byte
-	content []byte // of a regular file that is not too large
+	content []byte // content of a regular file of at most MaxContent bytes
 	origin  string // the tree's name of a file that the tree has
 }
 
-// MaxContent is how much of a file a sketch keeps, in bytes: what people write by hand is smaller.
+// MaxContent is the greatest size, in bytes, of a file whose content a sketch keeps. Files that
+// people write are smaller.
 const MaxContent = 64 << 10
 
 func (s *sketch) Lstat(name string) (fs.FileInfo, error) {
@@ -53,7 +55,8 @@ func (s *sketch) Lstat(name string) (fs.FileInfo, error) {
 	return s.tree.Lstat(name)
 }
 
-// hidden reports a name below what layers removed or made anew: the tree does not show there.
+// hidden reports whether a name lies below a place that layers removed or made again, so that the
+// tree's files are hidden there.
 func (s *sketch) hidden(name string) bool {
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
 		if t := s.touched[dir]; t != nil && (t.file == nil || t.fresh) {
@@ -104,7 +107,7 @@ func (f *sketched) read(body io.Reader) error {
 	return err
 }
 
-// file is the file that stands at a place.
+// file returns the file at a place.
 func (s *sketch) file(place string) (*sketched, error) {
 	if t := s.touched[place]; t != nil && t.file != nil {
 		return t.file, nil
@@ -173,7 +176,7 @@ func (s *sketch) removeAll(place string) error {
 	return nil
 }
 
-// strike notes that a place is empty now.
+// strike records that a place is empty.
 func (s *sketch) strike(place string) {
 	if _, err := s.old(place); errors.Is(err, fs.ErrNotExist) {
 		delete(s.touched, place)
@@ -182,7 +185,7 @@ func (s *sketch) strike(place string) {
 	s.touched[place] = &sketching{layer: s.layer}
 }
 
-// old finds what the tree has at a place, which may have a link on the way there.
+// old returns the tree's file at a place. Parents of the place may be links in the tree.
 func (s *sketch) old(place string) (fs.FileInfo, error) {
 	dir, err := walk(s.tree, path.Dir(place), nil)
 	if errors.Is(err, unix.ENOTDIR) || err == nil && dir != path.Dir(place) {

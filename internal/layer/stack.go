@@ -18,15 +18,16 @@ import (
 	"netroot/internal/handoff"
 )
 
-// TreeDir is where a root has layers of its own: each is a directory there.
+// TreeDir is the directory in a root that contains the root's own layers, each in a directory.
 const TreeDir = "etc/rootovl"
 
-// ApplyTree applies layers that root itself has below /etc/rootovl, from the last named to the first, so that the first
-// wins: a layer's directory is copied over the root as "cp -a" would, and then the files that its DeletionList names are
-// removed. It returns how many were applied.
+// ApplyTree applies layers that root itself has below /etc/rootovl, from the last to the first, so
+// that the first wins. For each layer it copies the layer's directory over the root as "cp -a"
+// would, and then removes the files that the layer's DeletionList names. It returns the number of
+// applied layers.
 //
-// What cannot be done - a layer that is not there, a file that cannot be copied, a line that cannot be carried out - is
-// reported with the layer's name, and the rest follows. The rules of Apply hold for what is copied.
+// It reports what it cannot do with the name of the layer, and continues: a missing layer, a file
+// that cannot be copied, a line that cannot be carried out. Files are copied by the rules of Apply.
 func ApplyTree(root *os.Root, names []string, report func(layer string, err error)) (applied int) {
 	return applyTree(rootTarget{root}, root, names, report)
 }
@@ -56,7 +57,7 @@ func applyTreeLayer(t target, tree *os.Root, name string, report func(error)) er
 	return a.withDeletions(func() error { return a.copy(d) }, false, report)
 }
 
-// TreeLayers are the names of the layers that a root itself has, in order.
+// TreeLayers returns the names of the layers that a root itself has, sorted.
 func TreeLayers(root *os.Root) ([]string, error) {
 	place, err := resolve(root, TreeDir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,7 +77,8 @@ func TreeLayers(root *os.Root) ([]string, error) {
 	return names, err
 }
 
-// FindTree is the place in a tree of a layer that the tree itself has, link-free and relative to it.
+// FindTree returns the place of a layer that the tree itself has, relative to the tree and without
+// links.
 func FindTree(tree *os.Root, name string) (string, error) {
 	if err := handoff.CheckLayerName(name); err != nil {
 		return "", err
@@ -90,14 +92,15 @@ func FindTree(tree *os.Root, name string) (string, error) {
 		return "", err
 	}
 	if fi, err := tree.Lstat(place); err != nil || !fi.IsDir() {
-		return "", errors.Join(err, fmt.Errorf("/%s is not a directory, and a layer is one", full))
+		return "", errors.Join(err, fmt.Errorf("/%s is not a directory: a layer must be a directory", full))
 	}
 	return place, nil
 }
 
-// ApplyLayer is Apply for the archive of a layer: the DeletionList at its top is not extracted but carried out when all
-// else is done, directories included. Entries that cannot be extracted and lines that cannot be carried out are reported,
-// and the rest follows; only an archive that cannot be read is an error.
+// ApplyLayer applies the archive of a layer as Apply does, but does not extract the DeletionList at
+// its top: it carries the list out after everything else, including directories. It reports entries
+// that cannot be extracted and lines that cannot be carried out, and continues. Only an archive
+// that cannot be read is an error.
 func ApplyLayer(root *os.Root, r io.Reader, report func(error)) error {
 	a := newApplier(rootTarget{root})
 	return a.layer(func() error { return a.apply(r) }, report)
@@ -113,7 +116,7 @@ func (a *applier) layer(apply func() error, report func(error)) error {
 
 var errNoList = errors.New(DeletionList + " is not a file, and nothing is deleted")
 
-// withDeletions keeps the list out of what is extracted by apply, and carries it out.
+// withDeletions keeps the list out of the files that apply extracts, and carries it out afterwards.
 func (a *applier) withDeletions(apply func() error, dirs bool, report func(error)) error {
 	var list []deletion
 	a.take = func(name string, hdr *tar.Header, body io.Reader) (bool, error) {
@@ -129,7 +132,7 @@ func (a *applier) withDeletions(apply func() error, dirs bool, report func(error
 		}
 		var err error
 		if list, err = readDeletions(body, report); err != nil {
-			report(err) // the files are worth having all the same
+			report(err) // the files of the layer are still useful
 		}
 		return true, nil
 	}
@@ -140,8 +143,8 @@ func (a *applier) withDeletions(apply func() error, dirs bool, report func(error
 	return nil
 }
 
-// Measure counts what is in the layer in dir: files (all that is no directory), their bytes, and lines of its DeletionList
-// that will be carried out.
+// Measure counts the content of the layer in dir: files (everything that is not a directory), their
+// size in bytes, and the lines of its DeletionList that will be carried out.
 func Measure(dir string) (files int, size int64, deletions int, err error) {
 	err = filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || file == filepath.Join(dir, DeletionList) {
@@ -158,7 +161,8 @@ func Measure(dir string) (files int, size int64, deletions int, err error) {
 	return files, size, len(list), err
 }
 
-// CheckDeletions says which lines of the DeletionList of the layer in dir will be refused.
+// CheckDeletions returns an error for each line of the DeletionList of the layer in dir that will
+// be refused.
 func CheckDeletions(dir string) (refused []error) {
 	_, refused = readList(dir)
 	return refused
@@ -187,8 +191,8 @@ func readList(dir string) (list []deletion, refused []error) {
 	return list, refused
 }
 
-// limiter passes on so many reports and counts the others: a full memory would make one of every file. It may be told by
-// several goroutines.
+// limiter passes on a limited number of reports and counts the others: if the memory is full, every
+// file gives a report. Several goroutines may call it.
 type limiter struct {
 	mu    sync.Mutex
 	pass  func(error)
@@ -209,6 +213,6 @@ func (l *limiter) tell(err error) {
 
 func (l *limiter) close() {
 	if l.count > maxReports {
-		l.pass(fmt.Errorf("and %d more of the kind", l.count-maxReports))
+		l.pass(fmt.Errorf("and %d more reports", l.count-maxReports))
 	}
 }

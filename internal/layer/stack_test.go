@@ -30,7 +30,7 @@ func applyTreeTo(t testing.TB, dir string, names ...string) (applied int, report
 	return applied, reports
 }
 
-// A layer in the tree arrives as "cp -a" brings it.
+// The files of a layer in the tree are as after "cp -a".
 func TestApplyTreeIsCpA(t *testing.T) {
 	cp := needTool(t, "cp")
 	tree, dir := t.TempDir(), t.TempDir()
@@ -38,7 +38,7 @@ func TestApplyTreeIsCpA(t *testing.T) {
 	sample(t, filepath.Join(tree, TreeDir, "a"))
 	write(t, tree+"/etc/motd", "old", 0o640)
 	write(t, tree+"/etc/kept", "old", 0o640)
-	if os.Getuid() == 0 { // as a tree that was relabelled has it
+	if os.Getuid() == 0 { // as in a relabelled tree
 		if err := unix.Lsetxattr(filepath.Join(tree, TreeDir, "a/etc/nothing"), "security.selinux", []byte("system_u:object_r:etc_t:s0\x00"), 0); err != nil {
 			t.Log(err)
 		}
@@ -55,7 +55,7 @@ func TestApplyTreeIsCpA(t *testing.T) {
 	}
 }
 
-// layersTree has three layers that overlap, and the odd ones.
+// layersTree has three layers that overlap, and several unusual ones.
 func layersTree(t testing.TB) (root, outside string) {
 	t.Helper()
 	root, outside = hostTree(t)
@@ -95,8 +95,8 @@ func TestApplyTree(t *testing.T) {
 	for _, test := range []struct {
 		layers  string
 		applied int
-		files   map[string]string // content; "-" is gone
-		reports []string          // parts, in order
+		files   map[string]string // content; "-": removed
+		reports []string          // parts of the reports, in order
 	}{
 		{"", 0, map[string]string{"etc/motd": "old"}, nil},
 		{"a", 1, map[string]string{"etc/motd": "a", "etc/a": "a", "etc/hard": "old", ".profile": "a"}, nil},
@@ -109,7 +109,7 @@ func TestApplyTree(t *testing.T) {
 		{"file,a", 1, map[string]string{"etc/motd": "a"}, []string{"file: /etc/rootovl/file is not a directory"}},
 		{"../a,a/etc,.,..,,a b,a", 1, map[string]string{"etc/motd": "a"}, []string{"a b: ", ": a layer's name is empty", "..: ", ".: ", "a/etc: ", "../a: "}},
 		{"bad,a", 2, map[string]string{"etc/motd": "-", "etc/a": "a", "full/of": ""}, []string{"bad: .rootovldel line 1", "bad: .rootovldel line 2", `bad: .rootovldel line 3: "/full" is a directory`}},
-		{"full", 1, map[string]string{"etc/x": "x", "full/of": ""}, []string{"full is a directory with files in it"}},
+		{"full", 1, map[string]string{"etc/x": "x", "full/of": ""}, []string{"full is a directory that is not empty"}},
 		{"dirlist", 1, map[string]string{"etc/x": "x", DeletionList: "-"}, []string{"dirlist: .rootovldel is not a file"}},
 		{"linked", 1, map[string]string{"etc/motd": "a"}, nil},
 		{"linklist", 1, map[string]string{"etc/motd": "old", DeletionList: "-"}, []string{"linklist: .rootovldel is not a file"}},
@@ -141,7 +141,7 @@ func TestApplyTree(t *testing.T) {
 	}
 }
 
-// A tree without layers that are asked for is as it was, to the last attribute.
+// Without requested layers, a tree stays unchanged, including every attribute.
 func TestNoLayersNoChange(t *testing.T) {
 	root, _ := layersTree(t)
 	before := describe(t, root)
@@ -160,7 +160,7 @@ func TestReportsEnd(t *testing.T) {
 	}
 	write(t, filepath.Join(root, TreeDir, "many", DeletionList), list.String(), 0o644)
 	_, got := applyTreeTo(t, root, "many")
-	if len(got) != maxReports+1 || !strings.HasSuffix(got[maxReports], "and 80 more of the kind") {
+	if len(got) != maxReports+1 || !strings.HasSuffix(got[maxReports], "and 80 more reports") {
 		t.Errorf("%d reports:\n%s", len(got), strings.Join(got, "\n"))
 	}
 }
@@ -203,11 +203,11 @@ func TestTreeLayers(t *testing.T) {
 	}
 }
 
-// listing is a root as a Preview knows it, a line a file.
+// listing is a root as a Preview shows it, one line a file.
 type listing map[string]string
 
 func (l listing) add(name string, f *File) {
-	if os.Getuid() != 0 { // what layers do not name is root's on a node, and ours here
+	if os.Getuid() != 0 { // files that no layer names belong to root on a node, and to this user here
 		f.UID, f.GID = 0, 0
 	}
 	l[name] = fmt.Sprintf("%o %d:%d %d %s %d %q", f.Mode, f.UID, f.GID, f.Size, f.Target, f.Rdev, f.Xattrs)
@@ -232,8 +232,8 @@ func listRoot(t testing.TB, dir string) listing {
 	return out
 }
 
-// compareLook applies layers for real, and has Look say what comes out; both must agree. It returns the reports, which
-// must be the same as well.
+// compareLook applies layers to a root and also calls Look; both results must agree. It returns the
+// reports, which must be the same as well.
 func compareLook(t testing.TB, dir string, names []string, dirs []Dir) said {
 	t.Helper()
 	root, err := os.OpenRoot(dir)
@@ -294,7 +294,7 @@ func TestLookIsWhatHappens(t *testing.T) {
 	}
 }
 
-// serverDir makes a layer of a directory beside the configuration.
+// serverDir makes a layer in a directory beside the configuration.
 func serverDir(t *testing.T, name string, members ...member) Dir {
 	t.Helper()
 	dir := t.TempDir()
@@ -371,7 +371,8 @@ func TestLookNamesLayers(t *testing.T) {
 	}
 }
 
-// script makes an archive of lines "TYPE NAME [TARGET]", with the types of tar: 0 file, 1 hard link, 2 link, 5 directory, 6 pipe.
+// script makes an archive from lines "TYPE NAME [TARGET]", with the types of tar: 0 file, 1 hard
+// link, 2 link, 5 directory, 6 pipe.
 func script(t testing.TB, text string) []byte {
 	var members []member
 	for line := range strings.Lines(text) {
@@ -388,7 +389,7 @@ func script(t testing.TB, text string) []byte {
 	return archiveOf(t, members...)
 }
 
-// Whatever is in a layer, Look says what the node will do with it.
+// Whatever is in a layer, Look must predict what the node does with it.
 func FuzzLook(f *testing.F) {
 	f.Add("/etc/motd\n/full\n", "0 etc/motd\n5 usr/lib\n", "2 etc/l /run\n")
 	f.Add("/bin\n/usr\n", "0 bin/sh\n", "0 usr/bin/x\n1 usr/y usr/bin/x\n")
@@ -419,7 +420,7 @@ func FuzzLook(f *testing.F) {
 	})
 }
 
-// makeWritable lets t.TempDir clean up what an archive made unreadable.
+// makeWritable makes the files of an archive writable, so that t.TempDir can remove them.
 func makeWritable(dir string) {
 	filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 		if d != nil && d.IsDir() {

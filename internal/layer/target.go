@@ -17,30 +17,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lookup finds what stands under a name; an *os.Root does.
+// lookup finds the file with a name. *os.Root implements it.
 type lookup interface {
 	Lstat(name string) (fs.FileInfo, error)
 	Readlink(name string) (string, error)
 }
 
-// target is what layers are applied to: a root, or the sketch of one that shows what would become of it. A place is a
-// path below the root with no symbolic link on the way.
+// target is what layers are applied to: a root, or a sketch that shows the result. A place is a
+// path below the root without symbolic links among its parents.
 type target interface {
 	lookup
-	// create makes a file, directory, symbolic link, pipe or device, or another name of what stands at the place
-	// hdr.Linkname. Nothing stands there yet. Only a directory may be used before setAttributes.
+	// create makes a file, directory, symbolic link, pipe or device, or a hard link to the file
+	// at the place hdr.Linkname. The place must be empty. Until setAttributes is called, only a
+	// directory may be used.
 	create(place string, hdr *tar.Header, body io.Reader) error
 	// setAttributes sets owner, mode, extended attributes and time.
 	setAttributes(place string, hdr *tar.Header) error
-	// remove removes anything but a directory with files in it, which is unix.ENOTEMPTY.
+	// remove removes any entry. For a directory that is not empty the error is unix.ENOTEMPTY.
 	remove(place string) error
-	// removeAll removes a directory and all that is in it, unless something is mounted there: then it removes nothing.
+	// removeAll removes a directory and everything in it. If a file system is mounted there, it
+	// removes nothing.
 	removeAll(place string) error
-	// elsewhere reports a directory on another file system than the root.
+	// elsewhere reports whether a directory is on another file system than the root.
 	elsewhere(dir string) (bool, error)
 }
 
-// rootTarget is a root that is written to.
+// rootTarget is a root on disk.
 type rootTarget struct{ *os.Root }
 
 func (r rootTarget) remove(place string) error { return r.Remove(place) }
@@ -59,7 +61,7 @@ func (r rootTarget) create(place string, hdr *tar.Header, body io.Reader) error 
 		return r.mknod(place, unix.S_IFIFO, hdr)
 	case tar.TypeChar:
 		return r.mknod(place, unix.S_IFCHR, hdr)
-	default: // checkHeader let nothing else pass
+	default: // checkHeader has refused all other types
 		return r.mknod(place, unix.S_IFBLK, hdr)
 	}
 }
@@ -83,8 +85,9 @@ func (r rootTarget) mknod(place string, kind uint32, hdr *tar.Header) error {
 	})
 }
 
-// setAttributes keeps to an order: a new owner clears set-user-ID bits and file capabilities, and "user." attributes want
-// write permission, which the mode may take away.
+// setAttributes sets the attributes in this order because a new owner clears set-user-ID bits and
+// file capabilities, and because "user." attributes require write permission, which the mode may
+// remove.
 func (r rootTarget) setAttributes(place string, hdr *tar.Header) error {
 	return r.inParent(place, func(dir int, base string) error {
 		if err := unix.Fchownat(dir, base, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -97,8 +100,8 @@ func (r rootTarget) setAttributes(place string, hdr *tar.Header) error {
 				}
 			}
 		}
-		// Links have no mode of their own, and fchmodat(2) would follow one. Everything else at base was made here, or
-		// is a directory.
+		// Links have no mode, and fchmodat(2) would follow one. Everything else at base was
+		// made here, or is a directory.
 		if hdr.Typeflag != tar.TypeSymlink {
 			if err := unix.Fchmodat(dir, base, uint32(hdr.Mode&0o7777), 0); err != nil {
 				return &fs.PathError{Op: "chmod", Path: place, Err: err}
@@ -108,7 +111,8 @@ func (r rootTarget) setAttributes(place string, hdr *tar.Header) error {
 	})
 }
 
-// setXattr goes by way of /proc because there is no setxattrat(2) before Linux 6.13. The last component is not followed.
+// setXattr uses a path in /proc, because setxattrat(2) exists only since Linux 6.13. It does not
+// follow the last component.
 func setXattr(dir int, base, name, value string) error {
 	err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir, base), name, []byte(value), 0)
 	if errors.Is(err, unix.ENOTSUP) && strings.HasPrefix(name, "user.") {
@@ -125,8 +129,9 @@ func setTime(dir int, base, place string, mtime time.Time) error {
 	return nil
 }
 
-// inParent calls fn with a descriptor of the directory that holds place, for system calls that os.Root does not have.
-// With one component and without following it they cannot leave that directory.
+// inParent calls fn with a descriptor of the directory that contains place, for system calls that
+// os.Root does not offer. Such a call cannot leave that directory, because it uses one component
+// and does not follow it.
 func (r rootTarget) inParent(place string, fn func(dir int, base string) error) error {
 	d, err := r.Open(path.Dir(place))
 	if err != nil {
@@ -145,7 +150,8 @@ func (r rootTarget) elsewhere(dir string) (bool, error) {
 	return dev != top, err
 }
 
-// device tells file systems apart by their directories: an overlay's files may have numbers of the layers below
+// device returns the device number of a directory. File systems are compared by their directories,
+// because an overlay's files may have device numbers of the layers below
 // (Documentation/filesystems/overlayfs.rst, "Inode properties").
 func (r rootTarget) device(dir string) (uint64, error) {
 	fi, err := r.Lstat(dir)
@@ -161,7 +167,7 @@ func (r rootTarget) removeAll(place string) error {
 			return nil
 		}
 		if other, err := r.elsewhere(name); err != nil || other {
-			return errors.Join(err, fmt.Errorf("another file system is mounted at /%s", name))
+			return errors.Join(err, fmt.Errorf("cannot be removed: another file system is mounted at /%s", name))
 		}
 		return nil
 	}
@@ -174,8 +180,8 @@ func (r rootTarget) removeAll(place string) error {
 	return r.RemoveAll(place)
 }
 
-// eachBelow calls visit for all that is below a directory; fs.SkipDir leaves out what is in one. Unlike fs.WalkDir it
-// takes names that are not UTF-8.
+// eachBelow calls visit for everything below a directory; fs.SkipDir skips the content of a
+// directory. Unlike fs.WalkDir it accepts names that are not UTF-8.
 func eachBelow(root *os.Root, dir string, visit func(name string, d fs.DirEntry) error) error {
 	f, err := root.Open(dir)
 	if err != nil {

@@ -11,12 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLinks is how many symbolic links one path may lead through, as in the kernel (MAXSYMLINKS, linux/namei.h).
+// maxLinks is the greatest number of symbolic links in one path, as in the kernel (MAXSYMLINKS,
+// linux/namei.h).
 const maxLinks = 40
 
-// walk finds the directory that name leads to when root is taken for "/", and returns its path without symbolic links.
-// Unlike os.Root, which refuses them, it resolves absolute links against root, and ".." at the top stays at the top, as
-// chroot(2) does. Missing directories are made by mkdir, unless it is nil. A component that is no directory is unix.ENOTDIR.
+// walk finds the directory that name leads to when root is taken for "/", and returns its path
+// without symbolic links. Unlike os.Root, which refuses absolute links, it resolves them against
+// root; ".." at the top stays at the top, as in chroot(2). mkdir, unless it is nil, makes missing
+// directories. If a component is not a directory, the error is unix.ENOTDIR.
 func walk(root lookup, name string, mkdir func(place string) error) (string, error) {
 	at := "."
 	rest := strings.Split(name, "/")

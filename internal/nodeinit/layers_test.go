@@ -88,7 +88,7 @@ func TestLayers(t *testing.T) {
 		`<3>netroot: layers: FAILED: none: the root has no /etc/rootovl/none`,
 		`<3>netroot: layers: FAILED: ../b: "../b" has a slash`,
 		`<3>netroot: layers: FAILED: b: .rootovldel line 2: "/var/cache" is a directory`,
-		`<3>netroot: layers: FAILED: sha256:`, `.rootovldel line 3: "etc/motd" is no absolute path`,
+		`<3>netroot: layers: FAILED: sha256:`, `.rootovldel line 3: "etc/motd" is not an absolute path`,
 	} {
 		if !strings.Contains(reports, want) {
 			t.Errorf("the console lacks %q:\n%s", want, reports)

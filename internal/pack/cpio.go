@@ -11,28 +11,30 @@ import (
 )
 
 // CPIO writes an archive in the "newc" format, which the kernel unpacks as its initramfs
-// (Documentation/driver-api/early-userspace/buffer-format.rst). What it writes depends on the calls and on nothing else: inode
-// numbers count up from 1, and everything belongs to root.
+// (Documentation/driver-api/early-userspace/buffer-format.rst). The output depends only on the
+// calls: inode numbers count up from 1, and everything belongs to root.
 //
-// It is no format for a root filesystem: it has no extended attributes, and this writer makes no hard links.
+// The format is not suitable for a root file system: it has no extended attributes, and this writer
+// makes no hard links.
 //
-// Names are slash-separated and relative to the root; a leading slash is dropped. The kernel makes no parent
-// folders, so ones that were not written yet are written first, with mode 0755. Each name can be written once.
+// Names are separated by slashes and relative to the root; a leading slash is dropped. The kernel
+// does not make parent directories, so missing ones are written first, with mode 0755. Each name
+// can be written once.
 type CPIO struct {
-	ModTime time.Time // of all that is written; the zero time means 1970-01-01
+	ModTime time.Time // time of all entries; zero: 1970-01-01
 
 	w       io.Writer
 	written int64
 	inode   uint32
-	names   map[string]bool // true: a directory
+	names   map[string]bool // true for a directory
 }
 
-// NewCPIO starts an archive. Close ends it; it does not close w.
+// NewCPIO starts an archive. Close ends the archive but does not close w.
 func NewCPIO(w io.Writer) *CPIO {
 	return &CPIO{w: w, names: map[string]bool{".": true}}
 }
 
-// Modes of cpio headers: S_IFMT of inode(7).
+// These are the modes of cpio headers: S_IFMT of inode(7).
 const (
 	cpioDir     = 0o040000
 	cpioChar    = 0o020000
@@ -52,12 +54,13 @@ type cpioEntry struct {
 	major, minor uint32 // of a device
 }
 
-// Mkdir writes a directory. perm may hold the setuid, setgid and sticky bits of io/fs.
+// Mkdir writes a directory. perm may have the setuid, setgid and sticky bits of io/fs.
 func (c *CPIO) Mkdir(name string, perm fs.FileMode) error {
 	return c.add(cpioEntry{name: name, mode: cpioDir | permBits(perm), links: 2}, nil)
 }
 
-// WriteFile writes a regular file of size bytes read from r. Its size must be under 4 GiB: the format's limit.
+// WriteFile writes a regular file of size bytes, which it reads from r. The format limits size to
+// less than 4 GiB.
 func (c *CPIO) WriteFile(name string, perm fs.FileMode, size int64, r io.Reader) error {
 	return c.add(cpioEntry{name: name, mode: cpioRegular | permBits(perm), links: 1, size: size}, r)
 }
@@ -65,12 +68,13 @@ func (c *CPIO) WriteFile(name string, perm fs.FileMode, size int64, r io.Reader)
 // Symlink writes a symbolic link to target.
 func (c *CPIO) Symlink(name, target string) error {
 	if target == "" || strings.ContainsRune(target, 0) {
-		return fmt.Errorf("cpio: %s: a link cannot lead to %q", name, target)
+		return fmt.Errorf("cpio: %s: %q cannot be the target of a link", name, target)
 	}
 	return c.add(cpioEntry{name: name, mode: cpioLink | 0o777, links: 1, size: int64(len(target))}, strings.NewReader(target))
 }
 
-// Device writes a device node: a character device when mode has fs.ModeCharDevice, else a block device.
+// Device writes a device node: a character device if mode has fs.ModeCharDevice, otherwise a block
+// device.
 func (c *CPIO) Device(name string, mode fs.FileMode, major, minor uint32) error {
 	kind := uint32(cpioBlock)
 	if mode&fs.ModeCharDevice != 0 {
@@ -94,22 +98,22 @@ func permBits(m fs.FileMode) uint32 {
 	return bits
 }
 
-// add checks an entry's name, and writes the parents that are missing and the entry.
+// add checks the name of an entry, and writes the missing parents and the entry.
 func (c *CPIO) add(e cpioEntry, r io.Reader) error {
 	clean := path.Clean(strings.TrimPrefix(e.name, "/"))
 	if !fs.ValidPath(clean) || clean == "." || clean == cpioTrailer || strings.ContainsRune(clean, 0) {
-		return fmt.Errorf("cpio: %q is no name for a file in an archive", e.name)
+		return fmt.Errorf("cpio: %q is not a valid file name", e.name)
 	}
 	if e.size < 0 || e.size > math.MaxUint32 {
-		return fmt.Errorf("cpio: %s has %d bytes: the format ends at 4 GiB", clean, e.size)
+		return fmt.Errorf("cpio: %s has %d bytes, but the format allows less than 4 GiB", clean, e.size)
 	}
 	if _, ok := c.names[clean]; ok {
-		return fmt.Errorf("cpio: %s is there already", clean)
+		return fmt.Errorf("cpio: %s was already written", clean)
 	}
 	parent := path.Dir(clean)
 	isDir, ok := c.names[parent]
 	if ok && !isDir {
-		return fmt.Errorf("cpio: %s: %s is no directory", clean, parent)
+		return fmt.Errorf("cpio: %s: %s is not a directory", clean, parent)
 	}
 	if !ok {
 		if err := c.Mkdir(parent, 0o755); err != nil {
@@ -132,7 +136,8 @@ func (c *CPIO) write(e cpioEntry, r io.Reader) error {
 	} else if !c.ModTime.IsZero() {
 		mtime = min(max(c.ModTime.Unix(), 0), math.MaxUint32)
 	}
-	// magic, ino, mode, uid, gid, nlink, mtime, filesize, maj, min, rmaj, rmin, namesize, chksum
+	// magic, ino, mode, uid, gid, nlink, mtime, filesize, maj, min, rmaj, rmin, namesize,
+	// chksum
 	header := fmt.Sprintf("%s%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00", cpioMagic,
 		inode, e.mode, 0, 0, e.links, mtime, e.size, 0, 0, e.major, e.minor, len(e.name)+1, 0, e.name)
 	if err := c.copy(strings.NewReader(header), int64(len(header))); err != nil || e.size == 0 {

@@ -17,7 +17,7 @@ import (
 	"netroot/internal/pack"
 )
 
-// archive writes one of everything.
+// archive writes an entry of every kind.
 func archive(t *testing.T, modTime time.Time) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -44,7 +44,7 @@ func archive(t *testing.T, modTime time.Time) []byte {
 	return out.Bytes()
 }
 
-// TestCPIOListing has GNU cpio read the archive.
+// TestCPIOListing makes GNU cpio list the archive.
 func TestCPIOListing(t *testing.T) {
 	cmd := exec.Command(tool(t, "cpio"), "-itv", "--numeric-uid-gid")
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TZ=UTC")
@@ -74,7 +74,7 @@ func TestCPIOListing(t *testing.T) {
 	}
 }
 
-// TestCPIOExtraction has GNU cpio unpack it, and compares contents and times.
+// TestCPIOExtraction makes GNU cpio unpack the archive, and compares contents and times.
 func TestCPIOExtraction(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("making device nodes needs root")
@@ -124,18 +124,18 @@ func TestCPIOErrors(t *testing.T) {
 		err  error
 		want string
 	}{
-		{c.Mkdir("", 0o755), `"" is no name`},
-		{c.Mkdir("/", 0o755), `"/" is no name`},
-		{c.Mkdir("../etc", 0o755), `"../etc" is no name`},
-		{c.Mkdir("a\x00b", 0o755), "is no name"},
-		{c.Symlink("TRAILER!!!", "x"), "is no name"},
-		{c.Symlink("l", ""), "cannot lead to"},
-		{c.WriteFile("big", 0o644, 1<<32, one), "big has 4294967296 bytes: the format ends at 4 GiB"},
+		{c.Mkdir("", 0o755), `"" is not a valid file name`},
+		{c.Mkdir("/", 0o755), `"/" is not a valid file name`},
+		{c.Mkdir("../etc", 0o755), `"../etc" is not a valid file name`},
+		{c.Mkdir("a\x00b", 0o755), "is not a valid file name"},
+		{c.Symlink("TRAILER!!!", "x"), "is not a valid file name"},
+		{c.Symlink("l", ""), "cannot be the target"},
+		{c.WriteFile("big", 0o644, 1<<32, one), "big has 4294967296 bytes, but the format allows less than 4 GiB"},
 		{c.WriteFile("short", 0o644, 3, strings.NewReader("ab")), "has only 2 of 3 bytes"},
 		{c.WriteFile("etc/a", 0o644, 0, one), ""},
-		{c.WriteFile("etc//a", 0o644, 0, one), "etc/a is there already"},
-		{c.Mkdir("etc", 0o700), "etc is there already"},
-		{c.Mkdir("etc/a/b", 0o700), "etc/a is no directory"},
+		{c.WriteFile("etc//a", 0o644, 0, one), "etc/a was already written"},
+		{c.Mkdir("etc", 0o700), "etc was already written"},
+		{c.Mkdir("etc/a/b", 0o700), "etc/a is not a directory"},
 	} {
 		if s.want == "" && s.err != nil || s.want != "" && (s.err == nil || !strings.Contains(s.err.Error(), s.want)) {
 			t.Errorf("%v, want %q", s.err, s.want)

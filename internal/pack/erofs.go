@@ -15,26 +15,26 @@ import (
 	"strings"
 )
 
-// ErofsOptions says how a tree is packed. The zero value is an image without compression that every kernel with EROFS
-// reads.
+// ErofsOptions describe how a tree is packed. The zero value gives an image without compression
+// that every kernel with EROFS can read.
 type ErofsOptions struct {
 	Compressor string // lz4hc, zstd or none; empty: none
-	Level      int    // of the compressor (lz4hc 1-12, zstd 1-22); 0: mkfs.erofs' own
-	Kernel     Linux  // the oldest that has to read it; the zero value: all since 5.4
-	Name       string // what the file system's UUID is made from: the same name, the same UUID
+	Level      int    // of the compressor (lz4hc 1-12, zstd 1-22); 0: default of mkfs.erofs
+	Kernel     Linux  // oldest kernel that must read the image; zero: every kernel since 5.4
+	Name       string // name from which the UUID of the file system is made; the same name gives the same UUID
 
-	Progress func(percent int) // called with rising numbers as files are packed; may be nil
+	Progress func(percent int) // called with rising numbers while files are packed; may be nil
 }
 
-// Linux is a kernel's version, 6.1 for {6, 1}.
+// Linux is the version of a kernel: {6, 1} for 6.1.
 type Linux [2]int
 
-// since reports whether a kernel is of that version or younger.
+// since reports whether a kernel has this version or a later one.
 func (l Linux) since(major, minor int) bool { return slices.Compare(l[:], []int{major, minor}) >= 0 }
 
 var linuxForm = regexp.MustCompile(`^([0-9]+)\.([0-9]+)`)
 
-// linuxOf reads a kernel's release: "6.1.0-56-amd64".
+// linuxOf parses the release of a kernel: "6.1.0-56-amd64".
 func linuxOf(release string) Linux {
 	var l Linux
 	if m := linuxForm.FindStringSubmatch(release); m != nil {
@@ -45,10 +45,11 @@ func linuxOf(release string) Linux {
 }
 
 const (
-	// erofsCluster is how many bytes are compressed to at most: what a node fetches and unpacks to read 4 KiB.
+	// erofsCluster is the greatest number of bytes that are compressed together: to read 4 KiB,
+	// a node fetches and unpacks one cluster.
 	erofsCluster = 64 << 10
 
-	// erofsChunk is the size in which an image without compression leaves out holes.
+	// erofsChunk is the granularity in which an image without compression leaves out holes.
 	erofsChunk = 64 << 10
 
 	noCompressor = "none"
@@ -56,12 +57,13 @@ const (
 
 var mkfsErofs = program{"mkfs.erofs", "install erofs-utils (its name on Debian, Fedora and EL alike)"}
 
-// ErofsCompressors are those of this host's mkfs.erofs.
+// ErofsCompressors returns the compressors of this host's mkfs.erofs.
 func ErofsCompressors(ctx context.Context) ([]string, error) {
 	if err := mkfsErofs.look(); err != nil {
 		return nil, err
 	}
-	// Up to 1.7 "Available compressors are: lz4hc, lz4", from 1.8 on a list, with the options of each.
+	// Up to 1.7 the output has "Available compressors are: lz4hc, lz4"; from 1.8 on it has a
+	// list with the options of each compressor.
 	help, err := exec.CommandContext(ctx, mkfsErofs.name, "--help").CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("mkfs.erofs --help: %w", err)
@@ -75,14 +77,16 @@ func ErofsCompressors(ctx context.Context) ([]string, error) {
 	return found, nil
 }
 
-// Erofs packs tree into an EROFS image at out, with owners, modes, times, hard links, devices and all extended
-// attributes, POSIX ACLs among them. The contents of /proc, /sys, /dev, /run and /tmp are left out, the folders stay. Holes
-// take no room, but in an image without compression for a kernel before 5.15.
+// Erofs packs tree into an EROFS image at out, with owners, modes, times, hard links, devices and
+// all extended attributes, including POSIX ACLs. It leaves out the contents of /proc, /sys, /dev,
+// /run and /tmp, but keeps these directories. Holes take no space, except in an image without
+// compression for a kernel before 5.15.
 //
-// The image appears at out whole or not at all. Cancelling ctx ends the packing with ctx's error.
+// The image appears at out complete or not at all. When ctx is cancelled, packing ends with ctx's
+// error.
 //
-// The same tree and name give the same bytes when the environment's SOURCE_DATE_EPOCH is set: it is the image's time, and
-// files that are younger get it.
+// If SOURCE_DATE_EPOCH is set in the environment, the same tree and name give the same bytes: it is
+// the time of the image and of all files with a later time.
 func Erofs(ctx context.Context, tree, out string, opt ErofsOptions) (Result, error) {
 	result, err := erofs(ctx, tree, out, opt)
 	if err != nil {
@@ -114,7 +118,7 @@ func erofs(ctx context.Context, tree, out string, opt ErofsOptions) (Result, err
 	})
 }
 
-// args are the command line before destination and source.
+// args returns the arguments before destination and source.
 func (o ErofsOptions) args() []string {
 	args := []string{
 		"-U", uuidOf(o.Name),
@@ -139,7 +143,8 @@ func (o ErofsOptions) args() []string {
 	return args
 }
 
-// uuidOf makes a UUID of a name: version 8 of RFC 9562, of which all other bits are its maker's.
+// uuidOf makes a UUID from a name: version 8 of RFC 9562, which defines only the version and
+// variant bits.
 func uuidOf(name string) string {
 	u := sha256.Sum256([]byte("netroot erofs\x00" + name))
 	u[6] = u[6]&0x0f | 0x80
@@ -147,7 +152,7 @@ func uuidOf(name string) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:16])
 }
 
-// countFiles counts what will be packed below dir.
+// countFiles counts the files below dir that will be packed.
 func countFiles(dir string) (int, error) {
 	n := -1 // dir itself
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -163,17 +168,17 @@ func countFiles(dir string) (int, error) {
 	return n, err
 }
 
-// fileCounter counts the files that mkfs.erofs says it has in hand, "Processing etc/hosts ...", one over the other (1.5)
-// or on lines of their own (1.8).
+// fileCounter counts the files that mkfs.erofs reports, "Processing etc/hosts ...", each over the
+// last one (1.5) or on its own line (1.8).
 type fileCounter struct {
 	report      func(int)
 	total, done int
-	tail        []byte // of what was said
-	last        int    // percent
+	tail        []byte // last part of the output
+	last        int    // last reported percentage
 }
 
 func (c *fileCounter) Write(b []byte) (int, error) {
-	const tail = 512 // more than a name that mkfs.erofs prints, which it shortens
+	const tail = 512 // longer than a name that mkfs.erofs prints, which it shortens
 	word := []byte("Processing ")
 	before := bytes.Count(c.tail, word)
 	text := append(c.tail, b...)
@@ -185,7 +190,7 @@ func (c *fileCounter) Write(b []byte) (int, error) {
 
 var inHand = regexp.MustCompile(`Processing ([^\r\n]+) \.\.\.`)
 
-// at is the file that was in hand last, or "".
+// at returns the last reported file, or "".
 func (c *fileCounter) at() string {
 	if all := inHand.FindAllSubmatch(c.tail, -1); all != nil {
 		return string(all[len(all)-1][1])
@@ -203,11 +208,12 @@ func (c *fileCounter) tell(percent int) {
 	}
 }
 
-// erofsTag is what mkfs.erofs puts before a message, and the place in its source: "<E> erofs: f() Line[12] ".
+// erofsTag matches the text before a message of mkfs.erofs, with the place in its source: "<E>
+// erofs: f() Line[12] ".
 var erofsTag = regexp.MustCompile(`^<([EW])> erofs[a-z_]*: *(?:\w+\(\) Line\[\d+\] *)?`)
 
-// erofsError is why mkfs.erofs failed, the first reason first, without how it is used; and the file it had come to, for its
-// reasons name none.
+// erofsError returns the reasons why mkfs.erofs failed, the first one first, without the usage
+// text, and with the last reported file, because the reasons name no file.
 func erofsError(lines []string, at string) error {
 	var said []string
 	for _, line := range lines {
@@ -225,11 +231,12 @@ func erofsError(lines []string, at string) error {
 	return errors.New("mkfs.erofs: " + text)
 }
 
-// usual is what mkfs.erofs says of what was asked for on purpose: that a feature is experimental, which it goes on saying
-// of what kernels have had for years, and that zstd takes its time.
+// usual matches warnings of mkfs.erofs about options that are used on purpose: that a feature is
+// experimental, which it still says about features that kernels have had for years, and that zstd
+// is slow.
 var usual = regexp.MustCompile(`EXPERIMENTAL|takes more time`)
 
-// erofsWarnings are the warnings that tell something about the tree.
+// erofsWarnings returns the warnings about the tree.
 func erofsWarnings(lines []string) []string {
 	var said []string
 	for _, line := range lines {

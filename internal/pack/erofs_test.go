@@ -20,7 +20,7 @@ import (
 	"netroot/internal/pack"
 )
 
-// acl is system.posix_acl_access that lets user 1000 read and write beside an owner who may, and nobody else
+// acl is system.posix_acl_access that lets user 1000 and the owner read and write, and nobody else
 // (include/uapi/linux/posix_acl_xattr.h: version, then tag, permissions and id of each entry).
 var acl = func() []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 2)
@@ -32,7 +32,7 @@ var acl = func() []byte {
 	return b
 }()
 
-// erofsKinds are the ways in which images differ.
+// erofsKinds returns the options in which images differ.
 func erofsKinds(t *testing.T) map[string]pack.ErofsOptions {
 	t.Helper()
 	tool(t, "mkfs.erofs")
@@ -96,8 +96,8 @@ func TestErofsKeepsEverything(t *testing.T) {
 
 var beyondFsck = regexp.MustCompile(`mode 10[0-7]| size (8388608|65536) | mtime \d+| links \d+ inode of \S+| (user|security|trusted|system)\..*`)
 
-// bare leaves out what fsck.erofs does not bring back: set-id bits, times, hard links and attributes (1.5), and a hole
-// at a file's end (1.8).
+// bare removes what fsck.erofs does not restore: set-id bits, times, hard links and attributes
+// (1.5), and a hole at the end of a file (1.8).
 func bare(files map[string]string) map[string]string {
 	out := map[string]string{}
 	for name, text := range files {
@@ -106,7 +106,7 @@ func bare(files map[string]string) map[string]string {
 	return out
 }
 
-// mountErofs mounts an image for the test's time, or gives "" where that cannot be.
+// mountErofs mounts an image during the test, and returns "" if that is not possible.
 func mountErofs(t *testing.T, image string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -124,7 +124,7 @@ func TestErofsIsReproducible(t *testing.T) {
 	for name, opt := range erofsKinds(t) {
 		var images [3][]byte
 		for i := range images {
-			tree, _ := makeTree(t) // trees of the same content, with a younger file
+			tree, _ := makeTree(t) // trees with the same content, one with a newer file
 			when := time.Unix(1660000000+int64(i), 0)
 			must(t, os.Chtimes(filepath.Join(tree, "usr/bin/su"), when, when))
 			must(t, exec.Command("touch", "-h", "-d", "@1600000000", filepath.Join(tree, "bin"), filepath.Join(tree, "etc/dangling")).Run())
@@ -221,7 +221,7 @@ func TestChoose(t *testing.T) {
 		{pack.AsErofs, "6.1", "", "erofs lz4hc"},
 		{pack.AsErofsPlain, "6.1.0-56-amd64", debian12, "erofs none"},
 		{pack.AsErofsPlain, "5.15.0", "EROFS_FS", "erofs none"},
-		{pack.AsErofs, "5.15.0", "EROFS_FS", "reads no compressed EROFS (CONFIG_EROFS_FS_ZIP): pack: erofs-uncompressed"},
+		{pack.AsErofs, "5.15.0", "EROFS_FS", "cannot read compressed EROFS (CONFIG_EROFS_FS_ZIP): use \"pack: erofs-uncompressed\""},
 		{pack.AsErofs, "5.14.0-503.el9.x86_64", "SQUASHFS_ZSTD", "kernel 5.14.0-503.el9.x86_64 has no EROFS (CONFIG_EROFS_FS"},
 		{pack.AsErofsPlain, "4.19.0", "EROFS_FS", "has no EROFS"},
 	} {

@@ -8,27 +8,28 @@ import (
 	"netroot/internal/kernel"
 )
 
-// Method is how a root is packed, as a label's "pack" and "--pack" name it.
+// Method is the way in which a root is packed, as named by a label's "pack" and by "--pack".
 type Method string
 
-// The methods there are.
+// These are the methods.
 const (
-	Auto         Method = "auto" // squashfs: docs/transports.md has the numbers
+	Auto         Method = "auto" // squashfs: docs/transports.md has the measurements
 	AsSquashfs   Method = "squashfs"
 	AsErofs      Method = "erofs"              // compressed
-	AsErofsPlain Method = "erofs-uncompressed" // for fast wires, where unpacking takes longer than fetching
+	AsErofsPlain Method = "erofs-uncompressed" // for fast networks, where unpacking takes longer than fetching
 )
 
-// Methods lists them.
+// Methods returns all methods.
 func Methods() []Method { return []Method{Auto, AsSquashfs, AsErofs, AsErofsPlain} }
 
-// File systems of a packed root, by the names the kernel has for them.
+// These are the file systems of a packed root, as the kernel names them.
 const (
 	squashfsType = "squashfs"
 	erofsType    = "erofs"
 )
 
-// Packed reports whether a root of that file system type and compressor was packed by the method.
+// Packed reports whether a root with that file system type and compressor was packed with the
+// method.
 func (m Method) Packed(format, compressor string) bool {
 	switch m {
 	case AsErofs:
@@ -41,15 +42,16 @@ func (m Method) Packed(format, compressor string) bool {
 	return true
 }
 
-// Choice is what a method comes to for one kernel.
+// Choice is the result of a method for one kernel.
 type Choice struct {
-	Format     string // the file system's type: squashfs or erofs
-	Compressor string // zstd, xz or gzip of squashfs; zstd, lz4hc or none of EROFS
+	Format     string // file system type: squashfs or erofs
+	Compressor string // zstd, xz or gzip for squashfs; zstd, lz4hc or none for EROFS
 
 	linux Linux
 }
 
-// Choose says how a root is packed that the kernel has to read. The error says what kernel or host lack.
+// Choose returns how to pack a root that the kernel must be able to read. The error names what the
+// kernel or the host lacks.
 func (m Method) Choose(ctx context.Context, k *kernel.Kernel) (Choice, error) {
 	c := Choice{Format: squashfsType, linux: linuxOf(k.Release)}
 	if m != AsErofs && m != AsErofsPlain {
@@ -59,7 +61,7 @@ func (m Method) Choose(ctx context.Context, k *kernel.Kernel) (Choice, error) {
 	c.Format, c.Compressor = erofsType, noCompressor
 	has := func(option string) bool { return k.Config == nil || k.Config.Enabled(option) }
 	if !has("EROFS_FS") || !c.linux.since(5, 4) {
-		return Choice{}, fmt.Errorf("kernel %s has no EROFS (CONFIG_EROFS_FS, Linux 5.4): pack: squashfs is for every kernel", k.Release)
+		return Choice{}, fmt.Errorf("kernel %s has no EROFS (CONFIG_EROFS_FS, Linux 5.4): use \"pack: squashfs\", which every kernel can read", k.Release)
 	}
 	ours, err := ErofsCompressors(ctx)
 	if err != nil || m == AsErofsPlain {
@@ -71,21 +73,21 @@ func (m Method) Choose(ctx context.Context, k *kernel.Kernel) (Choice, error) {
 	case has("EROFS_FS_ZIP") && slices.Contains(ours, "lz4hc"):
 		c.Compressor = "lz4hc"
 	case !has("EROFS_FS_ZIP"):
-		return Choice{}, fmt.Errorf("kernel %s reads no compressed EROFS (CONFIG_EROFS_FS_ZIP): pack: %s, or squashfs", k.Release, AsErofsPlain)
+		return Choice{}, fmt.Errorf("kernel %s cannot read compressed EROFS (CONFIG_EROFS_FS_ZIP): use \"pack: %s\" or \"pack: squashfs\"", k.Release, AsErofsPlain)
 	default:
-		return Choice{}, fmt.Errorf("mkfs.erofs of this host has neither lz4hc nor zstd: pack: %s, or squashfs", AsErofsPlain)
+		return Choice{}, fmt.Errorf("mkfs.erofs of this host has neither lz4hc nor zstd: use \"pack: %s\" or \"pack: squashfs\"", AsErofsPlain)
 	}
 	return c, nil
 }
 
-// Options of a packing in either format.
+// Options are the options of a packing in either format.
 type Options struct {
-	Level    int               // of the compressor; 0: a good one
-	Name     string            // of what is packed, such as its label
+	Level    int               // of the compressor; 0: a good default
+	Name     string            // name of the packed tree, such as its label
 	Progress func(percent int) // may be nil
 }
 
-// Pack packs the tree as was chosen: see [Squashfs] and [Erofs].
+// Pack packs the tree as chosen: see [Squashfs] and [Erofs].
 func (c Choice) Pack(ctx context.Context, tree, out string, opt Options) (Result, error) {
 	if c.Format == erofsType {
 		return Erofs(ctx, tree, out, ErofsOptions{Compressor: c.Compressor, Level: opt.Level, Kernel: c.linux, Name: opt.Name, Progress: opt.Progress})

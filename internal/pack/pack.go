@@ -1,6 +1,6 @@
-// Package pack turns files into the bytes that a node boots from: a tree into a packed root (squashfs.go, erofs.go;
-// method.go says which of them a kernel gets), and files in memory into the archive that a kernel unpacks as its first
-// root (cpio.go).
+// Package pack turns files into the bytes that a node boots from. It packs a tree into a root image
+// (squashfs.go, erofs.go; method.go chooses between them for a kernel), and it packs files in
+// memory into the archive that a kernel unpacks as its first root (cpio.go).
 //
-// It does not choose what goes into an archive, and it neither stores nor serves what it made.
+// It does not choose the content of an archive, and does not store or serve the result.
 package pack

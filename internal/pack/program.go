@@ -16,19 +16,19 @@ import (
 	"time"
 )
 
-// Result is what a packing came to.
+// Result describes a packed image.
 type Result struct {
-	Size     int64    // of the image in bytes
-	Warnings []string // what the packer said, each message once: attributes that the format cannot hold, for example
+	Size     int64    // size of the image in bytes
+	Warnings []string // messages of the packer, each once, for example about attributes that the format cannot store
 }
 
-// program is a foreign packer.
+// program is an external packer.
 type program struct {
-	name    string // of the executable, "mksquashfs"
-	install string // what to do without it
+	name    string // name of the executable, "mksquashfs"
+	install string // advice if it is missing
 }
 
-// look says what to install when the program is not there.
+// look returns an error that says what to install if the program is missing.
 func (p program) look() error {
 	if _, err := exec.LookPath(p.name); err != nil {
 		return fmt.Errorf("%s is not installed: %s", p.name, p.install)
@@ -36,8 +36,8 @@ func (p program) look() error {
 	return nil
 }
 
-// whole has write make an image of tree in a file beside out, and puts it at out when it is complete. To have it on disk,
-// too, is the caller's: the store that takes it syncs it in any case.
+// whole makes write pack tree into a file beside out, and renames the file to out when it is
+// complete. It does not sync the file: the store syncs it when it takes it.
 func whole(tree, out string, write func(file string) (warnings []string, err error)) (Result, error) {
 	if info, err := os.Stat(tree); err != nil {
 		return Result{}, err
@@ -48,7 +48,7 @@ func whole(tree, out string, write func(file string) (warnings []string, err err
 	if err != nil {
 		return Result{}, err
 	}
-	defer os.Remove(pending.Name()) // nothing, once it is at out
+	defer os.Remove(pending.Name()) // has no effect once the file is at out
 	defer pending.Close()
 	warnings, err := write(pending.Name())
 	if err != nil {
@@ -64,15 +64,16 @@ func whole(tree, out string, write func(file string) (warnings []string, err err
 	return Result{Size: info.Size(), Warnings: warnings}, nil
 }
 
-// run runs the program, which writes file, and gives the lines of its standard error, each once, also when it fails.
-// A full disk is an error of its own.
+// run runs the program, which writes file, and returns the lines of its standard error, each once,
+// also when the program fails. A full disk has its own error.
 func (p program) run(ctx context.Context, file string, args []string, stdout io.Writer) ([]string, error) {
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, p.name, args...)
 	cmd.Stdout, cmd.Stderr = stdout, &stderr
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	// Killed with us, whatever kills us. The signal comes when the thread ends that started the child (prctl(2)).
+	// The child is killed when this process dies in any way. The signal is sent when the thread
+	// that started the child ends (prctl(2)).
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread()
 	err := cmd.Run()
@@ -82,14 +83,14 @@ func (p program) run(ctx context.Context, file string, args []string, stdout io.
 	case ctx.Err() != nil:
 		return lines, context.Cause(ctx)
 	case err != nil && strings.Contains(stderr.String(), "No space left on device"):
-		return nil, fmt.Errorf("no space left in %s: free some, or put the image elsewhere", filepath.Dir(file))
+		return nil, fmt.Errorf("no space left in %s: free some space, or choose another directory for the image", filepath.Dir(file))
 	case err != nil:
 		return lines, fmt.Errorf("%s: %w", p.name, err)
 	}
 	return lines, nil
 }
 
-// messages gives the lines of text that say something, each once.
+// messages returns the lines of text that are not empty, each once.
 func messages(text string) []string {
 	var lines []string
 	for line := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '\n' || r == '\r' }) {

@@ -11,32 +11,35 @@ import (
 	"netroot/internal/kernel"
 )
 
-// The defaults of SquashfsOptions.
+// These are the defaults of SquashfsOptions.
 const (
-	// DefaultBlockSize is small because roots are read on demand: a node that wants 4 KiB fetches and unpacks a block.
+	// DefaultBlockSize is small because roots are read on demand: to read 4 KiB, a node fetches
+	// and unpacks a block.
 	DefaultBlockSize = 128 << 10
 
-	// DefaultZstdLevel: a 696 MB Debian tree took 5 s and 237 MB at level 3, 10 s and 224 MB at 6, 15 s and
-	// 221 MB at 9, 58 s and 221 MB at 12, all on the same two cores.
+	// DefaultZstdLevel is a compromise: a 696 MB Debian tree took 5 s and 237 MB at level 3, 10
+	// s and 224 MB at 6, 15 s and 221 MB at 9, 58 s and 221 MB at 12, all on the same two
+	// cores.
 	DefaultZstdLevel = 6
 )
 
-// emptied are the folders of a tree whose contents belong to the system that runs from it, and not to the image.
+// emptied are the directories of a tree whose contents belong to the running system and not to the
+// image.
 var emptied = []string{"proc", "sys", "dev", "run", "tmp"}
 
-// SquashfsOptions says how a tree is packed. The zero value is good.
+// SquashfsOptions describe how a tree is packed. The zero value means the defaults.
 type SquashfsOptions struct {
 	Compressor string   // zstd, xz or gzip; empty: gzip, which every kernel can read
 	Level      int      // of zstd (1-22) and gzip (1-9); 0: DefaultZstdLevel for zstd, and 9 for gzip
 	BlockSize  int      // bytes, a power of two from 4 KiB to 1 MiB; 0: DefaultBlockSize
-	Processors int      // to use; 0: all
-	Exclude    []string // further paths below the tree to leave out; *, ? and [] as in the shell, not across slashes
+	Processors int      // number to use; 0: all
+	Exclude    []string // further paths below the tree to leave out; *, ? and [] as in the shell; they do not match slashes
 
-	Progress func(percent int) // called with rising numbers as files are packed; may be nil
+	Progress func(percent int) // called with rising numbers while files are packed; may be nil
 }
 
-// Compressor chooses the best squashfs compressor that a kernel can read, zstd before xz before gzip, and gzip when the
-// configuration is not known.
+// Compressor returns the best squashfs compressor that a kernel can read: zstd, then xz, then gzip.
+// If the configuration is unknown, it returns gzip.
 func Compressor(c kernel.Config) string {
 	switch {
 	case c.Enabled("SQUASHFS_ZSTD"):
@@ -47,15 +50,17 @@ func Compressor(c kernel.Config) string {
 	return "gzip"
 }
 
-// Squashfs packs tree into a squashfs image at out, with owners, modes, times, hard links, devices, sparse files and
-// the extended attributes of the user, trusted and security name spaces (capabilities and SELinux labels among them).
-// POSIX ACLs are left out, with a warning: squashfs has no room for them. The contents of /proc, /sys, /dev, /run and /tmp
-// are left out, the folders stay.
+// Squashfs packs tree into a squashfs image at out, with owners, modes, times, hard links, devices,
+// sparse files and the extended attributes of the user, trusted and security name spaces (including
+// capabilities and SELinux labels). It leaves out POSIX ACLs, with a warning, because squashfs
+// cannot store them. It also leaves out the contents of /proc, /sys, /dev, /run and /tmp, but keeps
+// these directories.
 //
-// The image appears at out whole or not at all. Cancelling ctx ends the packing with ctx's error.
+// The image appears at out complete or not at all. When ctx is cancelled, packing ends with ctx's
+// error.
 //
-// The same tree gives the same bytes when the environment's SOURCE_DATE_EPOCH is set: it is the image's time, and
-// files that are younger get it (mksquashfs 4.4 and later).
+// If SOURCE_DATE_EPOCH is set in the environment, the same tree gives the same bytes: it is the
+// time of the image and of all files with a later time (mksquashfs 4.4 and later).
 func Squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Result, error) {
 	result, err := squashfs(ctx, tree, out, opt)
 	if err != nil {
@@ -70,7 +75,7 @@ func squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Resul
 		return Result{}, err
 	}
 	return whole(tree, out, func(file string) ([]string, error) {
-		// A slash at the end, so that a tree named by a link is the directory behind it.
+		// The slash at the end makes a link to a tree name the directory behind it.
 		args := append([]string{tree + "/", file}, opt.args()...)
 		lines, err := mksquashfs.run(ctx, file, args, &percentReader{report: opt.Progress})
 		if err != nil && ctx.Err() == nil && len(lines) > 0 {
@@ -80,7 +85,7 @@ func squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Resul
 	})
 }
 
-// args are the command line after source and destination.
+// args returns the arguments after source and destination.
 func (o SquashfsOptions) args() []string {
 	compressor, level, block := o.Compressor, o.Level, o.BlockSize
 	if compressor == "" {
@@ -92,19 +97,20 @@ func (o SquashfsOptions) args() []string {
 	if block == 0 {
 		block = DefaultBlockSize
 	}
-	// Small files get blocks of their own instead of sharing one: a node reads what it wants and nothing beside it, and the
-	// kernel, which keeps three shared blocks (SQUASHFS_FRAGMENT_CACHE_SIZE), does not fetch them again and again. Debian
-	// read 17.3 instead of 19.5 MiB until its login, from an image of 135 instead of 128 MiB.
+	// Small files get their own blocks instead of sharing one: a node reads only the files that
+	// it uses, and the kernel, which caches three shared blocks (SQUASHFS_FRAGMENT_CACHE_SIZE),
+	// does not fetch shared blocks again and again. Until its login, Debian read 17.3 instead
+	// of 19.5 MiB, from an image of 135 instead of 128 MiB.
 	args := []string{"-comp", compressor, "-b", strconv.Itoa(block), "-no-fragments", "-xattrs",
 		"-noappend", "-no-recovery", "-quiet", "-progress",
-		"-exit-on-error"} // else a file that cannot be read becomes an empty one
+		"-exit-on-error"} // otherwise an unreadable file becomes an empty one
 	if level != 0 && compressor != "xz" {
 		args = append(args, "-Xcompression-level", strconv.Itoa(level))
 	}
 	if o.Processors != 0 {
 		args = append(args, "-processors", strconv.Itoa(o.Processors))
 	}
-	args = append(args, "-wildcards", "-e") // -e takes all that follows
+	args = append(args, "-wildcards", "-e") // -e takes all following arguments
 	for _, dir := range emptied {
 		args = append(args, dir+"/*", dir+"/.*")
 	}
@@ -114,17 +120,17 @@ func (o SquashfsOptions) args() []string {
 	return args
 }
 
-// squashfsError finds in what mksquashfs said why it failed.
+// squashfsError finds the reason for a failure in the output of mksquashfs.
 func squashfsError(lines []string) error {
-	for _, line := range lines { // what is wrong with the command line comes before a list of what would be right
+	for _, line := range lines { // an error in the command line comes before the usage text
 		if strings.HasPrefix(line, "mksquashfs: ") {
 			return errors.New(line)
 		}
 	}
-	return fmt.Errorf("mksquashfs: %s", strings.Join(lines[max(0, len(lines)-3):], "; ")) // warnings come before
+	return fmt.Errorf("mksquashfs: %s", strings.Join(lines[max(0, len(lines)-3):], "; ")) // warnings come first
 }
 
-// percentReader finds the numbers in the progress bar that mksquashfs draws over and over on one line:
+// percentReader finds the numbers in the progress bar that mksquashfs draws repeatedly on one line:
 // "\r[====/   ] 229/916  25%".
 type percentReader struct {
 	report func(int)

@@ -36,8 +36,8 @@ func must(t testing.TB, errs ...error) {
 // (include/uapi/linux/capability.h).
 var capability = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
-// makeTree writes a tree with everything that a packing could lose. It says whether the file system holds user
-// attributes.
+// makeTree makes a tree with everything that a packing could lose. userAttrs reports whether the
+// file system supports user attributes.
 func makeTree(t testing.TB) (dir string, userAttrs bool) {
 	t.Helper()
 	dir = t.TempDir()
@@ -61,7 +61,8 @@ func makeTree(t testing.TB) (dir string, userAttrs bool) {
 	must(t, os.Symlink("usr/bin", at("bin")), os.Symlink("/does/not/exist", at("etc/dangling")))
 	must(t, syscall.Mkfifo(at("var/pipe"), 0o622), os.Chmod(at("var/pipe"), 0o622))
 	must(t, os.WriteFile(at("var/sparse"), []byte("head"), 0o644), os.Truncate(at("var/sparse"), 8<<20))
-	// What belongs to a running system; the last is another folder of the same name.
+	// These files belong to a running system, except the last: its directory only has the same
+	// name.
 	for _, junk := range []string{"proc/version", "dev/.udev/x", "run/lock/y", "tmp/.X11-unix/X0", "tmp/z", "usr/tmp/kept"} {
 		write(junk, 0o644, []byte("junk"))
 	}
@@ -82,11 +83,11 @@ func makeTree(t testing.TB) (dir string, userAttrs bool) {
 	return dir, userAttrs
 }
 
-// describe tells all about every file below dir but the ones that the skip says.
+// describe describes every file below dir except those that skip selects.
 func describe(t *testing.T, dir string, skip func(name string) bool) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	firstOf := map[uint64]string{} // inode to the first name, to see hard links
+	firstOf := map[uint64]string{} // inode to first name, to find hard links
 	must(t, filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -179,7 +180,8 @@ func TestSquashfsKeepsEverything(t *testing.T) {
 	}
 }
 
-// TestSquashfsSuperblock reads the block size and compressor back (squashfs superblock: fs/squashfs/squashfs_fs.h).
+// TestSquashfsSuperblock reads the block size and compressor back (squashfs superblock:
+// fs/squashfs/squashfs_fs.h).
 func TestSquashfsSuperblock(t *testing.T) {
 	tool(t, "mksquashfs")
 	tree := t.TempDir()
@@ -209,7 +211,7 @@ func TestSquashfsIsReproducible(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "1650000000")
 	var images [2][]byte
 	for i := range images {
-		tree, _ := makeTree(t) // two trees of the same content, one with a younger file
+		tree, _ := makeTree(t) // two trees with the same content, one with a newer file
 		when := time.Unix(1660000000+int64(i), 0)
 		must(t, os.Chtimes(filepath.Join(tree, "usr/bin/su"), when, when))
 		must(t, exec.Command("touch", "-h", "-d", "@1600000000", filepath.Join(tree, "bin"), filepath.Join(tree, "etc/dangling")).Run())
@@ -224,7 +226,7 @@ func TestSquashfsIsReproducible(t *testing.T) {
 	}
 }
 
-// alone checks that nothing but the named file lies in dir.
+// alone checks that dir contains only the named files.
 func alone(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	var got []string
@@ -281,7 +283,7 @@ func TestSquashfsUnreadableFile(t *testing.T) {
 	})
 }
 
-// unreadable packs a tree with a file that cannot be read, which must not become an empty one.
+// unreadable packs a tree with a file that cannot be read. The file must not become an empty one.
 func unreadable(t *testing.T, packTo func(tree, out string) error) {
 	t.Helper()
 	if os.Geteuid() == 0 {
@@ -303,7 +305,7 @@ func TestSquashfsCancelled(t *testing.T) {
 	})
 }
 
-// cancelled ends a packing when it has begun, which must leave nothing.
+// cancelled cancels a packing that has begun. Nothing must be left.
 func cancelled(t *testing.T, packTo func(ctx context.Context, tree, out string, progress func(int)) error) {
 	t.Helper()
 	tree, out := t.TempDir(), t.TempDir()
@@ -328,7 +330,7 @@ func TestSquashfsNoSpace(t *testing.T) {
 	})
 }
 
-// onSmallDisk packs noise to a small file system, which must fail and leave nothing.
+// onSmallDisk packs noise to a small file system. The packing must fail and leave nothing.
 func onSmallDisk(t *testing.T, packTo func(tree, small string) error) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -349,7 +351,8 @@ func onSmallDisk(t *testing.T, packTo func(tree, small string) error) {
 	alone(t, small)
 }
 
-// ownMounts runs the test that calls it once more, with mounts that no other process sees; it is true in that run.
+// ownMounts runs the calling test again in a process with private mounts. It returns true in that
+// process.
 func ownMounts(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv("TEST_OWN_MOUNTS") != "" {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// tool gives the path of a foreign program that a test needs.
+// tool returns the path of an external program that a test requires.
 func tool(t testing.TB, name string) string {
 	t.Helper()
 	p, err := exec.LookPath(name)
@@ -19,7 +19,7 @@ func tool(t testing.TB, name string) string {
 	return p
 }
 
-// output runs a foreign program and gives what it prints.
+// output runs an external program and returns its output.
 func output(t testing.TB, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := cmd.CombinedOutput()

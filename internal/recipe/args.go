@@ -10,9 +10,9 @@ import (
 	"netroot/internal/nearest"
 )
 
-// ParseArgs reads a file of build arguments: KEY=VALUE lines, blank lines and
-// comments. Other lines are skipped with a Warning; of equal keys the last one
-// counts. The error is an *Error: not a text file.
+// ParseArgs parses a file of build arguments: KEY=VALUE lines, blank lines and comments. It skips
+// other lines with a Warning. If a key occurs several times, the last value counts. The error is an
+// *Error: the file is not a text file.
 func ParseArgs(name string, src []byte) (map[string]string, []Warning, error) {
 	p := &parser{name: name}
 	lines, err := p.lines(src)
@@ -29,22 +29,22 @@ func ParseArgs(name string, src []byte) (map[string]string, []Warning, error) {
 // argRef matches the use of a build argument.
 var argRef = regexp.MustCompile(`{{\s*(\w+)\s*}}`)
 
-// Text before a use that makes it a comment, which is left alone. "#!" is none,
-// so that an interpreter can be an argument. Apptainer does not ask for a blank
-// before the '#'.
+// These match text before a use that makes the use a comment, which is left unchanged. "#!" is not
+// a comment, so that an interpreter can be an argument. Apptainer does not require a blank before
+// the '#'.
 var (
 	commentBefore       = regexp.MustCompile(`(?:^|\s)#[^!]`)
 	strictCommentBefore = regexp.MustCompile(`#[^!]`)
 )
 
-// substitution puts build arguments into the lines of one stage.
+// substitution replaces build arguments in the lines of one stage.
 type substitution struct {
 	*parser
 	values map[string]string
 	used   map[string]bool // shared by all stages
 }
 
-// substitute returns the lines with build arguments put in: those given, then
+// substitute returns the lines with build arguments replaced: by the given values, and otherwise by
 // the %arguments of each stage.
 func (p *parser) substitute(lines []string, stages []*rawStage, given map[string]string) ([]string, error) {
 	for _, name := range slices.Sorted(maps.Keys(given)) {
@@ -89,14 +89,15 @@ func (p *parser) checkUnused(given map[string]string, used map[string]bool) erro
 		return nil
 	}
 	slices.Sort(unused)
-	fix := "the recipe uses none"
+	fix := "the recipe has no build arguments"
 	if len(used) > 0 {
 		fix = "the recipe uses " + strings.Join(slices.Sorted(maps.Keys(used)), ", ")
 	}
-	return p.fail(0, "", "build arguments that nothing uses: "+strings.Join(unused, ", "), fix)
+	return p.fail(0, "", "unused build arguments: "+strings.Join(unused, ", "), fix)
 }
 
-// live returns where build arguments are used in a line, as indexes of argRef.
+// live returns the uses of build arguments in a line, as indexes of argRef. commented reports that
+// the line also has uses in a comment.
 func (s *substitution) live(text string) (refs [][]int, commented bool) {
 	comment := commentBefore
 	if s.strict {
@@ -118,7 +119,7 @@ func (s *substitution) expand(n int, st *rawStage, text string) (string, error) 
 	}
 	refs, commented := s.live(text)
 	if commented && !isIdle(text) {
-		s.warn(n, st.sectionAt(n), "a build argument after a # is left as it is", "")
+		s.warn(n, st.sectionAt(n), "a build argument after a # is not replaced", "")
 	}
 	var out strings.Builder
 	at := 0
@@ -132,12 +133,12 @@ func (s *substitution) expand(n int, st *rawStage, text string) (string, error) 
 	}
 	out.WriteString(text[at:])
 	if left, _ := s.live(out.String()); len(left) > 0 {
-		return "", s.fail(n, st.sectionAt(n), fmt.Sprintf("%s is left after build arguments were put in", out.String()[left[0][0]:left[0][1]]), "the value of an argument can use another one, but that one no third")
+		return "", s.fail(n, st.sectionAt(n), fmt.Sprintf("%s remains after build arguments were replaced", out.String()[left[0][0]:left[0][1]]), "the value of an argument can use another argument, but not through a third one")
 	}
 	return out.String(), nil
 }
 
-// value returns the value of a build argument, in which others are put in once.
+// value returns the value of a build argument. It replaces the build arguments in that value once.
 func (s *substitution) value(n int, st *rawStage, name string) (string, error) {
 	value, err := s.lookup(n, st, name)
 	if err != nil {
@@ -156,7 +157,7 @@ func (s *substitution) value(n int, st *rawStage, name string) (string, error) {
 func (s *substitution) lookup(n int, st *rawStage, name string) (string, error) {
 	value, ok := s.values[name]
 	if !ok {
-		fix := fmt.Sprintf("give --build-arg %s=VALUE, or a line %s=VALUE in %%arguments of this stage", name, name)
+		fix := fmt.Sprintf("use --build-arg %s=VALUE, or add a line %s=VALUE to %%arguments of this stage", name, name)
 		if like := nearest.Name(name, slices.Sorted(maps.Keys(s.values))); like != "" {
 			fix = fmt.Sprintf("did you mean %s?", like)
 		}

@@ -35,7 +35,7 @@ x#{{ A }}
 	roundTrip(t, r, Options{})
 }
 
-// TestStrictRemark: Apptainer needs no blank before the '#'.
+// TestStrictRemark checks that Apptainer requires no blank before the '#'.
 func TestStrictRemark(t *testing.T) {
 	const src = "Bootstrap: scratch\n%post\nx#y {{ A }}\n%arguments\nA=1\n"
 	if body := parse(t, src, Options{Strict: true}).Stages[0].Post.Body; body != "x#y {{ A }}\n" {
@@ -52,8 +52,8 @@ func TestGivenArguments(t *testing.T) {
 		src, want string
 		args      map[string]string
 	}{
-		{src, "x.def: build arguments that nothing uses: A, B; the recipe uses USED", map[string]string{"B": "", "A": "", "USED": "x"}},
-		{"Bootstrap: scratch\n", "x.def: build arguments that nothing uses: A; the recipe uses none", map[string]string{"A": ""}},
+		{src, "x.def: unused build arguments: A, B; the recipe uses USED", map[string]string{"B": "", "A": "", "USED": "x"}},
+		{"Bootstrap: scratch\n", "x.def: unused build arguments: A; the recipe has no build arguments", map[string]string{"A": ""}},
 		{src, "x.def: the value of build argument USED is not one line of text", map[string]string{"USED": "a\n%post"}},
 		{src, "", map[string]string{"USED": "%test"}},
 	} {
@@ -70,7 +70,7 @@ func TestParseArgs(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"A": "3", "B": ""}, args); diff != "" {
 		t.Error(diff)
 	}
-	if len(warnings) != 1 || warnings[0].String() != `args:4: "bad" is skipped, being no KEY=VALUE` {
+	if len(warnings) != 1 || warnings[0].String() != `args:4: "bad" is skipped, because it is not KEY=VALUE` {
 		t.Errorf("warnings: %v", warnings)
 	}
 	if _, _, err := ParseArgs("args", []byte("A=\x00")); err == nil {

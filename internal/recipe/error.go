@@ -6,11 +6,10 @@ import (
 	"unicode"
 )
 
-// headerSection is the Section of an Error in a header.
+// headerSection is the Section of an Error that is in a header.
 const headerSection = "header"
 
-// Error says what is wrong with a recipe and what to do about it. All errors of
-// this package are of this type.
+// Error is an error in a recipe, with a fix. All errors of this package have this type.
 type Error struct {
 	File    string `json:"file"`
 	Line    int    `json:"line,omitempty"`    // from 1; 0: the file as a whole
@@ -37,7 +36,7 @@ func (e *Error) Error() string {
 	return strings.Map(printable, b.String())
 }
 
-// printable keeps what a recipe holds from moving the cursor of a terminal that
+// printable replaces characters with which the text of a recipe could control the terminal that
 // shows it.
 func printable(r rune) rune {
 	if unicode.IsControl(r) && r != '\n' && r != '\t' {
@@ -46,14 +45,14 @@ func printable(r rune) rune {
 	return r
 }
 
-// Warning is about something that was read but may not mean what its author
-// thinks. Its fields are those of an Error.
+// Warning describes text that was accepted but may not mean what its author expects. Its fields are
+// those of an Error.
 type Warning Error
 
-// String returns the same form as Error's.
+// String returns the same form as Error.Error.
 func (w Warning) String() string { return (*Error)(&w).Error() }
 
-// parser carries what every step needs to report: it holds no position.
+// parser has what every step needs to report errors. It has no position.
 type parser struct {
 	name     string
 	strict   bool

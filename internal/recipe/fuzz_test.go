@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// FuzzParse: no text makes Parse panic, every error says what to do, and what
-// was understood survives Format.
+// FuzzParse checks that no text makes Parse panic, that every error has a fix, and that a parsed
+// recipe survives Format.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.def")
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"netroot/internal/nearest"
 )
 
-// Keys of a header, in their usual spelling: Apptainer's, and those that only
-// Singularity 2 knew. OtherURL takes a number besides.
+// These are the keys of a header in their usual spelling: Apptainer's keys, and those of
+// Singularity 2. OtherURL also takes a number.
 var (
 	headerKeys = []string{"Bootstrap", "From", "IncludeCmd", "MirrorURL", "UpdateURL", "OSVersion", "Include",
 		"Library", "Registry", "Namespace", "Stage", "Product", "User", "RegCode", "ProductPGP", "RegisterURL",
@@ -30,7 +30,7 @@ func (p *parser) header(b *block) (Header, error) {
 		}
 		key, value, ok := strings.Cut(text, ":")
 		if !ok {
-			return nil, p.fail(line, headerSection, fmt.Sprintf("%q has no colon", strings.TrimSpace(text)), `write "Key: value", or end the line before it with \ to continue that one`)
+			return nil, p.fail(line, headerSection, fmt.Sprintf("%q has no colon", strings.TrimSpace(text)), `write "Key: value", or end the previous line with \ to continue it`)
 		}
 		key, err := p.key(line, strings.TrimSpace(key))
 		if err != nil {
@@ -42,7 +42,7 @@ func (p *parser) header(b *block) (Header, error) {
 		}
 		f := Field{Key: key, Value: value, Line: line}
 		if at := h.index(key); at >= 0 {
-			p.warn(line, headerSection, fmt.Sprintf("%s stands in line %d already; this one counts", key, h[at].Line), "")
+			p.warn(line, headerSection, fmt.Sprintf("%s is already in line %d; the later value counts", key, h[at].Line), "")
 			h[at] = f
 			continue
 		}
@@ -69,17 +69,17 @@ func (p *parser) key(line int, key string) (string, error) {
 	if n := len(otherURL); len(key) > n && strings.EqualFold(key[:n], otherURL) && strings.Trim(key[n:], "0123456789") == "" {
 		return otherURL + key[n:], nil
 	}
-	fix := "the keys are " + strings.Join(known, ", ") + " and OtherURL with a number"
+	fix := "use one of " + strings.Join(known, ", ") + " and OtherURL with a number"
 	if like := nearest.Name(key, known); like != "" {
 		fix = fmt.Sprintf("did you mean %s?", like)
 	}
 	return "", p.fail(line, headerSection, fmt.Sprintf("unknown key %q", key), fix)
 }
 
-// value reads what follows the colon, and the lines that continue it: a '\' at
-// the end joins the next line without a blank, a `\n\` with a line break. It
-// returns the index of the last line that it read. Where Apptainer panics, drops
-// the value or takes it for missing, the default is the plain reading.
+// value reads the text after the colon and the lines that continue it: '\' at the end joins the
+// next line without a blank, `\n\` joins it with a line break. It returns the index of the last
+// line that it read. Where Apptainer panics, drops the value or treats it as missing, the default
+// dialect takes the text literally.
 func (p *parser) value(b *block, i int, value string) (string, int, error) {
 	line := b.first + i
 	value = p.uncomment(value)
@@ -90,7 +90,7 @@ func (p *parser) value(b *block, i int, value string) (string, int, error) {
 			value = strings.TrimSuffix(value, `\`)
 		}
 		if value == "" && p.strict {
-			return "", i, p.fail(line, headerSection, "the value begins on the next line only, and Apptainer takes it for missing", "begin it in this line")
+			return "", i, p.fail(line, headerSection, "the value begins on the next line, so Apptainer treats it as missing", "begin the value on this line")
 		}
 		i++
 		for !p.strict && i < len(b.body) && strings.HasPrefix(strings.TrimSpace(b.body[i]), "#") {
@@ -114,8 +114,8 @@ func (p *parser) value(b *block, i int, value string) (string, int, error) {
 	return strings.TrimSpace(value), i, nil
 }
 
-// uncomment cuts a comment and the blanks around the rest. Apptainer cuts at
-// any '#', also within a URL.
+// uncomment removes a comment and the blanks around the remaining text. Apptainer cuts at any '#',
+// even in a URL.
 func (p *parser) uncomment(text string) string {
 	text = strings.TrimSpace(text)
 	for i := range len(text) {

@@ -8,8 +8,8 @@ import (
 // heredoc is a here-document that a line of shell opens.
 type heredoc struct {
 	word string // the line that ends it
-	tabs bool   // "<<-": tabs before that word do not count
-	line int    // of its "<<"
+	tabs bool   // "<<-": tabs before the word are ignored
+	line int    // line of the "<<"
 }
 
 func (h heredoc) endedBy(text string) bool {
@@ -19,15 +19,15 @@ func (h heredoc) endedBy(text string) bool {
 	return text == h.word
 }
 
-// heredocs follows the here-documents of scripts. What it takes for one, and
-// why it is careful, is said at the head of the package.
+// heredocs tracks the here-documents of scripts. The package comment describes how it recognizes
+// them, and why it is careful.
 type heredocs struct {
-	last, lastTabs map[string]int // text of a line (less leading tabs) -> number of the last such line
-	pending        []heredoc      // open now, and those that follow it on the same line
-	begun          int            // line of the one that inside spoke of last
+	last, lastTabs map[string]int // text of a line (without leading tabs) -> number of the last such line
+	pending        []heredoc      // the open here-document, and those that follow it on the same line
+	begun          int            // line of the here-document that inside reported last
 }
 
-// index prepares for a file.
+// index prepares heredocs for a file.
 func (d *heredocs) index(lines []string) {
 	d.last, d.lastTabs = make(map[string]int), make(map[string]int)
 	for i, text := range lines {
@@ -36,7 +36,7 @@ func (d *heredocs) index(lines []string) {
 	}
 }
 
-// open takes note of the here-documents that a line opens.
+// open records the here-documents that a line opens.
 func (d *heredocs) open(n int, text string) {
 	for _, h := range findHeredocs(text) {
 		h.line = n
@@ -45,7 +45,7 @@ func (d *heredocs) open(n int, text string) {
 	d.drop(n)
 }
 
-// inside reports whether a line is text, or the end, of a here-document.
+// inside reports whether a line is text or the end of a here-document.
 func (d *heredocs) inside(n int, text string) bool {
 	if len(d.pending) == 0 {
 		return false
@@ -59,7 +59,7 @@ func (d *heredocs) inside(n int, text string) bool {
 	return true
 }
 
-// drop forgets those that no line after n ends.
+// drop removes the here-documents that no line after n ends.
 func (d *heredocs) drop(n int) {
 	for len(d.pending) > 0 {
 		h, last := d.pending[0], d.last
@@ -73,13 +73,12 @@ func (d *heredocs) drop(n int) {
 	}
 }
 
-// heredocWord matches what follows "<<". A word can stand bare, in quotes or
-// behind a backslash.
+// heredocWord matches the text after "<<". A word can be bare, quoted, or follow a backslash.
 var heredocWord = regexp.MustCompile(`^(-?)[ \t]*(?:'([\w.-]+)'|"([\w.-]+)"|\\?([\w.-]+))`)
 
-// findHeredocs looks for here-documents in one line. It knows nothing of the
-// lines before: a quote that does not close on the line counts for nothing, so
-// `x="$(cat <<EOF` and `' file <<EOF` both show theirs.
+// findHeredocs finds the here-documents in one line. It ignores the lines before: a quote that is
+// not closed on the line does not count, so it finds the here-documents of both `x="$(cat <<EOF`
+// and `' file <<EOF`.
 func findHeredocs(text string) []heredoc {
 	var found []heredoc
 	for i := 0; i < len(text); i++ {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// files reads a %files section with its "from STAGE".
+// files parses a %files section with its "from STAGE".
 func (p *parser) files(b *block) (FilesBlock, error) {
 	f := FilesBlock{Line: b.line}
 	args := strings.Fields(p.uncomment(b.args))
@@ -18,7 +18,7 @@ func (p *parser) files(b *block) (FilesBlock, error) {
 	case args[0] == "from":
 		return f, p.fail(b.line, "%files", fmt.Sprintf("%q does not name one stage", strings.Join(args, " ")), "write %files from STAGE")
 	default:
-		p.warn(b.line, "%files", fmt.Sprintf("%q means nothing here", strings.Join(args, " ")), "write each file in a line of its own, or %files from STAGE")
+		p.warn(b.line, "%files", fmt.Sprintf("%q has no meaning here", strings.Join(args, " ")), "write each file on its own line, or use %files from STAGE")
 	}
 	var err error
 	f.Entries, err = p.entries(b)
@@ -37,7 +37,7 @@ func (p *parser) entries(b *block) ([]FileEntry, error) {
 		case errors.Is(err, errOpenQuote):
 			return nil, p.fail(line, b.section(), err.Error(), `close it, or put a name that holds a quote between quotes of the other kind`)
 		case errors.Is(err, errInnerQuote):
-			return nil, p.fail(line, b.section(), err.Error(), "put the whole name between quotes")
+			return nil, p.fail(line, b.section(), err.Error(), "put the whole name in quotes")
 		case err != nil:
 			return nil, p.fail(line, b.section(), err.Error(), `write "`)
 		case words[0] == "":
@@ -49,9 +49,9 @@ func (p *parser) entries(b *block) ([]FileEntry, error) {
 		}
 		switch {
 		case p.strict && e.Dst == "#":
-			p.warn(line, b.section(), `Apptainer takes the "#" after the source for the destination`, "write the comment in a line of its own")
+			p.warn(line, b.section(), `Apptainer uses the "#" after the source as the destination`, "write the comment on its own line")
 		case len(words) > 2 && !strings.HasPrefix(words[2], "#"):
-			p.warn(line, b.section(), fmt.Sprintf("%q is left out: a line is a source and a destination", strings.Join(words[2:], " ")), "quote a name that holds blanks")
+			p.warn(line, b.section(), fmt.Sprintf("%q is ignored: a line has one source and one destination", strings.Join(words[2:], " ")), "put a name that contains blanks in quotes")
 		}
 		entries = append(entries, e)
 	}
@@ -64,12 +64,12 @@ var (
 	errInnerQuote  = errors.New("Apptainer ends a word at a quote inside it")
 )
 
-// words splits a line of %files, which is neither blank nor a comment, at
-// blanks. Quotes of both kinds keep blanks together and are removed.
+// words splits a line of %files, which is neither blank nor a comment, at blanks. Quotes of both
+// kinds keep blanks together and are removed.
 func (p *parser) words(text string) ([]string, error) {
 	var words []string
 	var word strings.Builder
-	open := false // a word has begun, though it may be empty as in ""
+	open := false // a word has begun; it may be empty, as in ""
 	text = strings.TrimSpace(text)
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
@@ -105,11 +105,11 @@ func (p *parser) words(text string) ([]string, error) {
 	return words, nil
 }
 
-// isBlank tells what separates words: a regular expression's \s on one line (RE2).
+// isBlank reports whether a byte separates words: the \s of a regular expression (RE2) on one line.
 func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\f' || c == '\r' }
 
-// labels reads "KEY value" lines. There is no quoting, and a '#' after a value
-// is a part of it.
+// labels parses "KEY value" lines. There is no quoting, and a '#' after a value is part of the
+// value.
 func (p *parser) labels(b *block) []Pair {
 	blanks := " \t"
 	if p.strict {
@@ -129,7 +129,7 @@ func (p *parser) labels(b *block) []Pair {
 	return pairs
 }
 
-// assignments reads "KEY=value" lines: %arguments, or a file of build arguments.
+// assignments parses "KEY=value" lines: %arguments, or a file of build arguments.
 func (p *parser) assignments(b *block) []Pair {
 	var pairs []Pair
 	for i, text := range b.body {
@@ -142,7 +142,7 @@ func (p *parser) assignments(b *block) []Pair {
 			if b.name != "" {
 				section = b.section()
 			}
-			p.warn(b.first+i, section, fmt.Sprintf("%q is skipped, being no KEY=VALUE", strings.TrimSpace(text)), "")
+			p.warn(b.first+i, section, fmt.Sprintf("%q is skipped, because it is not KEY=VALUE", strings.TrimSpace(text)), "")
 			continue
 		}
 		pairs = append(pairs, Pair{Key: key, Value: strings.TrimSpace(value), Line: b.first + i})
@@ -150,7 +150,7 @@ func (p *parser) assignments(b *block) []Pair {
 	return pairs
 }
 
-// setPairs adds pairs; a later one takes the place of one of the same key.
+// setPairs adds pairs. A later pair replaces an earlier one with the same key.
 func setPairs(all, more []Pair) []Pair {
 	for _, pair := range more {
 		if i := slices.IndexFunc(all, func(o Pair) bool { return o.Key == pair.Key }); i >= 0 {

@@ -8,15 +8,15 @@ import (
 	"netroot/internal/nearest"
 )
 
-// Parse reads a definition file. Name stands in messages and in the Recipe; no
-// file of that name is opened. The error is an *Error, the first one found.
+// Parse parses a definition file. name is used in messages and in the Recipe; Parse opens no file.
+// The error is an *Error for the first problem that is found.
 func Parse(name string, src []byte, opt Options) (*Recipe, error) {
 	p := &parser{name: name, strict: opt.Strict}
 	lines, err := p.lines(src)
 	if err != nil {
 		return nil, err
 	}
-	// As in Apptainer, the text must have its shape before build arguments are put in.
+	// As in Apptainer, the text is split into sections before build arguments are replaced.
 	raw, err := (&parser{name: name, strict: opt.Strict}).scan(lines)
 	if err != nil {
 		return nil, err
@@ -52,10 +52,10 @@ func (p *parser) stage(raw *rawStage) (*Stage, error) {
 	st.Name, _ = h.Get("Stage")
 	switch agent := st.Agent(); {
 	case agent == "":
-		return nil, p.fail(raw.line, headerSection, "no Bootstrap line, or an empty one", `begin the recipe with a line such as "Bootstrap: debootstrap"`)
+		return nil, p.fail(raw.line, headerSection, "there is no Bootstrap line, or it is empty", `begin the recipe with a line such as "Bootstrap: debootstrap"`)
 	case agent == strings.ToLower(agent):
 	case p.strict:
-		return nil, p.fail(h[0].Line, headerSection, fmt.Sprintf("Apptainer knows no agent %q", agent), "write it in lower case")
+		return nil, p.fail(h[0].Line, headerSection, fmt.Sprintf("Apptainer has no agent %q", agent), "write it in lower case")
 	default:
 		h[0].Value = strings.ToLower(agent)
 	}
@@ -67,10 +67,10 @@ func (p *parser) stage(raw *rawStage) (*Stage, error) {
 	return st, nil
 }
 
-// checkNames holds a stage against the ones above it.
+// checkNames compares the names of a stage with those of earlier stages.
 func (p *parser) checkNames(r *Recipe, st *Stage) error {
 	if first, ok := r.Stage(st.Name); ok {
-		p.warn(st.Line, headerSection, fmt.Sprintf("a stage %q begins in line %d already", st.Name, first.Line), `"%files from" means the first one`)
+		p.warn(st.Line, headerSection, fmt.Sprintf("stage %q already begins in line %d", st.Name, first.Line), `"%files from" uses the first one`)
 	}
 	for _, f := range st.Files {
 		if f.From == "" {
@@ -89,16 +89,16 @@ func (p *parser) checkNames(r *Recipe, st *Stage) error {
 		if like := nearest.Name(f.From, names); like != "" {
 			fix = fmt.Sprintf("did you mean %s?", like)
 		}
-		return p.fail(f.Line, "%files", fmt.Sprintf("no stage %q above this one", f.From), fix)
+		return p.fail(f.Line, "%files", fmt.Sprintf("there is no earlier stage %q", f.From), fix)
 	}
 	return nil
 }
 
-// section gives one section its meaning.
+// section interprets one section.
 func (p *parser) section(st *Stage, b *block) error {
 	sec := Section{Name: b.name, Args: b.args, Body: b.text(), Line: b.line}
 	if p.strict && len(sec.Body) >= maxStrictSection {
-		return p.fail(b.line, b.section(), "the section is larger than 64 KiB, which Apptainer cannot read", "move text into a file and copy that with %files")
+		return p.fail(b.line, b.section(), "the section is larger than 64 KiB, which Apptainer cannot read", "move text into a file and copy the file with %files")
 	}
 	st.Sections = append(st.Sections, sec)
 	var err error
@@ -119,7 +119,7 @@ func (p *parser) section(st *Stage, b *block) error {
 	return err
 }
 
-// script returns where the script of a section is kept.
+// script returns the field for the script of a section.
 func (st *Stage) script(name string) **Script {
 	switch name {
 	case "pre":
@@ -160,11 +160,11 @@ func (a *App) script(name string) **Script {
 	panic("recipe: no app script section " + name)
 }
 
-// script adds a section to a script that may have begun in an earlier one.
+// script adds a section to a script, which may have begun in an earlier section.
 func (p *parser) script(to **Script, b *block, sec Section) error {
 	args := strings.Fields(p.uncomment(sec.Args))
 	if i := slices.Index(args, "-c"); i >= 0 && i+1 == len(args) && slices.Contains([]string{"pre", "setup", "post"}, b.name) {
-		return p.fail(b.line, b.section(), "-c names no program", "write for example -c /bin/bash")
+		return p.fail(b.line, b.section(), "-c requires a program", "write, for example, -c /bin/bash")
 	}
 	if *to == nil {
 		*to = &Script{Line: b.line, Bare: p.strict}
@@ -179,16 +179,16 @@ func (p *parser) script(to **Script, b *block, sec Section) error {
 // app adds a section to an app. The name of the app is its first argument.
 func (p *parser) app(st *Stage, b *block, sec Section) error {
 	args := sec.Args
-	if !p.strict { // Apptainer takes the whole word for the name, '#' and all
+	if !p.strict { // Apptainer takes the whole word as the name, including '#'
 		args = p.uncomment(args)
 	}
 	words := strings.Fields(args)
 	if len(words) == 0 {
-		return p.fail(b.line, b.section(), "no name of an app", fmt.Sprintf("write %%%s NAME", b.name))
+		return p.fail(b.line, b.section(), "the name of the app is missing", fmt.Sprintf("write %%%s NAME", b.name))
 	}
 	name := words[0]
 	if strings.Contains(name, "/") || name == "." || name == ".." {
-		return p.fail(b.line, b.section(), fmt.Sprintf("%q cannot name an app, whose directory has that name", name), "leave out the path")
+		return p.fail(b.line, b.section(), fmt.Sprintf("%q cannot name an app, because the app's directory has that name", name), "remove the path")
 	}
 	i := slices.IndexFunc(st.Apps, func(a App) bool { return a.Name == name })
 	if i < 0 {

@@ -16,8 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// TestGolden holds the recipes of testdata against what is to be understood of
-// them, and against the reader's view of it.
+// TestGolden compares the recipes in testdata with the expected results of Parse and Print.
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.def")
 	if err != nil || len(files) == 0 {
@@ -67,7 +66,7 @@ func golden(t *testing.T, file string, got []byte) {
 	}
 }
 
-// roundTrip parses what Format prints, and what Parse says the source is.
+// roundTrip parses the output of Format, and the Source that Parse returns.
 func roundTrip(t *testing.T, r *Recipe, opt Options) {
 	t.Helper()
 	opt.Args = nil
@@ -88,16 +87,16 @@ func roundTrip(t *testing.T, r *Recipe, opt Options) {
 	}
 }
 
-// TestStrictRefuses runs Apptainer's rules over the recipes that only the
-// default dialect takes. Two of them use what Singularity dropped in 2018.
+// TestStrictRefuses applies Apptainer's rules to the recipes that only the default dialect accepts.
+// Two of them use features that Singularity removed in 2018.
 func TestStrictRefuses(t *testing.T) {
 	for file, want := range map[string]string{
-		"centos7.def":  "centos7.def:19: unknown section %end; leave it out: a section ends where the next one begins",
+		"centos7.def":  "centos7.def:19: unknown section %end; remove it: a section ends where the next one begins",
 		"centos8.def":  "centos8.def:18: unknown section %wheel; ",
 		"fedora32.def": "fedora32.def:11: a word that begins with % is indented, ",
 		"crlf.def":     "crlf.def:1: header: the file begins with a byte order mark, ",
 		"stages.def":   "stages.def:30: unknown section %nothing; ",
-		"apps.def":     "apps.def:1: header: keys stand above the Bootstrap line (line 2), ",
+		"apps.def":     "apps.def:1: header: there are keys before the Bootstrap line (line 2), ",
 	} {
 		src, err := os.ReadFile("testdata/" + file)
 		if err != nil {
@@ -109,59 +108,59 @@ func TestStrictRefuses(t *testing.T) {
 	}
 }
 
-// TestErrors gives one fault at a time. Where want is empty, that dialect takes
-// the recipe; warn is then in the first warning of the default dialect.
+// TestErrors has recipes with one error each. If want is empty, that dialect accepts the recipe,
+// and warn is part of the first warning of the default dialect.
 func TestErrors(t *testing.T) {
 	const head = "Bootstrap: scratch\n"
 	tests := []struct {
 		name, src          string
 		want, strict, warn string
 	}{
-		{name: "empty", src: "\n# nothing\n", want: "x.def: no stage in this file", strict: "x.def: no stage in this file"},
+		{name: "empty", src: "\n# nothing\n", want: "x.def: the file has no stage", strict: "x.def: the file has no stage"},
 		{name: "binary", src: "hsqs\n\x00\x01", want: "x.def:2: not a text file", strict: "x.def:2: not a text file"},
-		{name: "no header", src: "\n%post\ntrue\n", want: "x.def:2: header: no Bootstrap line", strict: "x.def:2: header: no Bootstrap line"},
-		{name: "empty bootstrap", src: "Bootstrap: # yum\n", want: "x.def:1: header: no Bootstrap line", strict: "x.def:1: header: no Bootstrap line"},
+		{name: "no header", src: "\n%post\ntrue\n", want: "x.def:2: header: there is no Bootstrap line", strict: "x.def:2: header: there is no Bootstrap line"},
+		{name: "empty bootstrap", src: "Bootstrap: # yum\n", want: "x.def:1: header: there is no Bootstrap line", strict: "x.def:1: header: there is no Bootstrap line"},
 		{name: "no colon", src: head + "From base\n", want: `x.def:2: header: "From base" has no colon; write "Key: value"`, strict: `x.def:2: header: "From base" has no colon`},
 		{name: "key", src: head + "MirorURL: http://x\n", want: `x.def:2: header: unknown key "MirorURL"; did you mean MirrorURL?`, strict: `x.def:2: header: unknown key "MirorURL"; did you mean MirrorURL?`},
-		{name: "far key", src: head + "Colour: red\n", want: `x.def:2: header: unknown key "Colour"; the keys are Bootstrap, `, strict: `x.def:2: header: unknown key "Colour"; the keys are`},
+		{name: "far key", src: head + "Colour: red\n", want: `x.def:2: header: unknown key "Colour"; use one of Bootstrap, `, strict: `x.def:2: header: unknown key "Colour"; use one of`},
 		{name: "numbered key", src: head + "otherurl7: http://x\n"},
 		{name: "unnumbered key", src: head + "OtherURL: http://x\n", want: `x.def:2: header: unknown key "OtherURL"`, strict: `x.def:2: header: unknown key "OtherURL"`},
 		{name: "old key", src: head + "MetaLink: http://x\n", strict: `x.def:2: header: unknown key "MetaLink"`},
-		{name: "agent case", src: "Bootstrap: Yum\n", strict: `x.def:1: header: Apptainer knows no agent "Yum"`},
-		{name: "key twice", src: head + "From: a\nFROM: b\n", warn: "x.def:3: header: From stands in line 2 already"},
+		{name: "agent case", src: "Bootstrap: Yum\n", strict: `x.def:1: header: Apptainer has no agent "Yum"`},
+		{name: "key twice", src: head + "From: a\nFROM: b\n", warn: "x.def:3: header: From is already in line 2"},
 		{name: "continued by nothing", src: head + "Include: a \\\n\nFrom: b\n", strict: `x.def:2: header: the line ends with \`, warn: `x.def:2: header: the line ends with \`},
 		{name: "continued by the end", src: head + "Include: a \\\n%post\n", strict: `x.def:2: header: the line ends with \`, warn: `x.def:2: header: the line ends with \`},
 		{name: "continued by a comment", src: head + "Include: a \\\n# b\nc\n", strict: `x.def:2: header: the line ends with \`},
-		{name: "begun on the next line", src: head + "Include: \\\na\n", strict: "x.def:2: header: the value begins on the next line only"},
+		{name: "begun on the next line", src: head + "Include: \\\na\n", strict: "x.def:2: header: the value begins on the next line"},
 		{name: "section in header", src: head + "%pst\ntrue\n", want: "x.def:2: header: unknown section %pst; did you mean %post?", strict: "x.def:2: unknown section %pst; did you mean %post?"},
-		{name: "section in script", src: head + "%pre\n%psot\n", strict: "x.def:3: unknown section %psot; did you mean %post?", warn: "x.def:3: %pre: %psot is no section and is taken as text, which Apptainer refuses; did you mean %post?"},
+		{name: "section in script", src: head + "%pre\n%psot\n", strict: "x.def:3: unknown section %psot; did you mean %post?", warn: "x.def:3: %pre: %psot is not a section and is treated as text, which Apptainer refuses; did you mean %post?"},
 		{name: "section in list", src: head + "%files\na\n%psot\n", want: "x.def:4: %files: unknown section %psot; did you mean %post?", strict: "x.def:4: unknown section %psot"},
 		{name: "section after end", src: head + "%pre\n%end\n%psot\n", want: "x.def:4: unknown section %psot; did you mean %post?", strict: "x.def:3: unknown section %end"},
 		{name: "text after end", src: head + "%pre\n%end\n\nlost\n", strict: "x.def:3: unknown section %end", warn: "x.def:5: text after %end"},
-		{name: "tab after name", src: head + "%post\t-u\n", strict: "x.def:2: a TAB follows %post,"},
-		{name: "app case", src: head + "%AppRun x\n", strict: "x.def:2: Apptainer wants app sections in lower case, not %AppRun; write %apprun"},
-		{name: "app name", src: head + "%apprun\n", want: "x.def:2: %apprun: no name of an app; write %apprun NAME", strict: "x.def:2: %apprun: no name"},
+		{name: "tab after name", src: head + "%post\t-u\n", strict: "x.def:2: a tab follows %post,"},
+		{name: "app case", src: head + "%AppRun x\n", strict: "x.def:2: Apptainer requires app sections in lower case, not %AppRun; write %apprun"},
+		{name: "app name", src: head + "%apprun\n", want: "x.def:2: %apprun: the name of the app is missing; write %apprun NAME", strict: "x.def:2: %apprun: the name of the app is missing"},
 		{name: "app path", src: head + "%apprun ../x\n", want: `x.def:2: %apprun: "../x" cannot name an app`, strict: `x.def:2: %apprun: "../x"`},
-		{name: "no program", src: head + "%post -c # bash\n", want: "x.def:2: %post: -c names no program; write", strict: "x.def:2: %post: -c names no program"},
+		{name: "no program", src: head + "%post -c # bash\n", want: "x.def:2: %post: -c requires a program; write", strict: "x.def:2: %post: -c requires a program"},
 		{name: "large", src: head + "%post\n" + strings.Repeat("# line\n", 10000), strict: "x.def:2: %post: the section is larger than 64 KiB"},
 		{name: "quote", src: head + "%files\nit's\n", want: "x.def:3: %files: a quote is not closed; close it", strict: `x.def:3: %files: Apptainer misreads single quotes; write "`},
-		{name: "quote in a word", src: head + "%files\na\"b c\"d e\n", strict: "x.def:3: %files: Apptainer ends a word at a quote inside it; put the whole name between quotes"},
+		{name: "quote in a word", src: head + "%files\na\"b c\"d e\n", strict: "x.def:3: %files: Apptainer ends a word at a quote inside it; put the whole name in quotes"},
 		{name: "quote before a word", src: head + "%files\n\"a b\"c e\n", strict: "x.def:3: %files: Apptainer ends a word at a quote inside it"},
 		{name: "empty source", src: head + "%files\n\"\" b\n", want: "x.def:3: %files: the source is empty", strict: "x.def:3: %files: the source is empty"},
-		{name: "three files", src: head + "%files\na b c\n", warn: `x.def:3: %files: "c" is left out`},
-		{name: "files arguments", src: head + "%files to there\n", warn: `x.def:2: %files: "to there" means nothing here`},
+		{name: "three files", src: head + "%files\na b c\n", warn: `x.def:3: %files: "c" is ignored`},
+		{name: "files arguments", src: head + "%files to there\n", warn: `x.def:2: %files: "to there" has no meaning here`},
 		{name: "from nothing", src: head + "%files from # build\n", want: `x.def:2: %files: "from" does not name one stage`, strict: `x.def:2: %files: "from" does not`},
-		{name: "from unknown", src: "Bootstrap: scratch\nStage: build\n" + head + "%files from biuld\n", want: `x.def:4: %files: no stage "biuld" above this one; did you mean build?`, strict: `x.def:4: %files: no stage "biuld"`},
-		{name: "from itself", src: head + "Stage: one\n%files from one\n", want: `x.def:3: %files: no stage "one" above this one; give an earlier stage`, strict: `x.def:3: %files: no stage "one"`},
-		{name: "stage twice", src: head + "Stage: a\n" + head + "Stage: a\n", warn: `x.def:3: header: a stage "a" begins in line 1 already`},
+		{name: "from unknown", src: "Bootstrap: scratch\nStage: build\n" + head + "%files from biuld\n", want: `x.def:4: %files: there is no earlier stage "biuld"; did you mean build?`, strict: `x.def:4: %files: there is no earlier stage "biuld"`},
+		{name: "from itself", src: head + "Stage: one\n%files from one\n", want: `x.def:3: %files: there is no earlier stage "one"; give an earlier stage`, strict: `x.def:3: %files: there is no earlier stage "one"`},
+		{name: "stage twice", src: head + "Stage: a\n" + head + "Stage: a\n", warn: `x.def:3: header: stage "a" already begins in line 1`},
 		{name: "argument", src: head + "From: {{ BAES }}\n%arguments\nBASE=x\n", want: "x.def:2: header: build argument BAES is not defined; did you mean BASE?", strict: "x.def:2: header: build argument BAES"},
-		{name: "argument in script", src: head + "%post\n\necho {{X}}\n", want: "x.def:4: %post: build argument X is not defined; give --build-arg X=VALUE", strict: "x.def:4: %post: build argument X"},
+		{name: "argument in script", src: head + "%post\n\necho {{X}}\n", want: "x.def:4: %post: build argument X is not defined; use --build-arg X=VALUE", strict: "x.def:4: %post: build argument X"},
 		{name: "argument of another stage", src: head + "%arguments\nX=1\n" + head + "%post\n{{X}}\n", want: "x.def:6: %post: build argument X is not defined", strict: "x.def:6: %post: build argument X"},
-		{name: "nested twice", src: head + "%arguments\nA={{B}}\nB={{C}}\nC=c\n%post\n{{A}}\n", want: "x.def:7: %post: {{C}} is left", strict: "x.def:7: %post: {{C}} is left"},
+		{name: "nested twice", src: head + "%arguments\nA={{B}}\nB={{C}}\nC=c\n%post\n{{A}}\n", want: "x.def:7: %post: {{C}} remains", strict: "x.def:7: %post: {{C}} remains"},
 		{name: "bad argument", src: head + "%arguments\nA\n", warn: `x.def:3: %arguments: "A" is skipped`},
 		{name: "argument in remark", src: head + "%post\nls # {{ X }}\n", warn: "x.def:3: %post: a build argument after a #"},
 		{name: "argument in comment", src: head + "%post\n # {{ X }}\n"},
-		{name: "hidden section", src: head + "%post\ncat <<A\n%files\nA\n", warn: "x.def:4: %post: text of the here-document begun in line 3; Apptainer would begin section %files here"},
+		{name: "hidden section", src: head + "%post\ncat <<A\n%files\nA\n", warn: "x.def:4: %post: text of the here-document that begins in line 3; Apptainer would begin section %files here"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -197,7 +196,7 @@ func checkError(t *testing.T, dialect string, err error, want string) {
 }
 
 func TestHereDocuments(t *testing.T) {
-	// Each script stands before "%test"; hidden says that %test is its text.
+	// Each script is put before "%test"; hidden means that the script contains %test as text.
 	tests := []struct {
 		script string
 		hidden bool
@@ -245,7 +244,7 @@ func TestHereDocuments(t *testing.T) {
 	}
 }
 
-// TestControlCharacters: a recipe cannot write to the terminal that shows it.
+// TestControlCharacters checks that a recipe cannot control the terminal that shows it.
 func TestControlCharacters(t *testing.T) {
 	var out bytes.Buffer
 	r := parse(t, "Bootstrap: scratch\nFrom: a\x1b[2Jb\n%post\n%\x1b[2J\n", Options{})
@@ -257,7 +256,7 @@ func TestControlCharacters(t *testing.T) {
 	}
 }
 
-// TestHereDocumentOfHelp: only scripts have here-documents.
+// TestHereDocumentOfHelp checks that only scripts have here-documents.
 func TestHereDocumentOfHelp(t *testing.T) {
 	r := parse(t, "Bootstrap: scratch\n%help\nuse <<EOF\n%post\nEOF\n", Options{})
 	if r.Stages[0].Post == nil {

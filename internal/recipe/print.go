@@ -7,10 +7,9 @@ import (
 	"strings"
 )
 
-// Format returns the recipe as definition text: header keys in their usual
-// spelling, sections as they were written, no comments between them. Parsed
-// again with the same dialect and no build arguments, it gives the same recipe
-// but for line numbers and warnings.
+// Format returns the recipe as definition text: header keys in their usual spelling, sections as
+// they were written, no comments between them. If the text is parsed again with the same dialect
+// and without build arguments, it gives the same recipe except for line numbers and warnings.
 func (r *Recipe) Format() []byte {
 	var b bytes.Buffer
 	for i, st := range r.Stages {
@@ -18,7 +17,7 @@ func (r *Recipe) Format() []byte {
 			b.WriteByte('\n')
 		}
 		for _, f := range st.Header {
-			// Indented, a continuation line cannot begin a stage.
+			// The indentation keeps a continuation line from beginning a stage.
 			value := strings.ReplaceAll(f.Value, "\n", "\\n\\\n    ")
 			b.WriteString(strings.TrimSuffix(f.Key+": "+value, " ") + "\n")
 		}
@@ -29,7 +28,7 @@ func (r *Recipe) Format() []byte {
 	return b.Bytes()
 }
 
-// printer remembers the first error of a writer.
+// printer keeps the first error of a writer.
 type printer struct {
 	w   io.Writer
 	err error
@@ -41,14 +40,13 @@ func (p *printer) printf(format string, args ...any) {
 	}
 }
 
-// row prints a name and what there is to say about it.
+// row prints a name and its description.
 func (p *printer) row(indent, name, format string, args ...any) {
 	p.printf("%s\n", strings.TrimRight(fmt.Sprintf("%s%-14s ", indent, name)+fmt.Sprintf(format, args...), " "))
 }
 
-// Print writes what was understood, for a reader: headers, what each section
-// does and where it stands, files and labels. Warnings are left to the caller.
-// The error is the writer's.
+// Print prints the recipe for a reader: headers, the place and effect of each section, files and
+// labels. It does not print warnings. The error is the writer's.
 func (r *Recipe) Print(w io.Writer) error {
 	p := &printer{w: w}
 	p.printf("%s: %s\n", r.Name, count(len(r.Stages), "stage"))
@@ -107,8 +105,8 @@ func (p *printer) app(in string, a App) {
 	p.pairs(in, "%applabels", a.Labels)
 }
 
-// script prints one script; by says where it runs and ends in "by ", or is
-// empty for those whose arguments are not for /bin/sh.
+// script prints one script. by says where the script runs and ends in "by ". It is empty for
+// scripts whose arguments are not for /bin/sh.
 func (p *printer) script(in, name string, s *Script, by string) {
 	if s == nil {
 		return

@@ -1,23 +1,20 @@
-// Package recipe reads Apptainer and Singularity definition files: text in,
-// a Recipe with line numbers out. It also prints a Recipe for a reader and as
-// definition text again.
+// Package recipe parses the definition files of Apptainer and Singularity: its input is text, its
+// output a Recipe with line numbers. It also prints a Recipe for a reader and as definition text.
 //
-// It does not build anything: it opens no file, runs no script and knows
-// nothing of the agents that a Bootstrap line can name, their keys or the
-// programs they need.
+// It does not build anything. It opens no file, runs no script, and has no knowledge of the agents
+// that a Bootstrap line can name, or of the keys and programs that they require.
 //
 // # Two dialects
 //
-// By default the parser takes a superset of what Singularity 2.3 to 3.x and
-// Apptainer 1.x took, so that a recipe which any of them built can be read.
-// With Options.Strict it takes what Apptainer 1.5 takes and refuses the rest.
-// The two differ in these points:
+// By default the parser accepts a superset of what Singularity 2.3 to 3.x and Apptainer 1.x accept,
+// so that it can read a recipe that any of them built. With Options.Strict it accepts what
+// Apptainer 1.5 accepts, and refuses everything else. The two dialects differ in these points:
 //
 //	                          default                        strict
 //	%end                      ends a section                 error
 //	%name, name unknown       text of a script or %help      error
 //	%name, indented           a section if name is known     error
-//	TAB after %name           separates name and arguments   error
+//	tab after %name           separates name and arguments   error
 //	%name in a here-document  text                           a section
 //	header keys               and MetaLink, UpdateMetaLink,  Apptainer's
 //	                          GPG
@@ -27,20 +24,19 @@
 //	value of Bootstrap        any case                       lower case
 //	'x y', x" "y in %files    one word                       error
 //	a byte order mark         skipped                        error
-//	section over 64 KiB       fine                           error
+//	section over 64 KiB       accepted                       error
 //	shell of "%post -c bash"  gets -ex                       does not
 //
 // # Where a section ends
 //
-// A line whose first word begins with '%' begins a section, and "Bootstrap:"
-// in column 0 begins a stage, wherever they stand; Apptainer knows no quoting.
-// By default a here-document of a script hides both from the parser, so that a
-// script can write an RPM spec file or a sudoers file. A here-document is
-// recognised with caution, because a wrong guess would swallow the sections
-// that follow: it is "<<" or "<<-" and a delimiter of letters, digits and
-// "_.-", bare or quoted, outside a comment and outside quotes that close on the
-// same line, and it counts only when a line that ends it follows in the file.
-// When one of them hides a line that Apptainer would act on, a Warning says so.
+// A line whose first word begins with '%' begins a section, and "Bootstrap:" in column 0 begins a
+// stage. Apptainer has no way to quote such lines. In the default dialect, a here-document of a
+// script hides both from the parser, so that a script can write an RPM spec file or a sudoers file.
+// The parser recognizes a here-document with caution, because a wrong guess would hide the sections
+// that follow. It is "<<" or "<<-" and a delimiter of letters, digits and "_.-", bare or quoted,
+// outside a comment and outside quotes that close on the same line, and it counts only if a later
+// line of the file ends it. If a here-document hides a line that Apptainer would act on, there is a
+// Warning.
 package recipe
 
 import (
@@ -49,30 +45,29 @@ import (
 	"strings"
 )
 
-// Options say how to read a recipe.
+// Options describe how to parse a recipe.
 type Options struct {
-	// Strict asks for Apptainer's own rules instead of the superset.
+	// Strict selects Apptainer's own rules instead of the superset.
 	Strict bool
-	// Args are build arguments: they win over the %arguments of a stage. One
-	// that no stage uses is an error.
+	// Args are build arguments. They override the %arguments of a stage. An argument that no
+	// stage uses is an error.
 	Args map[string]string
 }
 
-// Recipe is a definition file that was understood.
+// Recipe is a parsed definition file.
 type Recipe struct {
-	// Name is the file's name as given to Parse.
+	// Name is the file name that was passed to Parse.
 	Name string `json:"name"`
-	// Source is the whole text after build arguments were put in, with Unix
-	// line ends and without a byte order mark. Its lines are the lines of the file.
+	// Source is the whole text after build arguments were replaced, with Unix line ends and
+	// without a byte order mark. It has the same lines as the file.
 	Source   []byte    `json:"-"`
-	Stages   []*Stage  `json:"stages"` // at least one, in the order in which they are built
+	Stages   []*Stage  `json:"stages"` // at least one, in build order
 	Warnings []Warning `json:"warnings,omitempty"`
 }
 
-// Stage is one header and its sections. The tree of the last stage is the
-// result of the build.
+// Stage is one header and its sections. The tree of the last stage is the result of the build.
 type Stage struct {
-	Name   string `json:"name,omitempty"` // from the key Stage
+	Name   string `json:"name,omitempty"` // value of the key Stage
 	Line   int    `json:"line"`
 	Header Header `json:"header"`
 
@@ -89,8 +84,7 @@ type Stage struct {
 	Labels      []Pair       `json:"labels,omitempty"`
 	Apps        []App        `json:"apps,omitempty"`
 
-	// Sections are the same sections as they were written, in order. Format
-	// prints them.
+	// Sections are the same sections in order, as they were written. Format prints them.
 	Sections []Section `json:"-"`
 }
 
@@ -100,7 +94,7 @@ func (s *Stage) Agent() string {
 	return agent
 }
 
-// Stage returns the first stage of that name. "%files from NAME" means it.
+// Stage returns the first stage with that name, which is the one that "%files from NAME" uses.
 func (r *Recipe) Stage(name string) (*Stage, bool) {
 	i := slices.IndexFunc(r.Stages, func(s *Stage) bool { return s.Name == name })
 	if i < 0 || name == "" {
@@ -109,19 +103,19 @@ func (r *Recipe) Stage(name string) (*Stage, bool) {
 	return r.Stages[i], true
 }
 
-// Header holds the keys of a stage, Bootstrap first, then in the order of the
-// file. No key stands twice.
+// Header has the keys of a stage: Bootstrap first, the others in the order of the file. Each key
+// occurs once.
 type Header []Field
 
-// Field is one key of a header. Key has its usual spelling (MirrorURL),
-// whatever the file's. Value can be empty, and can hold line breaks.
+// Field is one key of a header. Key has its usual spelling (MirrorURL), however the file spells it.
+// Value can be empty and can contain line breaks.
 type Field struct {
 	Key   string `json:"key"`
 	Value string `json:"value"`
 	Line  int    `json:"line"`
 }
 
-// Get returns the value of a key, in any case, and whether the key is there.
+// Get returns the value of a key, and whether the key exists. It ignores the key's case.
 func (h Header) Get(key string) (string, bool) {
 	i := h.index(key)
 	if i < 0 {
@@ -134,26 +128,24 @@ func (h Header) index(key string) int {
 	return slices.IndexFunc(h, func(f Field) bool { return strings.EqualFold(f.Key, key) })
 }
 
-// Script is the text of one kind of section. Sections of the same kind are
-// joined, as Apptainer does: Line is then the first one's, and Args are those
-// of the last one that has any.
+// Script is the text of one kind of section. As in Apptainer, sections of the same kind are joined:
+// Line is then that of the first one, and Args are those of the last one that has arguments.
 type Script struct {
 	Args []string `json:"args,omitempty"`
-	// Body is the text as written, less blank lines at its end. It is empty or
-	// ends with a line break.
+	// Body is the text as written, without blank lines at its end. It is empty or ends with a
+	// line break.
 	Body string `json:"body"`
-	Line int    `json:"line"` // of the line with the section's name
+	Line int    `json:"line"` // line with the section's name
 
-	// Bare leaves a shell that "-c" names without -ex: Options.Strict.
+	// Bare means that a shell named with "-c" does not get -ex: Options.Strict.
 	Bare bool `json:"-"`
 }
 
-// Shell returns the command that is to run a %pre, %setup or %post: the path of
-// the script is to be appended to it. It is "/bin/sh -ex" with the section's
-// arguments, or what "-c PROGRAM ARG..." names. A shell named that way gets
-// -ex too, unless the script is Bare: Apptainer leaves it out, and a failing
-// command goes by unseen.
-// Other sections have no use for it: their arguments belong to a "#!" line.
+// Shell returns the command that runs a %pre, %setup or %post; the path of the script must be
+// appended. It is "/bin/sh -ex" with the section's arguments, or the command of "-c PROGRAM
+// ARG...". A shell named that way also gets -ex, unless the script is Bare: Apptainer does not add
+// -ex, so that a failing command is not noticed. Other sections do not use Shell: their arguments
+// belong to a "#!" line.
 func (s *Script) Shell() []string {
 	i := slices.Index(s.Args, "-c")
 	if i < 0 || i+1 == len(s.Args) {
@@ -169,14 +161,13 @@ func (s *Script) Shell() []string {
 
 // FilesBlock is one %files section.
 type FilesBlock struct {
-	From    string      `json:"from,omitempty"` // name of an earlier stage; empty: from the host
+	From    string      `json:"from,omitempty"` // name of an earlier stage; empty: the host
 	Line    int         `json:"line"`
 	Entries []FileEntry `json:"entries"`
 }
 
-// FileEntry is one line of %files. Src may hold the shell's patterns; they are
-// not expanded here, and quotes are gone. An empty Dst means the same path as
-// Src.
+// FileEntry is one line of %files. Src may contain patterns of the shell, which are not expanded
+// here. Quotes have been removed. An empty Dst means the same path as Src.
 type FileEntry struct {
 	Src  string `json:"src"`
 	Dst  string `json:"dst,omitempty"`
@@ -190,10 +181,10 @@ type Pair struct {
 	Line  int    `json:"line"`
 }
 
-// App is what the %app sections of one name say (SCIF).
+// App is the content of the %app sections with one name (SCIF).
 type App struct {
 	Name    string      `json:"name"`
-	Line    int         `json:"line"` // of the first one
+	Line    int         `json:"line"` // line of the first one
 	Install *Script     `json:"install,omitempty"`
 	Env     *Script     `json:"env,omitempty"`
 	Run     *Script     `json:"run,omitempty"`
@@ -204,7 +195,7 @@ type App struct {
 	Labels  []Pair      `json:"labels,omitempty"`
 }
 
-// Section is a section as it was written. Name is in lower case and has no '%'.
+// Section is a section as it was written. Name is in lower case and without '%'.
 type Section struct {
 	Name string
 	Args string // the rest of its line

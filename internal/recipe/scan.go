@@ -9,8 +9,8 @@ import (
 	"netroot/internal/nearest"
 )
 
-// Names of sections. App sections have "app" and the app's name as first
-// argument besides.
+// These are the names of sections. The names of app sections begin with "app"; their first argument
+// is the name of the app.
 var (
 	scriptSections = []string{"pre", "setup", "post", "environment", "runscript", "startscript", "test",
 		"appinstall", "appenv", "apprun", "appstart", "apptest"}
@@ -19,19 +19,19 @@ var (
 	sectionNames = slices.Concat(scriptSections, textSections, listSections)
 )
 
-// maxStrictSection is bufio.MaxScanTokenSize, at which Apptainer gives up.
+// maxStrictSection is bufio.MaxScanTokenSize, the size at which Apptainer fails.
 const maxStrictSection = 64 << 10
 
 // block is a run of lines: a header, or a section without its first line.
 type block struct {
 	name  string // "" for a header
 	args  string
-	line  int // of the line with the name; of the first line of a header
+	line  int // line with the name; for a header its first line
 	first int // line number of body[0]
 	body  []string
 }
 
-// section returns the block's name as errors show it.
+// section returns the name of the block for errors.
 func (b *block) section() string {
 	if b.name == "" {
 		return headerSection
@@ -39,7 +39,7 @@ func (b *block) section() string {
 	return "%" + b.name
 }
 
-// text joins the lines, less blank ones at the end.
+// text joins the lines, without blank lines at the end.
 func (b *block) text() string {
 	end := len(b.body)
 	for end > 0 && strings.TrimSpace(b.body[end-1]) == "" {
@@ -51,14 +51,14 @@ func (b *block) text() string {
 	return strings.Join(b.body[:end], "\n") + "\n"
 }
 
-// rawStage is a stage split into blocks, nothing of which is interpreted.
+// rawStage is a stage split into blocks that are not interpreted yet.
 type rawStage struct {
 	line     int
 	header   *block
 	sections []*block
 }
 
-// sectionAt names the section that holds a line of the stage.
+// sectionAt returns the name of the section that contains a line of the stage.
 func (s *rawStage) sectionAt(line int) string {
 	name := headerSection
 	for _, b := range s.sections {
@@ -69,14 +69,14 @@ func (s *rawStage) sectionAt(line int) string {
 	return name
 }
 
-// lines splits a text. Carriage returns at line ends go, and a byte order mark.
+// lines splits a text into lines. It removes carriage returns at line ends and a byte order mark.
 func (p *parser) lines(src []byte) ([]string, error) {
 	if i := bytes.IndexByte(src, 0); i >= 0 {
-		return nil, p.fail(1+bytes.Count(src[:i], []byte("\n")), "", "not a text file: it holds a zero byte", "give a definition file")
+		return nil, p.fail(1+bytes.Count(src[:i], []byte("\n")), "", "not a text file: it contains a zero byte", "use a definition file")
 	}
 	text, marked := strings.CutPrefix(string(src), "\ufeff")
 	if marked && p.strict {
-		return nil, p.fail(1, headerSection, "the file begins with a byte order mark, which Apptainer takes for part of the first key", "save it as plain UTF-8")
+		return nil, p.fail(1, headerSection, "the file begins with a byte order mark, which Apptainer treats as part of the first key", "save it as plain UTF-8")
 	}
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	for i := range lines {
@@ -89,10 +89,10 @@ func (p *parser) lines(src []byte) ([]string, error) {
 type scanner struct {
 	*parser
 	stages  []*rawStage
-	stage   *rawStage // the last one, nil before the first
-	current *block    // where lines go, nil between %end and the next section
+	stage   *rawStage // current stage; nil before the first
+	current *block    // block that receives lines; nil between %end and the next section
 	docs    heredocs
-	strayed bool // a warning about lines after %end has been given
+	strayed bool // the warning about lines after %end was given
 }
 
 func (p *parser) scan(lines []string) ([]*rawStage, error) {
@@ -106,12 +106,12 @@ func (p *parser) scan(lines []string) ([]*rawStage, error) {
 		}
 	}
 	if len(s.stages) == 0 {
-		return nil, p.fail(0, "", "no stage in this file, only blank lines and comments", `begin with a line such as "Bootstrap: debootstrap"`)
+		return nil, p.fail(0, "", "the file has no stage, only blank lines and comments", `begin with a line such as "Bootstrap: debootstrap"`)
 	}
 	return s.stages, nil
 }
 
-// line takes one line to where it belongs.
+// line processes one line.
 func (s *scanner) line(n int, text string) error {
 	name, args, percent := sectionLine(text)
 	if s.docs.inside(n, text) {
@@ -143,7 +143,7 @@ func (s *scanner) line(n int, text string) error {
 	return nil
 }
 
-// sectionLine takes a line apart whose first word begins with '%'.
+// sectionLine parses a line whose first word begins with '%'.
 func sectionLine(text string) (name, args string, ok bool) {
 	text = strings.TrimLeft(text, " \t")
 	if !strings.HasPrefix(text, "%") {
@@ -164,7 +164,7 @@ func isBootstrap(text string) bool {
 func (s *scanner) beginStage(n int, text string) error {
 	if s.stage != nil && len(s.stage.sections) == 0 && !s.stage.hasBootstrap() {
 		if s.strict {
-			return s.fail(s.stage.line, headerSection, fmt.Sprintf("keys stand above the Bootstrap line (line %d), which begins a stage", n), "move Bootstrap to the top")
+			return s.fail(s.stage.line, headerSection, fmt.Sprintf("there are keys before the Bootstrap line (line %d), which begins a stage", n), "move Bootstrap to the top")
 		}
 		s.add(n, text)
 		return nil
@@ -175,8 +175,8 @@ func (s *scanner) beginStage(n int, text string) error {
 	return nil
 }
 
-// hasBootstrap finds the key where it does not begin a stage: indented, or with
-// a blank before the colon.
+// hasBootstrap reports whether the stage has the key in a form that does not begin a stage:
+// indented, or with a blank before the colon.
 func (s *rawStage) hasBootstrap() bool {
 	return slices.ContainsFunc(s.header.body, func(text string) bool {
 		key, _, ok := strings.Cut(text, ":")
@@ -185,7 +185,7 @@ func (s *rawStage) hasBootstrap() bool {
 }
 
 func (s *scanner) beginSection(n int, name, args string) {
-	if s.stage == nil { // without a header: refused later, when there is a section to name
+	if s.stage == nil { // a stage without a header is refused later, when there is a section to name
 		s.stage = &rawStage{line: n, header: &block{line: n, first: n}}
 		s.stages = append(s.stages, s.stage)
 	}
@@ -193,25 +193,24 @@ func (s *scanner) beginSection(n int, name, args string) {
 	s.stage.sections = append(s.stage.sections, s.current)
 }
 
-// checkStrict refuses what Apptainer would not take for the beginning of a
-// section, or would take for that of an unknown one.
+// checkStrict refuses a line that Apptainer would not recognize as the beginning of a section, or
+// would treat as the beginning of an unknown section.
 func (s *scanner) checkStrict(n int, text, name string) error {
 	word, _, _ := strings.Cut(text, " ")
 	switch {
 	case text[0] != '%':
-		return s.fail(n, "", "a word that begins with % is indented, and Apptainer takes it for a section without a name", "write sections in column 1, and keep lines of scripts from beginning with %")
+		return s.fail(n, "", "a word that begins with % is indented, so Apptainer treats it as a section without a name", "write sections in column 1, and keep lines of scripts from beginning with %")
 	case strings.Contains(word, "\t"):
-		return s.fail(n, "", fmt.Sprintf("a TAB follows %%%s, and Apptainer takes it for a part of the name", name), "write a blank")
+		return s.fail(n, "", fmt.Sprintf("a tab follows %%%s, which Apptainer treats as part of the name", name), "use a blank")
 	case !slices.Contains(sectionNames, name):
 		return s.fail(n, "", fmt.Sprintf("unknown section %%%s", name), sectionFix(name))
 	case strings.HasPrefix(name, "app") && strings.TrimLeft(word, "%") != name:
-		return s.fail(n, "", fmt.Sprintf("Apptainer wants app sections in lower case, not %s", word), "write %"+name)
+		return s.fail(n, "", fmt.Sprintf("Apptainer requires app sections in lower case, not %s", word), "write %"+name)
 	}
 	return nil
 }
 
-// unknownSection decides, outside strict mode, whether a line that begins with
-// '%' can be text.
+// unknownSection decides, in the default dialect, whether a line that begins with '%' can be text.
 func (s *scanner) unknownSection(n int, name string) error {
 	msg := fmt.Sprintf("unknown section %%%s", name)
 	if s.current == nil {
@@ -224,21 +223,21 @@ func (s *scanner) unknownSection(n int, name string) error {
 	if like := nearest.Name(name, sectionNames); like != "" {
 		fix = fmt.Sprintf("did you mean %%%s?", like)
 	}
-	s.warn(n, s.current.section(), fmt.Sprintf("%%%s is no section and is taken as text, which Apptainer refuses", name), fix)
+	s.warn(n, s.current.section(), fmt.Sprintf("%%%s is not a section and is treated as text, which Apptainer refuses", name), fix)
 	return nil
 }
 
 func sectionFix(name string) string {
 	if name == "end" {
-		return "leave it out: a section ends where the next one begins"
+		return "remove it: a section ends where the next one begins"
 	}
 	if like := nearest.Name(name, sectionNames); like != "" {
 		return fmt.Sprintf("did you mean %%%s?", like)
 	}
-	return "the sections are %" + strings.Join(sectionNames, " %")
+	return "use one of %" + strings.Join(sectionNames, " %")
 }
 
-// warnHidden tells of a line in a here-document that Apptainer would act on.
+// warnHidden warns about a line in a here-document that Apptainer would act on.
 func (s *scanner) warnHidden(n int, name, text string) {
 	what := ""
 	switch {
@@ -249,7 +248,7 @@ func (s *scanner) warnHidden(n int, name, text string) {
 	default:
 		return
 	}
-	s.warn(n, s.current.section(), fmt.Sprintf("text of the here-document begun in line %d; Apptainer would begin %s here", s.docs.begun, what), "")
+	s.warn(n, s.current.section(), fmt.Sprintf("text of the here-document that begins in line %d; Apptainer would begin %s here", s.docs.begun, what), "")
 }
 
 // add appends an ordinary line to the current block.
@@ -266,7 +265,7 @@ func (s *scanner) add(n int, text string) {
 	if s.current == nil {
 		if !idle && !s.strayed {
 			s.strayed = true
-			s.warn(n, "", "text after %end belongs to no section and is left out", "move it above %end")
+			s.warn(n, "", "text after %end is not part of a section and is ignored", "move it above %end")
 		}
 		return
 	}

@@ -8,9 +8,10 @@ import (
 	"netroot/internal/recipe"
 )
 
-// Environ returns the environment for a section inside a Tree, sorted. host is the caller's environment, of which only
-// the terminal's type, the proxies, SOURCE_DATE_EPOCH, and APPTAINERENV_X and SINGULARITYENV_X (as X, the first winning) are taken;
-// header is the recipe's header, whose keys scripts written for Singularity 2 read as SINGULARITY_DEFFILE_<KEY>.
+// Environ returns the sorted environment for a section inside a Tree. From host, the caller's
+// environment, it takes only the terminal's type, the proxies, SOURCE_DATE_EPOCH, and
+// APPTAINERENV_X and SINGULARITYENV_X (as X; the first one wins). header is the recipe's header;
+// scripts written for Singularity 2 read its keys as SINGULARITY_DEFFILE_<KEY>.
 func Environ(host []string, header recipe.Header) []string {
 	env := map[string]string{
 		"PATH":               "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -18,7 +19,7 @@ func Environ(host []string, header recipe.Header) []string {
 		"LANG":               "C",
 		"APPTAINER_ROOTFS":   "/",
 		"SINGULARITY_ROOTFS": "/",
-		// By these, shells' start-up files tell that they run inside.
+		// The start-up files of shells recognize a container by these variables.
 		"APPTAINER_CONTAINER":   "/",
 		"SINGULARITY_CONTAINER": "/",
 		"APPTAINER_NAME":        "rootfs",
@@ -30,7 +31,7 @@ func Environ(host []string, header recipe.Header) []string {
 			k, v, _ := strings.Cut(kv, "=")
 			if name, ok := strings.CutPrefix(k, prefix); ok && name != "" {
 				env[name] = v
-			} else if passed(k) {
+			} else if copiedFromHost(k) {
 				env[k] = v
 			}
 		}
@@ -38,8 +39,9 @@ func Environ(host []string, header recipe.Header) []string {
 	return flatten(env)
 }
 
-// HostEnviron returns the environment for %pre and %setup: the caller's own, and where the Tree lies. The files that
-// scripts append to are named below it: by their names in the Tree a script would write to the host's.
+// HostEnviron returns the environment for %pre and %setup: the caller's environment and the place
+// of the Tree. The files that scripts append to have paths below that place; with their names in
+// the Tree, a script would write to the host's files.
 func HostEnviron(host []string, root string, header recipe.Header) []string {
 	env := map[string]string{}
 	for _, kv := range host {
@@ -52,7 +54,7 @@ func HostEnviron(host []string, root string, header recipe.Header) []string {
 }
 
 func addSectionVars(env map[string]string, root string, header recipe.Header) {
-	// Files in the Tree that scripts append to: lines `export X=1`, and `KEY value`.
+	// Scripts append lines `export X=1` and `KEY value` to these files of the Tree.
 	exports, labels := filepath.Join(root, ".singularity.d/env/91-environment.sh"), filepath.Join(root, ".build.labels")
 	env["APPTAINER_ENVIRONMENT"], env["SINGULARITY_ENVIRONMENT"] = exports, exports
 	env["APPTAINER_LABELS"], env["SINGULARITY_LABELS"] = labels, labels
@@ -61,8 +63,8 @@ func addSectionVars(env map[string]string, root string, header recipe.Header) {
 	}
 }
 
-// passed reports whether a variable of the host goes into the Tree as it is.
-func passed(name string) bool {
+// copiedFromHost reports whether a variable of the host is copied into the Tree.
+func copiedFromHost(name string) bool {
 	if name == "TERM" || name == "SOURCE_DATE_EPOCH" {
 		return true
 	}

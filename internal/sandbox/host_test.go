@@ -48,7 +48,7 @@ setsid sleep 604.25 &
 }
 
 func TestHostFailures(t *testing.T) {
-	tinyTree(t) // for its checks
+	tinyTree(t) // checks that mounts are unchanged
 	t.Setenv("TMPDIR", t.TempDir())
 	h := Host{}
 	err := h.RunScript(t.Context(), script("false\ntrue"), "%pre")

@@ -18,8 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Main is the sandbox's inner process. Every main function and TestMain of a program that uses this package calls it
-// first: in an ordinary process it returns at once; in one that this package re-executed it never returns.
+// Main is the inner process of the sandbox. Every main function and TestMain of a program that uses
+// this package must call it first. In an ordinary process it returns at once; in a process that
+// this package has started it never returns.
 func Main() {
 	if len(os.Args) == 0 || os.Args[0] != innerName {
 		return
@@ -27,8 +28,8 @@ func Main() {
 	control := os.NewFile(controlFD, "sandbox control")
 	closeOnExec()
 	signals := make(chan os.Signal, 8)
-	// Handled, not ignored: an ignored signal would stay ignored in the command. Interrupts from the terminal reach the
-	// command by themselves when they are meant for it.
+	// The signals are handled and not ignored, because an ignored signal would stay ignored in
+	// the command. Interrupts from the terminal reach the command directly.
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP)
 
 	orders := json.NewDecoder(control)
@@ -41,7 +42,7 @@ func Main() {
 		_, _ = io.Copy(io.Discard, control)
 		close(orphaned)
 	}()
-	out, err := obey(o, signals, orphaned)
+	out, err := carryOut(o, signals, orphaned)
 	if err != nil {
 		out.Err = err.Error()
 	}
@@ -53,8 +54,8 @@ func Main() {
 	unix.Exit(0)
 }
 
-// closeOnExec keeps the control socket from the command, and whatever file the program that started the parent left
-// open without the flag.
+// closeOnExec keeps the control socket from the command, and also files that the program which
+// started the parent left open without the close-on-exec flag.
 func closeOnExec() {
 	open, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range open {
@@ -64,9 +65,9 @@ func closeOnExec() {
 	}
 }
 
-// obey carries out the order: file systems, script, command, and everything back in its place. Only when nothing of
-// the command runs any more are the Tree's own files put back.
-func obey(o order, signals <-chan os.Signal, orphaned <-chan struct{}) (out outcome, err error) {
+// carryOut carries out the order: file systems, script, command, restore. It restores the Tree's
+// own files only when no process of the command is left.
+func carryOut(o order, signals <-chan os.Signal, orphaned <-chan struct{}) (out outcome, err error) {
 	unix.Umask(int(o.Umask.Perm()))
 	if o.Root == "" {
 		err = enterHost()
@@ -89,7 +90,7 @@ func obey(o order, signals <-chan os.Signal, orphaned <-chan struct{}) (out outc
 		if err := writeScript(*o.Script); err != nil {
 			return out, err
 		}
-		if o.Root == "" { // the Tree's goes with the private /dev
+		if o.Root == "" { // in a Tree the script is on the private /dev, which ends with the namespace
 			defer func() { err = errors.Join(err, os.Remove(o.Script.Path)) }()
 		}
 	}
@@ -105,14 +106,14 @@ func obey(o order, signals <-chan os.Signal, orphaned <-chan struct{}) (out outc
 }
 
 func writeScript(s scriptFile) error {
-	// O_EXCL: on the host the directory is one that everybody can write to.
+	// O_EXCL: on the host, everyone can write to the directory.
 	f, err := os.OpenFile(s.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
 	if err != nil {
-		return fmt.Errorf("write the script: %w", err)
+		return fmt.Errorf("write the script of the section: %w", err)
 	}
 	_, err = f.WriteString(s.Body)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write the script: %w", err)
+		return fmt.Errorf("write the script of the section: %w", err)
 	}
 	return nil
 }
@@ -125,7 +126,7 @@ func start(o order) (int, error) {
 	}
 	attr := &syscall.ProcAttr{Dir: cmp.Or(o.Dir, "/"), Env: o.Env, Files: []uintptr{0, 1, 2}}
 	if fi, err := os.Stat(attr.Dir); err != nil || !fi.IsDir() {
-		return 0, fmt.Errorf("%s, the working directory, is not a directory", attr.Dir)
+		return 0, fmt.Errorf("working directory %s is not a directory", attr.Dir)
 	}
 	if o.Root != "" {
 		if err := park(); err != nil {
@@ -134,17 +135,18 @@ func start(o order) (int, error) {
 		attr.Sys = &syscall.SysProcAttr{Chroot: "."}
 	}
 	if o.NoSync {
-		// The command has the filter of the thread that starts it, which is not given back.
+		// The command inherits the filter of the thread that starts it. The thread is not
+		// unlocked again.
 		runtime.LockOSThread()
 		holdBackSyncs()
 	}
 	pid, err := syscall.ForkExec(prog, o.Argv, attr)
 	switch {
 	case errors.Is(err, syscall.ENOEXEC):
-		return 0, fmt.Errorf("%s: exec format error: it is made for another architecture than this host's %s, or it is a script that lacks its #! line",
+		return 0, fmt.Errorf("%s: exec format error: the file is for another architecture than this host's %s, or is a script without a #! line",
 			prog, runtime.GOARCH)
-	case errors.Is(err, syscall.ENOENT): // lookPath has seen the program itself
-		return 0, fmt.Errorf("%s: the dynamic loader or interpreter that it asks for is missing", prog)
+	case errors.Is(err, syscall.ENOENT): // lookPath has found the program itself
+		return 0, fmt.Errorf("%s: the dynamic loader or interpreter that the program requires is missing", prog)
 	case err != nil:
 		return 0, fmt.Errorf("%s: %w", prog, err)
 	}
@@ -166,16 +168,16 @@ func lookPath(o order) (string, error) {
 	case err != nil && o.Root == "":
 		return "", err
 	case err != nil && o.Script != nil:
-		return "", fmt.Errorf("the tree has no %s to run the section with: install a shell (dash, bash or busybox) into it first", name)
+		return "", fmt.Errorf("the tree has no %s to run the section: install a shell (dash, bash or busybox) into the tree first", name)
 	case err != nil:
 		return "", fmt.Errorf("the tree has no program %s in PATH=%s", name, os.Getenv("PATH"))
 	}
 	return prog, nil
 }
 
-// supervise waits until the command has ended and every other process of the namespace with it, and returns the
-// command's status. As the first process of its pid namespace it inherits all orphans. kill(-1) reaches every process
-// of the namespace but this one.
+// supervise waits until the command and every other process of the namespace have ended, and
+// returns the status of the command. As the first process of its pid namespace it inherits all
+// orphans. kill(-1) reaches every process of the namespace except this one.
 func supervise(pid int, grace time.Duration, signals <-chan os.Signal, orphaned <-chan struct{}) syscall.WaitStatus {
 	ended, empty := make(chan syscall.WaitStatus, 1), make(chan struct{})
 	go reap(pid, ended, empty)
@@ -187,7 +189,7 @@ func supervise(pid int, grace time.Duration, signals <-chan os.Signal, orphaned 
 		case status = <-ended:
 			if timeout == nil {
 				_ = unix.Kill(-1, unix.SIGKILL)
-			} else { // what it started has its time to end, too; the last of it may be younger than the first SIGTERM
+			} else { // the command's children also get time to end; some may have started after the first SIGTERM
 				_ = unix.Kill(-1, unix.SIGTERM)
 			}
 		case sig := <-signals:
@@ -211,7 +213,7 @@ func supervise(pid int, grace time.Duration, signals <-chan os.Signal, orphaned 
 	}
 }
 
-// reap waits for every process until none is left.
+// reap waits for processes until none is left.
 func reap(pid int, ended chan<- syscall.WaitStatus, empty chan<- struct{}) {
 	for {
 		var ws syscall.WaitStatus

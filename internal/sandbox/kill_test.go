@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// parentVar tells a copy of the test binary to be a program that runs a sandbox, for TestParentKilled to kill.
+// parentVar is the environment variable that makes a copy of the test binary run a sandbox, so that
+// TestParentKilled can kill it.
 const parentVar = "NETROOT_TEST_PARENT"
 
 func parentForKilling() {
@@ -28,7 +29,8 @@ func parentForKilling() {
 	os.Exit(1)
 }
 
-// TestParentKilled kills a program that runs a sandbox with SIGKILL and looks for what is left of it.
+// TestParentKilled kills a program that runs a sandbox with SIGKILL, and looks for leftover
+// processes and mounts.
 func TestParentKilled(t *testing.T) {
 	root := tinyTree(t)
 	link := filepath.Join(root, "etc/resolv.conf")

@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// innerName is argv[0] of the re-executed binary, by which Main knows its part, and the name that ps shows.
+// innerName is argv[0] of the inner process. Main recognizes it, and ps shows it.
 const innerName = "netroot-sandbox"
 
 // controlFD is the inner process's end of the control socket: the first of exec.Cmd's ExtraFiles.
 const controlFD = 3
 
-// order is what the parent tells the inner process over the control socket, as one JSON value. Root empty means the
-// host.
+// order is the message that the parent sends to the inner process over the control socket, as one
+// JSON value. An empty Root means the host.
 type order struct {
 	Name   string
 	Root   string
@@ -33,27 +33,27 @@ type order struct {
 	Grace  time.Duration
 	Script *scriptFile
 
-	ReadOnly bool // the Tree, for the command
+	ReadOnly bool // the command must not write to the Tree
 	NoSync   bool
 }
 
-// scriptFile is a script that exists for the time of the run.
+// scriptFile is a script that exists during the run.
 type scriptFile struct{ Path, Body string }
 
-// outcome is the inner process's answer. Without one it was killed.
+// outcome is the answer of the inner process. If there is none, the inner process was killed.
 type outcome struct {
-	Err    string // the command could not be run
+	Err    string // error that kept the command from running
 	Code   int
 	Signal syscall.Signal
 }
 
-// launch starts the inner process, gives it the order, and waits for the outcome.
+// launch starts the inner process, sends the order, and waits for the outcome.
 func launch(ctx context.Context, o order, stdin io.Reader, stdout, stderr io.Writer) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %w", o.Name, err)
 	}
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("%s: only root can run commands in a tree: use sudo", o.Name)
+		return fmt.Errorf("%s: running commands in a tree requires root: use sudo", o.Name)
 	}
 	if o.Umask == 0 {
 		o.Umask = DefaultUmask
@@ -79,7 +79,8 @@ func launch(ctx context.Context, o order, stdin io.Reader, stdout, stderr io.Wri
 	if o.Root != "" {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUTS
 	}
-	// The inner process itself keeps the grace period and then tidies up; only one that hangs is killed from here.
+	// The inner process itself waits for the grace period and then cleans up. The parent kills
+	// it only if it hangs.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = o.Grace + 5*time.Second
 
@@ -88,7 +89,8 @@ func launch(ctx context.Context, o order, stdin io.Reader, stdout, stderr io.Wri
 	if err != nil {
 		return fmt.Errorf("%s: start the sandbox: %w", o.Name, err)
 	}
-	// A write error means that the inner process is gone already; its outcome, or the lack of one, tells more.
+	// A write error means that the inner process has already ended. Its outcome or exit status
+	// is the better error.
 	_ = json.NewEncoder(ours).Encode(o)
 	waitErr := cmd.Wait()
 	var out outcome
@@ -108,12 +110,12 @@ func launch(ctx context.Context, o order, stdin io.Reader, stdout, stderr io.Wri
 	return nil
 }
 
-// socketPair returns both ends of the control socket. Neither is inherited by other children that this program
-// starts: its closing is what tells the inner process that its parent is gone.
+// socketPair returns both ends of the control socket. Other children of this program inherit
+// neither end, because its closing tells the inner process that the parent has died.
 func socketPair() (ours, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("control socket: %w", err)
+		return nil, nil, fmt.Errorf("make the control socket: %w", err)
 	}
 	return os.NewFile(uintptr(fds[0]), "sandbox control"), os.NewFile(uintptr(fds[1]), "sandbox control"), nil
 }

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enterHost gives the process its own view of the host's mounts, with the /proc of its pid namespace.
+// enterHost gives the process a private copy of the host's mounts, with the /proc of its pid
+// namespace.
 func enterHost() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("separate the mounts from the host's: %w", err)
@@ -20,10 +21,11 @@ func enterHost() error {
 	return nil
 }
 
-// enterTree makes the Tree the root of this mount namespace and of this process, and mounts in it what a command needs.
+// enterTree makes the Tree the root of this mount namespace and of this process, and mounts the
+// file systems that a command requires.
 //
-// Everything is mounted after pivot_root, where a symbolic link in the Tree cannot point out of it. The host is still
-// reachable then as the working directory, until the last step lets go of it.
+// It mounts everything after pivot_root, when a symbolic link in the Tree cannot lead out of it.
+// The host is still reachable as the working directory until the last step unmounts it.
 func enterTree(root string, binds []Bind) error {
 	sources, err := bindSources(binds)
 	if err != nil {
@@ -35,7 +37,7 @@ func enterTree(root string, binds []Bind) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("separate the mounts from the host's: %w", err)
 	}
-	// pivot_root(2) wants a mount point.
+	// pivot_root(2) requires a mount point.
 	if err := unix.Mount(root, root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind the tree %s: %w", root, err)
 	}
@@ -47,7 +49,8 @@ func enterTree(root string, binds []Bind) error {
 	if err := os.Chdir(root); err != nil {
 		return err
 	}
-	// With "." twice the host's root ends up on top of the Tree's: pivot_root(2), "pivot_root(".", ".")".
+	// With "." twice, the host's root is mounted on top of the Tree's: pivot_root(2),
+	// "pivot_root(".", ".")".
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("pivot_root to %s: %w", root, err)
 	}
@@ -63,15 +66,16 @@ func enterTree(root string, binds []Bind) error {
 		}
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let go of the host's file systems: %w", err)
+		return fmt.Errorf("unmount the host's file systems: %w", err)
 	}
 	return os.Chdir("/")
 }
 
-// park moves this process's root out of the way; the Tree's root stays its working directory, and becomes the command's
-// root again. Maintainer scripts, ischroot(1) and the systemctl of EL 7 compare / with /proc/1/root; finding them
-// different, they know that no init runs here, and neither start services nor fail for want of one. To the kernel the
-// command is not in a chroot: its root is the namespace's.
+// park changes the root of this process to another directory. The Tree's root stays its working
+// directory, and becomes the root of the command. Maintainer scripts, ischroot(1) and the systemctl
+// of EL 7 compare / with /proc/1/root. Because the two differ, they know that no init runs here, so
+// they do not start services and do not fail without an init. For the kernel the command is not in
+// a chroot: its root is that of the namespace.
 func park() error {
 	if err := unix.Chroot("/dev"); err != nil {
 		return fmt.Errorf("chroot to the private /dev: %w", err)
@@ -79,32 +83,33 @@ func park() error {
 	return nil
 }
 
-// protectTree makes the Tree read-only for the command, but for what a machine that runs from it has in memory.
+// protectTree makes the Tree read-only for the command, except for the directories that a machine
+// running from it has in memory.
 func protectTree() error {
 	for target, mode := range map[string]string{"/run": "mode=0755", "/var/tmp": "mode=1777"} {
 		if fi, err := os.Lstat(target); err != nil || !fi.IsDir() {
 			continue
 		}
 		if err := unix.Mount("tmpfs", target, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, mode); err != nil {
-			return fmt.Errorf("mount tmpfs on the tree's %s: %w", target, err)
+			return fmt.Errorf("mount tmpfs on %s of the tree: %w", target, err)
 		}
 	}
 	return remountTree(unix.MS_RDONLY)
 }
 
-// remountTree sets whether the Tree, this process's working directory, is read-only.
+// remountTree makes the Tree, which is this process's working directory, read-only or writable.
 func remountTree(readOnly uintptr) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(".", &st); err != nil {
 		return err
 	}
 	if err := unix.Mount("", ".", "", unix.MS_BIND|unix.MS_REMOUNT|readOnly|lockedFlags(st), ""); err != nil {
-		return fmt.Errorf("make the tree read-only, or writable again: %w", err)
+		return fmt.Errorf("remount the tree read-only or writable: %w", err)
 	}
 	return nil
 }
 
-// lockedFlags are those of a mount that a remount must repeat: mount(2).
+// lockedFlags returns the flags of a mount that a remount must repeat: mount(2).
 func lockedFlags(st unix.Statfs_t) uintptr {
 	return uintptr(st.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME)
 }
@@ -131,15 +136,16 @@ func mountSystem() error {
 			}
 		}
 		if err := unix.Mount(m.fstype, m.target, m.fstype, m.flags, m.data); err == unix.ENOENT {
-			return fmt.Errorf("the tree has no directory %s: make it first", m.target)
+			return fmt.Errorf("the tree has no directory %s: create it first", m.target)
 		} else if err != nil {
-			return fmt.Errorf("mount %s on the tree's %s: %w", m.fstype, m.target, err)
+			return fmt.Errorf("mount %s on %s of the tree: %w", m.fstype, m.target, err)
 		}
 	}
 	return makeDevices()
 }
 
-// makeDevices fills the private /dev. Numbers: kernel, Documentation/admin-guide/devices.txt.
+// makeDevices makes the devices in the private /dev. Their numbers are in the kernel's
+// Documentation/admin-guide/devices.txt.
 func makeDevices() error {
 	for _, d := range []struct {
 		name         string
@@ -151,7 +157,7 @@ func makeDevices() error {
 		if err := unix.Mknod(p, unix.S_IFCHR, int(unix.Mkdev(d.major, d.minor))); err != nil {
 			return fmt.Errorf("make %s: %w", p, err)
 		}
-		if err := os.Chmod(p, 0o666); err != nil { // the umask had its say in mknod
+		if err := os.Chmod(p, 0o666); err != nil { // mknod applied the umask
 			return err
 		}
 	}
@@ -166,7 +172,7 @@ func makeDevices() error {
 	return nil
 }
 
-// bindSources resolves the binds' sources while the host's root is the root.
+// bindSources resolves the sources of the binds while the host's root is the root.
 func bindSources(binds []Bind) ([]string, error) {
 	var out []string
 	for _, b := range binds {
@@ -187,7 +193,7 @@ func bindSources(binds []Bind) ([]string, error) {
 
 func bind(source, target string, readOnly bool) error {
 	if _, err := os.Stat(target); err != nil {
-		return fmt.Errorf("bind: the tree has no %s: make it in the recipe first", target)
+		return fmt.Errorf("bind: the tree has no %s: create it in the recipe first", target)
 	}
 	if err := unix.Mount(source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind onto %s: %w", target, err)
@@ -195,7 +201,7 @@ func bind(source, target string, readOnly bool) error {
 	if !readOnly {
 		return nil
 	}
-	// A bind's own flags take a second call.
+	// The flags of a bind mount require a second call.
 	var st unix.Statfs_t
 	if err := unix.Statfs(target, &st); err != nil {
 		return err

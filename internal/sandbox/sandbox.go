@@ -16,21 +16,22 @@ import (
 	"netroot/internal/recipe"
 )
 
-// DefaultUmask is the umask of commands whose Umask is not given; the package comment says why it is this one.
+// DefaultUmask is the umask of commands whose Umask is not set. The package comment gives the
+// reason.
 const DefaultUmask os.FileMode = 0o022
 
-// DefaultGrace is how long a command may take to end after SIGTERM before SIGKILL ends it.
+// DefaultGrace is the time that a command has to end after SIGTERM, before SIGKILL.
 const DefaultGrace = 5 * time.Second
 
-// Bind is a file or directory of the host shown at a place inside the Tree for the time of the run.
+// Bind is a bind mount: it shows a file or directory of the host inside the Tree during the run.
 type Bind struct {
 	Source   string // on the host; symbolic links are followed
-	Target   string // absolute, inside the Tree; it must exist there
+	Target   string // absolute path inside the Tree, which must exist
 	ReadOnly bool
 }
 
-// ParseBind reads "SRC:DST" or "SRC:DST:ro"; ":rw" may be said, and is the rule. "SRC" alone is shown under its own
-// name.
+// ParseBind parses "SRC:DST", "SRC:DST:ro" or "SRC:DST:rw"; writable is the default. "SRC" alone
+// stands for "SRC:SRC".
 func ParseBind(text string) (Bind, error) {
 	parts := strings.Split(text, ":")
 	b := Bind{Source: parts[0], Target: parts[0]}
@@ -43,45 +44,49 @@ func ParseBind(text string) (Bind, error) {
 		ok = ok && (b.ReadOnly || parts[2] == "rw")
 	}
 	if !ok {
-		return Bind{}, fmt.Errorf("%q is no bind: write SRC:DST or SRC:DST:ro, DST being an absolute path in the tree", text)
+		return Bind{}, fmt.Errorf("%q is not a bind: use SRC:DST or SRC:DST:ro, where DST is an absolute path in the tree", text)
 	}
 	return b, nil
 }
 
-// Sandbox runs commands inside the Tree at Root. It needs root. The zero values of all fields but Root are useful. A
-// Sandbox may run several commands, one after another: two at a time would fight over the Tree's resolv.conf.
+// Sandbox runs commands inside the Tree at Root. It requires root privileges. All fields except
+// Root have useful zero values. A Sandbox may run several commands, but only one at a time, because
+// every run changes the Tree's resolv.conf.
 type Sandbox struct {
-	Root  string // the Tree's directory
-	Name  string // of the command, for messages; empty means argv[0]'s, or the section's
+	Root  string // directory of the Tree
+	Name  string // name of the command for messages; empty: argv[0], or the section
 	Binds []Bind
-	Env   []string    // the command's whole environment; nil means Environ(os.Environ(), nil)
-	Dir   string      // working directory inside the Tree; empty means /
-	Umask os.FileMode // permission bits withheld from new files; 0 means DefaultUmask
+	Env   []string    // complete environment of the command; nil: Environ(os.Environ(), nil)
+	Dir   string      // working directory inside the Tree; empty: /
+	Umask os.FileMode // permission bits withheld from new files; 0: DefaultUmask
 	Grace time.Duration
 
-	// Through is put before every command: a program that in the end runs its arguments, for example a shell that sets
-	// up an environment first.
+	// Through is put before every command. It is a program that finally runs its arguments, for
+	// example a shell that first sets up an environment.
 	Through []string
 
-	// ReadOnly lets the command write to /dev, /tmp, /run and /var/tmp (empty, in memory) and to writable binds, and
-	// nowhere else.
+	// With ReadOnly, the command can write only to /dev, /tmp, /run and /var/tmp (empty, in
+	// memory) and to writable binds.
 	ReadOnly bool
 
-	// NoSync has fsync(2) and its kin succeed at once. The caller has the Tree written to disk in the end, if it wants it
-	// there. It is kept where the kernel can: see nosync.go.
+	// With NoSync, fsync(2) and similar system calls succeed at once. The caller must sync the
+	// Tree at the end, if it needs that. Not every kernel supports this: see nosync.go.
 	NoSync bool
 
-	// Stdin nil means /dev/null, and a process group of its own, so that a terminal's Ctrl-C reaches only the caller,
-	// which cancels ctx. Given, as for a shell, the command stays in the caller's process group and gets Ctrl-C itself:
-	// the package comment says what that asks of the caller.
+	// A nil Stdin means /dev/null and a new process group, so that a terminal's Ctrl-C reaches
+	// only the caller, which cancels ctx. With a Stdin, as for a shell, the command stays in
+	// the caller's process group and receives Ctrl-C itself; the package comment says what the
+	// caller must do then.
 	Stdin          io.Reader
-	Stdout, Stderr io.Writer // nil means discard
+	Stdout, Stderr io.Writer // nil discards the output
 }
 
-// Run runs argv inside the Tree; argv[0] without a slash is looked up in the environment's PATH, inside the Tree.
+// Run runs argv inside the Tree. If argv[0] has no slash, it is looked up inside the Tree in the
+// PATH of the environment.
 //
-// A command that fails gives an *ExitError. When ctx ends, every process inside gets SIGTERM, and SIGKILL after Grace;
-// Run then returns an error that wraps ctx.Err(). On return no process and no mount of the run is left.
+// If the command fails, the error is an *ExitError. When ctx ends, every process inside gets
+// SIGTERM, and SIGKILL after Grace; Run then returns an error that wraps ctx.Err(). When Run
+// returns, no process and no mount of the run is left.
 func (s *Sandbox) Run(ctx context.Context, argv []string) error {
 	if len(argv) == 0 {
 		return errors.New("sandbox: no command given")
@@ -89,9 +94,9 @@ func (s *Sandbox) Run(ctx context.Context, argv []string) error {
 	return s.run(ctx, order{Name: filepath.Base(argv[0]), Argv: argv})
 }
 
-// RunScript runs a section's script (%post and its kin) inside the Tree; name is the section's, for messages: "%post".
-// Its Shell runs it. The script lies on the private /dev and is named after the section, so that an interpreter's
-// messages tell which section they speak of.
+// RunScript runs the script of a section (such as %post) inside the Tree with the script's Shell.
+// name is the section's name for messages: "%post". The script is a file on the private /dev, named
+// after the section, so that the messages of an interpreter name the section.
 func (s *Sandbox) RunScript(ctx context.Context, script recipe.Script, name string) error {
 	file := "/dev/" + scriptName(name)
 	return s.run(ctx, order{Name: name, Argv: append(script.Shell(), file), Script: &scriptFile{file, script.Body}})
@@ -114,7 +119,7 @@ func (s *Sandbox) run(ctx context.Context, o order) error {
 	return launch(ctx, o, s.Stdin, s.Stdout, s.Stderr)
 }
 
-// treeRoot returns the Tree's real path, and refuses what cannot be one.
+// treeRoot returns the real path of the Tree. It refuses a directory that cannot be a Tree.
 func treeRoot(dir string) (string, error) {
 	if dir == "" {
 		return "", errors.New("no tree given")
@@ -134,18 +139,19 @@ func treeRoot(dir string) (string, error) {
 	case !fi.IsDir():
 		return "", fmt.Errorf("%s is not a directory", dir)
 	case root == "/":
-		return "", errors.New("the tree is /, the running system itself: give a tree of its own")
+		return "", errors.New("the tree is /, the running system itself: choose another directory")
 	}
 	return root, nil
 }
 
-// Host runs commands on the host itself: %pre and %setup, and the tools that make a Tree's first files. The command
-// sees the host's file systems, but has mount and pid namespaces of its own: a mount it forgets and a process it leaves
-// behind end with it. Mounts that the host makes meanwhile show up inside (propagation slave), never the other way.
+// Host runs commands on the host itself: %pre and %setup, and the tools that make a Tree's first
+// files. The command sees the host's file systems, but has its own mount and pid namespaces, so
+// that mounts and processes that it leaves end with it. Mounts that the host makes during the run
+// appear inside (propagation slave), but not the reverse.
 type Host struct {
-	Dir   string      // working directory; empty means the caller's
-	Env   []string    // nil means the caller's
-	Umask os.FileMode // 0 means DefaultUmask
+	Dir   string      // working directory; empty: the caller's
+	Env   []string    // nil: the caller's
+	Umask os.FileMode // 0: DefaultUmask
 	Grace time.Duration
 
 	NoSync bool // as in Sandbox
@@ -154,7 +160,7 @@ type Host struct {
 	Stdout, Stderr io.Writer
 }
 
-// Run runs argv on the host; errors and cancellation are as with Sandbox.Run.
+// Run runs argv on the host. Errors and cancellation are the same as for Sandbox.Run.
 func (h *Host) Run(ctx context.Context, argv []string) error {
 	if len(argv) == 0 {
 		return errors.New("sandbox: no command given")
@@ -162,8 +168,9 @@ func (h *Host) Run(ctx context.Context, argv []string) error {
 	return h.run(ctx, order{Name: filepath.Base(argv[0]), Argv: argv})
 }
 
-// RunScript runs a section's script (%pre, %setup) on the host, as `/bin/sh -ex [args] FILE`. The script lies in the
-// directory for temporary files (TMPDIR, /tmp) while it runs, under a name that nobody can foresee.
+// RunScript runs the script of a section (%pre, %setup) on the host, as `/bin/sh -ex [args] FILE`.
+// During the run the script is in the directory for temporary files (TMPDIR, /tmp) under an
+// unpredictable name.
 func (h *Host) RunScript(ctx context.Context, script recipe.Script, name string) error {
 	file := filepath.Join(os.TempDir(), "netroot-"+rand.Text()+scriptName(name))
 	return h.run(ctx, order{Name: name, Argv: append(script.Shell(), file), Script: &scriptFile{file, script.Body}})
@@ -184,11 +191,11 @@ func (h *Host) run(ctx context.Context, o order) error {
 	return launch(ctx, o, h.Stdin, h.Stdout, h.Stderr)
 }
 
-// ExitError says that the command ran and failed.
+// ExitError is the error of a command that ran and failed.
 type ExitError struct {
-	Name   string         // the section ("%post") or the command's name
-	Code   int            // exit status, 0..255; -1 when a signal ended it
-	Signal syscall.Signal // the signal that ended it, or 0
+	Name   string         // section ("%post") or name of the command
+	Code   int            // exit status, 0 to 255; -1 if a signal ended the command
+	Signal syscall.Signal // signal that ended the command, or 0
 }
 
 func (e *ExitError) Error() string {
@@ -198,7 +205,8 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s: exit status %d", e.Name, e.Code)
 }
 
-// scriptName makes a file's name of a section's: "%post" is run from .post.script, as Apptainer calls it.
+// scriptName returns the file name for the script of a section: ".post.script" for "%post", as in
+// Apptainer.
 func scriptName(section string) string {
 	return "." + strings.TrimLeft(strings.ReplaceAll(section, "/", "-"), "%.") + ".script"
 }

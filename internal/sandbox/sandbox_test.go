@@ -23,7 +23,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// tinyTree makes a Tree of a static busybox. It also checks that the test leaves the mounts as they were.
+// tinyTree makes a Tree from a static busybox. It also checks that the test leaves the mounts
+// unchanged.
 func tinyTree(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -127,7 +128,7 @@ func TestInside(t *testing.T) {
 
 func TestFailures(t *testing.T) {
 	root := tinyTree(t)
-	foreign := make([]byte, 64) // an ELF header for AArch64, more or less
+	foreign := make([]byte, 64) // roughly an ELF header for AArch64
 	copy(foreign, "\x7fELF\x02\x01\x01")
 	foreign[16], foreign[18] = 2, 183
 	must(t, os.WriteFile(filepath.Join(root, "bin/foreign"), foreign, 0o755))
@@ -149,14 +150,14 @@ func TestFailures(t *testing.T) {
 		{"signal", Sandbox{Root: root}, "kill -9 $$", nil, "%post: killed by signal 9 (killed)"},
 		{"unset variable", Sandbox{Root: root}, "echo $nope", []string{"-u"}, "%post: exit status 2"},
 		{"other shell", Sandbox{Root: root}, "ls /none\nexit 0", []string{"-c", "/bin/sh"}, "%post: exit status 1"},
-		{"no program", Sandbox{Root: root}, "", []string{"-c", "/usr/bin/python3"}, "%post: the tree has no /usr/bin/python3 to run the section with"},
-		{"foreign", Sandbox{Root: root}, "", []string{"-c", "/bin/foreign"}, "%post: /bin/foreign: exec format error: it is made for another architecture"},
+		{"no program", Sandbox{Root: root}, "", []string{"-c", "/usr/bin/python3"}, "%post: the tree has no /usr/bin/python3 to run the section"},
+		{"foreign", Sandbox{Root: root}, "", []string{"-c", "/bin/foreign"}, "%post: /bin/foreign: exec format error: the file is for another architecture"},
 		{"no loader", Sandbox{Root: root}, "", []string{"-c", "/bin/lost"}, "%post: /bin/lost: the dynamic loader or interpreter"},
-		{"no shell", Sandbox{Root: bare}, "", nil, "%post: the tree has no /bin/sh to run the section with: install a shell"},
-		{"no mount points", Sandbox{Root: empty}, "", nil, "%post: the tree has no directory /proc: make it first"},
+		{"no shell", Sandbox{Root: bare}, "", nil, "%post: the tree has no /bin/sh to run the section: install a shell"},
+		{"no mount points", Sandbox{Root: empty}, "", nil, "%post: the tree has no directory /proc: create it first"},
 		{"no tree", Sandbox{Root: empty + "/none"}, "", nil, "no such file or directory"},
 		{"host", Sandbox{Root: "/"}, "", nil, "the running system itself"},
-		{"no directory", Sandbox{Root: root, Dir: "/none"}, "", nil, "/none, the working directory, is not a directory"},
+		{"no directory", Sandbox{Root: root, Dir: "/none"}, "", nil, "working directory /none is not a directory"},
 		{"bind target", Sandbox{Root: root, Binds: []Bind{{Source: empty, Target: "/none"}}}, "", nil, "the tree has no /none"},
 		{"bind source", Sandbox{Root: root, Binds: []Bind{{Source: empty + "/x", Target: "/mnt"}}}, "", nil, "bind onto /mnt: "},
 	} {
@@ -190,7 +191,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestNoSync asks for the disk behind /dev/null, which has none: only the filter calls that a success.
+// TestNoSync calls fsync on /dev/null, which does not support it. It succeeds only because of the
+// filter.
 func TestNoSync(t *testing.T) {
 	root := tinyTree(t)
 	const ask = "dd if=/dev/zero of=/dev/null count=1 conv=fsync"
@@ -266,7 +268,7 @@ func TestThrough(t *testing.T) {
 func TestReadOnly(t *testing.T) {
 	root := tinyTree(t)
 	must(t, os.WriteFile(filepath.Join(root, "var/tmp/mine"), nil, 0o644))
-	must(t, os.WriteFile(filepath.Join(root, "etc/hosts"), nil, 0o644)) // the host's stands in for it
+	must(t, os.WriteFile(filepath.Join(root, "etc/hosts"), nil, 0o644)) // the host's file is staged in its place
 	got, err := post(t, Sandbox{Root: root, ReadOnly: true}, `
 		touch /x 2>/dev/null || echo no
 		touch /etc/hosts 2>/dev/null || echo no
@@ -300,7 +302,7 @@ func TestDaemonsEnd(t *testing.T) {
 	}
 }
 
-// announce is a writer that closes a channel when the first bytes come.
+// announce is a writer that closes a channel when it receives the first bytes.
 type announce struct{ ready chan struct{} }
 
 func (a *announce) Write(p []byte) (int, error) {
@@ -352,12 +354,12 @@ func TestNeedsRoot(t *testing.T) {
 		t.Skip("root needs no telling")
 	}
 	err := (&Sandbox{Root: t.TempDir()}).Run(t.Context(), []string{"sh"})
-	if err == nil || !strings.Contains(err.Error(), "only root") {
+	if err == nil || !strings.Contains(err.Error(), "requires root") {
 		t.Errorf("error %v", err)
 	}
 }
 
-// processesWith returns the pids of processes of which one argument is arg.
+// processesWith returns the pids of the processes that have the argument arg.
 func processesWith(arg string) []int {
 	var pids []int
 	dirs, _ := filepath.Glob("/proc/[0-9]*")

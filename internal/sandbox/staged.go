@@ -8,16 +8,18 @@ import (
 	"strings"
 )
 
-// A staged file stands in the Tree for the time of a run: the host's resolv.conf and hosts where the Tree's own are of
-// no use, and a policy-rc.d for Debian's packages. It is a plain file in its place, not a bind, so that a section can
-// replace, move or append to it as on a real machine, and what it writes stays.
+// A staged file is in the Tree only during a run: the host's resolv.conf and hosts, if the Tree's
+// own are not usable, and a policy-rc.d for Debian's packages. It is a regular file and not a bind
+// mount, so that a section can replace, move or append to it as on a real machine, and what it
+// writes stays.
 //
-// Afterwards the staged text is cut out of the file. If nothing else is in it, what was there before comes back: a
-// file, a symbolic link that dangles here and not on the node, or nothing. The work is done by the inner process, which
-// outlives a killed parent. Only when that process itself is killed, or the machine stops, is something left behind;
-// first and last line of the text then let the next run mend it (heal).
+// After the run, the staged text is removed from the file. If nothing else is in the file, the
+// Tree's former entry is restored: a file, a symbolic link (which may dangle here but not on the
+// node), or nothing. The inner process does this work, because it outlives a killed parent.
+// Something is left only if that process itself is killed or the machine stops; the next run then
+// recognizes the text by its first and last line and repairs the file (heal).
 //
-// All paths are relative to the working directory, which is the Tree's root for the whole run.
+// All paths are relative to the working directory, which is the Tree's root during the whole run.
 type stagedFile struct {
 	path string
 	text string
@@ -29,8 +31,8 @@ const (
 	stagedEnd   = "# netroot: end\n"
 )
 
-// stash is where the Tree's own file waits, beside its place.
-func (f stagedFile) stash() string {
+// stashName returns the name of the Tree's own file during the run. It lies in the same directory.
+func (f stagedFile) stashName() string {
 	return path.Join(path.Dir(f.path), "."+path.Base(f.path)+".netroot")
 }
 
@@ -40,17 +42,18 @@ const (
 	policyRcd  = "usr/sbin/policy-rc.d"
 )
 
-// hostFiles is the content of the host's files, read before the host is out of sight.
+// hostFiles is the content of the host's files, read before the host's root is unmounted.
 type hostFiles struct{ resolv, hosts string }
 
 func readHostFiles() hostFiles {
-	resolv, _ := os.ReadFile("/" + resolvConf) // a host without one resolves no names either
+	resolv, _ := os.ReadFile("/" + resolvConf) // a host without the file cannot resolve names either
 	hosts, _ := os.ReadFile("/" + hostsFile)
 	return hostFiles{string(resolv), string(hosts)}
 }
 
-// stageFiles puts in place what the Tree lacks. It must run while the Tree's root is this process's root, so that
-// symbolic links are followed inside the Tree. putBack undoes what was done, also after an error.
+// stageFiles stages the files that the Tree lacks. The Tree's root must be the root of this
+// process, so that symbolic links are followed inside the Tree. putBack undoes all changes; call it
+// after an error too.
 func stageFiles(host hostFiles) (putBack func() error, err error) {
 	var staged []stagedFile
 	putBack = func() error {
@@ -62,7 +65,7 @@ func stageFiles(host hostFiles) (putBack func() error, err error) {
 	}
 	for _, f := range wanted(host) {
 		if _, err := os.Stat(path.Dir(f.path)); err != nil {
-			continue // a Tree without /etc has no use for it
+			continue // a Tree without /etc does not use the file
 		}
 		if err := f.heal(); err != nil {
 			return putBack, err
@@ -78,7 +81,7 @@ func stageFiles(host hostFiles) (putBack func() error, err error) {
 	return putBack, nil
 }
 
-// wanted lists the files that a run needs, were the Tree empty.
+// wanted lists the files that a run in an empty Tree requires.
 func wanted(host hostFiles) []stagedFile {
 	var out []stagedFile
 	conf := func(path, text string) {
@@ -89,13 +92,14 @@ func wanted(host hostFiles) []stagedFile {
 	conf(resolvConf, host.resolv)
 	conf(hostsFile, host.hosts)
 	if exists("usr/sbin/invoke-rc.d") {
-		// 101: action forbidden by policy; invoke-rc.d(8), and /usr/share/doc/init-system-helpers/README.policy-rc.d.
+		// Exit status 101 means that the policy forbids the action: invoke-rc.d(8), and
+		// /usr/share/doc/init-system-helpers/README.policy-rc.d.
 		out = append(out, stagedFile{policyRcd, "#!/bin/sh\n" + stagedBegin + "exit 101\n" + stagedEnd, 0o755})
 	}
 	return out
 }
 
-// usable reports whether the Tree's own file, through symbolic links, says anything.
+// usable reports whether the Tree's own file, with symbolic links followed, has an entry.
 func usable(p string) bool {
 	fi, err := os.Stat(p)
 	if err != nil || !fi.Mode().IsRegular() {
@@ -105,7 +109,7 @@ func usable(p string) bool {
 	return err == nil && hasEntry(p, string(text))
 }
 
-// hasEntry reports whether a resolv.conf names a server, or a hosts file any host.
+// hasEntry reports whether a resolv.conf names a server, or a hosts file names a host.
 func hasEntry(p, text string) bool {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
@@ -123,36 +127,38 @@ func exists(p string) bool {
 }
 
 func (f stagedFile) putIn() error {
-	if err := os.Rename(f.path, f.stash()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("set the tree's /%s aside: %w", f.path, err)
+	if err := os.Rename(f.path, f.stashName()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("move /%s of the tree aside: %w", f.path, err)
 	}
 	if err := os.WriteFile(f.path, []byte(f.text), f.perm); err != nil {
-		return fmt.Errorf("put a %s into the tree: %w", f.path, err)
+		return fmt.Errorf("write %s into the tree: %w", f.path, err)
 	}
-	return os.Chmod(f.path, f.perm) // whatever the umask is
+	return os.Chmod(f.path, f.perm) // independent of the umask
 }
 
-// takeOut cuts the staged text out, and brings back what was there unless the command made the file its own.
+// takeOut removes the staged text. It restores the former entry, unless the command has changed the
+// file.
 func (f stagedFile) takeOut() error {
 	rest, err := f.rest()
 	if err != nil {
-		return fmt.Errorf("put the tree's /%s back: %w", f.path, err)
+		return fmt.Errorf("restore /%s of the tree: %w", f.path, err)
 	}
 	if rest == nil {
-		return dropped(os.Remove(f.stash()))
+		return ignoreMissing(os.Remove(f.stashName()))
 	}
 	if len(rest) > 0 {
-		return errors.Join(os.WriteFile(f.path, rest, f.perm), dropped(os.Remove(f.stash())))
+		return errors.Join(os.WriteFile(f.path, rest, f.perm), ignoreMissing(os.Remove(f.stashName())))
 	}
-	if err := os.Rename(f.stash(), f.path); errors.Is(err, os.ErrNotExist) {
+	if err := os.Rename(f.stashName(), f.path); errors.Is(err, os.ErrNotExist) {
 		return os.Remove(f.path)
 	} else if err != nil {
-		return fmt.Errorf("put the tree's /%s back: %w", f.path, err)
+		return fmt.Errorf("restore /%s of the tree: %w", f.path, err)
 	}
 	return nil
 }
 
-// rest returns the file's content around the staged text: empty if that is all, nil if the file is the command's.
+// rest returns the content of the file without the staged text: empty if there is no other content,
+// nil if the file no longer has the staged text because the command replaced it.
 func (f stagedFile) rest() ([]byte, error) {
 	fi, err := os.Lstat(f.path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && !fi.Mode().IsRegular() {
@@ -172,11 +178,12 @@ func (f stagedFile) rest() ([]byte, error) {
 	return append([]byte(before), after...), nil
 }
 
-// heal mends what a killed run left. Its text may differ from f.text: the host's file may have changed since.
+// heal repairs the file that a killed run left. Its text may differ from f.text, because the host's
+// file may have changed since.
 func (f stagedFile) heal() error {
 	fi, err := os.Lstat(f.path)
-	if errors.Is(err, os.ErrNotExist) { // killed between setting the old file aside and writing the new
-		return dropped(os.Rename(f.stash(), f.path))
+	if errors.Is(err, os.ErrNotExist) { // the run was killed after it moved the old file and before it wrote the new one
+		return ignoreMissing(os.Rename(f.stashName(), f.path))
 	}
 	var text []byte
 	if err == nil && fi.Mode().IsRegular() {
@@ -189,14 +196,14 @@ func (f stagedFile) heal() error {
 	_, block, begun := strings.Cut(string(text), head+stagedBegin)
 	block, _, ended := strings.Cut(block, stagedEnd)
 	if !begun || !ended {
-		return dropped(os.Remove(f.stash()))
+		return ignoreMissing(os.Remove(f.stashName()))
 	}
 	f.text = head + stagedBegin + block + stagedEnd
 	return f.takeOut()
 }
 
-// dropped ignores that a file to be removed was not there.
-func dropped(err error) error {
+// ignoreMissing returns err, or nil if err only says that a file to remove did not exist.
+func ignoreMissing(err error) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 
 var hostsOfHost = hostFiles{resolv: "search x\nnameserver 192.0.2.1\n", hosts: "127.0.0.1 localhost"}
 
-// entries describes files: content, "-> target" of a symbolic link, or absent.
+// entries describes files: their content, "-> target" for a symbolic link, or that they are absent.
 func entries(t *testing.T, paths ...string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
@@ -40,7 +40,7 @@ const (
 	stagedResolv = stagedBegin + "search x\nnameserver 192.0.2.1\n" + stagedEnd
 	stagedHosts  = stagedBegin + "127.0.0.1 localhost\n" + stagedEnd
 	oldStaged    = stagedBegin + "nameserver 198.51.100.9\n" + stagedEnd
-	stash        = "etc/.resolv.conf.netroot"
+	stashName    = "etc/.resolv.conf.netroot"
 )
 
 func TestStage(t *testing.T) {
@@ -83,20 +83,20 @@ func TestStage(t *testing.T) {
 			after:   files{},
 		},
 		{
-			name: "a killed run's with what was there", tree: files{resolvConf: oldStaged, stash: dangling}, during: stagedResolv,
+			name: "a killed run's with what was there", tree: files{resolvConf: oldStaged, stashName: dangling}, during: stagedResolv,
 			after: files{resolvConf: dangling},
 		},
 		{name: "a killed run's with nothing before", tree: files{resolvConf: oldStaged}, during: stagedResolv, after: files{}},
 		{
-			name: "killed between its two steps", tree: files{stash: "search y\n"}, during: stagedResolv,
+			name: "killed between its two steps", tree: files{stashName: "search y\n"}, during: stagedResolv,
 			after: files{resolvConf: "search y\n"},
 		},
 		{
-			name: "killed after the command's change", tree: files{resolvConf: "nameserver ::1\n", stash: dangling}, during: "nameserver ::1\n",
+			name: "killed after the command's change", tree: files{resolvConf: "nameserver ::1\n", stashName: dangling}, during: "nameserver ::1\n",
 			after: files{resolvConf: "nameserver ::1\n"},
 		},
 		{
-			name: "killed after appending", tree: files{resolvConf: oldStaged + "nameserver ::1\n", stash: dangling}, during: "nameserver ::1\n",
+			name: "killed after appending", tree: files{resolvConf: oldStaged + "nameserver ::1\n", stashName: dangling}, during: "nameserver ::1\n",
 			after: files{resolvConf: "nameserver ::1\n"},
 		},
 	} {
@@ -116,7 +116,7 @@ func TestStage(t *testing.T) {
 				tc.command(t)
 			}
 			must(t, putBack())
-			if diff := cmp.Diff(tc.after, entries(t, resolvConf, stash, hostsFile, "etc/.hosts.netroot")); diff != "" {
+			if diff := cmp.Diff(tc.after, entries(t, resolvConf, stashName, hostsFile, "etc/.hosts.netroot")); diff != "" {
 				t.Errorf("left in the tree (-want +got):\n%s", diff)
 			}
 		})
@@ -134,7 +134,7 @@ func TestStagePolicy(t *testing.T) {
 	must(t, putBack())
 
 	lay(t, map[string]string{"usr/sbin/invoke-rc.d": ""})
-	for range 2 { // the second run finds what a killed first one left
+	for range 2 { // the second run finds the file of a killed first run
 		putBack, err = stageFiles(hostFiles{})
 		must(t, err)
 		if fi, err := os.Stat(policyRcd); err != nil || fi.Mode().Perm() != 0o755 {
@@ -155,7 +155,8 @@ func TestStagePolicy(t *testing.T) {
 	}
 }
 
-// TestStagedRun shows the same through a real run: rm, mv and a rewrite work, and the host's files are untouched.
+// TestStagedRun checks the same with a real run: rm, mv and a rewrite work, and the host's files
+// are unchanged.
 func TestStagedRun(t *testing.T) {
 	root := tinyTree(t)
 	before := entries(t, "/etc/hosts", "/etc/resolv.conf")
@@ -167,7 +168,7 @@ func TestStagedRun(t *testing.T) {
 		t.Errorf("inside, resolv.conf is %q (%v)", got, err)
 	}
 	t.Chdir(root)
-	if diff := cmp.Diff(map[string]string{hostsFile: "192.0.2.7 server\n"}, entries(t, resolvConf, hostsFile, stash)); diff != "" {
+	if diff := cmp.Diff(map[string]string{hostsFile: "192.0.2.7 server\n"}, entries(t, resolvConf, hostsFile, stashName)); diff != "" {
 		t.Errorf("the tree (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(before, entries(t, "/etc/hosts", "/etc/resolv.conf")); diff != "" {

@@ -6,15 +6,16 @@ import (
 	"strings"
 )
 
-// Allow says which findings the user accepts: paths of the tree, "/etc/munge/munge.key", with *, ? and [] as in the
-// shell. A folder stands for all that is in it. A path that is not there is fine.
+// Allow lists the findings that the user accepts: paths of the tree, such as
+// "/etc/munge/munge.key", with *, ? and [] as in the shell. A directory stands for everything in
+// it. A path need not exist.
 type Allow []string
 
-// Check returns an error for a pattern that can match nothing.
+// Check returns an error for a pattern that cannot match anything.
 func (a Allow) Check() error {
 	for _, p := range a {
 		if _, err := path.Match(clean(p), ""); err != nil || clean(p) == "/" {
-			return fmt.Errorf("allowed secret %q: give the path of a file in the tree, or a pattern: /etc/ssl/private/*.key", p)
+			return fmt.Errorf("allowed secret %q is not a path: use the path of a file in the tree, or a pattern such as /etc/ssl/private/*.key", p)
 		}
 	}
 	return nil
@@ -34,8 +35,8 @@ func (a Allow) Allows(file string) bool {
 	return false
 }
 
-// Judge divides what was found, less what is allowed, into warnings, one a line for the user, and secrets, which come
-// as an *Error; nil when there are none.
+// Judge splits the findings that are not allowed into warnings, one line each, and secrets. The
+// secrets are returned as an *Error, or nil if there are none.
 func (a Allow) Judge(found []Finding) (warnings []string, err error) {
 	var refused []Finding
 	for _, f := range found {
@@ -53,15 +54,15 @@ func (a Allow) Judge(found []Finding) (warnings []string, err error) {
 	return warnings, nil
 }
 
-// Error is a tree that must not become an image.
+// Error lists the secrets in a tree that must not become an image.
 type Error struct {
 	Findings []Finding
 }
 
-// Error names every finding, what to do about each kind, and how to do without.
+// Error lists every finding, the fix for each kind, and how to allow a finding.
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString("the tree holds secrets that everyone could read in the image:\n")
+	b.WriteString("the tree contains secrets that everyone could read in the image:\n")
 	told := map[Kind]bool{}
 	for _, f := range e.Findings {
 		fmt.Fprintf(&b, "  %s\n", f)
@@ -70,6 +71,6 @@ func (e *Error) Error() string {
 			fmt.Fprintf(&b, "      %s\n", f.Kind.Fix())
 		}
 	}
-	b.WriteString("where it is meant to be so, --allow-secret PATH, or the label's allow_secrets, says so")
+	b.WriteString("to allow a file in the image on purpose, use --allow-secret PATH or allow_secrets of the label")
 	return b.String()
 }

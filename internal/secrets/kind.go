@@ -1,9 +1,9 @@
 package secrets
 
-// Kind says what was found.
+// Kind is a kind of secret.
 type Kind string
 
-// The kinds there are.
+// These are the kinds of secrets.
 const (
 	HostKey        Kind = "ssh-host-key"
 	PrivateKey     Kind = "private-key"
@@ -20,49 +20,50 @@ const (
 	AuthorizedKeys Kind = "authorized-keys"
 )
 
-// text is what there is to say about a kind.
+// text describes a kind.
 type text struct {
 	name, why, fix string
-	warning        bool // no secret, but seldom meant to be in an image
+	warning        bool // not a secret, but seldom meant to be in an image
 }
 
 var texts = map[Kind]text{
-	HostKey: {name: "ssh host key", why: "with one key on all nodes, each can pass for every other",
-		fix: "remove it at the end of %post, and have each node make its own at boot or get it as a layer"},
-	PrivateKey: {name: "private key", why: "whoever reads the image can use it",
-		fix: "remove it in %post, and give it to the nodes that need it as a layer"},
-	PasswordHash: {name: "password hash", why: "it can be tried out at leisure by whoever reads the image",
-		fix: "lock the account in %post (usermod --password '*' NAME) and log in by key, or bring the file as a layer"},
-	Password: {name: "password in clear", why: "whoever reads the image can use it",
-		fix: "remove it in %post, and bring the file as a layer"},
-	RecipePassword: {name: "password in the recipe", why: "the image keeps its recipe, and whoever reads it can use the password",
-		fix: "name a mirror that asks for none: one of your own, or a proxy that adds the password"},
-	Token: {name: "token of a service", why: "whoever reads the image can act as its owner there",
+	HostKey: {name: "ssh host key", why: "if all nodes have one key, each node can impersonate every other",
+		fix: "remove it at the end of %post, and let each node make its own at boot or get it in a layer"},
+	PrivateKey: {name: "private key", why: "everyone who reads the image can use it",
+		fix: "remove it in %post, and give it to the nodes that require it in a layer"},
+	PasswordHash: {name: "password hash", why: "everyone who reads the image can try passwords against it without limit",
+		fix: "lock the account in %post (usermod --password '*' NAME) and log in with a key, or add the file with a layer"},
+	Password: {name: "plain-text password", why: "everyone who reads the image can use it",
+		fix: "remove it in %post, and add the file with a layer"},
+	RecipePassword: {name: "password in the recipe", why: "the image contains its recipe, and everyone who reads it can use the password",
+		fix: "use a mirror that requires no password: your own, or a proxy that adds the password"},
+	Token: {name: "service token", why: "everyone who reads the image can act as its owner",
 		fix: "remove the file at the end of %post, and revoke the token if an image with it was served"},
-	MungeKey: {name: "munge key", why: "with it everyone can be any user to the cluster's services",
-		fix: "remove it in %post, and give it to the nodes as a layer"},
-	ServiceKey: {name: "key of a service", why: "whoever reads the image can use it",
-		fix: "remove it in %post, and give it to the nodes as a layer"},
-	Keytab: {name: "Kerberos keytab", why: "with it everyone can be that host or service",
-		fix: "remove it in %post, and give each node its own as a layer"},
-	WiFiKey: {name: "network password", why: "whoever reads the image can join that network",
-		fix: "remove the connection in %post, or bring it as a layer"},
-	RandomSeed: {name: "random seed", why: "all nodes would start their random numbers with the same seed",
+	MungeKey: {name: "munge key", why: "with it, everyone can impersonate any user to the services of the cluster",
+		fix: "remove it in %post, and give it to the nodes in a layer"},
+	ServiceKey: {name: "service key", why: "everyone who reads the image can use it",
+		fix: "remove it in %post, and give it to the nodes in a layer"},
+	Keytab: {name: "Kerberos keytab", why: "with it, everyone can impersonate that host or service",
+		fix: "remove it in %post, and give each node its own in a layer"},
+	WiFiKey: {name: "network password", why: "everyone who reads the image can join that network",
+		fix: "remove the connection in %post, or add it with a layer"},
+	RandomSeed: {name: "random seed", why: "all nodes would start their random numbers from the same seed",
 		fix: "remove it at the end of %post"},
-	MachineID: {name: "machine id", why: "all nodes would have the same id, and fight over DHCP leases and logs", warning: true,
-		fix: "empty it at the end of %post (: > /etc/machine-id), and each boot makes one"},
-	AuthorizedKeys: {name: "authorized keys", why: "their owners get into every node, for as long as the image is used", warning: true,
-		fix: "bring them as a layer, where they can be changed without a build"},
+	MachineID: {name: "machine id", why: "all nodes would have the same id, which makes DHCP leases and logs collide", warning: true,
+		fix: "empty it at the end of %post (: > /etc/machine-id), so that each boot makes a new one"},
+	AuthorizedKeys: {name: "authorized keys", why: "the owners of the keys can log in to every node for as long as the image is used", warning: true,
+		fix: "add them with a layer, which can be changed without a build"},
 }
 
-// Name is what people call it.
+// Name returns the name of the kind for messages.
 func (k Kind) Name() string { return texts[k].name }
 
-// Why is the reason, in a line, why it should not be in an image.
+// Why returns, in one line, the reason why it must not be in an image.
 func (k Kind) Why() string { return texts[k].why }
 
-// Fix is what to do about it, in a line.
+// Fix returns, in one line, what to do about it.
 func (k Kind) Fix() string { return texts[k].fix }
 
-// Warning reports a kind that is no secret: worth a word, and no reason to refuse the image.
+// Warning reports whether the kind is not a secret, so that it is reported but the image is not
+// refused.
 func (k Kind) Warning() bool { return texts[k].warning }

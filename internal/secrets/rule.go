@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// rule says what a file of a certain name is, when check finds something in it: the numbers of the lines, or 0 for the
-// file as a whole.
+// rule is the kind of a file with a certain name, if check finds something in it. check returns the
+// numbers of the lines, or 0 for the whole file.
 type rule struct {
-	pattern string // as in path.Match; one that begins with "**/" may lie in any folder
+	pattern string // as in path.Match; "**/" at the start stands for any directory
 	kind    Kind
 	check   func(text []byte) []int
 }
 
-// rules are the usual places of secrets. The first that finds something in a file counts.
+// rules are the common places of secrets. The first rule that finds something in a file counts.
 var rules = []rule{
-	// Systems and their accounts.
+	// Operating systems and their accounts.
 	{"etc/shadow", PasswordHash, hashes}, {"etc/shadow-", PasswordHash, hashes},
 	{"etc/gshadow", PasswordHash, hashes}, {"etc/gshadow-", PasswordHash, hashes},
 	{"etc/passwd", PasswordHash, hashes}, {"etc/passwd-", PasswordHash, hashes},
@@ -33,7 +33,7 @@ var rules = []rule{
 	{"etc/credstore*/*", ServiceKey, whole}, {"usr/lib/credstore*/*", ServiceKey, whole},
 	{"etc/luks/*", ServiceKey, whole}, {"etc/cryptsetup-keys.d/*", ServiceKey, whole},
 
-	// Keys by their names. Others are told by what is in them.
+	// Keys by their file names. Other keys are recognized by their content.
 	{"etc/ssh/ssh_host_*key", HostKey, keyFile},
 	{"**/authorized_keys", AuthorizedKeys, lines(`^\s*[^#\s]`)}, {"**/authorized_keys2", AuthorizedKeys, lines(`^\s*[^#\s]`)},
 	{"etc/ssh/authorized_keys.d/*", AuthorizedKeys, lines(`^\s*[^#\s]`)},
@@ -44,7 +44,7 @@ var rules = []rule{
 	{"etc/wireguard/*.conf", PrivateKey, setting(`PrivateKey|PresharedKey`)},
 	{"etc/systemd/network/*.netdev", PrivateKey, setting(`PrivateKey|PresharedKey`)},
 
-	// Clusters.
+	// Cluster software.
 	{"etc/munge/munge.key", MungeKey, whole}, {"etc/munge.key", MungeKey, whole},
 	{"etc/slurm*/jwt*.key", ServiceKey, whole}, {"etc/slurm*/slurm.key", ServiceKey, whole}, {"etc/slurm*/slurm.jwks", ServiceKey, whole},
 	{"var/spool/slurm*/jwt*.key", ServiceKey, whole},
@@ -54,7 +54,7 @@ var rules = []rule{
 	{"etc/ldap.secret", Password, whole}, {"etc/*ldap.secret", Password, whole},
 	{"etc/sssd/sssd.conf", Password, setting(`ldap_default_authtok`)}, {"etc/sssd/conf.d/*", Password, setting(`ldap_default_authtok`)},
 
-	// Tools that remember how to log in.
+	// Tools that store credentials.
 	{"**/.netrc", Password, lines(`\bpassword\s+\S`)}, {"**/.pgpass", Password, lines(`^[^#].*:[^:]+$`)},
 	{"**/.my.cnf", Password, setting(`password`)},
 	{"etc/apt/auth.conf", Password, lines(`\bpassword\s+\S`)}, {"etc/apt/auth.conf.d/*", Password, lines(`\bpassword\s+\S`)},
@@ -62,7 +62,8 @@ var rules = []rule{
 	{"etc/yum.repos.d/*", Password, repoPassword}, {"etc/yum.conf", Password, repoPassword},
 	{"etc/dnf/dnf.conf", Password, repoPassword}, {"etc/zypp/repos.d/*", Password, urlPassword},
 	{"etc/zypp/credentials.d/*", Password, setting(`password`)},
-	// What a build writes of its recipe: the agent's configuration, and the recipe itself after %post.
+	// Files that a build writes from its recipe: the agent's configuration, and the recipe
+	// itself after %post.
 	{"etc/bootstrap-yum.conf", RecipePassword, repoPassword},
 	{".singularity.d/Singularity", RecipePassword, recipePassword}, {".singularity.d/bootstrap_history/*", RecipePassword, recipePassword},
 	{".singularity.d/labels.json", RecipePassword, recipePassword},
@@ -87,9 +88,10 @@ var rules = []rule{
 	{"etc/iscsi/iscsid.conf", Password, setting(`[^\s#]*password\S*`)}, {"etc/ppp/*-secrets", Password, lines(`^\s*[^#\s]`)},
 }
 
-// rulesFor returns the rules that a file's name, relative to the tree, falls under.
+// rulesFor returns the rules for a file's name, which is relative to the tree.
 //
-// A layer of the tree is where its files will be on a node: what is below etc/rootovl/NAME goes by the rest of its path.
+// For a file of a layer in the tree, its place on a node counts: below etc/rootovl/NAME, the rest
+// of the path is its name.
 func rulesFor(name string) []rule {
 	if layer, ok := strings.CutPrefix(name, "etc/rootovl/"); ok {
 		if _, file, ok := strings.Cut(layer, "/"); ok {
@@ -107,7 +109,7 @@ func rulesFor(name string) []rule {
 
 func (r rule) matches(name string) bool {
 	pattern, anywhere := strings.CutPrefix(r.pattern, "**/")
-	if anywhere { // as many of the last components as the pattern has
+	if anywhere { // compare as many of the last components as the pattern has
 		start := len(name)
 		for range strings.Count(pattern, "/") + 1 {
 			if start = strings.LastIndexByte(name[:max(0, start)], '/'); start < 0 {
@@ -116,16 +118,16 @@ func (r rule) matches(name string) bool {
 		}
 		name = name[start+1:]
 	} else if name[0] != pattern[0] {
-		return false // most files, at little cost
+		return false // a fast answer for most files
 	}
-	ok, _ := path.Match(pattern, name) // the tests match every pattern
+	ok, _ := path.Match(pattern, name) // the tests check every pattern
 	return ok
 }
 
-// whole says that a file is a secret whatever is in it.
+// whole means that a file is a secret whatever its content.
 func whole([]byte) []int { return []int{0} }
 
-// lines finds the lines that match an expression.
+// lines returns a check that finds the lines that match an expression.
 func lines(expression string) func([]byte) []int {
 	re := regexp.MustCompile(expression)
 	return func(text []byte) []int {
@@ -133,13 +135,15 @@ func lines(expression string) func([]byte) []int {
 	}
 }
 
-// setting finds lines "name = value" or "name: value" with one of the names, whatever their case, that have a value
-// and are no comments. A value that refers to another place ("${VAR}") is none.
+// setting returns a check that finds lines "name = value" or "name: value" with one of the names,
+// in any case, and with a value. Comments, and values that refer to another place ("${VAR}"), do
+// not count.
 func setting(names string) func([]byte) []int {
 	return lines(`(?i)^\s*"?(` + names + `)"?\s*[=:]\s*["']?[^\s"'$#]`)
 }
 
-// member finds members of JSON objects that hold a string which is not empty.
+// member returns a check that finds members of JSON objects whose value is a string that is not
+// empty.
 func member(names string) func([]byte) []int {
 	return lines(`"(` + names + `)"\s*:\s*"[^"]`)
 }
@@ -157,7 +161,8 @@ func repoPassword(text []byte) []int {
 	return append(repoSetting(text), urlPassword(text)...)
 }
 
-// recipePassword finds a password in the URL of a header key, or in its Setopt, where a recipe is stored as text and as labels.
+// recipePassword finds a password in the URL of a header key, or in the header's Setopt. Recipes
+// are stored as text and as labels.
 func recipePassword(text []byte) []int {
 	return eachLine(text, func(line []byte) bool {
 		return urlLine.Match(line) || setoptLine.Match(line)
@@ -175,7 +180,7 @@ func begins(magic string) func([]byte) []int {
 	}
 }
 
-// keyFile is a file whose name says that it is a private key.
+// keyFile checks a file whose name says that it is a private key.
 func keyFile(text []byte) []int {
 	if _, found := anyKey(text); len(found) > 0 {
 		return found
@@ -183,8 +188,9 @@ func keyFile(text []byte) []int {
 	return []int{0}
 }
 
-// derKey finds a private key, as PEM or as DER: a SEQUENCE that begins with the INTEGER 0 or 1, its version (RFC 5958,
-// RFC 8017 appendix A.1.2, RFC 5915). A certificate begins with another SEQUENCE.
+// derKey finds a private key in PEM or DER: a SEQUENCE that begins with the INTEGER 0 or 1, its
+// version (RFC 5958, RFC 8017 appendix A.1.2, RFC 5915). A certificate begins with another
+// SEQUENCE.
 func derKey(text []byte) []int {
 	if len(text) > 8 && text[0] == 0x30 && binary(text) {
 		at := 2
@@ -199,7 +205,7 @@ func derKey(text []byte) []int {
 	return found
 }
 
-// identity is a machine-id that is set: machine-id(5).
+// identity finds a machine-id that is set: machine-id(5).
 func identity(text []byte) []int {
 	if id := strings.TrimSpace(string(text)); id == "" || id == "uninitialized" {
 		return nil
@@ -207,8 +213,8 @@ func identity(text []byte) []int {
 	return []int{0}
 }
 
-// hashes finds the accounts with a password in shadow(5), gshadow(5), passwd(5) and group(5). A hash that is locked by
-// a '!' before it is a hash still.
+// hashes finds the accounts with a password in shadow(5), gshadow(5), passwd(5) and group(5). A
+// hash that is locked with a '!' still counts.
 func hashes(text []byte) []int {
 	return eachLine(text, func(line []byte) bool {
 		fields := strings.Split(string(line), ":")
@@ -228,7 +234,7 @@ func oldHashes(text []byte) []int {
 	})
 }
 
-// eachLine returns the numbers of the lines, from 1, that match says yes to.
+// eachLine returns the numbers, from 1, of the lines for which match returns true.
 func eachLine(text []byte, match func([]byte) bool) []int {
 	var found []int
 	number := 0

@@ -1,9 +1,10 @@
-// Package secrets looks for what must not be in an image, because every machine that boots it, and whoever can reach
-// the server, can read it: private keys, password hashes, tokens. It finds them by name, where a file has a usual
-// place, and by a look into small text files otherwise, for keys and tokens that say themselves what they are.
+// Package secrets searches a tree for what must not be in an image: private keys, password hashes,
+// tokens. Every machine that boots an image can read it, and so can everyone who can reach the
+// server. The package finds secrets by their usual file names. In small text files of any other
+// name, it finds keys and tokens whose format is distinctive.
 //
-// It is a net with meshes and no proof: a password in a shell script goes through, and so does a key in a container
-// file or an archive. It changes nothing, follows no link, and never repeats what a secret is.
+// It does not find everything: it misses a password in a shell script, and a key in a container
+// file or an archive. It changes nothing, follows no link, and never repeats a secret.
 package secrets
 
 import (
@@ -22,14 +23,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Finding is one file, or one line of a file, that holds a secret.
+// Finding is a file, or a line of a file, that contains a secret.
 type Finding struct {
-	Path string `json:"path"` // as the node sees it: "/etc/shadow"
+	Path string `json:"path"` // path on the node: "/etc/shadow"
 	Kind Kind   `json:"kind"`
-	Line int    `json:"line,omitempty"` // 0: the file as a whole
+	Line int    `json:"line,omitempty"` // 0: the whole file
 }
 
-// String is the finding and why it is one: "/etc/shadow:3: password hash (it can be ...)".
+// String returns the finding and the reason: "/etc/shadow:3: password hash (everyone who ...)".
 func (f Finding) String() string {
 	place := f.Path
 	if f.Line > 0 {
@@ -38,18 +39,19 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s: %s: %s", place, f.Kind.Name(), f.Kind.Why())
 }
 
-// unpacked are the folders whose contents never get into an image (package pack).
+// unpacked are the directories whose contents never enter an image (package pack).
 var unpacked = []string{"proc", "sys", "dev", "run", "tmp"}
 
-// maxFile is how much of a file is looked at. Files of keys are smaller: the largest are bundles and kubeconfigs.
+// maxFile is the number of bytes of a file that are checked. Files with keys are smaller: the
+// largest are bundles and kubeconfigs.
 const maxFile = 256 << 10
 
-// Scan looks through a tree and returns what it found, in the order of paths and lines. The contents of /proc, /sys,
-// /dev, /run and /tmp do not count, as packing leaves them out.
+// Scan searches a tree and returns its findings, sorted by path and line. It skips the contents of
+// /proc, /sys, /dev, /run and /tmp, because packing leaves them out.
 func Scan(ctx context.Context, tree string) ([]Finding, error) {
 	root, err := os.OpenRoot(tree)
 	if err != nil {
-		return nil, fmt.Errorf("look for secrets: %w", err)
+		return nil, fmt.Errorf("search for secrets: %w", err)
 	}
 	defer root.Close()
 	g, ctx := errgroup.WithContext(ctx)
@@ -73,7 +75,7 @@ func Scan(ctx context.Context, tree string) ([]Finding, error) {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, fmt.Errorf("look for secrets in %s: %w", tree, err)
+		return nil, fmt.Errorf("search %s for secrets: %w", tree, err)
 	}
 	all := slices.Concat(found...)
 	slices.SortFunc(all, func(a, b Finding) int {
@@ -85,7 +87,7 @@ func Scan(ctx context.Context, tree string) ([]Finding, error) {
 	return all, nil
 }
 
-// list sends the names of the regular files that may hold a secret.
+// list sends the names of the regular files that may contain a secret.
 func list(ctx context.Context, root *os.Root, files chan<- string) error {
 	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err == nil {
@@ -109,10 +111,10 @@ func list(ctx context.Context, root *os.Root, files chan<- string) error {
 	})
 }
 
-// inspect looks at one file. buf is room for its beginning.
+// inspect checks one file. buf receives the beginning of the file.
 func inspect(root *os.Root, name string, buf []byte) ([]Finding, error) {
 	rules := rulesFor(name)
-	// Nothing is waited for: a pipe that took the file's place has no writer.
+	// Opening must not block: a pipe that has replaced the file has no writer.
 	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -141,7 +143,8 @@ func inspect(root *os.Root, name string, buf []byte) ([]Finding, error) {
 	return findings(name, Token, anyToken(text)), nil
 }
 
-// readStart reads a file, or as much of it as buf holds. Most files are programs: those are left after 4 KiB.
+// readStart reads a file, at most len(buf) bytes of it. Most files are programs, of which it reads
+// only 4 KiB.
 func readStart(f io.Reader, buf []byte) (int, error) {
 	const page = 4096
 	n, err := io.ReadFull(f, buf[:page])
@@ -166,8 +169,8 @@ func findings(name string, kind Kind, lines []int) []Finding {
 	return out
 }
 
-// harmless reports files that packages and languages bring with keys that the whole world knows: examples, and material
-// for tests.
+// harmless reports whether a file comes from a package or a language with keys that are public:
+// examples, and material for tests.
 func harmless(name string) bool {
 	if !strings.HasPrefix(name, "usr/") && !strings.HasPrefix(name, "opt/") {
 		return false

@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keys are private keys of this run, in the formats there are.
+// keys are private keys of this run, in all formats.
 type keys struct {
 	pkcs8, pkcs1, sec1, openssh, sealed []byte // PEM
 	der, certificate                    []byte // certificate: PEM
@@ -214,7 +214,7 @@ func TestNotFound(t *testing.T) {
 		".singularity.d/Singularity":              "Bootstrap: dnf\nMirrorURL: https://el.example.org:8443/a@b\nSetopt: tsflags=nodocs\n# MirrorURL: https://me:word@x.example.org\n%post\n    chpasswd password=x\n",
 		".singularity.d/labels.json":              "{\n\t\"org.label-schema.usage.singularity.deffile.mirrorurl\": \"https://el.example.org:8443/a@b\"\n}",
 	})
-	// What is not a regular file is not opened, and links lead nowhere.
+	// A file that is not regular is not opened, and links are not followed.
 	outside := plant(t, map[string]string{"key": string(k.pkcs8), "d/key": string(k.pkcs8)})
 	for _, err := range []error{
 		os.Symlink(filepath.Join(outside, "key"), filepath.Join(dir, "etc/link")),
@@ -237,7 +237,7 @@ func TestLargeAndMany(t *testing.T) {
 	files := map[string]string{
 		"etc/shadow": "root:$6$x:1:\n" + strings.Repeat("user:*:1:\n", 100_000),
 		"srv/small":  strings.Repeat("x\n", 50_000) + string(k.pkcs8),
-		"srv/log":    string(k.pkcs8) + big, // no file of keys is that large
+		"srv/log":    string(k.pkcs8) + big, // a file of keys is never that large
 	}
 	for i := range 2000 {
 		files[fmt.Sprintf("srv/d%d/f%d", i%7, i)] = "text\n"
@@ -267,7 +267,7 @@ func TestRulesAreWhole(t *testing.T) {
 		if _, ok := texts[r.kind]; !ok {
 			t.Errorf("%s: kind %q", r.pattern, r.kind)
 		}
-		// A name that the pattern stands for is found by it.
+		// A name that a rule's pattern matches is found by the rule.
 		name := strings.NewReplacer("**/", "root/", "*", "x").Replace(r.pattern)
 		if !r.matches(name) || !slices.ContainsFunc(rulesFor(name), func(o rule) bool { return o.pattern == r.pattern }) {
 			t.Errorf("%s does not match %s", r.pattern, name)
@@ -326,7 +326,7 @@ func TestJudge(t *testing.T) {
 	}
 }
 
-// FuzzInspect gives every check strange bytes.
+// FuzzInspect runs every check on arbitrary bytes.
 func FuzzInspect(f *testing.F) {
 	for _, s := range []string{"", "\n", "root:$6$x", "-----BEGIN PRIVATE KEY-----\n", "\x30\x82\x01\x00\x02\x01\x00", "\x30\xff\x00\x00\x00\x00\x00\x00\x00", "a://b:c@d", "g", "glpat-", "AKIA"} {
 		f.Add([]byte(s))

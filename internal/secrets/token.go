@@ -7,16 +7,16 @@ import (
 	"slices"
 )
 
-// tokenFormats are tokens that say themselves what they are, by a prefix that nothing else has, a length and an
-// alphabet. The expressions are for the text from the prefix on.
+// tokenFormats are tokens with a distinctive format: a unique prefix, a length and an alphabet. The
+// expressions match the text from the prefix on.
 var tokenFormats = []struct {
 	mark    string
 	pattern *regexp.Regexp
 }{
-	// GitHub: classic, OAuth, of an app's user, of an app, to refresh; fine-grained.
+	// GitHub: classic, OAuth, user of an app, server of an app, refresh; fine-grained.
 	{"gh", regexp.MustCompile(`^gh[pousr]_[A-Za-z0-9]{36,251}`)},
 	{"gi", regexp.MustCompile(`^github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}`)},
-	// GitLab: 20 characters, in later versions more.
+	// GitLab: 20 characters; later versions have more.
 	{"gl", regexp.MustCompile(`^glpat-[A-Za-z0-9_-]{20,300}`)},
 	// Slack: of a bot, a user, an app.
 	{"xo", regexp.MustCompile(`^xox[abeprs]-([0-9]+-){1,4}[A-Za-z0-9]{24,64}`)},
@@ -25,15 +25,16 @@ var tokenFormats = []struct {
 }
 
 var (
-	// An AWS access key's id is no secret. The line with its other half is, and says no more of itself than its name.
+	// The ID of an AWS access key is not a secret. The secret is in another line, and can be
+	// recognized only by its name.
 	awsID     = regexp.MustCompile(`^AKIA[A-Z2-7]{16}`)
 	awsSecret = regexp.MustCompile(`(?i)(secret_?(access_?)?key)\w*["']?\s*[=:]\s*["']?([A-Za-z0-9/+]{40})(["'\s,;]|$)`)
 )
 
 // anyToken finds tokens of well-known formats in a file of any name.
 //
-// Every text file of the tree comes by here, so the prefixes' first letters are looked for first, which bytes.IndexByte
-// does at many bytes a cycle, and hardly ever more.
+// It runs on every text file of the tree. It therefore searches first for the first letters of the
+// prefixes, which bytes.IndexByte does at many bytes a cycle; further work is rarely necessary.
 func anyToken(text []byte) []int {
 	if binary(text[:min(len(text), 512)]) {
 		return nil
@@ -61,7 +62,7 @@ func anyToken(text []byte) []int {
 	return slices.Compact(found)
 }
 
-// starts yields where a word begins with a letter.
+// starts yields the positions where a word begins with a letter.
 func starts(text []byte, letter byte) iter.Seq[int] {
 	return func(yield func(int) bool) {
 		for at := 0; ; at++ {
@@ -77,7 +78,7 @@ func starts(text []byte, letter byte) iter.Seq[int] {
 	}
 }
 
-// tokenAt returns the token that a text begins with, and its format; nil where it is none.
+// tokenAt returns the token at the beginning of a text, and its format, or nil if there is none.
 func tokenAt(text []byte) (*regexp.Regexp, []byte) {
 	for _, f := range tokenFormats {
 		if len(text) < 2 || string(text[:2]) != f.mark {
@@ -91,14 +92,15 @@ func tokenAt(text []byte) (*regexp.Regexp, []byte) {
 	return nil, nil
 }
 
-// wordByte reports what does not end a token.
+// wordByte reports whether a byte can be part of a word.
 func wordByte(c byte) bool {
 	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
-// placeholder reports what manuals write in a token's place: "ghp_xxxx", "glpat-your-token-here", and the keys of AWS's
-// own manuals, which end in EXAMPLE. A token is drawn at random: 16 characters of 32 have fewer than 8 different ones
-// once in 20,000, and 20 of 64 are small letters and dashes only once in 15 million.
+// placeholder reports whether a token is an example from a manual: "ghp_xxxx",
+// "glpat-your-token-here", and AWS's example keys, which end in EXAMPLE. Real tokens are random: 16
+// characters from an alphabet of 32 have fewer than 8 different ones once in 20,000 tokens, and 20
+// from an alphabet of 64 are only small letters and dashes once in 15 million.
 func placeholder(token []byte) bool {
 	if bytes.Contains(token, []byte("EXAMPLE")) {
 		return true

@@ -13,8 +13,8 @@ const (
 	letters = digits + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abcdefghijklmnopqrstuvwxyz"
 )
 
-// draw makes up a token's random part. The tokens of these tests are nobody's, and put together here, so that who looks
-// for tokens in this source finds none.
+// draw returns a random part for a token. The tokens of these tests belong to nobody, and are
+// assembled here, so that tools that search this source for tokens find none.
 func draw(alphabet string, n int) string {
 	r := rand.New(rand.NewPCG(1, uint64(n)))
 	out := make([]byte, n)

@@ -15,31 +15,33 @@ import (
 	"time"
 )
 
-// probeLimit is how long a kernel may take under KVM until it says something. It takes a second where KVM works.
+// probeLimit is the time that a kernel may take under KVM until its first message. Where KVM works
+// it takes a second.
 const probeLimit = 8 * time.Second
 
-// chooseAccel is KVM where that boots the kernel of the configuration, and else TCG with a message that says why. The
-// answer is kept until this host boots again or gets another qemu.
+// chooseAccel returns KVM if KVM boots the kernel of the configuration, and otherwise TCG, with a
+// message that gives the reason. It keeps the answer until this host boots again or gets another
+// qemu.
 func chooseAccel(ctx context.Context, qemu string, cfg Config) Accel {
 	if err := openKVM("/dev/kvm"); err != nil {
 		cfg.Message(fmt.Sprintf("emulating the processor, which is slow: %v", err))
 		return AccelTCG
 	}
 	if cfg.Kernel == "" {
-		cfg.Message("emulating the processor, which is slow: no kernel to try KVM with")
+		cfg.Message("emulating the processor, which is slow: there is no kernel to test KVM with")
 		return AccelTCG
 	}
 	cache := probeCache(ctx, qemu)
 	works, known := cache.load()
 	if !known {
-		cfg.Message(fmt.Sprintf("trying whether KVM boots a kernel here, for %d s at most", int(probeLimit.Seconds())))
+		cfg.Message(fmt.Sprintf("testing whether KVM boots a kernel here, for at most %d s", int(probeLimit.Seconds())))
 		works = probeKVM(ctx, qemu, cfg.Kernel)
 		if ctx.Err() == nil {
 			cache.save(works)
 		}
 	}
 	if !works {
-		cfg.Message("emulating the processor, which is slow: /dev/kvm is there and boots no kernel")
+		cfg.Message("emulating the processor, which is slow: /dev/kvm exists, but a kernel does not boot with it")
 		return AccelTCG
 	}
 	return AccelKVM
@@ -51,16 +53,17 @@ func openKVM(device string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("this host has no %s", device)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("no permission for %s; add this user to its group (kvm)", device)
+		return fmt.Errorf("no permission to open %s: add this user to its group (kvm)", device)
 	case err != nil:
 		return fmt.Errorf("%s: %w", device, errors.Unwrap(err))
 	}
 	return f.Close()
 }
 
-// probeKVM boots a kernel that has no root. Where KVM works it panics, and says so on the serial console, within a second
-// or two. Where KVM is there without working (some nested virtual machines) the firmware may still run, and the kernel
-// hangs in its first instructions in real mode; so nothing short of a kernel's own words will do.
+// probeKVM boots a kernel that has no root. Where KVM works, the kernel panics within a second or
+// two and says so on the serial console. Where KVM exists but does not work (some nested virtual
+// machines), the firmware may still run, and the kernel hangs in its first instructions in real
+// mode. Only a message of the kernel itself proves that KVM works.
 func probeKVM(ctx context.Context, qemu, kernel string) bool {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
@@ -69,16 +72,18 @@ func probeKVM(ctx context.Context, qemu, kernel string) bool {
 		"-kernel", kernel, "-append", "console=ttyS0 panic=-1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.Output()
-	// The panic resets the machine, which ends it. So does a crash in real mode, without a word.
+	// The panic resets the machine, which ends it. A crash in real mode also does, but without
+	// a message.
 	return err == nil && bytes.Contains(out, []byte("Kernel panic"))
 }
 
-// kvmCache is the file that remembers whether KVM works. All its failures mean no more than to probe again.
+// kvmCache is the file that stores whether KVM works. If it cannot be read or written, KVM is
+// tested again.
 type kvmCache struct {
 	path, key string
 }
 
-// probeCache is keyed by what an answer depends on: this boot of this host, and the qemu.
+// probeCache returns the cache for what an answer depends on: this boot of this host, and the qemu.
 func probeCache(ctx context.Context, qemu string) kvmCache {
 	dir, err := os.UserCacheDir()
 	boot, err2 := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -109,6 +114,7 @@ func (c kvmCache) save(works bool) {
 	if c.key == "" || err != nil || os.MkdirAll(filepath.Dir(c.path), 0o755) != nil {
 		return
 	}
-	// Two who write at once write the same, and a torn file is only one that says nothing.
+	// Two processes that write at once write the same answer, and an incomplete file counts as
+	// no answer.
 	os.WriteFile(c.path, append(b, '\n'), 0o644)
 }

@@ -22,7 +22,7 @@ import (
 	"netroot/internal/testlog"
 )
 
-// guestURL is the URL by which a machine reaches a server that listens on this host's loopback.
+// guestURL returns the URL that a machine uses for a server on this host's loopback.
 func guestURL(url string) string { return strings.Replace(url, "127.0.0.1", GuestHost, 1) }
 
 func bootContext(t *testing.T) context.Context {
@@ -32,7 +32,7 @@ func bootContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// A machine of either firmware fetches the script that DHCP names, and does what it says.
+// A machine with either firmware fetches the script that DHCP names, and runs it.
 func TestFirmwareRunsScript(t *testing.T) {
 	for _, firmware := range []Firmware{BIOS, UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
@@ -70,7 +70,8 @@ func TestFirmwareRunsScript(t *testing.T) {
 	}
 }
 
-// A machine that is refused, and one whose kernel cannot be had, say so and ask again until they are answered.
+// A machine that is refused, and one whose kernel cannot be fetched, say so and try again until
+// they succeed.
 func TestMachineAsksAgain(t *testing.T) {
 	needBoot(t, BIOS)
 	ctx := bootContext(t)
@@ -88,7 +89,7 @@ func TestMachineAsksAgain(t *testing.T) {
 	}
 	answers := make(chan string, 3)
 	answers <- boot.Refusal(`no "debian" yet; # build || it`, url)
-	answers <- plan.IPXE() // the server has no such blob
+	answers <- plan.IPXE() // the server does not have this blob
 	answers <- "#!ipxe\nchain http://" + host + "/seen ||\n"
 	seen := make(chan struct{}, 1)
 	mux.HandleFunc("/boot/debian.ipxe", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(<-answers)) })
@@ -112,7 +113,8 @@ func TestMachineAsksAgain(t *testing.T) {
 	}
 }
 
-// The whole of boot and serve before the root: plan, script, kernel and several initial RAM file systems.
+// TestKernelStarts runs all of boot and serve before the root: plan, script, kernel and several
+// initial RAM file systems.
 func TestKernelStarts(t *testing.T) {
 	for _, firmware := range []Firmware{BIOS, UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
@@ -210,7 +212,7 @@ func part(t *testing.T, dir string, role store.Role, content []byte) store.Part 
 	return store.Part{Role: role, Path: file}
 }
 
-// needKernel finds a kernel with drivers for a PC's serial port built in, which is every distribution's.
+// needKernel finds a kernel with built-in drivers for a PC's serial port, as in all distributions.
 func needKernel(t *testing.T) string {
 	t.Helper()
 	if k := os.Getenv("NETROOT_KERNEL"); k != "" {

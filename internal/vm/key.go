@@ -14,13 +14,13 @@ import (
 	"netroot/internal/layer"
 )
 
-// Key is who may log in to a machine as root.
+// Key is an ssh key that may log in to a machine as root.
 type Key struct {
 	// Authorized is the public half, as a line of authorized_keys.
 	Authorized []byte
 
-	signer  ssh.Signer         // nil when only the public half is known
-	private ed25519.PrivateKey // of a key made here
+	signer  ssh.Signer         // nil if only the public half is known
+	private ed25519.PrivateKey // set for a key that NewKey made
 }
 
 // NewKey makes a key for one run.
@@ -38,7 +38,8 @@ func NewKey() (Key, error) {
 	return key, nil
 }
 
-// ReadKey reads a private key without a passphrase, or a public one, with which only its owner can log in.
+// ReadKey reads a private key without a passphrase, or a public key. With a public key, only the
+// owner of its private half can log in.
 func ReadKey(file string) (Key, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -49,11 +50,11 @@ func ReadKey(file string) (Key, error) {
 		return keyOf(signer), nil
 	}
 	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {
-		return Key{}, fmt.Errorf("ssh key %s has a passphrase; give the public key %s.pub, or leave the key out", file, file)
+		return Key{}, fmt.Errorf("ssh key %s has a passphrase: use the public key %s.pub, or no key", file, file)
 	}
 	public, _, _, _, err := ssh.ParseAuthorizedKey(b)
 	if err != nil {
-		return Key{}, fmt.Errorf("ssh key %s: is neither a private key nor a public one", file)
+		return Key{}, fmt.Errorf("ssh key %s is neither a private nor a public key", file)
 	}
 	return Key{Authorized: ssh.MarshalAuthorizedKey(public)}, nil
 }
@@ -65,7 +66,8 @@ func keyOf(signer ssh.Signer) Key {
 // CanLogIn reports whether the private half is known.
 func (k Key) CanLogIn() bool { return k.signer != nil }
 
-// Layer is the archive that brings the key to a machine as the whole of root's authorized_keys.
+// Layer returns the archive that makes the key the only one in the machine's
+// root/.ssh/authorized_keys.
 func (k Key) Layer() ([]byte, error) {
 	var b layer.Builder
 	b.AddDir("root/.ssh", 0o700, 0, 0)
@@ -73,9 +75,10 @@ func (k Key) Layer() ([]byte, error) {
 	return b.Archive()
 }
 
-// RunLayer is the archive that brings the key to a machine whose root must stay as it is: files below run/ alone, which
-// have systemd start sshd with a command that knows one more key of root (sshd_config(5), AuthorizedKeysCommand). The
-// variables are those that ssh.service of Debian and sshd.service of Enterprise Linux put behind the program.
+// RunLayer returns the archive that adds the key to a machine whose root must stay unchanged: it
+// has files only below run/. They make systemd start sshd with a command that knows one more key of
+// root (sshd_config(5), AuthorizedKeysCommand). The variables are those that ssh.service of Debian
+// and sshd.service of Enterprise Linux put after the program.
 func (k Key) RunLayer() ([]byte, error) {
 	const options = "-oAuthorizedKeysCommand=/run/netroot/authorized-keys -oAuthorizedKeysCommandUser=root"
 	const dropIn = "[Service]\nEnvironmentFile=/run/netroot/sshd.env\n"
@@ -90,11 +93,11 @@ func (k Key) RunLayer() ([]byte, error) {
 	return b.Archive()
 }
 
-// WritePrivate writes the private half of a key made by NewKey to a new file
-// that only its owner can read, for the ssh program.
+// WritePrivate writes the private half of a key made by NewKey to a new file that only its owner
+// can read, for the ssh program.
 func (k Key) WritePrivate(file string) error {
 	if k.private == nil {
-		return errors.New("ssh key: its private half is not ours to write")
+		return errors.New("ssh key: only the private half of a key made for this run can be written")
 	}
 	block, err := ssh.MarshalPrivateKey(k.private, "netroot vm")
 	if err != nil {

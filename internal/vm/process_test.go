@@ -25,7 +25,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// helper is a process that has a machine, with its console on standard input and output, until Ctrl-C.
+// helper is a process that runs a machine, with the console on standard input and output, until
+// Ctrl-C.
 func helper() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -40,11 +41,11 @@ func helper() {
 	fmt.Println("ended:", m.Wait())
 }
 
-// A process that is killed takes its machine along.
+// When a process is killed, its machine ends.
 func TestKilledParent(t *testing.T) {
 	needQemu(t, BIOS)
 	cmd := exec.Command(os.Args[0])
-	// Its directory cannot be removed by anyone but us.
+	// The killed process cannot remove its directory; this test does.
 	cmd.Env = append(os.Environ(), "NETROOT_VM_HELPER=1", "TMPDIR="+t.TempDir())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -87,7 +88,7 @@ func waitGone(t *testing.T, pid int) {
 	}
 }
 
-// Ctrl-C on an interactive console ends the machine, and leaves the terminal as it was.
+// Ctrl-C on an interactive console ends the machine and restores the terminal.
 func TestInterruptOnTerminal(t *testing.T) {
 	needQemu(t, BIOS)
 	master, tty := openTerminal(t)

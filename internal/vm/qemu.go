@@ -14,14 +14,14 @@ import (
 	"strings"
 )
 
-// tools are the files of other packages that a machine is made of.
+// tools are the files of other packages that a machine requires.
 type tools struct {
 	qemu string
 	code string // UEFI firmware
-	vars string // its variables, to be copied for each machine
+	vars string // its variables, copied for each machine
 }
 
-// findTools finds qemu and what it needs, or says which package brings what is missing.
+// findTools finds qemu and what it requires. The error names the package to install.
 func findTools(ctx context.Context, firmware Firmware) (tools, error) {
 	var t tools
 	var err error
@@ -38,7 +38,7 @@ func findTools(ctx context.Context, firmware Firmware) (tools, error) {
 }
 
 func findQemu() (string, error) {
-	// EL keeps it out of the way, under another name.
+	// EL has qemu outside the PATH, under another name.
 	for _, name := range []string{"qemu-system-x86_64", "qemu-kvm", "/usr/libexec/qemu-kvm"} {
 		if p, err := exec.LookPath(name); err == nil {
 			return p, nil
@@ -47,8 +47,8 @@ func findQemu() (string, error) {
 	return "", errors.New("qemu-system-x86_64 is not installed: install qemu-system-x86 (Debian, Ubuntu) or qemu-kvm (Fedora, EL)")
 }
 
-// hasROM looks for the ROM of the network card in the directories that this qemu searches. A qemu that does not tell them
-// gets the benefit of the doubt, and will name the file itself.
+// hasROM looks for the ROM of the network card in the directories that this qemu searches. If qemu
+// does not list them, hasROM returns true, and qemu itself reports a missing file.
 func hasROM(ctx context.Context, qemu string) bool {
 	out, err := exec.CommandContext(ctx, qemu, "-L", "help").Output()
 	if err != nil {
@@ -62,7 +62,8 @@ func hasROM(ctx context.Context, qemu string) bool {
 	return false
 }
 
-// ovmfFiles are firmware and variables, in the places of Debian and Ubuntu, Fedora and EL, Arch, and SUSE.
+// ovmfFiles are firmware and variables as named by Debian and Ubuntu, Fedora and EL, Arch, and
+// SUSE.
 var ovmfFiles = [][2]string{
 	{"usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"},
 	{"usr/share/OVMF/OVMF_CODE.fd", "usr/share/OVMF/OVMF_VARS.fd"},
@@ -83,7 +84,8 @@ func findOVMF(root string) (code, vars string, err error) {
 	return "", "", errors.New("no UEFI firmware for qemu (OVMF without secure boot): install ovmf (Debian, Ubuntu) or edk2-ovmf (Fedora, EL), or use bios")
 }
 
-// arguments are qemu's. They make the firmware's variables, which it writes to.
+// arguments returns qemu's arguments. It also makes the file for the firmware's variables, which
+// the firmware writes to.
 func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 	args := []string{
 		"-name", "netroot", "-no-user-config", "-nodefaults",
@@ -91,8 +93,9 @@ func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 		"-chardev", "stdio,id=serial0,signal=on,logfile=" + option(m.log), "-serial", "chardev:serial0",
 		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control",
 		"-netdev", netdev(cfg), "-device", "virtio-net-pci,netdev=n0,bootindex=1",
-		"-device", "virtio-rng-pci", // sshd makes its keys at boot, and would wait for entropy
-		// Firmware that finds nothing to boot tries again after 5 s: a reset, so it ends without Reboot.
+		"-device", "virtio-rng-pci", // sshd makes its keys at boot, and would otherwise wait for entropy
+		// Firmware that finds nothing to boot tries again after 5 s by a reset, so without
+		// Reboot the machine ends.
 		"-boot", "strict=on,reboot-timeout=5000",
 	}
 	args = append(args, board(cfg.Args)...)
@@ -103,7 +106,7 @@ func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 	if cfg.Firmware == UEFI {
 		vars := filepath.Join(m.dir, "vars.fd")
 		if err := copyFile(vars, t.vars); err != nil {
-			return nil, fmt.Errorf("firmware variables: %w", err)
+			return nil, fmt.Errorf("copy the firmware variables: %w", err)
 		}
 		args = append(args,
 			"-drive", "if=pflash,format=raw,readonly=on,file="+option(t.code),
@@ -112,8 +115,9 @@ func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 	return append(args, cfg.Args...), nil
 }
 
-// accelArgs choose the processor. With TCG a second one ended in soft lockups of Linux 6.1 (clear_page_erms), and five
-// levels of page tables only cost time, as does a hypervisor inside, for which Linux would load KVM.
+// accelArgs returns the arguments for the processor. With TCG, a second processor led to soft
+// lockups of Linux 6.1 (clear_page_erms); five levels of page tables, and a hypervisor inside, for
+// which Linux would load KVM, only cost time.
 func accelArgs(a Accel) []string {
 	if a == AccelKVM {
 		return []string{"-accel", "kvm", "-cpu", "host", "-smp", "2"}
@@ -135,7 +139,7 @@ func netdev(cfg Config) string {
 	return s
 }
 
-// option quotes a value in a list of qemu's options.
+// option escapes a value for a list of qemu's options.
 func option(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 func copyFile(dst, src string) error {

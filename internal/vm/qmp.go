@@ -10,28 +10,28 @@ import (
 	"time"
 )
 
-// QMP is a client of qemu's machine protocol (QEMU, docs/interop/qmp-spec). Its methods may be called from several
-// goroutines at once.
+// QMP is a client of qemu's machine protocol (QEMU, docs/interop/qmp-spec). Several goroutines may
+// call its methods at once.
 type QMP struct {
 	conn    net.Conn
-	greeted chan struct{} // closed when qemu has said that it speaks the protocol
+	greeted chan struct{} // closed when qemu has sent its greeting
 	events  chan Event
 	dead    chan struct{} // closed when the connection has ended
 
 	mu      sync.Mutex
 	next    int
-	waiting map[int]chan<- qmpMessage // by id of the command
+	waiting map[int]chan<- qmpMessage // by the id of the command
 }
 
-// Event is something that happened in the machine: "SHUTDOWN", "RESET", "STOP", "GUEST_PANICKED".
+// Event is an event of the machine: "SHUTDOWN", "RESET", "STOP", "GUEST_PANICKED".
 type Event struct {
 	Name string
 	Data json.RawMessage
 	Time time.Time
 }
 
-// ErrQMPClosed says that qemu has ended, or closed the connection.
-var ErrQMPClosed = errors.New("qemu's monitor has closed")
+// ErrQMPClosed means that qemu has ended or closed the connection.
+var ErrQMPClosed = errors.New("qemu has closed its monitor connection")
 
 type qmpMessage struct {
 	Greeting *struct{}       `json:"QMP"`
@@ -49,7 +49,8 @@ type qmpMessage struct {
 	} `json:"timestamp"`
 }
 
-// eventQueue is how many events wait for a reader; what comes after is dropped, since most users never read them.
+// eventQueue is the number of events that wait for a reader. Further events are dropped, because
+// most users never read them.
 const eventQueue = 64
 
 func newQMP(conn net.Conn) *QMP {
@@ -61,7 +62,7 @@ func newQMP(conn net.Conn) *QMP {
 	return q
 }
 
-// read takes what qemu sends to whom it is for.
+// read delivers qemu's messages to their receivers.
 func (q *QMP) read() {
 	defer close(q.dead)
 	defer close(q.events)
@@ -92,7 +93,8 @@ func (q *QMP) read() {
 	}
 }
 
-// handshake waits for the greeting and leaves the negotiation mode, in which qemu takes no other command.
+// handshake waits for the greeting and leaves the negotiation mode, in which qemu accepts no other
+// command.
 func (q *QMP) handshake(ctx context.Context) error {
 	select {
 	case <-q.greeted:
@@ -104,11 +106,11 @@ func (q *QMP) handshake(ctx context.Context) error {
 	}
 }
 
-// Events delivers what happens, and is closed when qemu ends.
+// Events returns the channel of events. It is closed when qemu ends.
 func (q *QMP) Events() <-chan Event { return q.events }
 
-// Do sends a command and waits for its answer, which is decoded into result. Arguments and result may be nil. The error
-// has qemu's words, or is ErrQMPClosed.
+// Do sends a command, waits for its answer, and decodes the answer into result. arguments and
+// result may be nil. The error has qemu's text, or is ErrQMPClosed.
 func (q *QMP) Do(ctx context.Context, command string, arguments, result any) error {
 	reply := make(chan qmpMessage, 1)
 	q.mu.Lock()
@@ -155,7 +157,8 @@ func (m qmpMessage) decode(command string, result any) error {
 	return nil
 }
 
-// Status is the machine's state in qemu's words: "running", "paused", "prelaunch", "shutdown", "internal-error".
+// Status returns the state of the machine as qemu names it: "running", "paused", "prelaunch",
+// "shutdown", "internal-error".
 func (q *QMP) Status(ctx context.Context) (string, error) {
 	var s struct {
 		Status string `json:"status"`
@@ -164,10 +167,10 @@ func (q *QMP) Status(ctx context.Context) (string, error) {
 	return s.Status, err
 }
 
-// PowerDown presses the machine's power button. What it does about it is its own affair.
+// PowerDown presses the machine's power button. The machine decides how it reacts.
 func (q *QMP) PowerDown(ctx context.Context) error { return q.Do(ctx, "system_powerdown", nil, nil) }
 
-// Quit ends qemu. That qemu is gone before it could answer is no error.
+// Quit ends qemu. It is not an error if qemu ends before it answers.
 func (q *QMP) Quit(ctx context.Context) error {
 	if err := q.Do(ctx, "quit", nil, nil); err != nil && !errors.Is(err, ErrQMPClosed) {
 		return err
@@ -175,5 +178,5 @@ func (q *QMP) Quit(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the connection, and not the machine.
+// Close closes the connection. The machine continues.
 func (q *QMP) Close() error { return q.conn.Close() }

@@ -19,19 +19,20 @@ type Client struct {
 	client *ssh.Client
 }
 
-// Limits of a login. Firmware and kernel take a while until anyone listens, and until then qemu accepts the connection
-// and says nothing; a machine that does speak may be an emulated one, for which the key exchange is hard work.
+// These are the limits of a login. Firmware and kernel take some time until sshd listens, and until
+// then qemu accepts connections and sends nothing. An emulated machine that does answer takes long
+// for the key exchange.
 const (
 	bannerLimit = 5 * time.Second
 	loginLimit  = time.Minute
 	loginPause  = 500 * time.Millisecond
 )
 
-// SSH logs in as root, for which it waits until the machine lets it or has ended, or ctx ends. A machine that answers and
-// does not take the key is an error at once.
+// SSH logs in as root. It waits until a login succeeds, the machine ends, or ctx ends. If the
+// machine refuses the key, SSH returns an error at once.
 func (m *Machine) SSH(ctx context.Context, key Key) (*Client, error) {
 	if key.signer == nil {
-		return nil, errors.New("ssh: cannot log in with a public key alone; give the private one")
+		return nil, errors.New("ssh: a public key is not enough to log in: use the private key")
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -62,7 +63,7 @@ func waitLogin(ctx context.Context, addr string, signer ssh.Signer) (*Client, er
 		case err == nil:
 			return c, nil
 		case refusedKey(err):
-			return nil, fmt.Errorf("the machine does not take the key: %w", err)
+			return nil, fmt.Errorf("the machine does not accept the key: %w", err)
 		}
 		pause := time.NewTimer(loginPause)
 		select {
@@ -74,7 +75,8 @@ func waitLogin(ctx context.Context, addr string, signer ssh.Signer) (*Client, er
 	}
 }
 
-// refusedKey tells a refusal from a connection that failed. x/crypto/ssh has no type for it on the client's side.
+// refusedKey reports whether a login was refused, as opposed to a failed connection. x/crypto/ssh
+// has no type for this error of a client.
 func refusedKey(err error) bool { return strings.Contains(err.Error(), "unable to authenticate") }
 
 func login(ctx context.Context, addr string, signer ssh.Signer) (*Client, error) {
@@ -88,8 +90,8 @@ func login(ctx context.Context, addr string, signer ssh.Signer) (*Client, error)
 	sc, channels, requests, err := ssh.NewClientConn(&patientConn{Conn: conn}, addr, &ssh.ClientConfig{
 		User: "root",
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		// The machine made its host key a moment ago, so nobody can know it. The port is a forward that our own qemu
-		// holds on this host's loopback.
+		// The machine made its host key a moment ago, so that nobody can know it. The port
+		// belongs to our own qemu, on this host's loopback.
 		HostKeyCallback: ssh.InsecureIgnoreHostKey(),
 	})
 	if err != nil {
@@ -100,7 +102,7 @@ func login(ctx context.Context, addr string, signer ssh.Signer) (*Client, error)
 	return &Client{ssh.NewClient(sc, channels, requests)}, nil
 }
 
-// patientConn extends the deadline of the login when the other side has said its first word.
+// patientConn extends the deadline of the login when the other side sends its first bytes.
 type patientConn struct {
 	net.Conn
 	once sync.Once
@@ -114,8 +116,9 @@ func (c *patientConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Run runs a command of the machine's shell and returns its exit status; 128 and the number for one that a signal ended,
-// as a shell has it. The error is for a command that could not be run to its end.
+// Run runs a command in the machine's shell and returns its exit status; as in a shell, 128 plus
+// the number of the signal that ended the command. The error means that the command could not be
+// run to its end.
 func (c *Client) Run(ctx context.Context, command string, stdout, stderr io.Writer) (status int, err error) {
 	session, err := c.client.NewSession()
 	if err != nil {
@@ -140,16 +143,18 @@ func (c *Client) Run(ctx context.Context, command string, stdout, stderr io.Writ
 // Close logs out.
 func (c *Client) Close() error { return c.client.Close() }
 
-// powerOffLimit is how long a machine may take to shut down; one that is emulated takes a while.
+// powerOffLimit is the time that a machine may take to shut down. An emulated machine takes long.
 const powerOffLimit = 90 * time.Second
 
-// PowerOff shuts the machine down and waits until it is gone: by a command over ssh where there is a login, and else by
-// its power button. One that does not go is switched off after 90 s, which is an error.
+// PowerOff shuts the machine down and waits until it has ended. It runs a command over ssh if c is
+// not nil, and otherwise presses the power button. A machine that runs for another 90 s is switched
+// off, which is an error.
 func (m *Machine) PowerOff(ctx context.Context, c *Client) error {
 	ctx, cancel := context.WithTimeout(ctx, powerOffLimit)
 	defer cancel()
 	if c != nil {
-		// The connection may end before the answer comes; that the machine goes is the answer.
+		// The connection may end before the answer arrives. Success means that the machine
+		// ends.
 		c.Run(ctx, "systemctl poweroff || poweroff", io.Discard, io.Discard)
 	} else if err := m.qmp.PowerDown(ctx); err != nil && !errors.Is(err, ErrQMPClosed) {
 		return err

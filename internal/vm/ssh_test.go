@@ -24,13 +24,13 @@ import (
 	"netroot/internal/layer"
 )
 
-// guest is an ssh server as a machine shows it through qemu's forward: connections are accepted from the first moment,
-// and the first few of them come to nothing.
+// guest is an ssh server that behaves like a machine behind qemu's forward: it accepts connections
+// from the start, but drops the first ones.
 type guest struct {
 	t       *testing.T
 	l       net.Listener
 	config  *ssh.ServerConfig
-	useless int32 // connections to drop before the first that is served
+	useless int32 // number of connections to drop before the first that is served
 	tries   atomic.Int32
 	all     sync.WaitGroup
 }
@@ -96,7 +96,7 @@ func (g *guest) serve(c net.Conn) {
 	}
 }
 
-// exec plays a shell that knows few commands; true when the machine is to vanish.
+// exec acts as a shell with few commands. It returns true if the machine must vanish.
 func (g *guest) exec(ch ssh.Channel, command string) (vanish bool) {
 	word, arg, _ := strings.Cut(command, " ")
 	switch word {
@@ -166,7 +166,7 @@ func TestSSH(t *testing.T) {
 func TestSSHRefusedKey(t *testing.T) {
 	g := startGuest(t, 0, newKey(t).Authorized)
 	_, err := running(g.port()).SSH(t.Context(), newKey(t))
-	if err == nil || !strings.Contains(err.Error(), "does not take the key") || g.tries.Load() != 1 {
+	if err == nil || !strings.Contains(err.Error(), "does not accept the key") || g.tries.Load() != 1 {
 		t.Errorf("after %d tries: %v", g.tries.Load(), err)
 	}
 }
@@ -242,7 +242,8 @@ func TestKeyLayer(t *testing.T) {
 	}
 }
 
-// TestRunLayer: the key for a root that stays as it is lies below run/ alone, and the command there gives it to root only.
+// TestRunLayer checks the key for a root that stays unchanged: the layer has files only below run/,
+// and the command there returns the key only for root.
 func TestRunLayer(t *testing.T) {
 	key, err := NewKey()
 	if err != nil {

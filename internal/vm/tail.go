@@ -30,7 +30,7 @@ func (t *tailBuffer) String() string {
 	return plain(string(t.b))
 }
 
-// readTail returns the last n bytes of a file as plain text; nothing when there is no file.
+// readTail returns the last n bytes of a file as plain text, or "" if the file is missing.
 func readTail(file string, n int64) string {
 	f, err := os.Open(file)
 	if err != nil {
@@ -44,16 +44,19 @@ func readTail(file string, n int64) string {
 	return plain(string(b))
 }
 
-// control matches the control sequences of a terminal (ECMA-48 section 5.4: CSI, and two-byte escapes).
+// control matches the control sequences of a terminal (ECMA-48 section 5.4: CSI, and two-byte
+// escapes).
 var control = regexp.MustCompile("\x1b(\\[[0-?]*[ -/]*[@-~]|[ -/]*[0-~])")
 
-// plain takes out what moves a cursor or colours, so that a console's text is fit for a message.
+// plain removes control sequences and colours, so that the text of a console can be part of a
+// message.
 func plain(s string) string {
 	s = control.ReplaceAllString(s, "")
 	var lines []string
 	for line := range strings.Lines(s) {
 		line = strings.TrimRight(line, "\r\n ")
-		// What was written over itself, such as a progress counter, counts as it was last.
+		// If a line was overwritten, for example by a progress counter, only its last state
+		// counts.
 		if i := strings.LastIndexByte(line, '\r'); i >= 0 {
 			line = line[i+1:]
 		}

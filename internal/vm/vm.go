@@ -1,11 +1,13 @@
-// Package vm runs diskless machines in qemu: for the verb that shows a user's image booting, and for tests that boot real
-// firmware and kernels.
+// Package vm runs diskless machines in qemu: for the command that boots a user's image, and for
+// tests that boot real firmware and kernels.
 //
-// A machine needs no root, no bridge and no DHCP server: qemu's user network answers DHCP, and its answer names an iPXE
-// script on an HTTP server of this host, which the machine reaches as 10.0.2.2 (GuestHost), like everything else that
-// listens on this host's loopback. iPXE comes with the machine's network card, on BIOS as on UEFI.
+// A machine requires neither root privileges nor a bridge nor a DHCP server. qemu's user network
+// answers DHCP. The answer names an iPXE script on an HTTP server of this host. The machine reaches
+// everything that listens on this host's loopback as 10.0.2.2 (GuestHost). iPXE comes with the
+// machine's network card, on BIOS and on UEFI.
 //
-// It serves nothing and knows no image; package serve does, and the caller brings the two together.
+// The package does not serve anything and does not know images. Package serve does; the caller
+// connects the two.
 package vm
 
 import (
@@ -26,78 +28,86 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// GuestHost is the address by which a machine reaches what listens on this host's 127.0.0.1.
+// GuestHost is the address that a machine uses for this host's 127.0.0.1.
 const GuestHost = "10.0.2.2"
 
-// Firmware is what the machine starts with.
+// Firmware is the kind of firmware of a machine.
 type Firmware string
 
-// The firmwares qemu has for a PC.
+// These are the kinds of firmware that qemu has for a PC.
 const (
 	BIOS Firmware = "bios" // SeaBIOS
 	UEFI Firmware = "uefi" // OVMF, without secure boot
 )
 
-// Accel is how the machine's processor is made.
+// Accel is the way in which qemu runs the machine's processor.
 type Accel string
 
-// The accelerators.
+// These are the accelerators.
 const (
-	AccelAuto Accel = "auto" // KVM where it boots a kernel, and else TCG
+	AccelAuto Accel = "auto" // KVM if it boots a kernel, otherwise TCG
 	AccelKVM  Accel = "kvm"
-	AccelTCG  Accel = "tcg" // emulation: everywhere, ten times slower
+	AccelTCG  Accel = "tcg" // emulation: works everywhere, ten times slower
 )
 
-// Config describes a machine. The zero value of each field is a good choice.
+// Config describes a machine. The zero value of each field is a useful default.
 type Config struct {
-	Bootfile string      // URL of an iPXE script, as the machine reaches it, or a file below TFTP; at most 127 bytes
-	TFTP     string      // directory of the TFTP server that qemu is for this machine; empty: there is none
+	// Bootfile is the URL of an iPXE script, as the machine reaches it, or a file below TFTP;
+	// at most 127 bytes.
+	Bootfile string
+	TFTP     string      // directory that qemu serves over TFTP to this machine; empty: no TFTP
 	Firmware Firmware    // empty: BIOS
 	Accel    Accel       // empty: AccelAuto
-	Kernel   string      // file of a Linux kernel, with which AccelAuto tries KVM; empty: AccelAuto is AccelTCG
-	Mem      int         // MiB; 0: 1024
-	SSHPort  int         // port of 127.0.0.1 that leads to the machine's port 22; 0: a free one
-	Forward  map[int]int // more ports of the machine, and the port of 127.0.0.1 that leads to each
-	Reboot   bool        // a machine that reboots starts again; else it ends
-	Args     []string    // more arguments for qemu; a display or drives among them get what they need
-	Dir      string      // where qemu runs, and relative files in Args begin; empty: here
+	Kernel   string      // file of a Linux kernel with which AccelAuto tests KVM; empty: AccelAuto uses TCG
+	Mem      int         // memory in MiB; 0: 1024
+	SSHPort  int         // port of 127.0.0.1 that is forwarded to port 22 of the machine; 0: a free one
+	Forward  map[int]int // further ports of the machine, each with the port of 127.0.0.1 that is forwarded to it
+	Reboot   bool        // a machine that reboots starts again; otherwise it ends
+	// Args are further arguments for qemu. A display or drives among them get the devices that
+	// they require.
+	Args []string
+	Dir  string // working directory of qemu, where relative files in Args start; empty: the caller's
 
-	// Stdin and Serial are the two directions of the serial console. Where both are a terminal, it is an interactive one,
-	// and Ctrl-C ends the machine. A Serial that is an *os.File is handed to qemu as it is.
+	// Stdin and Serial are the two directions of the serial console. If both are a terminal,
+	// the console is interactive, and Ctrl-C ends the machine. A Serial that is an *os.File is
+	// passed to qemu directly.
 	Stdin  *os.File
 	Serial io.Writer
-	// SerialLog is a file that gets what the serial console says, too, and stays. Empty: none stays.
+	// SerialLog is a file that also receives the output of the serial console. It is kept.
+	// Empty: the output is not kept.
 	SerialLog string
 
-	// Message is told what a user wants to know, such as that KVM does not work here. May be nil.
+	// Message receives messages for the user, for example that KVM does not work here. It may
+	// be nil.
 	Message func(string)
 }
 
 // Machine is a running qemu.
 type Machine struct {
-	// SSHPort is the port of 127.0.0.1 that leads to the machine's port 22.
+	// SSHPort is the port of 127.0.0.1 that is forwarded to port 22 of the machine.
 	SSHPort int
-	// Accel is what was chosen, AccelKVM or AccelTCG.
+	// Accel is the chosen accelerator, AccelKVM or AccelTCG.
 	Accel Accel
 
 	cmd    *exec.Cmd
 	qmp    *QMP
-	dir    string // of this run: firmware variables
-	log    string // file of the serial console
+	dir    string // directory of this run, with the firmware variables
+	log    string // file with the output of the serial console
 	stderr tailBuffer
 	done   chan struct{}
-	tail   string // of the serial log, when done
-	err    error  // when done
+	tail   string // end of the serial log; valid after done
+	err    error  // valid after done
 }
 
 const (
 	defaultMem = 1024            // MiB
 	killDelay  = 5 * time.Second // after SIGTERM
-	tailSize   = 3000            // bytes of console that an error shows
+	tailSize   = 3000            // bytes of the console's output in an error
 )
 
-// Start starts a machine and returns when qemu has it running. When ctx ends, qemu is asked to quit, and killed if it has
-// not 5 s later; if this process dies, qemu quits. Errors say what to install or to change.
+// Start starts a machine and returns when qemu runs it. When ctx ends, qemu is told to quit, and
+// killed if it still runs 5 s later. If this process dies, qemu quits. Errors say what to install
+// or change.
 func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.check(); err != nil {
@@ -115,7 +125,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 	}
 	m := &Machine{SSHPort: cfg.SSHPort, Accel: cfg.Accel, done: make(chan struct{})}
 	if m.dir, err = os.MkdirTemp("", "netroot-vm-"); err != nil {
-		return nil, fmt.Errorf("directory for the machine: %w", err)
+		return nil, fmt.Errorf("make a directory for the machine: %w", err)
 	}
 	m.log = cmp.Or(cfg.SerialLog, filepath.Join(m.dir, "serial.log"))
 	if err := m.start(ctx, cfg, tools); err != nil {
@@ -147,39 +157,39 @@ func (c Config) withDefaults() Config {
 func (c Config) check() error {
 	switch {
 	case c.Firmware != BIOS && c.Firmware != UEFI:
-		return fmt.Errorf("firmware %q: choose bios or uefi", c.Firmware)
+		return fmt.Errorf("unknown firmware %q: use bios or uefi", c.Firmware)
 	case c.Accel != AccelAuto && c.Accel != AccelKVM && c.Accel != AccelTCG:
-		return fmt.Errorf("acceleration %q: choose auto, kvm or tcg", c.Accel)
+		return fmt.Errorf("unknown acceleration %q: use auto, kvm or tcg", c.Accel)
 	case c.Mem < 0:
-		return fmt.Errorf("memory of %d MiB: choose more than 0", c.Mem)
+		return fmt.Errorf("memory of %d MiB is not possible: use more than 0", c.Mem)
 	case len(c.Bootfile) > 127: // the "file" field of BOOTP, RFC 951 section 3
-		return fmt.Errorf("boot file %s: its URL has %d bytes and DHCP carries 127; choose a shorter name", c.Bootfile, len(c.Bootfile))
+		return fmt.Errorf("boot file %s: the URL has %d bytes, but DHCP allows 127: use a shorter name", c.Bootfile, len(c.Bootfile))
 	}
 	return checkArgs(c.Args)
 }
 
-// freePort makes sure that qemu will get the port, before it starts. Port 0 becomes one that is free.
+// freePort checks that the port is free for qemu. It replaces port 0 with a free port.
 func freePort(port int) (int, error) {
 	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return 0, fmt.Errorf("127.0.0.1:%d is in use; choose another with --ssh-port", port)
+		return 0, fmt.Errorf("127.0.0.1:%d is in use: choose another port with --ssh-port", port)
 	case err != nil:
-		return 0, fmt.Errorf("port for ssh: %w", err)
+		return 0, fmt.Errorf("find a port for ssh: %w", err)
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// FreePorts finds ports of 127.0.0.1 that are free, for Forward.
+// FreePorts returns n free ports of 127.0.0.1, for Forward.
 func FreePorts(n int) ([]int, error) {
 	var ports []int
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			return nil, fmt.Errorf("free port: %w", err)
+			return nil, fmt.Errorf("find a free port: %w", err)
 		}
-		defer l.Close() // all at once, for none to be found twice
+		defer l.Close() // all are closed together, so that none is found twice
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil
@@ -205,12 +215,13 @@ func (m *Machine) start(ctx context.Context, cfg Config, tools tools) error {
 	cmd.ExtraFiles = []*os.File{theirs} // descriptor 3
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
-	// SIGTERM and not SIGKILL, so that qemu puts the terminal back as it was.
+	// SIGTERM and not SIGKILL, so that qemu restores the terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	m.cmd, m.qmp = cmd, newQMP(ours)
 	started := make(chan error)
 	go func() {
-		// The kernel sends Pdeathsig when the thread ends that started the child, so that thread has to stay.
+		// The kernel sends Pdeathsig when the thread that started the child ends, so that
+		// thread must live.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -226,24 +237,24 @@ func (m *Machine) start(ctx context.Context, cfg Config, tools tools) error {
 	return nil
 }
 
-// socketPair returns the two ends of a connection for QMP: no path, so nothing to be too long, left behind or in another's
-// way.
+// socketPair returns the two ends of a connection for QMP. A socket without a path cannot have a
+// name that is too long, be left behind, or clash with another one.
 func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("socket for qemu: %w", err)
+		return nil, nil, fmt.Errorf("make a socket for qemu: %w", err)
 	}
 	theirs = os.NewFile(uintptr(fds[1]), "qmp")
 	f := os.NewFile(uintptr(fds[0]), "qmp")
 	defer f.Close()
 	if ours, err = net.FileConn(f); err != nil {
 		theirs.Close()
-		return nil, nil, fmt.Errorf("socket for qemu: %w", err)
+		return nil, nil, fmt.Errorf("make a socket for qemu: %w", err)
 	}
 	return ours, theirs, nil
 }
 
-// wait collects qemu's end.
+// wait waits for the end of qemu and sets err and tail.
 func (m *Machine) wait(ctx context.Context) {
 	err := m.cmd.Wait()
 	m.qmp.Close()
@@ -266,31 +277,31 @@ func (m *Machine) ready(ctx context.Context) error {
 	}
 	m.Kill()
 	if m.err != nil {
-		return m.err // why it ended says more than that it did not answer
+		return m.err // the reason why qemu ended is the better error
 	}
 	return fmt.Errorf("qemu: %w%s", err, indent(m.stderr.String()))
 }
 
-// QMP is the connection to qemu's monitor.
+// QMP returns the connection to qemu's monitor.
 func (m *Machine) QMP() *QMP { return m.qmp }
 
-// Done is closed when the machine has ended and nothing of it is left.
+// Done returns a channel that is closed when the machine has ended and its files are removed.
 func (m *Machine) Done() <-chan struct{} { return m.done }
 
-// Wait waits for the machine's end. It returns nil when the machine was switched off, the cause of ctx's end when that
-// ended it, and else qemu's error.
+// Wait waits for the end of the machine. It returns nil if the machine was switched off, the cause
+// of ctx's end if that ended it, and qemu's error otherwise.
 func (m *Machine) Wait() error {
 	<-m.done
 	return m.err
 }
 
-// Kill ends the machine at once, as if its plug were pulled, and waits until it is gone.
+// Kill ends the machine at once, as a power failure would, and waits until it has ended.
 func (m *Machine) Kill() {
-	m.cmd.Process.Signal(syscall.SIGKILL) // an error means that it has ended
+	m.cmd.Process.Signal(syscall.SIGKILL) // an error means that it has already ended
 	<-m.done
 }
 
-// Tail is the end of what the machine wrote to its serial console, as plain text.
+// Tail returns the last output of the machine's serial console, as plain text.
 func (m *Machine) Tail() string {
 	select {
 	case <-m.done:
@@ -300,7 +311,7 @@ func (m *Machine) Tail() string {
 	}
 }
 
-// ended is the error for something that needed the machine to run.
+// ended returns the error of an operation that required a running machine.
 func (m *Machine) ended() error {
 	why := "the machine has ended"
 	if m.err != nil {

@@ -20,7 +20,7 @@ import (
 
 var testStart = time.Now()
 
-// needQemu skips without qemu; its firmware too when that is asked for.
+// needQemu skips the test without qemu or, if firmware is not empty, without that firmware.
 func needQemu(t *testing.T, firmware Firmware) {
 	t.Helper()
 	if _, err := findTools(t.Context(), firmware); err != nil {
@@ -31,7 +31,7 @@ func needQemu(t *testing.T, firmware Firmware) {
 	}
 }
 
-// needBoot skips what takes minutes in a machine that is emulated, unless it is asked for.
+// needBoot skips tests that take minutes on an emulated machine, unless they are requested.
 func needBoot(t *testing.T, firmware Firmware) {
 	t.Helper()
 	if os.Getenv("NETROOT_BOOT") != "1" {
@@ -40,7 +40,7 @@ func needBoot(t *testing.T, firmware Firmware) {
 	needQemu(t, firmware)
 }
 
-// halted is a machine whose processor never runs: it starts at once and burns nothing.
+// halted is a machine whose processor never runs: it starts at once and uses no processor time.
 func halted() Config { return Config{Accel: AccelTCG, Mem: 64, Args: []string{"-S"}} }
 
 func TestQMP(t *testing.T) {
@@ -95,7 +95,7 @@ func TestQMP(t *testing.T) {
 	}
 }
 
-// An ended context ends the machine, and nothing of it stays: no process, no file, no port.
+// When ctx ends, the machine ends, and no process, file or port of it is left.
 func TestCancelLeavesNothing(t *testing.T) {
 	needQemu(t, BIOS)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -135,10 +135,10 @@ func TestStartErrors(t *testing.T) {
 	defer l.Close()
 	used := l.Addr().(*net.TCPAddr).Port
 	for want, change := range map[string]func(*Config){
-		fmt.Sprintf("127.0.0.1:%d is in use; choose another with --ssh-port", used): func(c *Config) { c.SSHPort = used },
-		"127; choose a shorter name": func(c *Config) { c.Bootfile = "http://10.0.2.2/" + strings.Repeat("x", 120) },
-		"choose bios or uefi":        func(c *Config) { c.Firmware = "coreboot" },
-		"choose auto, kvm or tcg":    func(c *Config) { c.Accel = "xen" },
+		fmt.Sprintf("127.0.0.1:%d is in use: choose another port with --ssh-port", used): func(c *Config) { c.SSHPort = used },
+		"127: use a shorter name":    func(c *Config) { c.Bootfile = "http://10.0.2.2/" + strings.Repeat("x", 120) },
+		"use bios or uefi":           func(c *Config) { c.Firmware = "coreboot" },
+		"use auto, kvm or tcg":       func(c *Config) { c.Accel = "xen" },
 		"more than 0":                func(c *Config) { c.Mem = -1 },
 		"no-such-device":             func(c *Config) { c.Args = []string{"-device", "no-such-device"} },
 		"-no-such-option":            func(c *Config) { c.Args = []string{"-no-such-option"} },
@@ -172,7 +172,7 @@ func TestMissingPackages(t *testing.T) {
 	if _, _, err := findOVMF(root); err == nil || !strings.Contains(err.Error(), "edk2-ovmf (Fedora") {
 		t.Errorf("OVMF: %v", err)
 	}
-	// Half of a pair is none.
+	// One half of a pair is not enough.
 	dir := filepath.Join(root, "usr/share/OVMF")
 	os.MkdirAll(dir, 0o755)
 	for _, f := range []string{"OVMF_CODE_4M.fd", "OVMF_CODE.fd", "OVMF_VARS.fd"} {
@@ -182,7 +182,7 @@ func TestMissingPackages(t *testing.T) {
 	if err != nil || filepath.Base(code) != "OVMF_CODE.fd" || filepath.Base(vars) != "OVMF_VARS.fd" {
 		t.Errorf("OVMF: %s, %s, %v", code, vars, err)
 	}
-	// A qemu that looks only where there is no ROM.
+	// This qemu searches only directories without a ROM.
 	fake := filepath.Join(root, "qemu")
 	os.WriteFile(fake, []byte("#!/bin/sh\necho "+root+"\n"), 0o755)
 	if hasROM(t.Context(), fake) {
@@ -246,7 +246,7 @@ func TestKVMCache(t *testing.T) {
 	if _, known := c.load(); known {
 		t.Error("known from a torn file")
 	}
-	(kvmCache{}).save(true) // no home: nothing is written anywhere
+	(kvmCache{}).save(true) // without a home directory, nothing is written
 	if _, known := (kvmCache{}).load(); known {
 		t.Error("known without a cache")
 	}
@@ -288,7 +288,7 @@ func TestPlain(t *testing.T) {
 	}
 }
 
-// Whatever qemu sends, a client neither hangs nor panics.
+// Whatever qemu sends, a client must neither hang nor panic.
 func FuzzQMP(f *testing.F) {
 	f.Add([]byte(`{"QMP": {}}{"return": {}, "id": 1}`))
 	f.Add([]byte(`{"id": 1, "error": {"class": "x", "desc": "y"}}{"event": "RESET", "timestamp": {"seconds": 1}}`))

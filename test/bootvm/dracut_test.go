@@ -145,7 +145,7 @@ echo "tree $(ls /etc/rootovl | tr '\n' ' ')"
 		"both a, all site, link /etc/both", "odd 6711 1 2", "gone ", "image /live/image/etc/issue /live/image/srv/gone ", "tree a b file ")...)
 	for _, said := range []string{
 		"netroot: attach:", "netroot: mount:", "netroot: layers: 2 of 4 in the tree", "netroot: identity:", "netroot: layers: FAILED: none: the root has no /etc/rootovl/none",
-		"file: /etc/rootovl/file is not a directory", `"relative" is no absolute path`, `"/" is the root itself`,
+		"file: /etc/rootovl/file is not a directory", `"relative" is not an absolute path`, `"/" is the root itself`,
 	} {
 		if !strings.Contains(r.console, said) {
 			t.Errorf("the console does not say %s", said)

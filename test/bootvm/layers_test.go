@@ -35,7 +35,7 @@ func TestLayers(t *testing.T) {
 			if flavour.tells {
 				for _, want := range []string{
 					"layers: FAILED: none: the root has no /etc/rootovl/none",
-					`layers: FAILED: b: .rootovldel line 3: "relative" is no absolute path`,
+					`layers: FAILED: b: .rootovldel line 3: "relative" is not an absolute path`,
 					`layers: FAILED: b: .rootovldel line 2: "/etc/spared" is a directory`,
 					"layers: 3 of 4 in the tree, 3 of the server, ", // the third brings the key
 				} {

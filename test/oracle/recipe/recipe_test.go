@@ -171,20 +171,20 @@ func (st *stage) addFiles(from string, lines [][2]string) {
 // allowed are our errors where Apptainer's parser is content, and what becomes of
 // such a recipe there.
 var allowed = []struct{ says, because string }{
-	{"Apptainer knows no agent", "its build ends with: invalid build source"},
-	{"no stage \"", "its build ends with: stage was not found"},
+	{"Apptainer has no agent", "its build ends with: invalid build source"},
+	{"no earlier stage \"", "its build ends with: stage was not found"},
 	{"does not name one stage", "it leaves the section out and says nothing"},
-	{"-c names no program", "its build ends with: missing arguments"},
+	{"-c requires a program", "its build ends with: missing arguments"},
 	{"Apptainer misreads single quotes", "it takes the quote for a part of the name"},
 	{"Apptainer ends a word at a quote inside it", "it takes one name for two"},
 	{"a quote is not closed", "it takes the quote for a part of the name, or for none"},
 	{"no Bootstrap line", "it leaves out empty sections above the first stage"},
-	{"no name of an app", "it makes an app of no name"},
+	{"the name of the app is missing", "it makes an app of no name"},
 	{"cannot name an app", "its build ends with: could not open"},
-	{"holds a zero byte", "its shell stops there"},
+	{"contains a zero byte", "its shell stops there"},
 	{"the source is empty", "its cp fails"},
 	{"but nothing continues it", "it drops the value, or panics"},
-	{"the value begins on the next line only", "it takes the value for missing, and the next line for a key"},
+	{"the value begins on the next line", "it takes the value for missing, and the next line for a key"},
 	{"which begins a stage", "its build ends with: all must have headers"},
 }
 

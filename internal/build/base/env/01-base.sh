@@ -1,2 +1,2 @@
 #!/bin/sh
-# Sourced first. What the system's own environment needs goes between here and 90.
+# Sourced first. Files for the environment of the system itself belong between 01 and 90.

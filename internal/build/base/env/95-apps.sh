@@ -7,7 +7,7 @@ if [ -n "$_app" ]; then
 		echo "there is no app $_app in /scif/apps" >&2
 		exit 1
 	fi
-	# What is set stays as it is: Apptainer has made it read-only.
+	# Variables that are set stay unchanged: Apptainer has made them read-only.
 	: "${APPTAINER_APPNAME:=$_app}" "${SINGULARITY_APPNAME:=$_app}"
 	export APPTAINER_APPNAME SINGULARITY_APPNAME
 	export SCIF_APPS=/scif/apps SCIF_APPROOT="/scif/apps/$_app"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the caller said with APPTAINERENV_PATH and its like counts last.
+# The caller's APPTAINERENV_PATH and similar variables override all others.
 
 PATH=${SING_USER_DEFINED_PREPEND_PATH:+$SING_USER_DEFINED_PREPEND_PATH:}$PATH
 PATH=$PATH${SING_USER_DEFINED_APPEND_PATH:+:$SING_USER_DEFINED_APPEND_PATH}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestBoard: what the arguments that somebody gives want of the board.
+// TestBoard checks the board for various arguments of a user.
 func TestBoard(t *testing.T) {
 	const plain = "-display none -machine q35,graphics=off,sata=off"
 	for args, want := range map[string]string{
@@ -35,12 +35,12 @@ func TestBoard(t *testing.T) {
 
 func TestClashes(t *testing.T) {
 	for args, want := range map[string]string{
-		"-nographic":                          "-nographic: leave it out: the machine's console is where you are",
-		"-snapshot --enable-kvm":              "--enable-kvm: leave it out: KVM is used where it works",
-		"-accel tcg":                          "-accel: leave it out",
-		"-serial mon:stdio":                   "-serial mon:stdio: leave it out",
-		"-monitor stdio":                      "-monitor stdio: leave it out",
-		"-daemonize":                          "-daemonize: leave it out",
+		"-nographic":                          "-nographic: the console of the machine is already this terminal",
+		"-snapshot --enable-kvm":              "--enable-kvm: KVM is used if it works",
+		"-accel tcg":                          "-accel: KVM is used if it works",
+		"-serial mon:stdio":                   "-serial mon:stdio: the console of the machine uses the terminal",
+		"-monitor stdio":                      "-monitor stdio: the console of the machine uses the terminal",
+		"-daemonize":                          "-daemonize: the machine must end",
 		"-serial file:x -monitor none -smp 4": "",
 	} {
 		err := Config{Args: strings.Fields(args)}.withDefaults().check()
@@ -50,9 +50,10 @@ func TestClashes(t *testing.T) {
 	}
 }
 
-// TestWishes starts a machine with what people ask for, among it the disks of the scripts' own example, from where its
-// files are, and finds its console in a file afterwards.
-func TestWishes(t *testing.T) {
+// TestUserArguments starts a machine with arguments that users give, among them the disks of the
+// example in the scripts, with a working directory. It then finds the output of the console in a
+// file.
+func TestUserArguments(t *testing.T) {
 	needQemu(t, BIOS)
 	dir := t.TempDir()
 	for _, disk := range []string{"d0.img", "d1.img"} {

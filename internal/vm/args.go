@@ -6,32 +6,32 @@ import (
 	"strings"
 )
 
-// clashes are arguments of qemu that would take from a machine what it is run by, and what to do instead.
+// clashes are arguments of qemu that conflict with those of netroot, and advice for each.
 var clashes = map[string]string{
-	"-nographic":  "the machine's console is where you are as it is",
-	"-daemonize":  "the machine ends with the command that runs it",
-	"-enable-kvm": "KVM is used where it works, and --accel says otherwise",
-	"-no-kvm":     "KVM is used where it works, and --accel says otherwise",
-	"-accel":      "KVM is used where it works, and --accel says otherwise",
+	"-nographic":  "the console of the machine is already this terminal",
+	"-daemonize":  "the machine must end with this command",
+	"-enable-kvm": "KVM is used if it works; use --accel of netroot to choose",
+	"-no-kvm":     "KVM is used if it works; use --accel of netroot to choose",
+	"-accel":      "KVM is used if it works; use --accel of netroot to choose",
 }
 
-// stdio are the values by which -serial and -monitor take the terminal.
+// stdio are the values with which -serial and -monitor use the terminal.
 var stdio = []string{"stdio", "mon:stdio"}
 
 // checkArgs refuses arguments that clash.
 func checkArgs(args []string) error {
 	for i, a := range args {
 		if instead := clashes[hyphen(a)]; instead != "" {
-			return fmt.Errorf("qemu argument %s: leave it out: %s", a, instead)
+			return fmt.Errorf("remove the qemu argument %s: %s", a, instead)
 		}
 		if next := following(args, i); (hyphen(a) == "-serial" || hyphen(a) == "-monitor") && slices.Contains(stdio, next) {
-			return fmt.Errorf("qemu argument %s %s: leave it out: the machine's console has the terminal", a, next)
+			return fmt.Errorf("remove the qemu argument %s %s: the console of the machine uses the terminal", a, next)
 		}
 	}
 	return nil
 }
 
-// hyphen is an option with one hyphen, which is the same to qemu as two.
+// hyphen returns an option with one hyphen. qemu treats one and two hyphens alike.
 func hyphen(a string) string {
 	if strings.HasPrefix(a, "--") {
 		return a[1:]
@@ -46,7 +46,7 @@ func following(args []string, i int) string {
 	return ""
 }
 
-// HasDisplay is whether the arguments give the machine a display that somebody may look at.
+// HasDisplay reports whether the arguments give the machine a display that somebody may look at.
 func HasDisplay(args []string) bool {
 	for i, a := range args {
 		switch hyphen(a) {
@@ -61,7 +61,7 @@ func HasDisplay(args []string) bool {
 	return false
 }
 
-// hasVGA is whether they give it a graphics card of their own choice.
+// hasVGA reports whether the arguments choose a graphics card.
 func hasVGA(args []string) bool {
 	for i, a := range args {
 		device, _, _ := strings.Cut(following(args, i), ",")
@@ -72,7 +72,7 @@ func hasVGA(args []string) bool {
 	return false
 }
 
-// hasDisks is whether they give it drives that want the board's own controller.
+// hasDisks reports whether the arguments have drives that require the board's own controller.
 func hasDisks(args []string) bool {
 	for i, a := range args {
 		switch hyphen(a) {
@@ -91,7 +91,7 @@ func hasDisks(args []string) bool {
 	return false
 }
 
-// board are the arguments for the machine's board and display, which follow from the wishes in args.
+// board returns the arguments for the machine's board and display, which depend on args.
 func board(args []string) []string {
 	machine := "q35"
 	var out []string
@@ -100,7 +100,7 @@ func board(args []string) []string {
 			out = append(out, "-vga", "std")
 		}
 	} else {
-		// Without graphics SeaBIOS and iPXE speak on the serial console, as they do on a server.
+		// Without graphics, SeaBIOS and iPXE use the serial console, as on a server.
 		machine += ",graphics=off"
 		out = append(out, "-display", "none")
 	}
