@@ -121,7 +121,7 @@ func (s *Store) verify(ctx context.Context, images []*Image, progress func(done,
 		add(v1.Descriptor{Digest: im.Digest, Size: im.size}, "manifest")
 		add(im.Manifest.Config, "configuration")
 		for _, l := range im.Manifest.Layers {
-			add(l, "part "+l.Annotations[AnnotationRole])
+			add(l, l.Annotations[AnnotationRole])
 		}
 	}
 	r.Blobs = len(needs)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -33,9 +34,12 @@ var validLabel = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
 // maxName is the length of labels and tags.
 const maxName = 128
 
+// ErrName is matched by errors for labels and tags of a wrong form.
+var ErrName = errors.New("it must be lower-case letters and digits, with single dots, hyphens or underscores between them, 128 at most")
+
 func checkName(what, name string) error {
 	if !validLabel.MatchString(name) || len(name) > maxName {
-		return fmt.Errorf("%s %q: it must be lower-case letters and digits, with single dots, hyphens or underscores between them, %d at most", what, name, maxName)
+		return fmt.Errorf("%s %q: %w", what, name, ErrName)
 	}
 	return nil
 }
