@@ -180,12 +180,19 @@ func (e *env) explain(err error) {
 
 func printResult(w io.Writer, r *build.Result) error {
 	im := r.Image
+	packages, err := im.Packages()
+	if err != nil {
+		return err
+	}
 	rows := [][]string{
 		{"image", strings.TrimSuffix(im.Name()+", "+im.Config.System, ", ")},
 		{"kernel", im.Config.KernelRelease},
-		{"tree", fmt.Sprintf("%s, %s, %d packages", r.Tree, term.Size(r.TreeSize), len(im.Config.Packages))},
+		{"tree", fmt.Sprintf("%s, %s, %d packages", r.Tree, term.Size(r.TreeSize), len(packages))},
 	}
 	for _, part := range im.Manifest.Layers {
+		if part.Annotations[store.AnnotationRole] == string(store.RolePackages) {
+			continue // counted above
+		}
 		rows = append(rows, []string{part.Annotations[store.AnnotationRole], term.Size(part.Size)})
 	}
 	var slow []string

@@ -77,20 +77,23 @@ func (e *env) diff(ctx context.Context, args []string) (*imagediff.Diff, error) 
 	return imagediff.Images(ctx, from, to)
 }
 
-// before returns the version of a label that is next in age to im.
+// before returns the version that was the newest of its label before im.
 func before(s *store.Store, im *store.Image) (*store.Image, error) {
-	images, err := s.List()
+	versions, err := s.Versions()
 	if err != nil {
 		return nil, err
 	}
 	found := false
-	for _, other := range images { // of each label the newest first
-		if found && other.Label == im.Label {
-			return other, nil
+	for _, other := range versions { // of each label the newest first
+		if other.Label != im.Label {
+			continue
 		}
-		found = found || other.Digest == im.Digest
+		if found {
+			return s.Resolve(other.Name())
+		}
+		found = other.Digest == im.Digest
 	}
-	return nil, fmt.Errorf("%s has no older version to compare it with: name two images; \"netroot images\" lists them", im.Name())
+	return nil, fmt.Errorf("%s has no older version to compare it with: name two images; \"netroot image ls\" lists them", im.Name())
 }
 
 func printDiff(e *env, d *imagediff.Diff, asJSON bool) error {

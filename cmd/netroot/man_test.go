@@ -98,7 +98,7 @@ var files = map[string][][2]string{
 	"exec":   {{"/var/lib/netroot/trees/LABEL", "the tree of a label"}},
 	"vm":     {{"/var/lib/netroot/images", "the image store"}, {"/var/lib/netroot/logs/vm-LABEL.log", "the serial console, with --debug"}},
 	"serve":  {{"/var/lib/netroot/images", "the image store"}, {"/var/lib/netroot/nfs.key", "the key that seals NFS file handles"}, {"layers/NAME", "a layer, beside netroot.yaml"}},
-	"images": {{"/var/lib/netroot/images", "the image store, an OCI image layout"}},
+	"image": {{"/var/lib/netroot/images", "the image store, an OCI image layout"}},
 	"layer":  {{"layers/NAME", "a layer, beside netroot.yaml"}, {"/etc/rootovl/NAME", "a layer in the tree"}},
 	"cache":  {{"/var/lib/netroot/cache", "what builds keep to be faster"}},
 	"import": {{"live_netroot_hosts", "the hosts file of fedora-live-netroot"}},
@@ -107,7 +107,7 @@ var files = map[string][][2]string{
 // seeAlso are pages of other programs that a verb's reader may need.
 var seeAlso = map[string]string{
 	"build": "mmdebstrap(1), dnf(8), mksquashfs(1), mkfs.erofs(1)", "vm": "qemu-system-x86_64(1)",
-	"serve": "nvme(1), nbd(8), nfs(5), systemd.service(5)", "images": "skopeo(1)",
+	"serve": "nvme(1), nbd(8), nfs(5), systemd.service(5)", "image": "skopeo(1)",
 	"export nfs": "exports(5)", "export nbd": "nbd-server(5)", "export iscsi": "tgt-admin(8), targetcli(8)", "export dhcp": "dnsmasq(8), dhcpd.conf(5)",
 }
 

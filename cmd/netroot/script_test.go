@@ -87,12 +87,15 @@ func makeImage(state, label string, root []byte) error {
 		return err
 	}
 	var parts []store.Part
-	for role, content := range map[store.Role][]byte{store.RoleRoot: root, store.RoleKernel: []byte("kernel"), store.RoleInitramfs: []byte("initramfs")} {
-		file := filepath.Join(state, "part-"+string(role)) // the store takes it away
-		if err := os.WriteFile(file, content, 0o600); err != nil {
+	for _, part := range []struct {
+		role    store.Role
+		content []byte
+	}{{store.RoleRoot, root}, {store.RoleKernel, []byte("kernel")}, {store.RoleInitramfs, []byte("initramfs")}} {
+		file := filepath.Join(state, "part-"+string(part.role)) // the store takes it away
+		if err := os.WriteFile(file, part.content, 0o600); err != nil {
 			return err
 		}
-		parts = append(parts, store.Part{Role: role, Path: file})
+		parts = append(parts, store.Part{Role: part.role, Path: file})
 	}
 	cfg := store.Config{Architecture: "amd64", RootFormat: "squashfs", KernelRelease: "6.1", Transports: handoff.Transports()}
 	_, err = s.Commit(context.Background(), label, cfg, parts)

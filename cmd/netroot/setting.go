@@ -139,13 +139,14 @@ func packedImage(cfg *site.Site, ref string, method pack.Method) (*store.Store, 
 	if im.Label != ref {
 		return nil, nil, fmt.Errorf("image %s is packed as %s, %s, and not as %s", im.Name(), im.Config.RootFormat, im.Config.Compressor, method)
 	}
-	images, err := s.List()
+	versions, err := s.Versions()
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, other := range images { // of each label the newest first
-		if other.Label == im.Label && method.Packed(other.Config.RootFormat, other.Config.Compressor) {
-			return s, other, nil
+	for _, other := range versions { // of each label the newest first
+		if other.Label == im.Label && method.Packed(other.RootFormat, other.Compressor) {
+			im, err := s.Resolve(other.Name())
+			return s, im, err
 		}
 	}
 	return nil, nil, fmt.Errorf("no image of %s is packed as %s: run \"netroot build %s --update --pack %s\" first", ref, method, ref, method)

@@ -67,8 +67,16 @@ type Part struct {
 
 // Images compares the image to with the image from, which is usually the older one.
 func Images(ctx context.Context, from, to *store.Image) (*Diff, error) {
+	before, err := from.Packages()
+	if err != nil {
+		return nil, err
+	}
+	after, err := to.Packages()
+	if err != nil {
+		return nil, err
+	}
 	d := &Diff{From: from.Name(), To: to.Name(), Facts: facts(from.Config, to.Config),
-		Packages: packages(from.Config.Packages, to.Config.Packages), Files: []File{}, Parts: parts(from, to)}
+		Packages: packages(before, after), Files: []File{}, Parts: parts(from, to)}
 	rootDiffers := slices.ContainsFunc(d.Parts, func(p Part) bool { return p.Role == store.RoleRoot && p.Op == Changed })
 	if !rootDiffers {
 		return d, nil
@@ -167,6 +175,9 @@ func parts(from, to *store.Image) []Part {
 	layers := func(im *store.Image) map[string]layer {
 		out := make(map[string]layer)
 		for _, l := range im.Manifest.Layers {
+			if l.Annotations[store.AnnotationRole] == string(store.RolePackages) {
+				continue // compared as packages
+			}
 			out[l.Annotations[store.AnnotationRole]] = layer{l.Digest.String(), l.Size}
 		}
 		return out

@@ -2,89 +2,57 @@ package serve
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
 	"sync"
 
 	"netroot/internal/store"
 )
 
-// catalog remembers what the store said about images that can never change, so that a thousand machines that come back
-// at once do not each read every manifest again. What a label's newest image is, it asks each time.
+// catalog opens what the store has, packed roots once for all their clients, and tells the store which versions machines
+// run from, so that its gc leaves them alone.
 type catalog struct {
 	store *store.Store
+	log   *slog.Logger
 
-	mu     sync.Mutex
-	images map[string]*store.Image // by "label@id"
-	blobs  map[string]blobRef      // by "sha256:..."
-	open   map[string]*sharedBlob  // packed roots in use, by image name
+	mu       sync.Mutex
+	open     map[string]*sharedBlob // packed roots in use, by image name
+	readOnly sync.Once              // it was logged that uses cannot be noted
 }
 
-// blobRef is where a blob is found: a part of an image.
-type blobRef struct {
-	image *store.Image
-	role  store.Role
-}
-
-// sharedBlob is one open file for all NBD clients of an image.
+// sharedBlob is one open file for all clients of an image.
 type sharedBlob struct {
 	*store.Blob
-	users int
+	users  int
+	unhold func()
 }
 
-func newCatalog(s *store.Store) catalog {
-	return catalog{
-		store: s, images: make(map[string]*store.Image),
-		blobs: make(map[string]blobRef), open: make(map[string]*sharedBlob),
-	}
+func newCatalog(s *store.Store, log *slog.Logger) *catalog {
+	return &catalog{store: s, log: log, open: make(map[string]*sharedBlob)}
 }
 
 // resolve finds the image that ref names, as store.Resolve does.
-func (c *catalog) resolve(ref string) (*store.Image, error) {
-	c.mu.Lock()
-	im, ok := c.images[ref]
-	c.mu.Unlock()
-	if ok {
-		return im, nil
+func (c *catalog) resolve(ref string) (*store.Image, error) { return c.store.Resolve(ref) }
+
+// given notes that a machine is told to boot the image.
+func (c *catalog) given(im *store.Image) {
+	if err := c.store.Touch(im); err != nil {
+		c.unnoted(err)
 	}
-	im, err := c.store.Resolve(ref)
-	if err != nil {
-		return nil, err
-	}
-	c.remember(im)
-	return im, nil
 }
 
-func (c *catalog) remember(images ...*store.Image) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, im := range images {
-		c.images[im.Name()] = im
-		for _, l := range im.Manifest.Layers {
-			c.blobs[l.Digest.String()] = blobRef{im, store.Role(l.Annotations[store.AnnotationRole])}
-		}
-	}
+// unnoted logs, once, that the store cannot be told of uses. It is served all the same.
+func (c *catalog) unnoted(err error) {
+	c.readOnly.Do(func() {
+		c.log.Warn("store: the use of images cannot be noted: \"netroot image gc\" does not know what machines run from", "why", err)
+	})
 }
 
 // blob opens the blob with that digest, if an image of the store refers to it. The caller closes it.
 func (c *catalog) blob(digest string) (*store.Blob, error) {
-	c.mu.Lock()
-	ref, ok := c.blobs[digest]
-	c.mu.Unlock()
-	if !ok {
-		images, err := c.store.List()
-		c.remember(images...)
-		c.mu.Lock()
-		ref, ok = c.blobs[digest]
-		c.mu.Unlock()
-		if !ok && err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nil, errNoBlob
-		}
-	}
-	b, ok, err := ref.image.Blob(ref.role)
-	if err == nil && !ok {
-		err = errNoBlob
+	b, err := c.store.Blob(digest)
+	if errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", errNoBlob, err)
 	}
 	return b, err
 }
@@ -92,7 +60,7 @@ func (c *catalog) blob(digest string) (*store.Blob, error) {
 var errNoBlob = errors.New("no image has this blob")
 
 // acquire returns the packed root of an image, opened once for all who use it. The file is closed when the last of them
-// has called release; false when the image has no root.
+// has called release; until then the store does not remove the image. False when the image has no root.
 func (c *catalog) acquire(im *store.Image) (b *store.Blob, release func(), ok bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,7 +71,16 @@ func (c *catalog) acquire(im *store.Image) (b *store.Blob, release func(), ok bo
 		if err != nil || !ok {
 			return nil, nil, ok, err
 		}
-		shared = &sharedBlob{Blob: b}
+		unhold, err := c.store.Use(im)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			b.Close()
+			return nil, nil, false, err
+		case err != nil:
+			c.unnoted(err)
+			unhold = func() {}
+		}
+		shared = &sharedBlob{Blob: b, unhold: unhold}
 		c.open[name] = shared
 	}
 	shared.users++
@@ -113,6 +90,7 @@ func (c *catalog) acquire(im *store.Image) (b *store.Blob, release func(), ok bo
 		if shared.users--; shared.users == 0 {
 			delete(c.open, name)
 			shared.Close()
+			shared.unhold()
 		}
 	}), true, nil
 }

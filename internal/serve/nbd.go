@@ -44,13 +44,13 @@ func (s *Server) nbdExport(_ context.Context, name string) (*nbd.Export, error) 
 
 // nbdExports names what there is for nbd-client -l and its like: each label, and each of its versions.
 func (s *Server) nbdExports(context.Context) ([]nbd.Export, error) {
-	images, err := s.images()
+	versions, err := s.images()
 	var out []nbd.Export
-	for _, im := range images {
-		if im.Newest {
-			out = append(out, nbd.Export{Name: im.Label, Description: im.Config.System})
+	for _, v := range versions {
+		if v.Newest {
+			out = append(out, nbd.Export{Name: v.Label, Description: v.System})
 		}
-		out = append(out, nbd.Export{Name: im.Name(), Description: im.Config.System})
+		out = append(out, nbd.Export{Name: v.Name(), Description: v.System})
 	}
 	return out, err
 }

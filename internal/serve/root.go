@@ -36,11 +36,11 @@ func (r *openedRoot) digest() (sum [32]byte) {
 	return sum
 }
 
-// images lists the store; damaged images are left out.
-func (s *Server) images() ([]*store.Image, error) {
-	images, err := s.cfg.Store.List()
-	if images == nil {
+// images lists the versions of the store; damaged images are left out.
+func (s *Server) images() ([]store.Version, error) {
+	versions, err := s.cfg.Store.Versions()
+	if versions == nil {
 		return nil, err
 	}
-	return images, nil
+	return versions, nil
 }

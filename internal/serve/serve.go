@@ -55,7 +55,7 @@ type Config struct {
 // Server is an HTTP server and servers of roots over one store.
 type Server struct {
 	cfg     Config
-	catalog catalog
+	catalog *catalog
 	exports *exports
 	http    net.Listener
 	roots   map[handoff.Transport]net.Listener
@@ -96,7 +96,7 @@ func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.
 	if cfg.Layers == nil {
 		cfg.Layers = NewLayers("", cfg.Log)
 	}
-	return &Server{cfg: cfg, catalog: newCatalog(cfg.Store), exports: newExports(cfg), http: httpListener, roots: roots}, nil
+	return &Server{cfg: cfg, catalog: newCatalog(cfg.Store, cfg.Log), exports: newExports(cfg), http: httpListener, roots: roots}, nil
 }
 
 // rootServer is a server of one protocol.
@@ -199,6 +199,7 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 			return boot.Plan{}, err
 		}
 	}
+	s.catalog.given(im)
 	return boot.Decide(m, r.Image, settings)
 }
 

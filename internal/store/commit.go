@@ -7,17 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 )
 
 // Part is a file that becomes a part of an image.
@@ -26,57 +27,54 @@ type Part struct {
 	Path string
 }
 
-// validLabel is what an OCI reference name allows of a label without slashes
-// (image-spec, annotations.md).
+// validLabel is what an OCI reference name allows of a label without slashes (image-spec,
+// annotations.md).
 var validLabel = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
 
-// pendingFile holds a pending.
-const pendingFile = "pending.json"
+// maxName is the length of labels and tags.
+const maxName = 128
 
-// pending is what a commit is about to do, so that the next one can take the
-// blobs back when this one is killed before it reaches the index.
-type pending struct {
-	Manifest digest.Digest   `json:"manifest"`
-	Added    []digest.Digest `json:"added"` // blobs that were not there before
+// ErrName is matched by errors for labels and tags of a wrong form.
+var ErrName = errors.New("it must be lower-case letters and digits, with single dots, hyphens or underscores between them, 128 at most")
+
+func checkName(what, name string) error {
+	if !validLabel.MatchString(name) || len(name) > maxName {
+		return fmt.Errorf("%s %q: %w", what, name, ErrName)
+	}
+	return nil
 }
 
-// staged is a complete file in the temporary directory.
+// staged is a complete file that may become a blob.
 type staged struct {
 	v1.Descriptor
 	path   string
-	source string // to remove when the commit is done; may be empty
+	source string      // to remove when the commit is done; may be empty
+	known  os.FileInfo // the blob that was there already and has these bytes; nil: there was none
 }
 
-// commit is one Commit under way, holding the lock.
-type commit struct {
+// stage is a directory of parts that one process writes. Its lock file is locked while it does, so
+// that others leave it alone.
+type stage struct {
 	*Store
 	ctx  context.Context
-	next int // number of the next temporary file
+	dir  string
+	lock *flock.Flock
+	next int // number of the next file
 }
 
-// Commit adds a version of label made of cfg and parts, and moves the label's
-// tag to it. cfg.Label is set to label. The parts move into the store: each is
-// linked where it lies on the same file system and copied elsewhere, and
-// Part.Path is removed at the end. Until then nothing but the temporary
-// directory changes, so an error or a kill leaves the parts and the store as
-// they were. A part must be complete: nothing may write to it any more.
+// Commit adds a version of label made of cfg and parts, and moves the label's tag to it. The parts
+// move into the store: each is linked where it lies on the same file system and copied elsewhere,
+// and Part.Path is removed at the end. Until then nothing but the temporary directory changes, so
+// an error or a kill leaves the parts and the store as they were. A part must be complete: nothing
+// may write to it any more.
+//
+// Several processes may commit at once: the parts are read and written without the lock of the
+// store. A blob that is there already is used if its bytes have the digest, and replaced otherwise.
 func (s *Store) Commit(ctx context.Context, label string, cfg Config, parts []Part) (*Image, error) {
 	if err := check(label, parts); err != nil {
 		return nil, err
 	}
-	unlock, err := s.lock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if err := s.cleanUp(); err != nil {
-		return nil, err
-	}
-	c := &commit{Store: s, ctx: ctx}
-	im, err := c.run(label, cfg, parts)
-	if cleanErr := s.cleanUp(); err == nil {
-		err = cleanErr
-	}
+	im, err := s.commit(ctx, label, cfg, parts)
 	if err != nil {
 		return nil, fmt.Errorf("commit image %s: %w", label, err)
 	}
@@ -84,63 +82,118 @@ func (s *Store) Commit(ctx context.Context, label string, cfg Config, parts []Pa
 }
 
 func check(label string, parts []Part) error {
-	if !validLabel.MatchString(label) {
-		return fmt.Errorf("commit image %q: a label is lower-case letters and digits, with single dots, hyphens or underscores between them", label)
+	if err := checkName("commit image: label", label); err != nil {
+		return err
 	}
 	if len(parts) == 0 {
 		return fmt.Errorf("commit image %s: it has no parts", label)
 	}
 	seen := map[Role]bool{}
 	for _, p := range parts {
-		if p.Role == "" || seen[p.Role] {
-			return fmt.Errorf("commit image %s: part %s: role %q is empty or given twice", label, p.Path, p.Role)
+		if p.Role == "" || p.Role == RolePackages || seen[p.Role] {
+			return fmt.Errorf("commit image %s: part %s: role %q is empty, given twice or made by the store", label, p.Path, p.Role)
 		}
 		seen[p.Role] = true
 	}
 	return nil
 }
 
-func (c *commit) run(label string, cfg Config, parts []Part) (*Image, error) {
-	cfg.Label = label
-	im := &Image{Label: label, Config: cfg, Newest: true, store: c.Store}
-	im.Manifest = v1.Manifest{
+func (s *Store) commit(ctx context.Context, label string, cfg Config, parts []Part) (im *Image, err error) {
+	st, err := s.newStage(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if closeErr := st.close(); err == nil {
+			err = closeErr
+		}
+	}()
+	c := &contents{config: cfg}
+	c.config.Packages = nil
+	c.manifest = v1.Manifest{
 		Versioned:    specs.Versioned{SchemaVersion: 2},
 		MediaType:    v1.MediaTypeImageManifest,
 		ArtifactType: ArtifactType,
 	}
 	var files []staged
 	for _, p := range parts {
-		f, err := c.stagePart(p, cfg)
+		f, err := st.part(p, cfg)
 		if err != nil {
 			return nil, fmt.Errorf("part %s: %w", p.Role, err)
 		}
 		files = append(files, f)
-		im.Manifest.Layers = append(im.Manifest.Layers, f.Descriptor)
+		c.manifest.Layers = append(c.manifest.Layers, f.Descriptor)
 	}
-	config, err := c.stageJSON(MediaTypeConfig, cfg)
+	if len(cfg.Packages) > 0 {
+		f, err := st.bytes(RolePackages.MediaType(), []byte(strings.Join(cfg.Packages, "\n")+"\n"))
+		if err != nil {
+			return nil, fmt.Errorf("part %s: %w", RolePackages, err)
+		}
+		f.Annotations = map[string]string{v1.AnnotationTitle: "packages.txt", AnnotationRole: string(RolePackages)}
+		files = append(files, f)
+		c.manifest.Layers = append(c.manifest.Layers, f.Descriptor)
+	}
+	config, err := st.json(MediaTypeConfig, c.config)
 	if err != nil {
 		return nil, err
 	}
-	im.Manifest.Config = config.Descriptor
-	manifest, err := c.stageJSON(v1.MediaTypeImageManifest, im.Manifest)
+	c.manifest.Config = config.Descriptor
+	manifest, err := st.json(v1.MediaTypeImageManifest, c.manifest)
 	if err != nil {
 		return nil, err
 	}
-	im.Digest, im.size = manifest.Digest, manifest.Size
 	manifest.ArtifactType = ArtifactType
-	if err := c.publish(label, append(files, config, manifest), manifest.Descriptor); err != nil {
+	files = append(files, config, manifest)
+	if err := st.compare(files); err != nil {
+		return nil, err
+	}
+	im = s.imageOf(c, manifest.Descriptor, label, label)
+	im.Newest = true
+	if err := st.publish(label, files, c, manifest.Descriptor); err != nil {
 		return nil, err
 	}
 	for _, f := range files {
-		if err := os.Remove(f.source); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if f.source == "" {
+			continue
+		}
+		if err := s.disk.remove(f.source); err != nil {
 			return nil, fmt.Errorf("image %s is committed, but %w", im.Name(), err)
 		}
 	}
 	return im, nil
 }
 
-// stagePart brings the part into the temporary directory and hashes it.
-func (c *commit) stagePart(p Part, cfg Config) (staged, error) {
+// newStage makes the directory, and its lock before anybody can take it for left over.
+func (s *Store) newStage(ctx context.Context) (*stage, error) {
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	s.disk.before("mkdir", s.path(tempDir))
+	dir, err := os.MkdirTemp(s.path(tempDir), "commit-")
+	if err != nil {
+		return nil, s.unwritable(err)
+	}
+	s.disk.before("create", dir)
+	l := flock.New(filepath.Join(dir, lockFile))
+	if _, err := l.TryLock(); err != nil {
+		return nil, s.unwritable(err)
+	}
+	return &stage{Store: s, ctx: ctx, dir: dir, lock: l}, nil
+}
+
+// close removes what has not become a blob.
+func (st *stage) close() error {
+	defer st.lock.Close()
+	if err := st.disk.removeAll(st.dir); err != nil {
+		return st.unwritable(err)
+	}
+	return nil
+}
+
+// part brings the part into the directory and hashes it.
+func (st *stage) part(p Part, cfg Config) (staged, error) {
 	src, err := os.Open(p.Path)
 	if err != nil {
 		return staged{}, err
@@ -153,15 +206,15 @@ func (c *commit) stagePart(p Part, cfg Config) (staged, error) {
 	if !before.Mode().IsRegular() || before.Size() == 0 {
 		return staged{}, fmt.Errorf("%s is empty or not a file", p.Path)
 	}
-	dst := c.temp()
+	dst := st.temp()
 	var d digest.Digest
-	if c.link(p.Path, dst) {
-		d, err = c.copy(io.Discard, src)
+	if st.disk.link(p.Path, dst) {
+		d, err = st.copy(io.Discard, src)
 		if err == nil {
-			err = finish(src)
+			err = st.disk.sync(src)
 		}
 	} else {
-		d, err = c.write(dst, src)
+		d, err = st.write(dst, src)
 	}
 	if err != nil {
 		return staged{}, err
@@ -183,152 +236,139 @@ func (c *commit) stagePart(p Part, cfg Config) (staged, error) {
 	}}, nil
 }
 
-// link makes dst another name of the regular file src; false when the two are
-// on different file systems or theirs has no hard links.
-func (c *commit) link(src, dst string) bool {
-	return unix.Linkat(unix.AT_FDCWD, src, unix.AT_FDCWD, dst, unix.AT_SYMLINK_FOLLOW) == nil
-}
-
-func (c *commit) stageJSON(mediaType string, v any) (staged, error) {
+func (st *stage) json(mediaType string, v any) (staged, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return staged{}, err
 	}
-	path := c.temp()
-	d, err := c.write(path, bytes.NewReader(raw))
+	return st.bytes(mediaType, raw)
+}
+
+func (st *stage) bytes(mediaType string, raw []byte) (staged, error) {
+	path := st.temp()
+	d, err := st.write(path, bytes.NewReader(raw))
 	return staged{path: path, Descriptor: v1.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(raw))}}, err
 }
 
-func (c *commit) temp() string {
-	c.next++
-	return filepath.Join(c.dir, tempDir, "part-"+strconv.Itoa(c.next))
+func (st *stage) temp() string {
+	st.next++
+	return filepath.Join(st.dir, "part-"+strconv.Itoa(st.next))
 }
 
 // write makes the file path of what src gives, durably.
-func (c *commit) write(path string, src io.Reader) (digest.Digest, error) {
+func (st *stage) write(path string, src io.Reader) (digest.Digest, error) {
+	st.disk.before("create", path)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
-		return "", c.unwritable(err)
+		return "", st.unwritable(err)
 	}
 	defer f.Close()
-	d, err := c.copy(f, src)
+	d, err := st.copy(f, src)
 	if err != nil {
-		return "", c.unwritable(err)
+		return "", st.unwritable(err)
 	}
-	return d, finish(f)
+	return d, st.disk.sync(f)
 }
 
-func (c *commit) copy(dst io.Writer, src io.Reader) (digest.Digest, error) {
+func (st *stage) copy(dst io.Writer, src io.Reader) (digest.Digest, error) {
 	digester := digest.SHA256.Digester()
-	_, err := io.Copy(io.MultiWriter(dst, digester.Hash()), reader{c.ctx, src})
+	_, err := io.Copy(io.MultiWriter(dst, digester.Hash()), reader{st.ctx, src})
 	return digester.Digest(), err
 }
 
-// finish makes a file readable for all and puts it on the disk.
-func finish(f *os.File) error {
-	if err := f.Chmod(0o644); err != nil {
-		return err
+// compare reads the blobs that are there already. Those with the right bytes need not be written.
+func (st *stage) compare(files []staged) error {
+	for i := range files {
+		f := &files[i]
+		blob, err := st.openBlob(f.Descriptor)
+		if err != nil {
+			continue // missing, or to be replaced
+		}
+		info, err := blob.Stat()
+		if err == nil {
+			var d digest.Digest
+			if d, err = st.copy(io.Discard, blob); err == nil && d == f.Digest {
+				f.known = info
+			}
+		}
+		blob.Close()
+		if st.ctx.Err() != nil {
+			return st.ctx.Err()
+		}
 	}
-	return f.Sync()
+	return nil
 }
 
-// publish renames the staged files to their digests and then, last, replaces the
-// index: that is the moment from which the image exists.
-func (c *commit) publish(label string, files []staged, manifest v1.Descriptor) error {
-	index, err := c.readIndex()
+// present tells whether the blob is still the one that was compared.
+func (st *stage) present(f staged) bool {
+	if f.known == nil {
+		return false
+	}
+	info, err := os.Stat(st.blobPath(f.Digest))
+	if err != nil {
+		return false
+	}
+	a, b := stampOf(info), stampOf(f.known)
+	a.settled = true
+	return a.same(b)
+}
+
+// publish makes the staged files blobs and changes the index: that is the moment from which the
+// image exists.
+func (st *stage) publish(label string, files []staged, c *contents, manifest v1.Descriptor) error {
+	unlock, err := st.Store.lock(st.ctx)
 	if err != nil {
 		return err
 	}
-	var added []staged
-	todo := pending{Manifest: manifest.Digest}
+	defer unlock()
+	snap, err := st.snapshot()
+	if err != nil {
+		return err
+	}
+	if snap == nil {
+		return st.checkLayout()
+	}
+	ch := change{from: snap}
+	seen := map[digest.Digest]bool{}
 	for _, f := range files {
-		if info, err := os.Stat(c.blobPath(f.Digest)); err == nil && info.Size() == f.Size {
-			continue
+		if !seen[f.Digest] && !st.present(f) {
+			ch.add = append(ch.add, f)
 		}
-		added = append(added, f)
-		todo.Added = append(todo.Added, f.Digest)
+		seen[f.Digest] = true
 	}
-	if err := c.ctx.Err(); err != nil {
+	if ch.moves, err = st.moveOf(snap, label, manifest.Digest, "build", time.Now().UTC()); err != nil {
 		return err
 	}
-	if err := c.writeJSON(filepath.Join(tempDir, pendingFile), todo); err != nil {
-		return err
-	}
-	for _, f := range added {
-		if err := os.Rename(f.path, c.blobPath(f.Digest)); err != nil {
-			return c.unwritable(err)
+	entries := st.completed(snap)
+	old, rest := take(entries, versionName(label, manifest.Digest), label)
+	annotations := summaryOf(c)
+	for _, e := range old {
+		if _, ok := e.version(); ok {
+			annotations[annotationPin] = e.desc.Annotations[annotationPin]
 		}
 	}
-	if err := syncDir(c.path(c.blobDir())); err != nil {
-		return err
-	}
-	index.Manifests = retag(index.Manifests, label, manifest)
-	return c.writeIndex(index)
+	annotations[annotationLabel] = label
+	annotations[v1.AnnotationRefName] = versionName(label, manifest.Digest)
+	ch.entries = append(rest, newEntry(manifest).annotated((&entry{}).with(annotations)), tagEntry(label, label, manifest))
+	return st.apply(st.ctx, ch)
 }
 
-// retag adds the version to the entries and moves the label's tag to it.
-func retag(entries []v1.Descriptor, label string, manifest v1.Descriptor) []v1.Descriptor {
-	version := versionName(label, manifest.Digest)
-	entries = slices.DeleteFunc(entries, func(d v1.Descriptor) bool {
-		name := d.Annotations[v1.AnnotationRefName]
-		return name == label || name == version
+// tagEntry is the entry of a tag for a version of the label.
+func tagEntry(name, label string, manifest v1.Descriptor) entry {
+	return newEntry(v1.Descriptor{
+		MediaType: manifest.MediaType, ArtifactType: ArtifactType, Digest: manifest.Digest, Size: manifest.Size,
+		Annotations: map[string]string{v1.AnnotationRefName: name, annotationLabel: label},
 	})
-	for _, name := range []string{version, label} {
-		entry := manifest
-		entry.Annotations = map[string]string{v1.AnnotationRefName: name}
-		entries = append(entries, entry)
-	}
-	return entries
 }
 
-// cleanUp empties the temporary directory and takes back the blobs of a commit
-// that never reached the index. The caller holds the lock, so nothing there is
-// in anybody's use.
-func (s *Store) cleanUp() error {
-	if err := makeDir(s.path(tempDir)); err != nil {
-		return s.unwritable(err)
-	}
-	if err := s.takeBack(); err != nil {
-		return err
-	}
-	entries, err := os.ReadDir(s.path(tempDir))
-	if err != nil {
-		return fmt.Errorf("image store: %w", err)
-	}
+// take splits the entries of ours with one of the names off.
+func take(entries []entry, names ...string) (taken, rest []entry) {
 	for _, e := range entries {
-		if err := os.RemoveAll(filepath.Join(s.dir, tempDir, e.Name())); err != nil {
-			return s.unwritable(err)
+		if e.ours && slices.Contains(names, e.name()) {
+			taken = append(taken, e)
+		} else {
+			rest = append(rest, e)
 		}
 	}
-	return nil
-}
-
-func (s *Store) takeBack() error {
-	raw, err := os.ReadFile(filepath.Join(s.dir, tempDir, pendingFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("image store: %w", err)
-	}
-	var todo pending
-	if err := json.Unmarshal(raw, &todo); err != nil {
-		return fmt.Errorf("image store: %s: %w", pendingFile, err)
-	}
-	index, err := s.readIndex()
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(index.Manifests, func(d v1.Descriptor) bool { return d.Digest == todo.Manifest }) {
-		return nil // the commit was complete
-	}
-	for _, d := range todo.Added {
-		if err := d.Validate(); err != nil {
-			return fmt.Errorf("image store: %s: digest %q: %w", pendingFile, d, err)
-		}
-		if err := os.Remove(s.blobPath(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return s.unwritable(err)
-		}
-	}
-	return nil
+	return taken, rest
 }

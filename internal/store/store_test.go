@@ -58,6 +58,14 @@ func commitText(t *testing.T, s *Store, label, text string) *Image {
 	return im
 }
 
+func imageNames(images []*Image) []string {
+	var out []string
+	for _, im := range images {
+		out = append(out, im.Name())
+	}
+	return out
+}
+
 func files(t *testing.T, dir string) []string {
 	t.Helper()
 	var out []string
@@ -76,7 +84,7 @@ func files(t *testing.T, dir string) []string {
 
 func TestCommit(t *testing.T) {
 	s, src := newStore(t), t.TempDir()
-	cfg := Config{Label: "ignored", Architecture: "amd64", KernelRelease: "6.1.0-56-amd64", RootFormat: "squashfs",
+	cfg := Config{Architecture: "amd64", KernelRelease: "6.1.0-56-amd64", RootFormat: "squashfs",
 		TreeSize: 12, Packages: []string{"base-files 12.4"}, Created: time.Unix(1700000000, 0).UTC()}
 	in := parts(t, src, map[Role]string{RoleRoot: "packed root", RoleKernel: "kernel"})
 	im, err := s.Commit(t.Context(), "debian12", cfg, in)
@@ -89,7 +97,7 @@ func TestCommit(t *testing.T) {
 	if left := files(t, s.path(tempDir)); left != nil {
 		t.Errorf("left in %s: %v", tempDir, left)
 	}
-	if im.Name() != "debian12@"+im.Digest.Encoded()[:12] || len(im.ID()) != 12 || im.Size() != int64(len("packed rootkernel")) {
+	if im.Name() != "debian12@"+im.Digest.Encoded()[:12] || len(im.ID()) != 12 || im.Size() != int64(len("packed rootkernelbase-files 12.4\n")) {
 		t.Errorf("image is %s, %d bytes", im.Name(), im.Size())
 	}
 
@@ -101,7 +109,10 @@ func TestCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Label = "debian12"
+	if list, err := got.Packages(); err != nil || !slices.Equal(list, cfg.Packages) {
+		t.Errorf("packages: %v, %v", list, err)
+	}
+	cfg.Packages = nil
 	if diff := cmp.Diff(cfg, got.Config); diff != "" {
 		t.Errorf("configuration changed on its way:\n%s", diff)
 	}
@@ -136,9 +147,8 @@ func TestVersions(t *testing.T) {
 	if same := commitText(t, s, "rocky9", "three"); same.Digest != other.Digest {
 		t.Errorf("the same bytes became another image: %s, %s", same.Name(), other.Name())
 	}
-	// Three manifests, three configurations that differ by label only (so two),
-	// three roots and the one kernel they share.
-	if got := len(files(t, s.path(v1.ImageBlobsDir))); got != 3+2+3+1 {
+	// Three manifests, one configuration, as names are not in it, three roots and the one kernel.
+	if got := len(files(t, s.path(v1.ImageBlobsDir))); got != 3+1+3+1 {
 		t.Errorf("%d blobs: %v", got, files(t, s.path(v1.ImageBlobsDir)))
 	}
 
@@ -158,7 +168,7 @@ func TestVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{second.Name(), first.Name(), other.Name()}, names(list)); diff != "" {
+	if diff := cmp.Diff([]string{second.Name(), first.Name(), other.Name()}, imageNames(list)); diff != "" {
 		t.Error(diff)
 	}
 	for ref, want := range map[string]string{
@@ -181,7 +191,7 @@ func TestVersions(t *testing.T) {
 		t.Errorf("tag did not move back: %v, %v", im, err)
 	}
 	if list, _ := s.List(); len(list) != 3 {
-		t.Errorf("images: %v", names(list))
+		t.Errorf("images: %v", imageNames(list))
 	}
 }
 
@@ -189,8 +199,12 @@ func TestReadableByAll(t *testing.T) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
 	s := newStore(t)
-	commitText(t, s, "debian12", "one")
-	err := filepath.WalkDir(s.Dir(), func(path string, d fs.DirEntry, err error) error {
+	release, err := s.Use(commitText(t, s, "debian12", "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	err = filepath.WalkDir(s.Dir(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -202,7 +216,7 @@ func TestReadableByAll(t *testing.T) {
 		if d.IsDir() {
 			want = 0o755
 		}
-		if d.Name() != lockFile && info.Mode().Perm() != want {
+		if info.Mode().Perm() != want {
 			t.Errorf("%s has mode %v", path, info.Mode())
 		}
 		return nil
@@ -307,9 +321,10 @@ func TestDamage(t *testing.T) {
 	if err := os.Remove(s.blobPath(im.Digest)); err != nil {
 		t.Fatal(err)
 	}
+	s = At(s.Dir()) // which has read nothing yet
 	list, err := s.List()
 	if len(list) != 1 || err == nil || !strings.Contains(err.Error(), im.ID()) {
-		t.Errorf("List with one manifest missing: %v, %v", names(list), err)
+		t.Errorf("List with one manifest missing: %v, %v", imageNames(list), err)
 	}
 	if got, err := s.Resolve("whole"); err != nil || got.Digest != whole.Digest {
 		t.Errorf("a damaged neighbour hides a good image: %v", err)
@@ -339,11 +354,14 @@ func TestOpenErrors(t *testing.T) {
 		"layout":        {broken("oci-layout", "{"), "oci-layout is damaged"},
 		"version":       {broken("oci-layout", `{"imageLayoutVersion":"9.0"}`), `"9.0"`},
 		"index":         {broken("index.json", `{"manifests":[`), "index.json is damaged"},
-		"digest":        {broken("index.json", `{"manifests":[{"digest":"sha256:../../etc/passwd"}]}`), "index.json is damaged"},
 		"missing index": {func(t *testing.T) string { s := newStore(t); os.Remove(s.path("index.json")); return s.Dir() }, "index.json is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := Open(tt.dir(t)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			s, err := Open(tt.dir(t))
+			if err == nil {
+				_, err = s.Versions()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
 		})
@@ -410,7 +428,7 @@ func TestCommitWaitsForItsTurn(t *testing.T) {
 	}
 	wg.Wait()
 	if list, err := s.List(); err != nil || len(list) != 4 {
-		t.Errorf("%v, %v", names(list), err)
+		t.Errorf("%v, %v", imageNames(list), err)
 	}
 }
 
@@ -455,6 +473,14 @@ func commitForever(dir string) {
 	os.Exit(1)
 }
 
+// writeEntries makes an index of these entries.
+func writeEntries(t testing.TB, s *Store, entries ...entry) {
+	t.Helper()
+	if err := os.WriteFile(s.path(v1.ImageIndexFile), (&index{entries: entries}).bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // checkWhole wants every image whole, and no blob that belongs to none.
 func checkWhole(t *testing.T, s *Store) {
 	t.Helper()
@@ -488,11 +514,15 @@ func TestTakeBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost := commitText(t, s, "debian12", "two")
-	todo := pending{Manifest: lost.Digest, Added: []digest.Digest{lost.Digest, lost.Manifest.Layers[0].Digest}}
+	// As an earlier version wrote it.
+	todo, err := json.Marshal(map[string]any{"manifest": lost.Digest, "added": []digest.Digest{lost.Digest, lost.Manifest.Layers[0].Digest}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(s.path(v1.ImageIndexFile), index, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.writeJSON(filepath.Join(tempDir, pendingFile), todo); err != nil {
+	if err := os.WriteFile(s.path(tempDir+"/"+pendingFile), todo, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(s.path(tempDir+"/part-1"), []byte("half"), 0o644); err != nil {
@@ -560,14 +590,11 @@ func FuzzManifest(f *testing.F) {
 		if err := os.WriteFile(s.blobPath(d), manifest, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		entry := v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: d, Size: int64(len(manifest)),
-			Annotations: map[string]string{v1.AnnotationRefName: ref}}
-		if err := s.writeIndex(v1.Index{Manifests: []v1.Descriptor{entry}}); err != nil {
-			t.Fatal(err)
-		}
+		writeEntries(t, s, newEntry(v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: d, Size: int64(len(manifest)),
+			Annotations: map[string]string{v1.AnnotationRefName: ref}}))
 		images, err := s.List()
 		if len(images) != 0 && err != nil {
-			t.Errorf("both an image and an error for one entry: %v, %v", names(images), err)
+			t.Errorf("both an image and an error for one entry: %v, %v", imageNames(images), err)
 		}
 		if _, err := s.Resolve(ref); err == nil && len(images) == 0 {
 			t.Errorf("Resolve(%q) found an image where List finds none", ref)

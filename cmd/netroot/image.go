@@ -1,0 +1,103 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"netroot/internal/store"
+	"netroot/internal/term"
+)
+
+func imageCmd(e *env) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "image",
+		Short: "List, tag, check and remove the images of the store",
+		Long: `An image is a version of a label: a packed root, a kernel, an initramfs and facts
+about them. It never changes. Verbs name it as follows:
+
+  LABEL     the newest version of the label
+  LABEL@ID  one version of the label
+  TAG       the version that the tag points to
+  TAG@ID    a version that the tag points to, or pointed to before
+  ID        one version of any label
+
+An ID is the beginning of the image's digest, four digits or more. The newest
+version of a label is the one that the tag with the label's own name points to;
+a build moves that tag. Other tags are moved by "netroot image tag", and each
+move of a tag is written to its journal.
+
+An image that is booted by a tag that is not a label of the configuration has the
+settings of the label that the image belongs to.`,
+		Args: cobra.NoArgs, // else a mistyped verb would pass for a wish for help
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(imageVerbs(e)...)
+	cmd.AddCommand(imageListCmd(e), imageShowCmd(e), imageHistoryCmd(e))
+	return cmd
+}
+
+// imageVerbs are the verbs that "netroot images", the old spelling, has as well.
+func imageVerbs(e *env) []*cobra.Command {
+	return []*cobra.Command{imageTagCmd(e), imagePinCmd(e), imageUnpinCmd(e), imageRemoveCmd(e), imageGCCmd(e), imageCheckCmd(e)}
+}
+
+// imagesCmd is the old spelling of "netroot image ls", and of the other verbs with "images".
+func imagesCmd(e *env) *cobra.Command {
+	cmd := imageListCmd(e)
+	cmd.Use, cmd.Aliases, cmd.Hidden = "images", []string{"ls"}, true
+	cmd.AddCommand(imageVerbs(e)...)
+	return cmd
+}
+
+// openStore opens the store of the configuration.
+func (e *env) openStore() (*store.Store, error) {
+	cfg, err := e.config()
+	if err != nil {
+		return nil, err
+	}
+	return store.Open(cfg.Images())
+}
+
+// table prints rows, on a terminal as many columns as it has room for unless wide.
+func (e *env) table(rows [][]string, wide bool) error {
+	width := 0
+	if !wide {
+		width = term.Detect(e.stdout, os.Getenv).Width
+	}
+	return term.Table(e.stdout, term.Fit(rows, width))
+}
+
+// imageJSON prints what an image verb answers.
+func (e *env) imageJSON(v any) error {
+	enc := json.NewEncoder(e.stdout)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// completeImages completes tags, and after an "@" the versions of a label.
+func (e *env) completeImages(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	s, err := e.openStore()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	versions, _ := s.Versions() // as many as can be read
+	seen := map[string]bool{}
+	var out []string
+	for _, v := range versions {
+		names := v.Tags
+		if strings.Contains(typed, "@") {
+			names = []string{v.Name()}
+		}
+		for _, name := range names {
+			if !seen[name] {
+				seen[name] = true
+				out = append(out, name)
+			}
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}

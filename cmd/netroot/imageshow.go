@@ -1,0 +1,137 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"netroot/internal/store"
+	"netroot/internal/term"
+)
+
+func imageShowCmd(e *env) *cobra.Command {
+	var asJSON, packages bool
+	cmd := &cobra.Command{
+		Use:   "show IMAGE",
+		Short: "Show what is known of an image",
+		Long: `Show prints the facts that are recorded in an image, its tags and its parts with
+their digests. --packages prints the installed packages instead, one a line, with
+their versions.`,
+		Example: `  netroot image show debian12
+  netroot image show debian12@5daa415ee5cf --packages`,
+		Args:              oneArg("image"),
+		ValidArgsFunction: e.completeImages,
+		RunE: func(_ *cobra.Command, args []string) error {
+			cfg, err := e.config()
+			if err != nil {
+				return err
+			}
+			s, im, err := openImage(cfg, args[0])
+			if err != nil {
+				return err
+			}
+			if packages {
+				return e.printPackages(im, asJSON)
+			}
+			shown, err := describe(s, im)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return e.imageJSON(shown)
+			}
+			return e.table(shown.rows(), true)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	cmd.Flags().BoolVar(&packages, "packages", false, "print the installed packages")
+	return cmd
+}
+
+// shownImage is what is known of an image.
+type shownImage struct {
+	Name     string       `json:"name"`
+	Label    string       `json:"label"`
+	Digest   string       `json:"digest"`
+	Tags     []string     `json:"tags"`
+	Pin      string       `json:"pin,omitempty"`
+	Size     int64        `json:"size"`
+	Packages int          `json:"packages"`
+	Config   store.Config `json:"config"`
+	Parts    []shownPart  `json:"parts"`
+}
+
+type shownPart struct {
+	Role   string `json:"role"`
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+func describe(s *store.Store, im *store.Image) (*shownImage, error) {
+	list, err := im.Packages()
+	if err != nil {
+		return nil, err
+	}
+	out := &shownImage{Name: im.Name(), Label: im.Label, Digest: im.Digest.String(), Tags: []string{}, Size: im.Size(), Packages: len(list), Config: im.Config}
+	versions, _ := s.Versions() // damaged ones are not this one
+	for _, v := range versions {
+		if v.Digest == im.Digest && v.Label == im.Label {
+			out.Tags, out.Pin = append(out.Tags, v.Tags...), v.Pin
+		}
+	}
+	for _, l := range im.Manifest.Layers {
+		out.Parts = append(out.Parts, shownPart{l.Annotations[store.AnnotationRole], l.Digest.String(), l.Size})
+	}
+	return out, nil
+}
+
+func (i *shownImage) rows() [][]string {
+	c := i.Config
+	var transports []string
+	for _, t := range c.Transports {
+		transports = append(transports, string(t))
+	}
+	var rows [][]string
+	for _, row := range [][]string{
+		{"image", i.Name},
+		{"digest", i.Digest},
+		{"tags", strings.Join(i.Tags, ", ")},
+		{"pinned", i.Pin},
+		{"built", c.Created.Local().Format(time.DateTime)},
+		{"system", c.System},
+		{"architecture", c.Architecture},
+		{"kernel", c.KernelRelease},
+		{"root", strings.TrimSpace(c.RootFormat + " " + c.Compressor)},
+		{"transports", strings.Join(transports, ", ")},
+		{"recipe", c.RecipeDigest},
+		{"packages", fmt.Sprint(i.Packages)},
+		{"tree", term.Size(c.TreeSize)},
+		{"size", term.Size(i.Size)},
+	} {
+		if row[1] != "" {
+			rows = append(rows, row)
+		}
+	}
+	for _, p := range i.Parts {
+		rows = append(rows, []string{p.Role, term.Size(p.Size) + ", " + p.Digest})
+	}
+	return rows
+}
+
+func (e *env) printPackages(im *store.Image, asJSON bool) error {
+	list, err := im.Packages()
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return e.imageJSON(append([]string{}, list...)) // never null
+	}
+	for _, p := range list {
+		if _, err := fmt.Fprintln(e.stdout, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
