@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -239,7 +238,7 @@ func answering(kernel *os.File, sent uint32, failing uint32) <-chan []uint32 {
 // numbers of its commands end, and the kernel is given the new connection.
 func TestISCSIAgain(t *testing.T) {
 	const name = "iqn.2026-11.invalid.netroot:small:0123456789ab"
-	server := &iscsi.Server{Log: slog.New(slog.DiscardHandler), Lookup: func(context.Context, string) (*iscsi.Target, error) {
+	server := &iscsi.Server{Lookup: func(context.Context, string) (*iscsi.Target, error) {
 		return &iscsi.Target{Name: name, Backend: bytes.NewReader(make([]byte, 4096))}, nil
 	}}
 	l, err := net.Listen("tcp", "127.0.0.1:0")

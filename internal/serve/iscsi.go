@@ -6,12 +6,13 @@ import (
 	"fmt"
 
 	"netroot/internal/boot"
+	"netroot/internal/proto/accept"
 	"netroot/internal/proto/iscsi"
 	"netroot/internal/store"
 )
 
 func (s *Server) iscsiServer() rootServer {
-	return &iscsi.Server{Lookup: s.target, List: s.targets, Log: s.cfg.Log.With("server", "iscsi")}
+	return &iscsi.Server{Lookup: s.target, List: s.targets, Options: accept.Options{Log: s.cfg.Log.With("server", "iscsi")}}
 }
 
 // target is the packed root of the image that an IQN names.

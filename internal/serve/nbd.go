@@ -5,13 +5,14 @@ import (
 	"errors"
 	"fmt"
 
+	"netroot/internal/proto/accept"
 	"netroot/internal/proto/nbd"
 	"netroot/internal/store"
 )
 
 func (s *Server) nbdServer() rootServer {
 	return &nbd.Server{
-		Lookup: s.nbdExport, List: s.nbdExports, Log: s.cfg.Log.With("server", "nbd"),
+		Lookup: s.nbdExport, List: s.nbdExports, Options: accept.Options{Log: s.cfg.Log.With("server", "nbd")},
 		TLS: s.cfg.TLS, RequireTLS: s.cfg.RequireTLS,
 	}
 }

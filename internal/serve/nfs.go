@@ -18,6 +18,7 @@ import (
 
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
+	"netroot/internal/proto/accept"
 	"netroot/internal/proto/nfs3"
 )
 
@@ -98,7 +99,7 @@ func newExports(cfg Config) *exports {
 func (s *Server) nfsServer() rootServer {
 	return &nfs3.Server{
 		Lookup: s.exports.lookup, Find: s.exports.find, List: s.exports.list, Unmounted: s.exports.unmounted,
-		Key: s.exports.Key, Log: s.cfg.Log.With("server", "nfs"),
+		Key: s.exports.Key, Options: accept.Options{Log: s.cfg.Log.With("server", "nfs")},
 	}
 }
 

@@ -6,12 +6,13 @@ import (
 	"fmt"
 
 	"netroot/internal/boot"
+	"netroot/internal/proto/accept"
 	"netroot/internal/proto/nvmetcp"
 	"netroot/internal/store"
 )
 
 func (s *Server) nvmeServer() rootServer {
-	return &nvmetcp.Server{Lookup: s.subsystem, List: s.subsystems, Log: s.cfg.Log.With("server", "nvme")}
+	return &nvmetcp.Server{Lookup: s.subsystem, List: s.subsystems, Options: accept.Options{Log: s.cfg.Log.With("server", "nvme")}}
 }
 
 // subsystem is the packed root of the image that an NQN names. Its identity follows from the root's bytes, so that two

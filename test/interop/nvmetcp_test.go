@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"netroot/internal/proto/accept"
 	"netroot/internal/proto/nvmetcp"
 	"netroot/internal/vm"
 )
@@ -53,7 +54,7 @@ func serveNVMe(t *testing.T, d nvmeDisk, port int) *nvmeServer {
 	}
 	s := &nvmeServer{t: t, disk: d, port: l.Addr().(*net.TCPAddr).Port}
 	s.Server = &nvmetcp.Server{
-		Log:       slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Options:   accept.Options{Log: slog.New(slog.NewTextHandler(t.Output(), nil))},
 		Advertise: netip.AddrPortFrom(netip.MustParseAddr(vm.GuestHost), uint16(s.port)),
 		List:      func(context.Context) ([]nvmetcp.Subsystem, error) { return []nvmetcp.Subsystem{*d.sub}, nil },
 		Lookup: func(_ context.Context, nqn string) (*nvmetcp.Subsystem, error) {
@@ -82,7 +83,7 @@ func serveNVMe(t *testing.T, d nvmeDisk, port int) *nvmeServer {
 // bytesRead is what the guest has read from it.
 func (s *nvmeServer) bytesRead() (n uint64) {
 	for _, st := range s.Active() {
-		n += st.Bytes
+		n += st.ReadBytes
 	}
 	return n
 }
@@ -142,7 +143,7 @@ func nvmeFabrics(t *testing.T, g *guest) {
 	out := g.run(fmt.Sprintf("exec 3<>/dev/nvme-fabrics && printf transport=tcp,traddr=%s,trsvcid=%d,nqn=%s,hostnqn=nqn.2014-08.org.nvmexpress:uuid:%s,hostid=%s,"+
 		"nr_io_queues=4,keep_alive_tmo=5,reconnect_delay=1,ctrl_loss_tmo=-1 >&3 && cat <&3 && until test -b /dev/nvme0n1; do usleep 20000; done",
 		vm.GuestHost, s.port, s.disk.sub.NQN, id, id))
-	if st := s.Active(); len(st) != 1 || out != fmt.Sprintf("instance=0,cntlid=%d", st[0].Controller) || !strings.HasSuffix(st[0].Host, id) {
+	if st := s.Active(); len(st) != 1 || out != fmt.Sprintf("instance=0,cntlid=%d", st[0].Number) || !strings.HasSuffix(st[0].Client, id) {
 		t.Errorf("the kernel says %q, the server %+v", out, st)
 	}
 	g.run("echo 1 > /sys/class/nvme/nvme0/delete_controller && while ls /dev/nvme?n1; do usleep 20000; done")
@@ -156,7 +157,7 @@ func nvmeRead(t *testing.T, g *guest) {
 		if out := g.run("sha256sum < /dev/nvme0n1; blockdev --getro /dev/nvme0n1; blockdev --getsz /dev/nvme0n1"); out != s.disk.sha256+"  -\n1\n16386" {
 			t.Errorf("with %q: digest, read-only, size:\n%s\nwant %s", options, out, s.disk.sha256)
 		}
-		if st := s.Active(); len(st) != 1 || strings.Contains(options, "poll") != (st[0].Queues > 1) {
+		if st := s.Active(); len(st) != 1 || strings.Contains(options, "poll") != (st[0].Connections > 1) {
 			t.Errorf("with %q: %+v", options, st)
 		}
 		// Large reads past the page cache, which Linux splits as MDTS says.

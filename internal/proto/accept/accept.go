@@ -1,9 +1,8 @@
-// Package accept is what the servers of all protocols have in common. Loop takes a server's connections: so many at
-// once, through the errors that pass, with peers that vanished found out, and to an orderly end. They wait in the way
-// that costs least for what they do just then. Replies writes what a server answers on one of them.
+// Package accept is what the servers of all protocols have in common: a Loop takes a server's connections, bounds them and
+// the memory that they use, in all and for each peer address, counts what they do, tells an Observer of it, and brings
+// them to an orderly end. Replies writes the replies on one connection, and Buffers keeps the buffers that hold them.
 //
-// It knows no protocol, and a panic in a connection's life is for the protocol to survive, which knows what else there
-// is to let go of.
+// It knows no protocol, and is not a server: each protocol reads and answers its own requests.
 package accept
 
 import (
@@ -16,47 +15,105 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 )
 
 const (
-	// Stall is how long data may wait for its peer to take it: here by the kernel, in the servers as the deadline
+	// Stall is how long data may wait for its peer to take it: in the kernel (Tune), and in the servers as the deadline
 	// of each write. A machine that was frozen for longer must connect again.
 	Stall = time.Minute
 	// Grace is how long replies under way have to leave when the loop ends.
 	Grace = time.Second
-	// Spare is how many connections above Max are told that they are too many, where a protocol can say it.
+	// FirstRequest is how long a new connection may send nothing. Run sets it as the read deadline; a protocol
+	// replaces it when it has received something.
+	FirstRequest = 10 * time.Second
+	// Spare is how many connections above the limits are told that they are too many, where a protocol can say it.
 	Spare = 64
 
-	silence    = 30 * time.Second // until the kernel asks whether the peer is there
-	askAgain   = 10 * time.Second // until it asks again
-	asks       = 3                // without an answer: the peer is gone
-	retryPause = time.Second      // after an error that passes
+	// One peer address has at most this part of the connections and of the memory of a server.
+	peerShare = 4
+	// A peer address may always have this many connections: an NVMe host makes one for each of its processors.
+	leastPeerConns = 16
+
+	keepaliveIdle     = 30 * time.Second // until the kernel asks whether the peer is there
+	keepaliveInterval = 10 * time.Second // until it asks again
+	keepaliveCount    = 3                // unanswered questions after which the peer is gone
+	retryPause        = time.Second      // after an error that passes
 )
 
-// Loop accepts connections for one server. Its fields are set before Run and left alone after.
-type Loop struct {
-	// Protocol stands in front of errors and log lines.
-	Protocol string
-	// Log gets a line for each connection that is refused for being one too many. It is not nil.
+// Options are what the owner of a server sets, whatever its protocol.
+type Options struct {
+	// Log gets one line for each client that attaches, leaves or is refused. Nil discards them.
 	Log *slog.Logger
-	// Max bounds the connections, of all listeners together.
-	Max int
-	// Serve is the life of one connection, in a goroutine of its own. When ctx ends it gets no further bytes (its
-	// reads meet a deadline) and has Grace to come to an end; then nc is closed, as it is when Serve returns. Of TCP it
-	// has CloseWrite, like net's own.
-	Serve func(ctx context.Context, nc net.Conn)
-	// Surplus, when set, is the life of a connection above Max, of which there are at most Spare: it tells the
-	// peer in the protocol's words, and logs it. Without it they are logged and closed at once.
-	Surplus func(ctx context.Context, nc net.Conn)
-
-	open atomic.Int64
+	// MaxConns bounds the connections, of which one peer address has at most a quarter (but 16). 0 means the
+	// protocol's default.
+	MaxConns int
+	// MaxBuffer bounds the bytes of requests and replies that are held in memory for all connections together. One
+	// peer address holds at most a quarter of them, or as much as one connection can use. A connection can always
+	// have one small request served beside that. 0 means the protocol's default.
+	MaxBuffer int64
+	// Observer, when set, is told when a client attaches an export, when it leaves, and when an export fails.
+	Observer Observer
 }
 
-// Open returns how many connections there are now.
-func (l *Loop) Open() int { return int(l.open.Load()) }
+// Limits are a protocol's: defaults for Options, and bounds of one connection.
+type Limits struct {
+	MaxConns  int
+	MaxBuffer int64
+	// LeastBuffer raises a MaxBuffer that is too small for the protocol's largest request.
+	LeastBuffer int64
+	// ConnBuffer and ConnRequests bound the requests of one connection that are under way, by bytes and number.
+	ConnBuffer   int64
+	ConnRequests int
+}
 
-// Run accepts connections until ctx ends, then closes ln and waits for every connection's end, and returns nil. When
+// Loop accepts connections for one server. Its exported fields are set before Run and not changed after it.
+type Loop struct {
+	Options
+	// Protocol is the prefix of errors and log lines.
+	Protocol string
+	// Serve serves one connection, in a goroutine of its own; the connection is closed when it returns. ctx ends with
+	// the connection (Conn.Fail), and when the loop ends: then the connection's reads fail, and Serve has Grace to
+	// send what is under way.
+	Serve func(ctx context.Context, c *Conn)
+	// TellSurplus has Serve called for a connection above the limits too, of which there are at most Spare, with the
+	// reason in Conn.Surplus: the protocol tells its peer and logs it. Otherwise they are logged and closed.
+	TellSurplus bool
+
+	limits Limits
+	memory *semaphore.Weighted // of MaxBuffer bytes
+	held   atomic.Int64        // bytes of it
+	log    refusals
+
+	mu      sync.Mutex
+	surplus int
+	conns   map[*Conn]struct{}
+	peers   map[string]*peer // by address
+	active  map[*Attachment]struct{}
+	past    Counters // of connections that have ended
+}
+
+// NewLoop returns a Loop. Serve is for the caller to set.
+func NewLoop(protocol string, o Options, limits Limits) *Loop {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxConns <= 0 {
+		o.MaxConns = limits.MaxConns
+	}
+	if o.MaxBuffer <= 0 {
+		o.MaxBuffer = limits.MaxBuffer
+	}
+	o.MaxBuffer = max(o.MaxBuffer, limits.LeastBuffer)
+	return &Loop{
+		Options: o, Protocol: protocol, limits: limits,
+		memory: semaphore.NewWeighted(o.MaxBuffer), log: refusals{log: o.Log, protocol: protocol},
+		conns: make(map[*Conn]struct{}), peers: make(map[string]*peer), active: make(map[*Attachment]struct{}),
+	}
+}
+
+// Run accepts connections until ctx ends, then closes ln, waits for the end of every connection, and returns nil. When
 // ln fails it does the same and returns the error. It may run for several listeners at once.
 func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 	defer ln.Close()
@@ -66,6 +123,7 @@ func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 	err := l.accept(ctx, ln, &lives)
 	cancel()
 	lives.Wait()
+	l.log.flush()
 	return err
 }
 
@@ -87,17 +145,14 @@ func (l *Loop) accept(ctx context.Context, ln net.Listener, lives *sync.WaitGrou
 		case err != nil:
 			return fmt.Errorf("%s: accept on %s: %w", l.Protocol, ln.Addr(), err)
 		default:
-			if serve := l.admit(nc); serve != nil {
-				lives.Go(func() {
-					defer l.open.Add(-1)
-					live(ctx, nc, serve)
-				})
+			if c := l.admit(ctx, nc); c != nil {
+				lives.Go(func() { l.live(ctx, c) })
 			}
 		}
 	}
 }
 
-// transient errors of accept(2) pass: a client that left before it was accepted, or a full table.
+// transient reports whether an error of accept(2) passes: a client that left before it was accepted, or a full table.
 func transient(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
 		if errors.Is(err, e) {
@@ -107,54 +162,68 @@ func transient(err error) bool {
 	return false
 }
 
-// admit counts a connection and says what its life is; nil when it was refused.
-func (l *Loop) admit(nc net.Conn) func(context.Context, net.Conn) {
-	n := int(l.open.Add(1))
-	switch {
-	case n <= l.Max:
-		return l.Serve
-	case l.Surplus != nil && n <= l.Max+Spare:
-		return l.Surplus
+// admit makes a connection one of the loop's. It returns nil when the connection was refused.
+func (l *Loop) admit(ctx context.Context, nc net.Conn) *Conn {
+	c := l.newConn(ctx, nc)
+	l.mu.Lock()
+	l.past.Accepted++
+	c.Surplus = l.tooMany(c)
+	refused := c.Surplus != nil && !(l.TellSurplus && l.surplus < Spare)
+	if !refused {
+		l.enter(c)
 	}
-	l.Log.Warn(l.Protocol+": refused", "peer", nc.RemoteAddr().String(), "why", l.TooMany())
-	nc.Close()
-	l.open.Add(-1)
-	return nil
+	l.mu.Unlock()
+	if refused {
+		c.Refused(c.Surplus)
+		c.cancel()
+		nc.Close()
+		return nil
+	}
+	return c
 }
 
-// TooMany is why a connection above Max is refused.
-func (l *Loop) TooMany() error { return fmt.Errorf("more than %d connections", l.Max) }
-
-// live leads one connection to its end: its own, or Grace after that of ctx.
-func live(ctx context.Context, nc net.Conn, serve func(context.Context, net.Conn)) {
-	Tune(nc)
-	if tc, ok := nc.(*net.TCPConn); ok {
-		nc = newConn(tc)
+// ServeConn serves a connection that the caller has accepted, until it ends or Grace after the end of ctx.
+func (l *Loop) ServeConn(ctx context.Context, nc net.Conn) {
+	if c := l.admit(ctx, nc); c != nil {
+		l.live(ctx, c)
 	}
+}
+
+// live is ServeConn for a connection that was admitted.
+func (l *Loop) live(ctx context.Context, c *Conn) {
+	defer l.leave(c)
+	defer c.cancel()
+	Tune(c.Conn)
+	if tc, ok := c.Conn.(*net.TCPConn); ok {
+		c.Conn = newConn(tc)
+	}
+	c.SetReadDeadline(time.Now().Add(FirstRequest))
 	left := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		nc.SetReadDeadline(time.Now())
+		c.stopReading()
 		select {
 		case <-left:
 		case <-time.After(Grace):
-			nc.Close()
+			c.Close()
 		}
 	})
 	defer stop()
 	defer close(left)
-	defer nc.Close()
-	serve(ctx, nc)
+	defer c.Close()
+	l.Serve(c.ctx, c)
 }
 
-// Tune makes the kernel notice a peer that vanished: when idle by keepalive, with data under way by
-// TCP_USER_TIMEOUT (tcp(7)), without which retransmission goes on for a quarter of an hour. Failures are
-// of no consequence. Nagle's algorithm is off by Go's default.
+// Tune makes the kernel notice a peer that vanished: on an idle connection by keepalive, and with data under way by
+// TCP_USER_TIMEOUT (tcp(7)), without which retransmission goes on for a quarter of an hour. Errors are ignored. Nagle's
+// algorithm is off by Go's default.
 func Tune(nc net.Conn) {
 	tc, ok := nc.(*net.TCPConn)
 	if !ok {
 		return
 	}
-	tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: silence, Interval: askAgain, Count: asks})
+	tc.SetKeepAliveConfig(net.KeepAliveConfig{
+		Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount,
+	})
 	if raw, err := tc.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) {
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(Stall.Milliseconds()))

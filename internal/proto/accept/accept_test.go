@@ -55,7 +55,9 @@ func (q *queue) dial() net.Conn {
 
 func newLoop(most int) (*Loop, *testlog.Buffer) {
 	log := &testlog.Buffer{}
-	return &Loop{Protocol: "echo", Log: slog.New(slog.NewTextHandler(log, nil)), Max: most}, log
+	l := NewLoop("echo", Options{Log: slog.New(slog.NewTextHandler(log, nil)), MaxConns: most}, Limits{})
+	l.Serve = echo
+	return l, log
 }
 
 // run runs the loop in the bubble of a synctest; what it returns ends it and returns its error.
@@ -70,7 +72,10 @@ func run(t *testing.T, l *Loop, q *queue) (end func() error) {
 }
 
 // echo says what it hears until it hears no more.
-func echo(_ context.Context, nc net.Conn) { io.Copy(nc, nc) }
+func echo(_ context.Context, c *Conn) {
+	c.SetReadDeadline(time.Time{})
+	io.Copy(c, c)
+}
 
 func ended(t *testing.T, nc net.Conn) {
 	t.Helper()
@@ -92,7 +97,6 @@ func heard(t *testing.T, nc net.Conn) {
 func TestLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, log := newLoop(2)
-		l.Serve = echo
 		q := newQueue()
 		end := run(t, l, q)
 		first, second := q.dial(), q.dial()
@@ -102,15 +106,15 @@ func TestLimit(t *testing.T) {
 		}
 		heard(t, first)
 		first.Close()
-		if synctest.Wait(); l.Open() != 1 {
-			t.Errorf("%d open", l.Open())
+		if synctest.Wait(); l.Counters().Open != 1 {
+			t.Errorf("%d open", l.Counters().Open)
 		}
 		third := q.dial()
 		heard(t, third)
 		second.Close()
 		third.Close()
-		if err := end(); err != nil || l.Open() != 0 {
-			t.Errorf("%v, %d open", err, l.Open())
+		if err := end(); err != nil || l.Counters().Open != 0 {
+			t.Errorf("%v, %d open", err, l.Counters().Open)
 		}
 	})
 }
@@ -119,10 +123,15 @@ func TestLimit(t *testing.T) {
 func TestSurplus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, log := newLoop(1)
-		l.Serve = echo
-		l.Surplus = func(_ context.Context, nc net.Conn) {
-			io.WriteString(nc, l.TooMany().Error())
-			io.Copy(io.Discard, nc)
+		l.TellSurplus = true
+		l.Serve = func(ctx context.Context, c *Conn) {
+			if c.Surplus == nil {
+				echo(ctx, c)
+				return
+			}
+			c.SetReadDeadline(time.Time{})
+			io.WriteString(c, c.Surplus.Error())
+			io.Copy(io.Discard, c)
 		}
 		q := newQueue()
 		end := run(t, l, q)
@@ -144,8 +153,8 @@ func TestSurplus(t *testing.T) {
 			t.Errorf("log:\n%s", log)
 		}
 		heard(t, conns[0])
-		if l.Open() != 1+Spare {
-			t.Errorf("%d open", l.Open())
+		if l.Counters().Open != 1+Spare {
+			t.Errorf("%d open", l.Counters().Open)
 		}
 		end()
 		for _, nc := range conns {
@@ -158,7 +167,6 @@ func TestSurplus(t *testing.T) {
 func TestErrorsThatPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, log := newLoop(1)
-		l.Serve = echo
 		q := newQueue()
 		end := run(t, l, q)
 		begin := time.Now()
@@ -187,15 +195,14 @@ func TestErrorsThatPass(t *testing.T) {
 func TestListenerFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := newLoop(1)
-		l.Serve = echo
 		q := newQueue()
 		done := make(chan error, 1)
 		go func() { done <- l.Run(t.Context(), q) }()
 		nc := q.dial()
 		heard(t, nc)
 		q.next <- errors.New("no more")
-		if err := <-done; err == nil || err.Error() != "echo: accept on 127.0.0.1:7: no more" || l.Open() != 0 {
-			t.Errorf("%v, %d open", err, l.Open())
+		if err := <-done; err == nil || err.Error() != "echo: accept on 127.0.0.1:7: no more" || l.Counters().Open != 0 {
+			t.Errorf("%v, %d open", err, l.Counters().Open)
 		}
 		ended(t, nc)
 	})
@@ -204,17 +211,17 @@ func TestListenerFails(t *testing.T) {
 // TestEnd: who is idle ends at once, who has work under way may finish it, who does not come to an end is ended.
 func TestEnd(t *testing.T) {
 	for name, tt := range map[string]struct {
-		serve func(ctx context.Context, nc net.Conn)
+		serve func(ctx context.Context, nc *Conn)
 		hears string
 		after time.Duration
 	}{
 		"idle": {echo, "", 0},
-		"finishes": {func(ctx context.Context, nc net.Conn) {
+		"finishes": {func(ctx context.Context, nc *Conn) {
 			<-ctx.Done()
 			time.Sleep(Grace / 2)
 			io.WriteString(nc, "done")
 		}, "done", Grace / 2},
-		"hangs": {func(ctx context.Context, nc net.Conn) {
+		"hangs": {func(ctx context.Context, nc *Conn) {
 			if _, err := nc.Write([]byte("word")); err == nil {
 				t.Error("the word was taken")
 			}
@@ -257,8 +264,8 @@ func TestEnd(t *testing.T) {
 func TestVanishedPeersAreNoticed(t *testing.T) {
 	l, _ := newLoop(2)
 	options := make(chan [5]int, 2)
-	l.Serve = func(ctx context.Context, nc net.Conn) {
-		raw, err := nc.(*conn).idle.Load().SyscallConn()
+	l.Serve = func(ctx context.Context, nc *Conn) {
+		raw, err := nc.Conn.(*conn).idle.Load().SyscallConn()
 		if err != nil {
 			t.Error(err)
 		}
@@ -296,8 +303,8 @@ func TestVanishedPeersAreNoticed(t *testing.T) {
 		}
 		defer ended(t, nc) // with the loops
 	}
-	if l.Open() != 2 {
-		t.Errorf("%d open", l.Open())
+	if l.Counters().Open != 2 {
+		t.Errorf("%d open", l.Counters().Open)
 	}
 	cancel()
 	loops.Wait()

@@ -57,6 +57,26 @@ func (r *Replies) Send(b []byte) error {
 	return r.flush()
 }
 
+// Stream sends a reply that is larger than its buffer: b, then what next returns until no byte is left of those that
+// follow b. Nothing else is sent in between. After an error of next the reply cannot be completed, so that the connection
+// is of no more use.
+func (r *Replies) Stream(b []byte, left int, next func(left int) ([]byte, error)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flush()
+	for {
+		if err := r.write(b); err != nil || left == 0 {
+			return err
+		}
+		var err error
+		if b, err = next(left); err != nil {
+			r.err = fmt.Errorf("reply: %w", err)
+			return r.err
+		}
+		left -= len(b)
+	}
+}
+
 // Hold has small replies held from now on, or sends what is held and from now on everything at once. Whatever the caller
 // waits for meanwhile, none is held for longer than a millisecond or so.
 func (r *Replies) Hold(on bool) error {

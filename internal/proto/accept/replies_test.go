@@ -112,6 +112,39 @@ func TestRepliesFail(t *testing.T) {
 	})
 }
 
+// TestStream: nothing else is sent between the pieces of a reply, and what was held leaves before them.
+func TestStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &written{}
+		r := NewReplies(w, "client")
+		r.Hold(true)
+		r.Send([]byte("held"))
+		var sent sync.WaitGroup
+		err := r.Stream([]byte("one"), 5, func(left int) ([]byte, error) {
+			if left == 5 {
+				sent.Go(func() { r.Send([]byte("other")) }) // waits for the mutex, or comes later
+				return []byte("two"), nil
+			}
+			return []byte("3!")[:left], nil
+		})
+		r.Hold(false)
+		sent.Wait()
+		if want := []string{"held", "one", "two", "3!", "other"}; err != nil || !slices.Equal(w.sofar(), want) {
+			t.Errorf("%v, wrote %q", err, w.sofar())
+		}
+		broken := errors.New("broken")
+		if err := r.Stream([]byte("one"), 5, func(int) ([]byte, error) { return nil, broken }); !errors.Is(err, broken) {
+			t.Error(err)
+		}
+		if err := r.Send([]byte("rest?")); !errors.Is(err, broken) || len(w.sofar()) != 6 {
+			t.Errorf("after half of a reply: %v, wrote %q", err, w.sofar())
+		}
+		if err := r.Stream([]byte("again"), 5, nil); !errors.Is(err, broken) {
+			t.Error(err)
+		}
+	})
+}
+
 // TestRepliesAreNotHeldLong: whatever the reader of requests waits for.
 func TestRepliesAreNotHeldLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

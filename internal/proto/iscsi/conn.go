@@ -3,12 +3,9 @@ package iscsi
 import (
 	"bufio"
 	"errors"
-	"net"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"netroot/internal/proto/accept"
 )
@@ -17,10 +14,9 @@ const readAhead = 2 << 10 // bytes of requests read at once: some forty
 
 // conn is one initiator's connection, which is its session.
 type conn struct {
-	srv  *Server
-	peer string
-	nc   net.Conn
-	r    *bufio.Reader
+	*accept.Conn
+	srv *Server
+	r   *bufio.Reader
 
 	replies *accept.Replies
 
@@ -45,18 +41,12 @@ type conn struct {
 	tasks
 	text exchange
 
-	since    time.Time // it logged in
-	reads    atomic.Uint64
-	bytes    atomic.Uint64
-	slow     atomic.Bool           // the last small read took long
-	ioFailed atomic.Bool           // a backend error was logged
-	wrong    bool                  // a command was refused, and that was logged
-	cause    atomic.Pointer[error] // why this side closed the connection
+	session *accept.Attachment // nil in a discovery session
+	slow    atomic.Bool        // the last small read took long
 }
 
-func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{srv: s, peer: nc.RemoteAddr().String(), nc: nc, r: bufio.NewReaderSize(nc, readAhead),
-		replies: accept.NewReplies(nc, "initiator")}
+func newConn(s *Server, nc *accept.Conn) *conn {
+	return &conn{Conn: nc, srv: s, r: bufio.NewReaderSize(nc, readAhead), replies: accept.NewReplies(nc, "initiator")}
 }
 
 // agree ends the login: from here the connection goes by t.
@@ -81,32 +71,12 @@ func (c *conn) targetName() string {
 
 // close closes the connection and lets go of the target. Commands must be over. It may be called twice.
 func (c *conn) close() {
-	c.nc.Close()
+	c.Close()
 	c.srv.leave(c)
 	if c.target != nil && !c.released {
 		c.released = true
 		c.target.release()
 	}
-}
-
-// fail ends the connection from any goroutine; the first cause is kept.
-func (c *conn) fail(err error) {
-	c.cause.CompareAndSwap(nil, &err)
-	c.nc.Close()
-}
-
-// survive keeps a panic of this connection, or of its backend, from ending the server.
-func (c *conn) survive(what string) {
-	if p := recover(); p != nil {
-		c.srv.Log.Error("iscsi: panic, connection closed", "in", what, "peer", c.peer, "target", c.targetName(),
-			"panic", p, "stack", string(debug.Stack()))
-		c.fail(errors.New("panic"))
-	}
-}
-
-func (c *conn) stat() Stat {
-	return Stat{Peer: c.peer, Initiator: c.initiator, Target: c.targetName(), Since: c.since,
-		Reads: c.reads.Load(), Bytes: c.bytes.Load()}
 }
 
 // send numbers the PDUs in b and sends them: for a task unless that was aborted, and as its last word when it

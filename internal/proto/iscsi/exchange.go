@@ -123,7 +123,7 @@ func (c *conn) sendTargets(ctx context.Context, which string) ([]byte, error) {
 	}
 	var b strings.Builder
 	for _, name := range names {
-		fmt.Fprintf(&b, "%s=%s\x00%s=%s,%d\x00", keyTargetName, name, keyTargetAddress, c.nc.LocalAddr(), portalGroup)
+		fmt.Fprintf(&b, "%s=%s\x00%s=%s,%d\x00", keyTargetName, name, keyTargetAddress, c.LocalAddr(), portalGroup)
 	}
 	return []byte(b.String()), nil
 }

@@ -53,12 +53,12 @@ func FuzzServer(f *testing.F) {
 		}
 		s.once.Do(s.setup)
 		conn := &feed{r: bytes.NewReader(data)}
-		s.serve(t.Context(), conn, false)
+		s.loop.ServeConn(t.Context(), conn)
 		if held != 0 {
 			t.Errorf("%d targets not released", held)
 		}
-		if !s.memory.TryAcquire(s.MaxBuffer) {
-			t.Error("memory not given back")
+		if n := s.Counters().Memory; n != 0 {
+			t.Errorf("%d bytes of memory are not given back", n)
 		}
 		if len(s.sessions) != 0 {
 			t.Error("session not left")

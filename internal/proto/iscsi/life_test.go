@@ -9,12 +9,16 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
+
+const bufferSize = maxBuffer + headRoom // of the largest piece of a READ
 
 // TestManyClients reads from many connections with many commands under way, of all sizes, with and without
 // digests, and looks at every byte. The race detector has most to say here.
 func TestManyClients(t *testing.T) {
-	s := &Server{MaxBuffer: 2 * bufferSize(maxBuffer)} // so that some go without
+	s := &Server{Options: accept.Options{MaxBuffer: 2 * bufferSize}} // so that some go without
 	addr, _, _ := start(t, s)
 	want := &memory{size: 128 << 20}
 	var clients sync.WaitGroup
@@ -54,13 +58,7 @@ func TestManyClients(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	until(t, "memory to come back", func() bool {
-		free := s.memory.TryAcquire(s.MaxBuffer)
-		if free {
-			s.memory.Release(s.MaxBuffer)
-		}
-		return free
-	})
+	until(t, "memory to come back", func() bool { return s.Counters().Memory == 0 })
 }
 
 // gate is a disk whose reads wait until they are let through.
@@ -240,17 +238,11 @@ func TestSlowBackendGoesParallel(t *testing.T) {
 // TestStalledClientsDoNotStopOthers: an initiator that does not take what it asked for holds all of the
 // server's memory; another's reads go on, small and large.
 func TestStalledClientsDoNotStopOthers(t *testing.T) {
-	s := &Server{MaxBuffer: bufferSize(maxBuffer)}
+	s := &Server{Options: accept.Options{MaxBuffer: bufferSize}}
 	addr, _, _ := start(t, s)
 	stalled := attach(t, addr, "big")
 	stalled.read(1, 0, maxBlocks)
-	until(t, "all memory to be taken", func() bool {
-		free := s.memory.TryAcquire(1)
-		if free {
-			s.memory.Release(1)
-		}
-		return !free
-	})
+	until(t, "all memory to be taken", func() bool { return s.Counters().Memory == bufferSize })
 	c := attach(t, addr, "big")
 	for i := range uint32(40) {
 		c.read(i, 0, 1+2048*(i&1))

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
 
 // Stages of a connection (RFC 7143 §11.12.3).
@@ -47,11 +49,11 @@ func newLogin(c *conn) *login { return &login{c: c, terms: newTerms()} }
 func (l *login) run(ctx context.Context) error {
 	end := time.Now().Add(loginTimeout)
 	for range maxLoginPDUs {
-		next := time.Now().Add(requestTimeout)
+		next := time.Now().Add(accept.FirstRequest)
 		if next.After(end) {
 			next = end
 		}
-		l.c.nc.SetReadDeadline(next)
+		l.c.SetReadDeadline(next)
 		data, err := digests{}.read(l.c.r, &l.h, maxReceive)
 		if err != nil {
 			return fmt.Errorf("login: %w", timedOut(err))
@@ -62,7 +64,7 @@ func (l *login) run(ctx context.Context) error {
 			l.refuse(r.status)
 		}
 		if done || err != nil {
-			l.c.nc.SetReadDeadline(time.Time{})
+			l.c.SetReadDeadline(time.Time{})
 			return err
 		}
 	}

@@ -7,28 +7,20 @@ import (
 	"time"
 )
 
-// requests serves the full feature phase until the initiator logs out (nil), or leaves (io.EOF when without a
-// word), or an error ends it. When it returns no command runs.
+// requests serves the full feature phase until the initiator logs out (errLoggedOut), or leaves (io.EOF
+// if it did not announce that), or an error ends it. When it returns no command runs.
 func (c *conn) requests(ctx context.Context) error {
 	err := c.loop(ctx)
 	c.dropQueue()
-	stopping := ctx.Err() != nil
-	if !stopping { // replies under way are of no use any more
-		c.nc.Close()
+	if !c.Stopping() { // replies under way are of no use any more
+		c.Close()
 	}
 	c.workers.Wait()
-	if cause := c.cause.Load(); stopping {
-		return errStopping
-	} else if cause != nil {
-		return *cause
-	}
-	return err
+	return c.Cause(err)
 }
 
-var (
-	errLoggedOut = errors.New("logged out") // ends loop
-	errStopping  = errors.New("the server stops")
-)
+// errLoggedOut ends the requests of an initiator that said so.
+var errLoggedOut = errors.New("logged out")
 
 func (c *conn) loop(ctx context.Context) error {
 	var h header
@@ -36,8 +28,8 @@ func (c *conn) loop(ctx context.Context) error {
 		if err := c.replies.Hold(c.r.Buffered() >= headerSize); err != nil {
 			return err
 		}
-		if c.target == nil && ctx.Err() == nil {
-			c.nc.SetReadDeadline(time.Now().Add(listTimeout))
+		if c.target == nil {
+			c.SetReadDeadline(time.Now().Add(listTimeout))
 		}
 		data, err := c.read(c.r, &h, maxReceive)
 		if errors.Is(err, errDataDigest) { // recovery level 0: the session ends (§7.8)
@@ -46,12 +38,11 @@ func (c *conn) loop(ctx context.Context) error {
 		if err != nil {
 			return timedOut(err)
 		}
+		c.Requested()
 		err = c.handle(ctx, &h, data)
-		if err == errLoggedOut {
-			return c.replies.Hold(false)
-		}
 		if err != nil {
-			return errors.Join(err, c.replies.Hold(false))
+			c.replies.Hold(false)
+			return err
 		}
 	}
 }
@@ -73,7 +64,7 @@ func (c *conn) handle(ctx context.Context, h *header, data []byte) error {
 		return c.reject(h, rejectUnsupported)
 	}
 	if h.op() == opCommand {
-		return c.command(h)
+		return c.command(ctx, h)
 	}
 	if !h.immediate() {
 		c.maxCmdSN.Add(1) // answered at once
@@ -138,7 +129,7 @@ func (c *conn) ping(h *header, data []byte) error {
 // command starts a SCSI command (§11.3). What is quick is run at once: a small read from the page cache takes
 // less time than handing it to a goroutine; one that must wait for a disk should not keep the next from
 // waiting beside it.
-func (c *conn) command(h *header) error {
+func (c *conn) command(ctx context.Context, h *header) error {
 	t := &task{tag: h.tag(), expect: be.Uint32(h[20:]), reads: h[1]&flagRead != 0, immediate: h.immediate()}
 	reason := rejectProtocol // to a discovery session
 	switch {
@@ -159,26 +150,22 @@ func (c *conn) command(h *header) error {
 		c.misused(b, t.sense)
 	}
 	if t.n <= quickRead && !c.slow.Load() && c.idle() {
-		return c.run(t)
+		return c.run(ctx, t)
 	}
-	c.start(t)
+	c.start(ctx, t)
 	return nil
 }
 
 // misused logs the first command of a connection that writes or reads past the end. Others that are refused are how
 // initiators find out what a disk can.
 func (c *conn) misused(b *cdb, s sense) {
-	if c.wrong {
-		return
-	}
-	c.wrong = true
 	why := "past the end of the disk"
 	if s == senseProtected {
 		why = "the disk is read-only"
 	}
 	lba, blocks := b.extent()
-	c.srv.Log.Warn("iscsi: command refused; further ones on this connection are not logged", "peer", c.peer,
-		"initiator", clip(c.initiator), "target", c.targetName(), "opcode", b[0], "lba", lba, "blocks", blocks, "why", why)
+	c.Misused("command", why, "client", clip(c.initiator), "export", c.targetName(), "opcode", b[0],
+		"lba", lba, "blocks", blocks)
 }
 
 // Functions and answers of task management (§11.5.1, §11.6.1).

@@ -2,6 +2,7 @@ package iscsi
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"hash/crc32"
 	"io"
@@ -29,7 +30,7 @@ type stream struct {
 }
 
 // run answers t: Data-In with the status in the last one (RFC 7143 §11.7), or a response.
-func (c *conn) run(t *task) error {
+func (c *conn) run(ctx context.Context, t *task) error {
 	if t.sense != (sense{}) {
 		return c.respond(&stream{t: t}, t.sense)
 	}
@@ -40,27 +41,37 @@ func (c *conn) run(t *task) error {
 	if s.total = min(s.all, t.room()); s.total == 0 {
 		return c.respond(&s, sense{})
 	}
-	size := min(s.total, maxBuffer)
-	if c.srv.memory.TryAcquire(bufferSize(size)) {
-		defer c.srv.memory.Release(bufferSize(size))
-	} else { // one at a time and small: nobody can stop the others by not taking what was asked for
-		c.lean.Lock()
-		defer c.lean.Unlock()
-		size = min(size, leanBuffer)
+	size := int(min(s.total, maxBuffer))
+	lean := min(size, leanBuffer)
+	p, full, err := c.Admit(ctx, c.srv.bufs.Size(size), c.srv.bufs.Size(lean))
+	if err != nil {
+		return err
 	}
-	buf := c.srv.bufs.get(size)
-	defer c.srv.bufs.put(buf)
+	defer c.Leave(p)
+	if !full {
+		size = lean
+	}
+	return c.stream(t, &s, size)
+}
+
+// stream sends the data of t through a buffer of size bytes.
+func (c *conn) stream(t *task, s *stream, size int) error {
+	buf := c.srv.bufs.Get(size)
+	defer c.srv.bufs.Put(buf)
 	for s.sent < s.total {
-		before := s
-		b, err := c.fill((*buf)[:0], &s)
+		if c.Failed() {
+			return c.Cause(nil)
+		}
+		before := *s
+		b, err := c.fill(*buf, s)
 		if err != nil {
-			s = before // what was filled is not sent
-			c.backendFailed(&s, err)
-			return c.respond(&s, senseUnreadable)
+			*s = before // what was filled is not sent
+			c.session.Failed("read failed, told the initiator a medium error", err,
+				"offset", s.off+s.sent, "length", s.total-s.sent)
+			return c.respond(s, senseUnreadable)
 		}
 		if s.sent == s.total && t.n > 0 {
-			c.reads.Add(1)
-			c.bytes.Add(uint64(s.total))
+			c.session.Read(int(s.total))
 		}
 		if err := c.send(b, t, s.sent == s.total); err != nil {
 			return err
@@ -153,12 +164,4 @@ func (c *conn) respond(s *stream, e sense) error {
 		data = append(be.AppendUint16(nil, uint16(len(fixed))), fixed...)
 	}
 	return c.send(c.appendPDU(nil, &h, data), s.t, true)
-}
-
-// backendFailed logs the first failure of a connection: a lost disk would fill the log otherwise.
-func (c *conn) backendFailed(s *stream, err error) {
-	if c.ioFailed.CompareAndSwap(false, true) {
-		c.srv.Log.Error("iscsi: read failed, told the initiator a medium error; further ones on this connection are not logged",
-			"target", c.targetName(), "peer", c.peer, "offset", s.off+s.sent, "length", s.total-s.sent, "why", err)
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -40,7 +41,7 @@ func TestSessionIsTakenOver(t *testing.T) {
 	until(t, "the old session to leave", func() bool {
 		return strings.Contains(log.String(), `why="the initiator logged in again"`) && len(s.Active()) == 4
 	})
-	if !strings.Contains(log.String(), `msg="iscsi: session taken over" peer=127.0.0.1 from=127.0.0.1 initiator=`+cfg.Initiator) {
+	if !strings.Contains(log.String(), `msg="iscsi: session taken over" peer=127.0.0.1 from=127.0.0.1 client=`+cfg.Initiator) {
 		t.Error(log)
 	}
 }
@@ -118,7 +119,7 @@ func TestServeEnds(t *testing.T) {
 	stalled := attach(t, addr, "big")
 	stalled.read(1, 0, maxBlocks)
 	until(t, "all clients", func() bool {
-		return len(s.Active()) == 2 && s.conns.Open() == 3 && !s.memory.TryAcquire(s.MaxBuffer)
+		return len(s.Active()) == 2 && s.Counters().Open == 3 && s.Counters().Memory > 0
 	})
 	begin := time.Now()
 	stop()
@@ -135,7 +136,7 @@ func TestServeEnds(t *testing.T) {
 
 // TestMaxConns: a surplus initiator is told to come later.
 func TestMaxConns(t *testing.T) {
-	s := &Server{MaxConns: 2}
+	s := &Server{Options: accept.Options{MaxConns: 2}}
 	addr, log, _ := start(t, s)
 	first := attach(t, addr, "root")
 	attach(t, addr, "root")
@@ -145,7 +146,7 @@ func TestMaxConns(t *testing.T) {
 	}
 	until(t, "the refusal in the log", func() bool { return strings.Contains(log.String(), `why="more than 2 connections"`) })
 	first.conn.Close()
-	until(t, "the first to be gone", func() bool { return s.conns.Open() == 1 })
+	until(t, "the first to be gone", func() bool { return s.Counters().Open == 1 })
 	attach(t, addr, "root")
 	for range accept.Spare + 8 {
 		dial(t, addr)
@@ -189,36 +190,42 @@ func TestReleaseOnce(t *testing.T) {
 		conn := dial(t, addr)
 		Login(t.Context(), conn, config(target))
 		conn.Close()
-		until(t, "the connection to be gone", func() bool { return s.conns.Open() == 0 })
+		until(t, "the connection to be gone", func() bool { return s.Counters().Open == 0 })
 		if o, r := opened.Load(), released.Load(); o != 1 || r != 1 {
 			t.Errorf("%s: opened %d, released %d", target, o, r)
 		}
 	}
 }
 
-func TestStats(t *testing.T) {
+func TestObserver(t *testing.T) {
 	var mu sync.Mutex
-	var seen []Stat
-	s := &Server{Observe: func(st Stat) {
+	var seen []accept.Event
+	s := &Server{Options: accept.Options{Observer: func(e accept.Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		seen = append(seen, st)
-	}}
+		seen = append(seen, e)
+	}}}
 	addr, _, stop := start(t, s)
 	c := attach(t, addr, "big")
 	c.mustRead(t, 1)
 	c.mustRead(t, bigBlocks)
 	const bytes = (1 + bigBlocks) * blockSize
-	read := Stat{Peer: c.conn.LocalAddr().String(), Initiator: node.Initiator, Target: prefix + "big", Reads: 2, Bytes: bytes}
-	apart := cmpopts.IgnoreFields(Stat{}, "Since")
-	until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []Stat{read}, apart) })
+	read := accept.Session{Protocol: "iscsi", Peer: c.conn.LocalAddr().(*net.TCPAddr).AddrPort(), Client: node.Initiator,
+		Export: prefix + "big", Number: 1, Connections: 1, Reads: 2, ReadBytes: bytes}
+	apart := cmp.Options{cmpopts.IgnoreFields(accept.Session{}, "Since"), cmpopts.EquateComparable(netip.AddrPort{})}
+	until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []accept.Session{read}, apart) })
 	c.conn.Close()
 	until(t, "the client to leave", func() bool { return len(s.Active()) == 0 })
 	stop()
-	begun, done := read, read
-	begun.Reads, begun.Bytes, done.Done = 0, 0, true
-	if d := cmp.Diff([]Stat{begun, done}, seen, apart); d != "" {
+	begun := read
+	begun.Reads, begun.ReadBytes = 0, 0
+	want := []accept.Event{{Kind: accept.Attached, Session: begun},
+		{Kind: accept.Detached, Session: read, Why: "connection closed without a logout"}}
+	if d := cmp.Diff(want, seen, apart); d != "" {
 		t.Error(d)
+	}
+	if n := s.Counters(); n.Requests != 2 || n.Out < bytes || n.Memory != 0 || n.Errors != 0 {
+		t.Errorf("%+v", n)
 	}
 }
 
@@ -234,8 +241,8 @@ func TestSlowPeers(t *testing.T) {
 		peer func(conn net.Conn)
 		want time.Duration
 	}{
-		"says nothing":   {func(net.Conn) {}, requestTimeout},
-		"half a request": {func(conn net.Conn) { conn.Write(request[:60]) }, requestTimeout},
+		"says nothing":   {func(net.Conn) {}, accept.FirstRequest},
+		"half a request": {func(conn net.Conn) { conn.Write(request[:60]) }, accept.FirstRequest},
 		"reads nothing":  {func(conn net.Conn) { conn.Write(request) }, accept.Stall},
 		"never decides": {func(conn net.Conn) {
 			go io.Copy(io.Discard, conn)
@@ -262,7 +269,7 @@ func TestSlowPeers(t *testing.T) {
 				var talk sync.WaitGroup
 				talk.Go(func() { tt.peer(peer) })
 				begin := time.Now()
-				s.serve(t.Context(), conn, false)
+				s.loop.ServeConn(t.Context(), conn)
 				if d := time.Since(begin); d != tt.want {
 					t.Errorf("gone after %v, want %v", d, tt.want)
 				}

@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"context"
 	"sync"
 )
 
@@ -8,7 +9,9 @@ const (
 	window     = 128        // commands that an initiator may have sent and not got an answer to
 	maxTasks   = window + 8 // with immediate ones
 	maxRunning = 16         // of them at once, each with a buffer of at most maxBuffer
-	leanBuffer = 64 << 10   // of one that runs while the server's memory is taken
+	maxBuffer  = 256 << 10  // bytes of data that are read and sent at once
+	leanBuffer = 64 << 10   // of a command that runs while the server's memory is taken
+	headRoom   = 1 << 10    // bytes of a buffer beside its data, for the headers of some twenty PDUs
 )
 
 // task is one SCSI command.
@@ -35,7 +38,6 @@ type tasks struct {
 	queue   []*task          // that wait for others
 	running int
 	workers sync.WaitGroup
-	lean    sync.Mutex // held by the task that runs without memory of the server's
 }
 
 // admit makes t known, and returns 0, or the reason to reject it.
@@ -106,21 +108,21 @@ func (c *conn) idle() bool {
 }
 
 // start runs t beside others as soon as fewer than maxRunning run.
-func (c *conn) start(t *task) {
+func (c *conn) start(ctx context.Context, t *task) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.queue = append(c.queue, t)
 	if c.running < maxRunning {
 		c.running++
-		c.workers.Go(c.work)
+		c.workers.Go(func() { c.work(ctx) })
 	}
 }
 
-func (c *conn) work() {
-	defer c.survive("command")
+func (c *conn) work(ctx context.Context) {
+	defer c.Survive("command")
 	for t := c.next(); t != nil; t = c.next() {
-		if err := c.run(t); err != nil {
-			c.fail(err)
+		if err := c.run(ctx, t); err != nil {
+			c.Fail(err)
 		}
 	}
 }

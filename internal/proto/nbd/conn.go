@@ -2,22 +2,24 @@ package nbd
 
 import (
 	"bufio"
-	"errors"
 	"net"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"netroot/internal/proto/accept"
 )
 
 const (
-	connInFlight = 16      // requests of one connection under way
-	connMemory   = 8 << 20 // bytes of their buffers, but for a single larger one
-	smallRead    = 128 << 10
-	readAhead    = 1 << 10 // bytes of requests read at once: 36 of them
+	connInFlight = 16                            // requests of one connection under way
+	connMemory   = 8<<20 + connInFlight*headRoom // bytes of their buffers
+	readAhead    = 1 << 10                       // bytes of requests read at once: 36 of them
+
+	// headRoom is the part of a buffer in front of the data, so that a reply's header and data leave in one write,
+	// without a copy and, under TLS, in one record.
+	headRoom = 32
+
+	// maxPiece is how many bytes of a reply are read before they are sent. A larger reply goes out in pieces.
+	maxPiece = 4 << 20
 
 	quickRead   = 256 << 10              // bytes up to which a read is quick,
 	slowBackend = 200 * time.Microsecond // unless the last one took longer
@@ -25,11 +27,10 @@ const (
 
 // conn is one client.
 type conn struct {
-	srv  *Server
-	peer string
-	raw  net.Conn
-	nc   net.Conn // raw, or TLS over it
-	r    *bufio.Reader
+	*accept.Conn
+	srv *Server
+	nc  net.Conn // Conn, or TLS over it
+	r   *bufio.Reader
 
 	replies *accept.Replies // of the transmission, on nc
 
@@ -41,46 +42,17 @@ type conn struct {
 	tls        bool
 	context    *string // the export for which base:allocation was selected
 
-	inFlight *semaphore.Weighted // of connMemory, see admit
-	slow     atomic.Bool         // the backend's last read took long
-	told     string              // why an option was refused last
-	wrong    bool                // a request was refused, and that was logged
-	since    time.Time           // it attached the export
-	reads    atomic.Uint64
-	bytes    atomic.Uint64
-	ioFailed atomic.Bool           // a backend error was logged
-	cause    atomic.Pointer[error] // why this side closed the connection
+	session *accept.Attachment
+	slow    atomic.Bool // the backend's last read took long
+	told    string      // why an option was refused last
 }
 
-func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{
-		srv: s, peer: nc.RemoteAddr().String(), raw: nc, nc: nc,
-		r:        bufio.NewReaderSize(nc, readAhead),
-		inFlight: semaphore.NewWeighted(connMemory),
-	}
+func newConn(s *Server, nc *accept.Conn) *conn {
+	return &conn{Conn: nc, srv: s, nc: nc, r: bufio.NewReaderSize(nc, readAhead)}
 }
 
-// close closes the connection and lets go of the export. Requests must be over. It may be called twice.
+// close closes the connection and releases the export. Requests must be over. It may be called twice.
 func (c *conn) close() {
-	c.nc.Close() // TLS says goodbye within 5 s of its own
+	c.nc.Close() // TLS sends its alert for at most 5 s
 	c.forget()
-}
-
-// fail ends the connection from any of its goroutines; the first cause is kept.
-func (c *conn) fail(err error) {
-	c.cause.CompareAndSwap(nil, &err)
-	c.raw.Close()
-}
-
-// survive keeps a panic of this connection, or of its backend, from ending the server.
-func (c *conn) survive(what string) {
-	if p := recover(); p != nil {
-		c.srv.Log.Error("nbd: panic, connection closed", "in", what, "peer", c.peer, "export", c.name,
-			"panic", p, "stack", string(debug.Stack()))
-		c.fail(errors.New("panic"))
-	}
-}
-
-func (c *conn) stat() Stat {
-	return Stat{Peer: c.peer, Export: c.name, Since: c.since, Reads: c.reads.Load(), Bytes: c.bytes.Load()}
 }

@@ -9,6 +9,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
 
 // What a client may say before it has an export: qemu-img with metadata contexts needs six options and
@@ -28,7 +30,7 @@ type option struct {
 // (c.export); false with no error means it went away in good order. An error is why it was refused.
 func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 	end := time.Now().Add(haggleTimeout)
-	c.raw.SetDeadline(time.Now().Add(optionTimeout))
+	c.Conn.SetDeadline(time.Now().Add(accept.FirstRequest))
 	flags, err := c.greet()
 	if err != nil {
 		if errors.Is(err, io.EOF) { // a port scan, a load balancer's probe
@@ -38,11 +40,11 @@ func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 	}
 	left := maxOptionBytes
 	for range maxOptions {
-		deadline := time.Now().Add(optionTimeout)
+		deadline := time.Now().Add(accept.FirstRequest)
 		if deadline.After(end) {
 			deadline = end
 		}
-		c.raw.SetDeadline(deadline)
+		c.Conn.SetDeadline(deadline)
 		o, err := c.readOption(&left)
 		if errors.Is(err, io.EOF) {
 			return false, nil
@@ -58,7 +60,7 @@ func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 			return false, err
 		}
 		if done {
-			c.raw.SetDeadline(time.Time{})
+			c.Conn.SetDeadline(time.Time{})
 			return c.export != nil, nil
 		}
 	}
@@ -221,7 +223,7 @@ func (c *conn) forget() {
 func (c *conn) refused(why error) {
 	if text := why.Error(); text != c.told {
 		c.told = text
-		c.srv.refused(c.peer, why)
+		c.Refused(why)
 	}
 }
 
@@ -367,7 +369,7 @@ func (c *conn) startTLS(ctx context.Context, o option) error {
 	if err := c.reply(o, repAck, ""); err != nil {
 		return err
 	}
-	t := tls.Server(c.raw, c.srv.TLS)
+	t := tls.Server(c.Conn, c.srv.TLS)
 	if err := t.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w", err)
 	}

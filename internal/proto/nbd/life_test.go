@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -143,7 +144,7 @@ func TestInFlightIsBounded(t *testing.T) {
 	for _, tt := range []struct {
 		length uint32
 		want   int32
-	}{{quickRead + 1, connInFlight}, {1 << 20, 8}, {maxPayload, 1}} {
+	}{{quickRead + 1, connInFlight}, {1 << 20, 8}, {maxPayload, 2}} {
 		g := newGate(64 << 20)
 		addr, _, stop := start(t, &Server{Lookup: serving(g)})
 		conn := attach(t, addr, "")
@@ -171,10 +172,12 @@ func TestInFlightIsBounded(t *testing.T) {
 	}
 }
 
+const smallRead = 128 << 10 // bytes that need no memory of the server
+
 // TestStalledClientsDoNotStopOthers: clients that never read what they asked for hold all of the server's
 // memory. Another's small reads go on; a large one waits until they are gone.
 func TestStalledClientsDoNotStopOthers(t *testing.T) {
-	s := &Server{MaxBuffer: 1} // raised to one largest request
+	s := &Server{Options: accept.Options{MaxBuffer: 1}} // raised to one largest request
 	addr, _, _ := start(t, s)
 	stalled := attach(t, addr, "big")
 	if err := ask(stalled, cmdRead, 1, 0, maxPayload); err != nil {
@@ -204,23 +207,19 @@ func TestStalledClientsDoNotStopOthers(t *testing.T) {
 
 // full reports whether all of the server's memory is taken.
 func (s *Server) full() bool {
-	free := s.memory.TryAcquire(1)
-	if free {
-		s.memory.Release(1)
-	}
-	return !free
+	return s.Counters().Memory == headRoom+maxPiece
 }
 
 // TestServeEnds: with clients in every state, it ends after the second of grace for the one that does
 // not take its reply.
 func TestServeEnds(t *testing.T) {
-	s := &Server{MaxBuffer: 1} // raised to one largest request
+	s := &Server{Options: accept.Options{MaxBuffer: 1}} // raised to one largest request
 	addr, log, stop := start(t, s)
 	dial(t, addr)           // says nothing
 	attach(t, addr, "root") // idle
 	stalled := attach(t, addr, "big")
 	ask(stalled, cmdRead, 1, 0, maxPayload)
-	until(t, "all clients", func() bool { return len(s.Active()) == 2 && s.conns.Open() == 3 && s.full() })
+	until(t, "all clients", func() bool { return len(s.Active()) == 2 && s.Counters().Open == 3 && s.full() })
 	begin := time.Now()
 	stop()
 	if d := time.Since(begin); d < accept.Grace || d > patience {
@@ -235,7 +234,7 @@ func TestServeEnds(t *testing.T) {
 }
 
 func TestMaxConns(t *testing.T) {
-	s := &Server{MaxConns: 2}
+	s := &Server{Options: accept.Options{MaxConns: 2}}
 	addr, log, _ := start(t, s)
 	first := attach(t, addr, "root")
 	attach(t, addr, "root")
@@ -248,7 +247,7 @@ func TestMaxConns(t *testing.T) {
 		t.Error(log)
 	}
 	first.Close()
-	until(t, "the first to be gone", func() bool { return s.conns.Open() == 1 })
+	until(t, "the first to be gone", func() bool { return s.Counters().Open == 1 })
 	attach(t, addr, "root")
 }
 
@@ -320,7 +319,7 @@ func TestReleaseOnce(t *testing.T) {
 		conn.Write(b)
 		conn.CloseWrite()
 		io.Copy(io.Discard, conn)
-		until(t, "the connection to be gone", func() bool { return s.conns.Open() == 0 })
+		until(t, "the connection to be gone", func() bool { return s.Counters().Open == 0 })
 		if o, r := opened.Load(), released.Load(); o != tt.want || r != o {
 			t.Errorf("%s: opened %d, want %d; released %d", tt.said, o, tt.want, r)
 		}
@@ -328,35 +327,46 @@ func TestReleaseOnce(t *testing.T) {
 	stop()
 }
 
-func TestStats(t *testing.T) {
+func TestObserver(t *testing.T) {
 	var mu sync.Mutex
-	var seen []Stat
-	s := &Server{Observe: func(st Stat) {
+	var seen []accept.Event
+	s := &Server{Options: accept.Options{Observer: func(e accept.Event) {
 		mu.Lock()
 		defer mu.Unlock()
-		seen = append(seen, st)
-	}}
+		seen = append(seen, e)
+	}}}
 	addr, _, stop := start(t, s)
-	conn := attach(t, addr, "root")
+	conn := attach(t, addr, "broken")
 	for _, n := range []uint32{512, 4096} {
 		ask(conn, cmdRead, 1, 0, n)
 		if _, code, _, err := answer(conn, always(n)); code != 0 || err != nil {
 			t.Fatal(code, err)
 		}
 	}
-	read := Stat{Peer: conn.LocalAddr().String(), Export: "root", Reads: 2, Bytes: 4608}
-	apart := cmpopts.IgnoreFields(Stat{}, "Since")
-	until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []Stat{read}, apart) })
+	read := accept.Session{Protocol: "nbd", Peer: conn.LocalAddr().(*net.TCPAddr).AddrPort(), Export: "broken",
+		Connections: 1, Reads: 2, ReadBytes: 4608}
+	apart := cmp.Options{cmpopts.IgnoreFields(accept.Session{}, "Since"), cmpopts.EquateComparable(netip.AddrPort{})}
+	until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []accept.Session{read}, apart) })
+	for range 2 {
+		ask(conn, cmdRead, 1, 4096, 512)
+		if _, code, _, err := answer(conn, always(0)); code != errIO || err != nil {
+			t.Fatal(code, err)
+		}
+	}
 	ask(conn, cmdDisc, 0, 0, 0)
 	io.Copy(io.Discard, conn)
 	stop()
-	begun, done := read, read
-	begun.Reads, begun.Bytes, done.Done = 0, 0, true
-	if d := cmp.Diff([]Stat{begun, done}, seen, apart); d != "" {
+	begun, failed, done := read, read, read
+	begun.Reads, begun.ReadBytes, failed.Errors, done.Errors = 0, 0, 1, 2
+	want := []accept.Event{{Kind: accept.Attached, Session: begun},
+		{Kind: accept.Failed, Session: failed, Why: "bad sector"}, {Kind: accept.Detached, Session: done, Why: "disconnected"}}
+	if d := cmp.Diff(want, seen, apart); d != "" {
 		t.Error(d)
 	}
-	if len(s.Active()) != 0 {
-		t.Error("still active:", s.Active())
+	n := s.Counters()
+	if len(s.Active()) != 0 || n.Accepted != 1 || n.Requests != 4 || n.Errors != 2 || n.Attached != 0 || n.Open != 0 ||
+		n.In < 4*requestHead || n.Out < 4608 {
+		t.Errorf("active %v, %+v", s.Active(), n)
 	}
 }
 
@@ -367,9 +377,9 @@ func TestSlowPeers(t *testing.T) {
 		peer func(conn net.Conn)
 		want time.Duration
 	}{
-		"says nothing":   {func(net.Conn) {}, optionTimeout},
-		"reads nothing":  {func(conn net.Conn) { conn.Write(yes); conn.Write(infoRoot) }, optionTimeout},
-		"half an option": {func(conn net.Conn) { go io.Copy(io.Discard, conn); conn.Write(yes); conn.Write(infoRoot[:20]) }, optionTimeout},
+		"says nothing":   {func(net.Conn) {}, accept.FirstRequest},
+		"reads nothing":  {func(conn net.Conn) { conn.Write(yes); conn.Write(infoRoot) }, accept.FirstRequest},
+		"half an option": {func(conn net.Conn) { go io.Copy(io.Discard, conn); conn.Write(yes); conn.Write(infoRoot[:20]) }, accept.FirstRequest},
 		"never decides": {func(conn net.Conn) {
 			go io.Copy(io.Discard, conn)
 			conn.Write(yes)
@@ -391,7 +401,7 @@ func TestSlowPeers(t *testing.T) {
 				var talk sync.WaitGroup
 				talk.Go(func() { tt.peer(peer) })
 				begin := time.Now()
-				s.serve(t.Context(), conn)
+				s.loop.ServeConn(t.Context(), conn)
 				if d := time.Since(begin); d != tt.want {
 					t.Errorf("gone after %v, want %v", d, tt.want)
 				}

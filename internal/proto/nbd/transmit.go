@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -23,17 +24,17 @@ type request struct {
 	length uint32
 }
 
-// transmit serves requests until the client leaves (nil, or io.EOF when without a word) or an error ends
-// the connection. When it returns no request is under way.
+// errDisconnected ends the requests of a client that said so.
+var errDisconnected = errors.New("disconnected")
+
+// transmit serves requests until the client leaves (errDisconnected, or io.EOF if it did not announce that) or an error
+// ends the connection. When it returns no request is under way.
 func (c *conn) transmit(ctx context.Context) error {
 	c.replies = accept.NewReplies(c.nc, "client")
 	err := c.requests(ctx)
-	c.replies.Hold(false)                                // to who sent a disconnect, or half of a request
-	c.inFlight.Acquire(context.Background(), connMemory) // all of it: waits for every request
-	if cause := c.cause.Load(); cause != nil {
-		return *cause
-	}
-	return err
+	c.replies.Hold(false) // to a client that sent a disconnect, or half of a request
+	c.Wait()
+	return c.Cause(err)
 }
 
 func (c *conn) requests(ctx context.Context) error {
@@ -46,8 +47,9 @@ func (c *conn) requests(ctx context.Context) error {
 			return err
 		}
 		if r.cmd == cmdDisc {
-			return nil
+			return errDisconnected
 		}
+		c.Requested()
 		if r.cmd == cmdWrite {
 			if err := c.skipPayload(r); err != nil {
 				return err
@@ -92,14 +94,14 @@ func (c *conn) skipPayload(r request) error {
 // handle answers r at once, or starts what takes time.
 func (c *conn) handle(ctx context.Context, r request) error {
 	if code, text := c.check(r); code != 0 {
-		c.misused(r, text)
+		c.Misused("request", text, "export", c.name, "command", r.cmd, "offset", r.offset, "length", r.length)
 		return c.refuse(r, code, text)
 	}
 	switch {
 	case r.cmd == cmdBlockStatus:
 		return c.start(ctx, r, statusMemory)
 	case r.cmd == cmdRead && r.length > 0:
-		return c.start(ctx, r, bufferSize(r.length))
+		return c.start(ctx, r, c.srv.bufs.Size(int(min(r.length, maxPiece))))
 	}
 	return c.succeed(r) // FLUSH and CACHE have nothing to do, an empty READ has no data
 }
@@ -140,11 +142,11 @@ func (c *conn) check(r request) (code uint32, text string) {
 	return 0, ""
 }
 
-// start serves r once there is room for its n bytes: beside others, or at once when that is likely to be
-// quick. A small read from the page cache takes less time than handing it to a goroutine, which would halve
-// the requests a second; one that must wait for a disk should not keep the next from waiting beside it.
+// start serves r once there is room for n bytes of its reply: beside others, or at once when that is likely to be quick.
+// A small read from the page cache takes less time than handing it to a goroutine, which would halve the requests per
+// second; one that must wait for a disk should not keep the next from waiting beside it.
 func (c *conn) start(ctx context.Context, r request, n int64) error {
-	p, err := c.admit(ctx, n)
+	p, _, err := c.Admit(ctx, n, n)
 	if err != nil {
 		return err
 	}
@@ -157,107 +159,71 @@ func (c *conn) start(ctx context.Context, r request, n int64) error {
 }
 
 // run serves r and gives back its permit.
-func (c *conn) run(r request, p permit) {
-	defer c.leave(p)
-	defer c.survive("request")
+func (c *conn) run(r request, p accept.Permit) {
+	defer c.Leave(p)
+	defer c.Survive("request")
 	var err error
-	if r.cmd == cmdRead {
+	switch {
+	case c.Failed(): // while the request waited for its permit
+	case r.cmd == cmdRead:
 		err = c.read(r)
-	} else {
+	default:
 		err = c.blockStatus(r)
 	}
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 	}
 }
 
-// permit is what a request holds of the connection's and of the server's memory, in bytes.
-type permit struct{ own, shared int64 }
-
-// admit waits until a request of n bytes may hold its buffer. Each counts for at least a sixteenth of the
-// connection's memory, which bounds their number. When the server's memory is taken, by clients that do not
-// read what they asked for, this connection goes one request at a time; a small one then needs no permit,
-// so that nobody can stop the others.
-func (c *conn) admit(ctx context.Context, n int64) (p permit, err error) {
-	p.own = min(max(n, connMemory/connInFlight), connMemory)
-	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
-		return p, err
-	}
-	if c.srv.memory.TryAcquire(n) {
-		p.shared = n
-		return p, nil
-	}
-	c.inFlight.Release(p.own)
-	p.own = connMemory
-	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
-		return p, err
-	}
-	if n <= smallRead {
-		return p, nil
-	}
-	if err := c.srv.memory.Acquire(ctx, n); err != nil {
-		c.inFlight.Release(p.own)
-		return p, err
-	}
-	p.shared = n
-	return p, nil
-}
-
-func (c *conn) leave(p permit) {
-	if p.shared > 0 {
-		c.srv.memory.Release(p.shared)
-	}
-	c.inFlight.Release(p.own)
-}
-
-// read answers a READ. Nothing of a reply is sent before all of its data is there: a simple reply cannot
-// take back its success.
+// read answers a READ. Nothing of a reply is sent before the first piece of its data is there, and that is all of what
+// Linux asks for: a simple reply cannot take back its success.
 func (c *conn) read(r request) error {
-	buf := c.srv.bufs.get(r.length)
-	defer c.srv.bufs.put(buf)
-	b := (*buf)[:headRoom+int(r.length)]
+	buf := c.srv.bufs.Get(int(min(r.length, maxPiece)))
+	defer c.srv.bufs.Put(buf)
+	data, err := c.piece(*buf, r, 0)
+	if err != nil {
+		return c.refuse(r, errIO, "the server cannot read this part of the export")
+	}
+	var b []byte
+	if c.structured {
+		b = (*buf)[headRoom-dataChunkHead : headRoom+len(data)]
+		be.AppendUint64(appendChunk(b[:0], r, chunkData, 8+r.length), r.offset)
+	} else {
+		b = (*buf)[headRoom-simpleHead : headRoom+len(data)]
+		appendSimple(b[:0], r, 0)
+	}
+	if r.length <= maxPiece {
+		err = c.replies.Send(b)
+	} else {
+		err = c.replies.Stream(b, int(r.length)-len(data), func(left int) ([]byte, error) {
+			return c.piece(*buf, r, r.length-uint32(left))
+		})
+	}
+	if err == nil {
+		c.session.Read(int(r.length))
+	}
+	return err
+}
+
+// piece reads what of r begins at byte from into buf, as much as a piece has, and returns it.
+func (c *conn) piece(buf []byte, r request, from uint32) ([]byte, error) {
+	if c.Failed() {
+		return nil, c.Cause(nil)
+	}
+	data := buf[headRoom : headRoom+int(min(r.length-from, maxPiece))]
 	begin := time.Now()
-	n, err := c.export.Backend.ReadAt(b[headRoom:], int64(r.offset))
+	n, err := c.export.Backend.ReadAt(data, int64(r.offset)+int64(from))
 	if r.length <= quickRead {
 		c.slow.Store(time.Since(begin) > slowBackend)
 	}
-	if n < int(r.length) {
-		c.backendFailed(r, err)
-		return c.refuse(r, errIO, "the server cannot read this part of the export")
+	if n == len(data) {
+		return data, nil
 	}
-	head := b[headRoom-simpleHead : headRoom-simpleHead]
-	if c.structured {
-		head = b[headRoom-dataChunkHead : headRoom-dataChunkHead]
-		head = appendChunk(head, r, chunkData, 8+r.length)
-		be.AppendUint64(head, r.offset)
-		b = b[headRoom-dataChunkHead:]
-	} else {
-		appendSimple(head, r, 0)
-		b = b[headRoom-simpleHead:]
+	if err == nil {
+		err = io.ErrUnexpectedEOF
 	}
-	if err := c.replies.Send(b); err != nil {
-		return err
-	}
-	c.reads.Add(1)
-	c.bytes.Add(uint64(r.length))
-	return nil
-}
-
-// misused logs the first request of a connection that it has no right to.
-func (c *conn) misused(r request, why string) {
-	if !c.wrong {
-		c.wrong = true
-		c.srv.Log.Warn("nbd: request refused; further ones on this connection are not logged",
-			"peer", c.peer, "export", c.name, "command", r.cmd, "offset", r.offset, "length", r.length, "why", why)
-	}
-}
-
-// backendFailed logs the first failure of a connection: a lost disk would fill the log otherwise.
-func (c *conn) backendFailed(r request, err error) {
-	if c.ioFailed.CompareAndSwap(false, true) {
-		c.srv.Log.Error("nbd: read failed, told the client EIO; further ones on this connection are not logged",
-			"export", c.name, "peer", c.peer, "offset", r.offset, "length", r.length, "why", err)
-	}
+	c.session.Failed("read failed, told the client EIO", err, "offset", r.offset, "length", r.length)
+	return nil, err
 }
 
 // blockStatus answers BLOCK_STATUS with the extents of base:allocation.

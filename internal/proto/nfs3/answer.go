@@ -36,18 +36,18 @@ func (c *conn) handle(ctx context.Context, r record) error {
 // keep copies a request from the read buffer to one of its own, once the server may hold it and its reply of need
 // bytes. Of a READ, it returns fewer when there is no memory for all: the client asks for the rest again.
 func (c *conn) keep(ctx context.Context, r *record, q *call, need int) (int, error) {
-	own := bufferSize(len(r.b))
-	n := own + bufferSize(need)
+	own := c.srv.bufferSize(len(r.b))
+	n := own + c.srv.bufferSize(need)
 	least := n
 	if q.isRead() {
-		least = min(n, own+bufferSize(smallRead+slack))
+		least = min(n, own+c.srv.bufferSize(smallRead+slack))
 	}
 	var full bool
 	var err error
-	if r.permit, full, err = c.gate.admit(ctx, n, least); err != nil {
+	if r.permit, full, err = c.Admit(ctx, n, least); err != nil {
 		return 0, err
 	}
-	r.buf = c.srv.bufs.get(len(r.b))
+	r.buf = c.srv.buffer(len(r.b))
 	*r.buf = append(*r.buf, r.b...)
 	who := q.who
 	*q, _ = parseCall(*r.buf) // in its new place
@@ -104,7 +104,7 @@ func (c *conn) here(p *procedure, q *call, need int) error {
 		}
 	}
 	if c.out == nil {
-		c.out = c.srv.bufs.get(batchBuffer)
+		c.out = c.srv.buffer(batchBuffer)
 	}
 	begin := time.Now()
 	*c.out = c.answer(p, q, *c.out)
@@ -119,9 +119,12 @@ func (c *conn) here(p *procedure, q *call, need int) error {
 // beside answers q in a goroutine of its own, and gives back what r holds.
 func (c *conn) beside(p *procedure, q *call, need int, r record) {
 	defer c.drop(r)
-	defer c.survive("request")
-	out := c.srv.bufs.get(need)
-	defer c.srv.bufs.put(out)
+	defer c.Survive("request")
+	out := c.srv.buffer(need)
+	defer c.srv.bufs.Put(out)
+	if c.Failed() { // while the request waited for its permit
+		return
+	}
 	c.srv.busy <- struct{}{}
 	func() {
 		defer func() { <-c.srv.busy }()
@@ -136,7 +139,7 @@ func (c *conn) beside(p *procedure, q *call, need int, r record) {
 		}
 	}()
 	if err := c.replies.Send(*out); err != nil {
-		c.fail(err)
+		c.Fail(err)
 	}
 }
 

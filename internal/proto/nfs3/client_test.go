@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"netroot/internal/proto/accept"
 	"netroot/internal/testlog"
 )
 
@@ -80,7 +81,7 @@ func (h *host) export(name, dir string, e Export) {
 func newHost() *host {
 	h := &host{exports: map[string]Export{}, dirs: map[string]string{}, log: &testlog.Buffer{}}
 	h.Server = &Server{
-		Log: slog.New(slog.NewTextHandler(h.log, nil)),
+		Options: accept.Options{Log: slog.New(slog.NewTextHandler(h.log, nil))},
 		Lookup: func(_ context.Context, path string, _ netip.AddrPort) (*Export, string, error) {
 			name, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 			e, err := h.open(name)

@@ -6,15 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"netroot/internal/proto/accept"
 )
@@ -30,19 +25,16 @@ const (
 
 // conn is one connection.
 type conn struct {
-	srv  *Server
-	ctx  context.Context
-	peer netip.AddrPort
-	nc   net.Conn
-	r    *bufio.Reader
-	out  *[]byte // replies that have not left yet, or nil
-	gate gate
+	*accept.Conn
+	srv *Server
+	ctx context.Context
+	r   *bufio.Reader
+	out *[]byte // replies that have not left yet, or nil
 
-	replies  *accept.Replies
-	slow     atomic.Bool           // the last request of the quick kind took long
-	ioFailed atomic.Bool           // a failed disk was logged
-	cause    atomic.Pointer[error] // why this side closed the connection
-	who      map[string]*cred      // credentials by their bytes; of the reading goroutine
+	replies *accept.Replies
+	slow    atomic.Bool      // the last request of the quick kind took long
+	asked   bool             // a request has come
+	creds   map[string]*cred // credentials by their bytes; of the reading goroutine
 
 	last     atomic.Pointer[attachment] // the one used last
 	mu       sync.Mutex
@@ -50,70 +42,39 @@ type conn struct {
 	refusal  refusal
 }
 
-// serve is the life of one connection.
-func (s *Server) serve(ctx context.Context, nc net.Conn) {
+// serve serves one connection.
+func (s *Server) serve(ctx context.Context, nc *accept.Conn) {
 	c := &conn{
-		srv: s, ctx: ctx, peer: addrPort(nc.RemoteAddr()), nc: nc,
-		r:    bufio.NewReaderSize(nc, readAhead),
-		gate: gate{semaphore.NewWeighted(connMemory), s.memory}, replies: accept.NewReplies(nc, "client"),
+		Conn: nc, srv: s, ctx: ctx, r: bufio.NewReaderSize(nc, readAhead), replies: accept.NewReplies(nc, "client"),
 	}
 	var err error
 	defer func() { c.end(err) }()
-	defer c.gate.wait()
-	defer c.survive("connection")
+	defer c.Wait()
+	defer c.Survive("connection")
 	err = c.requests(ctx)
 }
 
-// end says why the connection ended, and lets go of what it used. Requests must be over.
+// end says why the connection ended, and releases what it used. Requests must be over.
 func (c *conn) end(err error) {
-	if cause := c.cause.Load(); cause != nil {
-		err = *cause
+	err = c.Cause(err)
+	if err != io.EOF && !c.Stopping() && len(c.attached) == 0 { // else detach says it
+		c.refused("connection", err)
 	}
-	if err != io.EOF && c.ctx.Err() == nil && len(c.attached) == 0 { // else detach says it
-		c.srv.refused(c.peer, "connection", err)
-	}
-	c.detach(leaving(c.ctx, err))
+	c.detach(c.Reason(err, "connection closed"))
 }
 
-func leaving(ctx context.Context, err error) string {
-	switch {
-	case ctx.Err() != nil:
-		return "the server stops"
-	case err == nil || errors.Is(err, io.EOF):
-		return "connection closed"
-	}
-	return err.Error()
-}
-
-// addrPort is a peer's address; of what is no TCP connection, as in tests, it is zero.
-func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
-		p := t.AddrPort()
-		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
-	}
-	return netip.AddrPort{}
-}
-
-// fail ends the connection from any of its goroutines; the first cause is kept.
-func (c *conn) fail(err error) {
-	c.cause.CompareAndSwap(nil, &err)
-	c.nc.Close()
-}
-
-// survive keeps a panic of this connection from ending the server.
-func (c *conn) survive(what string) {
-	if p := recover(); p != nil {
-		c.srv.Log.Error("nfs3: panic, connection closed", "in", what, "peer", c.peer,
-			"panic", p, "stack", string(debug.Stack()))
-		c.fail(errors.New("panic"))
-	}
-}
+func (c *conn) refused(what string, why error) { c.Refused(why, "asked", what) }
 
 // requests answers until the client leaves or an error ends the connection.
 func (c *conn) requests(ctx context.Context) error {
 	for {
 		r, err := c.next(ctx)
+		if err == nil && !c.asked {
+			c.asked = true
+			c.SetReadDeadline(time.Time{})
+		}
 		if err == nil {
+			c.Requested()
 			err = c.handle(ctx, r)
 		}
 		if err != nil {
@@ -126,8 +87,8 @@ func (c *conn) requests(ctx context.Context) error {
 // record is one request.
 type record struct {
 	b      []byte
-	buf    *[]byte // that holds b, or nil when the read buffer does, until the next read
-	permit permit  // for buf
+	buf    *[]byte       // that holds b, or nil when the read buffer does, until the next read
+	permit accept.Permit // for buf
 }
 
 // next returns the next request, once the replies to all before have left or it is there already.
@@ -141,6 +102,9 @@ func (c *conn) next(ctx context.Context) (record, error) {
 			if err == io.EOF && c.r.Buffered() > 0 {
 				err = io.ErrUnexpectedEOF
 			}
+			if errors.Is(err, os.ErrDeadlineExceeded) && !c.asked {
+				err = fmt.Errorf("no request within %v", accept.FirstRequest)
+			}
 			return record{}, err
 		}
 		n, last, _ = c.peek()
@@ -149,7 +113,7 @@ func (c *conn) next(ctx context.Context) (record, error) {
 		return c.assemble(ctx)
 	}
 	if c.r.Buffered() < recordMark+n {
-		defer c.hurry(ctx)()
+		defer c.hurry()()
 	}
 	b, err := c.r.Peek(recordMark + n)
 	if err != nil {
@@ -170,13 +134,9 @@ func (c *conn) peek() (n int, last, ok bool) {
 }
 
 // hurry bounds how long a request that has begun may take to arrive, until what it returns is called.
-func (c *conn) hurry(ctx context.Context) (arrived func()) {
-	c.nc.SetReadDeadline(time.Now().Add(accept.Stall))
-	return func() {
-		if ctx.Err() == nil { // else the deadline that ends the connection is set, or was: see accept.Loop
-			c.nc.SetReadDeadline(time.Time{})
-		}
-	}
+func (c *conn) hurry() (arrived func()) {
+	c.SetReadDeadline(time.Now().Add(accept.Stall))
+	return func() { c.SetReadDeadline(time.Time{}) }
 }
 
 func cut(err error) error {
@@ -199,11 +159,11 @@ func (c *conn) assemble(ctx context.Context) (r record, err error) {
 	if n > maxRecord {
 		return r, fmt.Errorf("a request of %d bytes: more than %d", n, maxRecord)
 	}
-	if r.permit, _, err = c.gate.admit(ctx, bufferSize(size), bufferSize(size)); err != nil {
+	if r.permit, _, err = c.Admit(ctx, c.srv.bufferSize(size), c.srv.bufferSize(size)); err != nil {
 		return r, err
 	}
-	r.buf = c.srv.bufs.get(size)
-	defer c.hurry(ctx)()
+	r.buf = c.srv.buffer(size)
+	defer c.hurry()()
 	for {
 		c.r.Discard(recordMark)
 		at := len(r.b)
@@ -230,8 +190,8 @@ func (c *conn) assemble(ctx context.Context) (r record, err error) {
 // drop gives back what r holds.
 func (c *conn) drop(r record) {
 	if r.buf != nil {
-		c.srv.bufs.put(r.buf)
-		c.gate.leave(r.permit)
+		c.srv.bufs.Put(r.buf)
+		c.Leave(r.permit)
 	}
 }
 
@@ -242,7 +202,7 @@ func (c *conn) flush() error {
 	}
 	b := c.out
 	c.out = nil
-	defer c.srv.bufs.put(b)
+	defer c.srv.bufs.Put(b)
 	if len(*b) == 0 {
 		return nil
 	}

@@ -40,7 +40,7 @@ func (c *conn) make(q *call, out, h, name []byte, what string, m maker) []byte {
 	if err == nil {
 		err = dir.sync()
 	}
-	c.diskFailed(what, dir, err)
+	diskFailed(what, dir, err)
 	out = appendU32(out, uint32(statusOf(err)))
 	if err == nil {
 		out = t.appendHandle(appendU32(out, 1))

@@ -105,17 +105,17 @@ func (c *conn) identify(q *call) *cred {
 	default:
 		return nil
 	}
-	if known := c.who[string(q.credential)]; known != nil {
+	if known := c.creds[string(q.credential)]; known != nil {
 		return known
 	}
 	who := parseAuthSys(q.credential, &c.srv.creds)
 	if who == nil {
 		return nil
 	}
-	if c.who == nil || len(c.who) >= 64 {
-		c.who = make(map[string]*cred)
+	if c.creds == nil || len(c.creds) >= 64 {
+		c.creds = make(map[string]*cred)
 	}
-	c.who[string(q.credential)] = who
+	c.creds[string(q.credential)] = who
 	return who
 }
 

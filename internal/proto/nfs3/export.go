@@ -7,8 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync/atomic"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
 
 // Errors that Lookup and Find wrap.
@@ -72,20 +73,10 @@ type Listed struct {
 
 // attachment is an export in the use of one connection.
 type attachment struct {
-	conn   *conn
-	export *Export
-	tree   *tree
-	since  time.Time
-
-	heard                        atomic.Int64 // Unix time in ns
-	reads, read, writes, written atomic.Uint64
-}
-
-func (a *attachment) stat() Stat {
-	return Stat{
-		Peer: a.conn.peer, Export: a.export.Name, ID: a.export.ID, Since: a.since, Heard: time.Unix(0, a.heard.Load()),
-		Reads: a.reads.Load(), Read: a.read.Load(), Writes: a.writes.Load(), Written: a.written.Load(),
-	}
+	conn    *conn
+	export  *Export
+	tree    *tree
+	session *accept.Attachment
 }
 
 // refusal is an export that a connection may not use, for a while: a client asks on, many times a second.
@@ -123,14 +114,12 @@ func (c *conn) attach(h []byte) (*attachment, error) {
 	}
 	a, err := c.open(id)
 	if err != nil {
-		c.srv.refused(c.peer, fmt.Sprintf("export %x", id), err)
+		c.refused(fmt.Sprintf("export %x", id), err)
 		c.refusal = refusal{id, refusedStatus(err), time.Now().Add(refusalTime)}
 		return nil, c.refusal.err
 	}
 	c.attached = append(c.attached, a)
 	c.last.Store(a)
-	c.srv.Log.Info("nfs3: attached", "peer", c.peer, "export", a.export.Name)
-	c.srv.observe(a.stat())
 	return a, nil
 }
 
@@ -146,7 +135,7 @@ func refusedStatus(err error) status {
 }
 
 func (c *conn) open(id ID) (*attachment, error) {
-	e, err := c.srv.Find(c.ctx, id, c.peer)
+	e, err := c.srv.Find(c.ctx, id, c.Peer)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +143,7 @@ func (c *conn) open(id ID) (*attachment, error) {
 		e.release()
 		return nil, fmt.Errorf("%w: %x is not %x", ErrUnknown, e.ID, id)
 	}
-	if err := e.Admits(c.peer); err != nil {
+	if err := e.Admits(c.Peer); err != nil {
 		e.release()
 		return nil, err
 	}
@@ -163,8 +152,8 @@ func (c *conn) open(id ID) (*attachment, error) {
 		e.release()
 		return nil, err
 	}
-	a := &attachment{conn: c, export: e, tree: t, since: time.Now()}
-	a.heard.Store(a.since.UnixNano())
+	a := &attachment{conn: c, export: e, tree: t, session: c.Attach(accept.Session{Export: e.Name})}
+	a.session.Heard()
 	c.srv.mu.Lock()
 	c.srv.active[a] = struct{}{}
 	c.srv.mu.Unlock()
@@ -179,11 +168,7 @@ func (c *conn) detach(why string) {
 		c.srv.mu.Lock()
 		delete(c.srv.active, a)
 		c.srv.mu.Unlock()
-		st := a.stat()
-		st.Done = true
-		c.srv.Log.Info("nfs3: left", "peer", c.peer, "export", st.Export, "read", st.Read, "written", st.Written,
-			"after", time.Since(st.Since).Round(time.Millisecond), "why", why)
-		c.srv.observe(st)
+		a.session.Detach(why)
 		c.srv.leave(a.tree)
 		a.export.release()
 	}

@@ -6,13 +6,14 @@ import (
 	"crypto/rand"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/proto/accept"
 )
 
 // feed is a connection whose peer says what r holds, then goes; what is written to it is counted and gone.
@@ -55,14 +56,13 @@ func exposed(f *testing.F, key [32]byte) (h *host, dir, file []byte) {
 // hear gives a server bytes from a connection that then ends, and checks that nothing is left behind.
 func hear(t *testing.T, h *host, data []byte) *feed {
 	conn := &feed{r: bytes.NewReader(data)}
-	h.serve(t.Context(), conn)
+	h.loop.ServeConn(t.Context(), conn)
 	if h.held != 0 {
 		t.Errorf("%d exports not released", h.held)
 	}
-	if !h.memory.TryAcquire(h.MaxBuffer) {
-		t.Fatal("memory not given back")
+	if n := h.Counters().Memory; n != 0 {
+		t.Fatalf("%d bytes of memory are not given back", n)
 	}
-	h.memory.Release(h.MaxBuffer)
 	if n := len(h.trees) + len(h.active); n != 0 {
 		t.Errorf("%d trees and attachments left", n)
 	}
@@ -133,15 +133,18 @@ func FuzzHandle(f *testing.F) {
 	f.Add(file)
 	f.Add(append(bytes.Clone(file[:handleType]), dir[handleType:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c := &conn{srv: h.Server, ctx: context.Background(), peer: netip.MustParseAddrPort("127.0.0.1:1000")}
-		defer c.detach("")
-		target, err := c.target(&call{who: h.creds.get(0, 0, nil)}, b)
-		if err != nil {
-			return
+		h.loop.Serve = func(ctx context.Context, nc *accept.Conn) {
+			c := &conn{Conn: nc, srv: h.Server, ctx: ctx}
+			defer c.detach("")
+			target, err := c.target(&call{who: h.creds.get(0, 0, nil)}, b)
+			if err != nil {
+				return
+			}
+			target.done()
+			if !bytes.Equal(b, dir) && !bytes.Equal(b, file) {
+				t.Errorf("%x opened something", b)
+			}
 		}
-		target.done()
-		if !bytes.Equal(b, dir) && !bytes.Equal(b, file) {
-			t.Errorf("%x opened something", b)
-		}
+		h.loop.ServeConn(t.Context(), &feed{r: bytes.NewReader(nil)})
 	})
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/proto/accept"
 )
 
 // until waits for a fact.
@@ -391,14 +393,14 @@ func TestRenamesCross(t *testing.T) {
 	all.Wait()
 }
 
-// TestStat: what a connection does is told, and a connection can be ended.
-func TestStat(t *testing.T) {
+// TestObserver: what a connection does is told, and a connection can be ended.
+func TestObserver(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "file"), []byte("12345"), 0o644)
 	h := newHost()
-	told := make(chan Stat, 10)
-	h.Observe = func(s Stat) { told <- s }
+	told := make(chan accept.Event, 10)
+	h.Observer = func(e accept.Event) { told <- e }
 	h.export("root", dir, Export{Clients: everywhere, AnyPort: true, TrustRoot: true})
 	h.start(t)
 	c := h.dial(t)
@@ -407,23 +409,23 @@ func TestStat(t *testing.T) {
 		t.Errorf("%d use it after a mount alone", n)
 	}
 	fh := c.walk(root, "file")
-	if s := <-told; s.Export != "root" || s.ID != IDOf("root") || s.Done || s.Peer.String() != c.nc.LocalAddr().String() {
-		t.Errorf("told %+v", s)
+	if e := <-told; e.Kind != accept.Attached || e.Session.Export != "root" || e.Session.Peer.String() != c.nc.LocalAddr().String() {
+		t.Errorf("told %+v", e)
 	}
 	c.read(fh, 0, 5)
 	c.write(fh, 5, []byte("678"), 0)
 	all := h.Active()
-	if len(all) != 1 || all[0].Reads != 1 || all[0].Read != 5 || all[0].Writes != 1 || all[0].Written != 3 || all[0].Heard.Before(all[0].Since) {
+	if len(all) != 1 || all[0].Reads != 1 || all[0].ReadBytes != 5 || all[0].Writes != 1 || all[0].WrittenBytes != 3 || all[0].Heard.Before(all[0].Since) {
 		t.Fatalf("active: %+v", all)
 	}
-	if n := h.Disconnect(func(s Stat) bool { return s.Export == "other" }); n != 0 {
+	if n := h.Disconnect(func(s accept.Session) bool { return s.Export == "other" }); n != 0 {
 		t.Errorf("%d disconnected", n)
 	}
-	if n := h.Disconnect(func(s Stat) bool { return s.ID == IDOf("root") }); n != 1 {
+	if n := h.Disconnect(func(s accept.Session) bool { return s.Export == "root" }); n != 1 {
 		t.Errorf("%d disconnected", n)
 	}
-	if s := <-told; !s.Done || s.Read != 5 {
-		t.Errorf("told %+v", s)
+	if e := <-told; e.Kind != accept.Detached || e.Session.ReadBytes != 5 || e.Why != "disconnected by the server" {
+		t.Errorf("told %+v", e)
 	}
 	if _, _, err := c.reply(); err == nil {
 		t.Error("still connected")

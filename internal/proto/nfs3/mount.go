@@ -37,11 +37,11 @@ func mount(c *conn, q *call, out []byte) []byte {
 	}
 	name, handle, err := c.mount(asked)
 	if err != nil {
-		c.srv.refused(c.peer, "mount of "+asked, err)
+		c.refused("mount of "+asked, err)
 		return appendU32(out, uint32(mountStatus(err)))
 	}
-	c.srv.Log.Info("nfs3: mounted", "peer", c.peer, "export", name, "path", asked)
-	c.srv.mounts.add(c.peer.Addr(), asked)
+	c.srv.loop.Log.Info("nfs3: mounted", "peer", c.PeerName(), "export", name, "path", asked)
+	c.srv.mounts.add(c.Peer.Addr(), asked)
 	out = appendU32(out, uint32(statusOK))
 	out = appendOpaque(out, handle)
 	out = appendU32(out, 1)
@@ -70,12 +70,12 @@ func (c *conn) mount(asked string) (name, handle string, err error) {
 	if !path.IsAbs(asked) {
 		return "", "", fmt.Errorf("%w: a path begins with a slash", ErrUnknown)
 	}
-	e, rest, err := c.srv.Lookup(c.ctx, path.Clean(asked), c.peer)
+	e, rest, err := c.srv.Lookup(c.ctx, path.Clean(asked), c.Peer)
 	if err != nil {
 		return "", "", err
 	}
 	defer e.release()
-	if err := e.Admits(c.peer); err != nil {
+	if err := e.Admits(c.Peer); err != nil {
 		return "", "", err
 	}
 	t, err := c.srv.tree(e)
@@ -128,13 +128,13 @@ func unmountAll(c *conn, _ *call, out []byte) []byte {
 // unmount believes a client that it has unmounted path. Neither UMNT nor UMNTALL has a status by which to say no.
 func (c *conn) unmount(path, called string) {
 	if c.srv.Unmounted != nil {
-		if err := c.srv.Unmounted(path, c.peer); err != nil {
-			c.srv.refused(c.peer, "unmount of "+called, err)
+		if err := c.srv.Unmounted(path, c.Peer); err != nil {
+			c.refused("unmount of "+called, err)
 			return
 		}
 	}
-	c.srv.mounts.remove(c.peer.Addr(), path)
-	c.srv.Log.Info("nfs3: unmounted", "peer", c.peer, "path", called)
+	c.srv.mounts.remove(c.Peer.Addr(), path)
+	c.srv.loop.Log.Info("nfs3: unmounted", "peer", c.PeerName(), "path", called)
 }
 
 // mountTable is what clients said that they have mounted. It is for people (showmount -a); nothing is decided by it.
@@ -197,7 +197,7 @@ func mountExports(c *conn, _ *call, out []byte) []byte {
 	if c.srv.List != nil {
 		var err error
 		if all, err = c.srv.List(c.ctx); err != nil {
-			c.srv.Log.Error("nfs3: cannot list the exports", "why", err)
+			c.srv.loop.Log.Error("nfs3: cannot list the exports", "why", err)
 		}
 	}
 	start := len(out)

@@ -33,7 +33,7 @@ type Portmap struct {
 
 	once     sync.Once
 	programs []program
-	conns    accept.Loop
+	loop     *accept.Loop
 }
 
 const (
@@ -58,7 +58,7 @@ func (p *Portmap) Serve(ctx context.Context, l net.Listener, u net.PacketConn) e
 			}
 		})
 	}
-	err := p.conns.Run(ctx, l)
+	err := p.loop.Run(ctx, l)
 	failed := context.Cause(ctx)
 	cancel(nil)
 	packets.Wait()
@@ -69,9 +69,6 @@ func (p *Portmap) Serve(ctx context.Context, l net.Listener, u net.PacketConn) e
 }
 
 func (p *Portmap) setup() {
-	if p.Log == nil {
-		p.Log = slog.New(slog.DiscardHandler)
-	}
 	refuse := func(_ *conn, _ *call, out []byte) []byte { return appendFlag(out, false) }
 	p.programs = []program{{programPortmap, portmapVersion, []procedure{
 		0: {run: null},
@@ -80,7 +77,8 @@ func (p *Portmap) setup() {
 		3: {run: p.getport},
 		4: {run: p.dump},
 	}}}
-	p.conns = accept.Loop{Protocol: "portmap", Log: p.Log, Max: portmapConns, Serve: p.serve}
+	p.loop = accept.NewLoop("portmap", accept.Options{Log: p.Log}, accept.Limits{MaxConns: portmapConns})
+	p.loop.Serve = p.serve
 }
 
 // getport answers GETPORT with a port, or 0 for what is not here. Its own version is not looked at: a client learns of
@@ -138,8 +136,8 @@ func (p *Portmap) packets(ctx context.Context, u net.PacketConn) error {
 	}
 }
 
-// serve is the life of one connection.
-func (p *Portmap) serve(ctx context.Context, nc net.Conn) {
+// serve serves one connection.
+func (p *Portmap) serve(ctx context.Context, nc *accept.Conn) {
 	r := bufio.NewReaderSize(nc, recordMark+maxPortmap)
 	for ctx.Err() == nil {
 		nc.SetDeadline(time.Now().Add(portmapIdle))
@@ -149,7 +147,7 @@ func (p *Portmap) serve(ctx context.Context, nc net.Conn) {
 		}
 		n := be.Uint32(head)
 		if n&lastFragment == 0 || n&^lastFragment > maxPortmap {
-			p.Log.Warn("portmap: refused", "peer", nc.RemoteAddr().String(), "why", "what came is no request for a portmapper")
+			nc.Refused(errors.New("this is not a request for a portmapper"))
 			return
 		}
 		request := make([]byte, recordMark+int(n&^lastFragment))

@@ -28,7 +28,7 @@ func read(c *conn, q *call, out []byte) []byte {
 	n := 0
 	if offset <= math.MaxInt64 {
 		if n, err = pread(fd, tail[head:head+want], int64(offset)); err != nil {
-			c.diskFailed("READ", t, err)
+			diskFailed("READ", t, err)
 			return t.failed(out[:start], err)
 		}
 	}
@@ -41,8 +41,7 @@ func read(c *conn, q *call, out []byte) []byte {
 	b = appendFlag(b, offset+uint64(n) >= uint64(t.st.Size))
 	b = appendU32(b, uint32(n))
 	b = b[:len(b)+n]
-	t.at.reads.Add(1)
-	t.at.read.Add(uint64(n))
+	t.at.session.Read(n)
 	return append(b, padding[:-n&3]...)
 }
 
@@ -81,10 +80,9 @@ func pread(fd int, p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// diskFailed logs the first failure of a connection: a lost disk would fill the log otherwise.
-func (c *conn) diskFailed(what string, t *target, err error) {
-	if statusOf(err) == statusIO && c.ioFailed.CompareAndSwap(false, true) {
-		c.srv.Log.Error("nfs3: "+what+" failed, told the client so; further ones on this connection are not logged",
-			"export", t.at.export.Name, "peer", c.peer, "inode", t.st.Ino, "why", err)
+// diskFailed notes that a disk failed: a status of a request that is not the client's doing.
+func diskFailed(what string, t *target, err error) {
+	if statusOf(err) == statusIO {
+		t.at.session.Failed(what+" failed, told the client so", err, "inode", t.st.Ino)
 	}
 }

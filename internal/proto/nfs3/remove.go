@@ -68,7 +68,7 @@ func (c *conn) unlink(q *call, out []byte, what string, flags int) []byte {
 	if err == nil {
 		err = dir.sync()
 	}
-	c.diskFailed(what, dir, err)
+	diskFailed(what, dir, err)
 	return dir.appendWcc(appendU32(out, uint32(statusOf(err))), before)
 }
 
@@ -94,7 +94,7 @@ func rename(c *conn, q *call, out []byte) []byte {
 			err = b.sync()
 		}
 	}
-	c.diskFailed("RENAME", a, err)
+	diskFailed("RENAME", a, err)
 	out = a.appendWcc(appendU32(out, uint32(statusOf(err))), beforeA)
 	return b.appendWcc(out, beforeB)
 }
@@ -170,7 +170,7 @@ func link(c *conn, q *call, out []byte) []byte {
 	if err == nil {
 		err = dir.sync()
 	}
-	c.diskFailed("LINK", dir, err)
+	diskFailed("LINK", dir, err)
 	unix.Fstat(t.path, &t.st)
 	out = t.failed(out, err)
 	return dir.appendWcc(out, before)

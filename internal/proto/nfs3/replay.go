@@ -40,7 +40,7 @@ type replay struct {
 // once is answer for a procedure that must not run twice.
 func (c *conn) once(p *procedure, q *call, out []byte) []byte {
 	r := &c.srv.replays
-	key := replayKey{c.peer.Addr(), q.xid, q.proc, r.sum(q)}
+	key := replayKey{c.Peer.Addr(), q.xid, q.proc, r.sum(q)}
 	mine, old := r.begin(key)
 	if old != nil {
 		<-old.done

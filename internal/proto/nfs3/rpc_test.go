@@ -1,6 +1,7 @@
 package nfs3
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/hex"
@@ -211,7 +212,7 @@ func pipe(t *testing.T, s *Server) (near net.Conn, ended chan struct{}) {
 	s.once.Do(s.setup)
 	ended = make(chan struct{})
 	go func() {
-		s.serve(t.Context(), far)
+		s.loop.ServeConn(t.Context(), far)
 		far.Close()
 		close(ended)
 	}()
@@ -229,7 +230,8 @@ func TestSlowPeers(t *testing.T) {
 		"half a request":       {null[:9], accept.Stall, "a request did not arrive whole in 1m0s"},
 		"half a large request": {append(appendU32(nil, lastFragment|1<<20), 1), accept.Stall, "a request did not arrive whole in 1m0s"},
 		"takes no reply":       {null, accept.Stall, "the client took no data for 1m0s"},
-		"idle":                 {nil, time.Hour, ""},
+		"nothing":              {nil, accept.FirstRequest, "no request within 10s"},
+		"idle":                 {null, time.Hour, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -238,6 +240,7 @@ func TestSlowPeers(t *testing.T) {
 				begin := time.Now()
 				near.Write(tt.say)
 				if tt.why == "" {
+					(&client{t: t, nc: near, r: bufio.NewReader(near)}).reply()
 					time.Sleep(tt.after)
 					near.Close()
 				}
@@ -270,13 +273,7 @@ func TestMemory(t *testing.T) {
 		nc.(*net.TCPConn).SetReadBuffer(4096)
 		go nc.Write(bytes.Repeat(read, 64))
 	}
-	until(t, "the memory is taken", func() bool {
-		if h.memory.TryAcquire(2 << 20) {
-			h.memory.Release(2 << 20)
-			return false
-		}
-		return true
-	})
+	until(t, "the memory is taken", func() bool { return h.Counters().Memory > 2<<20 })
 	for i := range 100 {
 		want := uint32(4096)
 		if i%2 == 1 {
@@ -319,7 +316,7 @@ func TestPanic(t *testing.T) {
 	}
 	d := h.dial(t)
 	d.call(programNFS, nfsVersion, procNull, nil)
-	until(t, "memory is given back", func() bool { return h.memory.TryAcquire(h.MaxBuffer) })
+	until(t, "memory is given back", func() bool { return h.Counters().Memory == 0 })
 }
 
 // TestExportList: EXPORT and DUMP tell what there is, no more than fits.

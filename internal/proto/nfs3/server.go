@@ -6,19 +6,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
-	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"netroot/internal/proto/accept"
 )
 
-// Limits of Server when its fields are zero.
+// Limits of Server when its options are zero.
 const (
 	DefaultMaxConns  = 4096
 	DefaultMaxBuffer = 256 << 20 // bytes
@@ -30,6 +26,7 @@ const maxBusy = 256 // requests that wait for a file system at once, each on a t
 // Server serves exports. Its fields are set before Serve and left alone after; a Server may serve several listeners at
 // once.
 type Server struct {
+	accept.Options
 	// Lookup opens the export in which path lies, for a MOUNT by peer; rest is what of path lies below the export's
 	// directory ("" is the directory itself). path begins with a slash and is clean (path.Clean). It is called from
 	// many goroutines. An error that wraps ErrUnknown or ErrDenied is told to the client as such; its text goes to Log.
@@ -46,25 +43,15 @@ type Server struct {
 	Unmounted func(path string, peer netip.AddrPort) error
 	// Key seals handles: with another key, all that clients hold are stale. The caller keeps it; it is secret.
 	Key [32]byte
-	// Log gets a line for each MOUNT, and for each client that begins to use an export, leaves or is refused. Nil
-	// discards.
-	Log *slog.Logger
-	// MaxConns bounds the connections; MaxBuffer the bytes of requests and replies held in memory for all of them
-	// together (at least 4 MiB), beside 400 KiB for each connection that has requests. MaxFiles bounds the files that
-	// are kept open; each may take three descriptors, and no more than a quarter of the process's are used. 0 means
-	// the defaults above.
-	MaxConns  int
-	MaxBuffer int64
-	MaxFiles  int
-	// Observe, when set, is told when a connection begins to use an export and when it ends.
-	Observe func(Stat)
+	// MaxFiles bounds the files that are kept open; each may take three descriptors, and no more than a quarter of the
+	// process's are used. 0 means DefaultMaxFiles.
+	MaxFiles int
 
 	once     sync.Once
-	conns    accept.Loop
+	loop     *accept.Loop
+	bufs     *accept.Buffers
 	programs []program
-	memory   *semaphore.Weighted // of MaxBuffer bytes
-	busy     chan struct{}       // of maxBusy requests
-	bufs     buffers
+	busy     chan struct{} // of maxBusy requests
 	verifier atomic.Uint64 // of unstable writes: another one says that some may be lost
 	seals    sealer
 	files    cache
@@ -77,41 +64,22 @@ type Server struct {
 	active map[*attachment]struct{}
 }
 
-// Stat is what one connection has done with one export. A machine has one connection or a few at a time, and none for
-// minutes when it has nothing to ask.
-type Stat struct {
-	Peer    netip.AddrPort
-	Export  string
-	ID      ID
-	Since   time.Time // it began to use the export
-	Heard   time.Time // its last request for it
-	Reads   uint64    // READs that were answered with data
-	Read    uint64    // bytes of that data
-	Writes  uint64
-	Written uint64 // bytes
-	Done    bool   // the connection has ended
-}
+// Active returns the exports that connections use now, in no order. A machine has one connection or a few at a time, and
+// none for minutes when it has nothing to ask.
+func (s *Server) Active() []accept.Session { s.once.Do(s.setup); return s.loop.Active() }
 
-// Active returns what the connections of this moment do, in no order.
-func (s *Server) Active() []Stat {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]Stat, 0, len(s.active))
-	for a := range s.active {
-		all = append(all, a.stat())
-	}
-	return all
-}
+// Counters returns what the server has done since its start.
+func (s *Server) Counters() accept.Counters { s.once.Do(s.setup); return s.loop.Counters() }
 
-// Disconnect ends the connections for which match is true of something they use. Clients connect again at once, and
+// Disconnect ends the connections for which match is true of an export that they use. Clients connect again at once, and
 // Find is asked anew: so an export that was withdrawn, or given to another, is really gone. It returns their number.
-func (s *Server) Disconnect(match func(Stat) bool) int {
+func (s *Server) Disconnect(match func(accept.Session) bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
 	for a := range s.active {
-		if match(a.stat()) {
-			a.conn.fail(errors.New("disconnected by the server"))
+		if match(a.session.Session()) {
+			a.conn.Fail(errors.New("disconnected by the server"))
 			n++
 		}
 	}
@@ -133,22 +101,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		defer close(swept)
 		s.files.sweep(ctx)
 	}()
-	err := s.conns.Run(ctx, l)
+	err := s.loop.Run(ctx, l)
 	cancel()
 	<-swept
 	return err
 }
 
 func (s *Server) setup() {
-	if s.Log == nil {
-		s.Log = slog.New(slog.DiscardHandler)
-	}
-	if s.MaxConns <= 0 {
-		s.MaxConns = DefaultMaxConns
-	}
-	if s.MaxBuffer <= 0 {
-		s.MaxBuffer = DefaultMaxBuffer
-	}
 	if s.MaxFiles <= 0 {
 		s.MaxFiles = DefaultMaxFiles
 	}
@@ -157,8 +116,12 @@ func (s *Server) setup() {
 		{programMount, mountVersion, mountProcedures},
 		{programACL, nfsVersion, aclProcedures},
 	}
-	s.conns = accept.Loop{Protocol: "nfs3", Log: s.Log, Max: s.MaxConns, Serve: s.serve}
-	s.memory = semaphore.NewWeighted(max(s.MaxBuffer, 4*maxRecord))
+	s.bufs = accept.NewBuffers(maxData, slack)
+	s.loop = accept.NewLoop("nfs3", s.Options, accept.Limits{
+		MaxConns: DefaultMaxConns, MaxBuffer: DefaultMaxBuffer, LeastBuffer: 4 * maxRecord,
+		ConnBuffer: connMemory, ConnRequests: connInFlight,
+	})
+	s.loop.Serve = s.serve
 	s.busy = make(chan struct{}, maxBusy)
 	s.seals.key = s.Key
 	s.files.limit(s.MaxFiles)
@@ -173,14 +136,4 @@ func (s *Server) newVerifier() {
 	var b [8]byte
 	rand.Read(b[:]) // never fails
 	s.verifier.Store(binary.NativeEndian.Uint64(b[:]))
-}
-
-func (s *Server) observe(st Stat) {
-	if s.Observe != nil {
-		s.Observe(st)
-	}
-}
-
-func (s *Server) refused(peer netip.AddrPort, what string, why error) {
-	s.Log.Warn("nfs3: refused", "peer", peer, "asked", what, "why", why)
 }

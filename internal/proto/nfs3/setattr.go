@@ -129,7 +129,7 @@ func setattr(c *conn, q *call, out []byte) []byte {
 	if err == nil {
 		err = t.sync()
 	}
-	c.diskFailed("SETATTR", t, err)
+	diskFailed("SETATTR", t, err)
 	return t.appendWcc(appendU32(out, uint32(statusOf(err))), before)
 }
 

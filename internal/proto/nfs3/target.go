@@ -3,7 +3,6 @@ package nfs3
 import (
 	"bytes"
 	"errors"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +22,7 @@ func (c *conn) target(q *call, h []byte) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.heard.Store(time.Now().UnixNano())
+	a.session.Heard()
 	t := &target{at: a, srv: c.srv, who: q.who}
 	if !a.export.TrustRoot {
 		t.who = q.who.squashed

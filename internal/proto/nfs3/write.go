@@ -40,14 +40,13 @@ func writeProc(c *conn, q *call, out []byte) []byte {
 			err = t.write(data, int64(offset), stable)
 		}
 	}
-	c.diskFailed("WRITE", t, err)
+	diskFailed("WRITE", t, err)
 	unix.Fstat(t.path, &t.st)
 	out = t.appendWcc(appendU32(out, uint32(statusOf(err))), nil)
 	if err != nil {
 		return out
 	}
-	t.at.writes.Add(1)
-	t.at.written.Add(uint64(len(data)))
+	t.at.session.Wrote(len(data))
 	out = appendU32(out, count)
 	out = appendU32(out, stable)
 	return appendU64(out, verifier)
@@ -117,7 +116,7 @@ func commit(c *conn, q *call, out []byte) []byte {
 	case !t.at.export.ReadOnly:
 		if err = t.sync(); err != nil { // the kernel may have dropped what it could not write
 			c.srv.newVerifier()
-			c.diskFailed("COMMIT", t, err)
+			diskFailed("COMMIT", t, err)
 		}
 	}
 	unix.Fstat(t.path, &t.st)

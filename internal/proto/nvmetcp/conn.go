@@ -7,25 +7,20 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"net"
 	"os"
-	"runtime/debug"
 	"sync/atomic"
 	"time"
 
 	"netroot/internal/proto/accept"
-
-	"golang.org/x/sync/semaphore"
 )
 
 const readAhead = 1 << 10 // bytes of commands read at once: 14 of them
 
 // conn is one connection, which is one queue once its host has sent Connect.
 type conn struct {
-	srv  *Server
-	peer string
-	nc   net.Conn
-	r    *bufio.Reader
+	*accept.Conn
+	srv *Server
+	r   *bufio.Reader
 
 	replies *accept.Replies
 
@@ -39,39 +34,17 @@ type conn struct {
 	size   uint32 // of the submission queue
 	noFlow bool   // the host does not want to be told its head
 
-	cmd      command
-	fetched  atomic.Uint32       // commands, modulo 2^32
-	inFlight *semaphore.Weighted // of connInFlight, see admit
-	slow     atomic.Bool         // the backend's last small read took long
-	ioFailed atomic.Bool         // a backend error was logged
-	wrong    bool                // a command was refused, and that was logged
-	cause    atomic.Pointer[error]
+	cmd     command
+	fetched atomic.Uint32 // commands, modulo 2^32
+	slow    atomic.Bool   // the backend's last small read took long
 }
 
-func newConn(s *Server, nc net.Conn) *conn {
-	return &conn{
-		srv: s, peer: nc.RemoteAddr().String(), nc: nc, r: bufio.NewReaderSize(nc, readAhead),
-		replies: accept.NewReplies(nc, "host"), inFlight: semaphore.NewWeighted(connInFlight),
-	}
-}
-
-// fail ends the connection from any goroutine; the first cause is kept.
-func (c *conn) fail(err error) {
-	c.cause.CompareAndSwap(nil, &err)
-	c.nc.Close()
-}
-
-// survive keeps a panic of this connection, or of its backend, from ending the server.
-func (c *conn) survive(what string) {
-	if p := recover(); p != nil {
-		c.srv.Log.Error("nvmetcp: panic, connection closed", "in", what, "peer", c.peer, "panic", p, "stack", string(debug.Stack()))
-		c.fail(errors.New("panic"))
-	}
+func newConn(s *Server, nc *accept.Conn) *conn {
+	return &conn{Conn: nc, srv: s, r: bufio.NewReaderSize(nc, readAhead), replies: accept.NewReplies(nc, "host")}
 }
 
 // run serves commands until the host leaves, which is io.EOF, or an error ends the connection.
 func (c *conn) run(ctx context.Context) error {
-	c.nc.SetReadDeadline(time.Now().Add(connectTimeout))
 	if err := c.initialize(); err != nil {
 		return err
 	}
@@ -81,11 +54,12 @@ func (c *conn) run(ctx context.Context) error {
 		}
 		err := c.readCommand()
 		if c.ctrl == nil && errors.Is(err, os.ErrDeadlineExceeded) {
-			return fmt.Errorf("no Connect within %v", connectTimeout)
+			return fmt.Errorf("no Connect within %v", accept.FirstRequest)
 		}
 		if err != nil {
 			return err
 		}
+		c.Requested()
 		if err := c.handle(ctx, &c.cmd); err != nil {
 			return err
 		}
@@ -93,57 +67,39 @@ func (c *conn) run(ctx context.Context) error {
 	return nil
 }
 
-// wait waits until no read is under way.
-func (c *conn) wait() {
-	c.inFlight.Acquire(context.Background(), connInFlight) // all of it
-	c.inFlight.Release(connInFlight)
-}
-
-// end answers what is under way, and says goodbye to a host that does not follow the protocol.
+// end answers what is under way, and tells a host that does not follow the protocol why the connection ends.
 func (c *conn) end(err error) {
 	c.replies.Hold(false)
-	c.wait()
-	c.cause.CompareAndSwap(nil, &err)
+	c.Wait()
+	err = c.Cause(err)
+	if err == nil {
+		err = io.EOF
+	}
 	var wrong *fatal
-	if !errors.As(err, &wrong) || c.replies.Send(wrong.append(nil)) != nil {
-		return
-	}
+	told := errors.As(err, &wrong) && c.replies.Send(wrong.append(nil)) == nil
 	// Closing a socket with unread data resets it, and the host would lose what it was just told.
-	if half, ok := c.nc.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
-		c.nc.SetReadDeadline(time.Now().Add(accept.Grace))
-		io.CopyN(io.Discard, c.nc, maxChunk)
+	if told && c.CloseWrite() == nil {
+		c.SetReadDeadline(time.Now().Add(accept.Grace))
+		io.CopyN(io.Discard, c.Conn, maxTransfer)
 	}
+	c.Fail(err)
 }
 
 // leave closes the connection and undoes its Connect.
-func (c *conn) leave(ctx context.Context) {
-	c.nc.Close()
-	c.wait() // there are some after a panic
-	var why error
-	if p := c.cause.Load(); p != nil {
-		why = *p
-	}
+func (c *conn) leave() {
+	c.Close()
+	c.Wait() // there are requests under way after a panic
+	why := c.Cause(nil)
 	switch {
-	case c.ctrl == nil && ctx.Err() == nil && why != nil && why != io.EOF:
-		c.srv.refused(c.peer, why)
+	case c.ctrl == nil && !c.Stopping() && why != io.EOF:
+		c.Refused(why)
 	case c.ctrl != nil && c.qid == 0:
-		c.ctrl.close(leaving(ctx, why))
-	case c.ctrl != nil && ctx.Err() != nil:
+		c.ctrl.close(c.Reason(nil, "connection closed"))
+	case c.ctrl != nil && c.Stopping():
 		c.ctrl.remove(c, nil)
 	case c.ctrl != nil:
 		c.ctrl.remove(c, why)
 	}
-}
-
-func leaving(ctx context.Context, err error) string {
-	switch {
-	case ctx.Err() != nil:
-		return "the server stops"
-	case err == nil || err == io.EOF:
-		return "connection closed"
-	}
-	return err.Error()
 }
 
 // initialize receives ICReq and answers it.

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
 
 const (
@@ -27,13 +29,11 @@ type controller struct {
 	host   string
 	hostID [16]byte
 	admin  *conn
-	since  time.Time
 
-	ready atomic.Bool // as CSTS says
-	alive atomic.Bool // a command came since the timer was set
-	reads atomic.Uint64
-	bytes atomic.Uint64
-	users sync.WaitGroup // I/O connections
+	session *accept.Attachment // nil for discovery
+	ready   atomic.Bool        // as CSTS says
+	alive   atomic.Bool        // a command came since the timer was set
+	users   sync.WaitGroup     // I/O connections
 
 	mu       sync.Mutex
 	closed   bool
@@ -64,15 +64,6 @@ func newDisk(b Backend, blockSize int) disk {
 
 func (k *controller) discovery() bool { return k.sub == nil }
 
-func (k *controller) stat() Stat {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return Stat{
-		Peer: k.admin.peer, Host: k.host, NQN: k.nqn, Controller: k.id, Queues: len(k.queues),
-		Since: k.since, Reads: k.reads.Load(), Bytes: k.bytes.Load(),
-	}
-}
-
 func randomID() uint16 { return uint16(1 + rand.N(maxControllerID)) }
 
 // makeController answers the Connect of an admin connection.
@@ -81,7 +72,7 @@ func (s *Server) makeController(ctx context.Context, c *conn, q connection) *ref
 		return badData(connectCntlidAt, fmt.Errorf("controller %#x: controllers are made when a host connects", q.cntlid))
 	}
 	k := &controller{
-		srv: s, nqn: q.nqn, host: q.host, hostID: q.hostID, admin: c, since: time.Now(), kato: q.kato,
+		srv: s, nqn: q.nqn, host: q.host, hostID: q.hostID, admin: c, kato: q.kato,
 		queues: make(map[uint16]*conn), features: make(map[uint8]uint32),
 	}
 	if q.nqn != DiscoveryNQN {
@@ -102,12 +93,12 @@ func (s *Server) makeController(ctx context.Context, c *conn, q connection) *ref
 		k.release()
 		return &refusal{statusBusy, 0, errors.New("all controller numbers are taken")}
 	}
+	if !k.discovery() {
+		k.session = c.Attach(accept.Session{Client: k.host, Export: k.nqn, Number: int(k.id)}, "controller", k.id)
+		k.session.Connections(-1) // I/O connections are to come
+	}
 	c.use(k, q)
 	k.watch()
-	if !k.discovery() {
-		s.Log.Info("nvmetcp: attached", "peer", c.peer, "host", k.host, "nqn", k.nqn, "controller", k.id)
-		s.observe(k.stat())
-	}
 	return nil
 }
 
@@ -154,6 +145,7 @@ func (s *Server) addQueue(c *conn, q connection) *refusal {
 		return &refusal{statusSequence, 0, errors.New("the queue is connected already")}
 	}
 	k.queues[q.qid] = c
+	k.session.Connections(1)
 	k.users.Add(1)
 	c.use(k, q)
 	return nil
@@ -163,10 +155,11 @@ func (s *Server) addQueue(c *conn, q connection) *refusal {
 func (k *controller) remove(c *conn, why error) {
 	k.mu.Lock()
 	delete(k.queues, c.qid)
+	k.session.Connections(-1)
 	closed := k.closed
 	k.mu.Unlock()
 	if why != nil && why != io.EOF && !closed {
-		k.srv.Log.Info("nvmetcp: queue ended", "peer", c.peer, "nqn", k.nqn, "controller", k.id, "queue", c.qid, "why", why)
+		k.srv.loop.Log.Info("nvmetcp: queue ended", "peer", c.PeerName(), "nqn", k.nqn, "controller", k.id, "queue", c.qid, "why", why)
 	}
 	k.users.Done()
 }
@@ -176,7 +169,7 @@ func (k *controller) failQueues(why error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, c := range k.queues {
-		c.fail(why)
+		c.Fail(why)
 	}
 }
 
@@ -194,14 +187,9 @@ func (k *controller) close(why string) {
 	k.failQueues(errors.New("the controller has ended"))
 	k.users.Wait()
 	k.release()
-	if k.discovery() {
-		return
+	if !k.discovery() {
+		k.session.Detach(why)
 	}
-	st := k.stat()
-	st.Done = true
-	k.srv.observe(st)
-	k.srv.Log.Info("nvmetcp: left", "peer", st.Peer, "host", st.Host, "nqn", st.NQN, "controller", st.Controller,
-		"reads", st.Reads, "bytes", st.Bytes, "after", time.Since(st.Since).Round(time.Millisecond), "why", why)
 }
 
 func (k *controller) release() {
@@ -227,6 +215,6 @@ func (k *controller) watch() {
 			k.watch()
 			return
 		}
-		k.admin.fail(fmt.Errorf("no sign of life for %v", kato))
+		k.admin.Fail(fmt.Errorf("no sign of life for %v", kato))
 	})
 }

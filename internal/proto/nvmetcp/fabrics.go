@@ -128,10 +128,10 @@ func (c *conn) connect(ctx context.Context, cmd *command) error {
 		no = c.srv.addQueue(c, q)
 	}
 	if no != nil {
-		c.srv.Log.Warn("nvmetcp: refused", "peer", c.peer, "host", q.host, "nqn", q.nqn, "queue", q.qid, "why", no.why)
+		c.Refused(no.why, "client", q.host, "export", q.nqn, "queue", q.qid)
 		return c.complete(cmd.id(), uint64(no.result), no.status)
 	}
-	c.nc.SetReadDeadline(time.Time{})
+	c.SetReadDeadline(time.Time{})
 	return c.complete(cmd.id(), uint64(c.ctrl.id), statusSuccess)
 }
 

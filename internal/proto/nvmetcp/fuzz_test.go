@@ -66,20 +66,20 @@ func FuzzServer(f *testing.F) {
 		idle := make(chan struct{})
 		go func() {
 			defer close(idle)
-			s.serve(t.Context(), first)
+			s.loop.ServeConn(t.Context(), first)
 		}()
 		select {
 		case <-heard:
 		case <-idle:
 		}
-		s.serve(t.Context(), second)
+		s.loop.ServeConn(t.Context(), second)
 		stop.Close()
 		<-idle
 		if held != 0 || len(s.controllers) != 0 {
 			t.Errorf("%d subsystems not released, %d controllers left", held, len(s.controllers))
 		}
-		if !s.memory.TryAcquire(s.MaxBuffer) {
-			t.Error("memory not given back")
+		if n := s.Counters().Memory; n != 0 {
+			t.Errorf("%d bytes of memory are not given back", n)
 		}
 		// A command of 72 bytes can ask for a mebibyte of a log page, but of a small disk.
 		commands := len(admin)/commandSize + 1

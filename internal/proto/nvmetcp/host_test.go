@@ -124,8 +124,8 @@ func start(t testing.TB, s *Server) (addr string, log *logged) {
 		if err := <-done; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
-		if len(s.controllers) != 0 || s.conns.Open() != 0 || !s.memory.TryAcquire(s.MaxBuffer) {
-			t.Errorf("left over: %d controllers, %d connections", len(s.controllers), s.conns.Open())
+		if n := s.Counters(); len(s.controllers) != 0 || n.Open != 0 || n.Attached != 0 || n.Memory != 0 {
+			t.Errorf("left over: %d controllers, %+v", len(s.controllers), n)
 		}
 	})
 	return l.Addr().String(), log

@@ -24,7 +24,8 @@ func serving(b Backend) func(context.Context, string) (*Subsystem, error) {
 
 // TestFatalErrors: a host that breaks the protocol is told how, and goes.
 func TestFatalErrors(t *testing.T) {
-	addr, log := start(t, &Server{})
+	s := &Server{}
+	addr, log := start(t, s)
 	change := func(b []byte, at int, v ...byte) []byte {
 		copy(b[at:], v)
 		return b
@@ -79,7 +80,10 @@ func TestFatalErrors(t *testing.T) {
 		conn.CloseWrite()
 		ended(t, conn)
 	}
-	until(t, "lines", func() bool { return strings.Count(log.String(), "refused") == 20 })
+	until(t, "refusals", func() bool { return s.Counters().Refused == 20 })
+	if n := strings.Count(log.String(), `msg="nvmetcp: refused"`); n < 10 {
+		t.Errorf("%d lines:\n%s", n, log)
+	}
 }
 
 // TestHostEndsConnection: H2CTermReq is logged with what it says.
@@ -99,22 +103,22 @@ func TestHostEndsConnection(t *testing.T) {
 // TestControllerEnds: with its admin connection end its I/O connections, and the subsystem is released once.
 func TestControllerEnds(t *testing.T) {
 	var released atomic.Int32
-	var seen atomic.Pointer[[]Stat]
-	seen.Store(&[]Stat{})
+	var seen atomic.Pointer[[]accept.Event]
+	seen.Store(&[]accept.Event{})
 	s := &Server{
 		Lookup: func(_ context.Context, nqn string) (*Subsystem, error) {
 			sub := subsystem(nqn, &memory{size: smallDisk})
 			sub.Release = func() { released.Add(1) }
 			return sub, nil
 		},
-		Observe: func(st Stat) { all := append(*seen.Load(), st); seen.Store(&all) },
+		Options: accept.Options{Observer: func(e accept.Event) { all := append(*seen.Load(), e); seen.Store(&all) }},
 	}
 	addr, log := start(t, s)
 	admin := attach(t, addr, rootNQN)
 	one, two := admin.queue(addr, 1, 0, 4, false), admin.queue(addr, 2, 0, 4, true)
 	one.must(read(0, 2, 1024))
 	two.conn.Close()
-	until(t, "a queue less", func() bool { all := s.Active(); return len(all) == 1 && all[0].Queues == 1 })
+	until(t, "a queue less", func() bool { all := s.Active(); return len(all) == 1 && all[0].Connections == 1 })
 	if released.Load() != 0 {
 		t.Error("released while in use")
 	}
@@ -122,18 +126,19 @@ func TestControllerEnds(t *testing.T) {
 	admin.conn.Close()
 	ended(t, one.conn)
 	until(t, "the end", func() bool { return len(s.Active()) == 0 && released.Load() == 1 && len(*seen.Load()) == 2 })
-	stat := Stat{Host: hostNQN, NQN: rootNQN, Controller: 1}
-	done := stat
-	done.Reads, done.Bytes, done.Done = 2, 1536, true
-	if diff := cmp.Diff([]Stat{stat, done}, *seen.Load(), cmpopts.IgnoreFields(Stat{}, "Peer", "Since")); diff != "" {
+	begun := accept.Session{Protocol: "nvmetcp", Client: hostNQN, Export: rootNQN, Number: 1, Connections: 1}
+	done := begun
+	done.Reads, done.ReadBytes, done.Connections = 2, 1536, 0
+	events := []accept.Event{{Kind: accept.Attached, Session: begun}, {Kind: accept.Detached, Session: done, Why: "connection closed"}}
+	if diff := cmp.Diff(events, *seen.Load(), cmpopts.IgnoreFields(accept.Session{}, "Peer", "Since")); diff != "" {
 		t.Errorf("observed (-want +got):\n%s", diff)
 	}
 	q := ic(t, dial(t, addr), 0, 4)
 	if a := q.do(connectCommand(1, 127, 1, 0, 0, rootNQN, hostNQN)); a.status != statusConnectParam {
 		t.Errorf("queue of a controller that has ended: status %#x", a.status)
 	}
-	const lines = `level=INFO msg="nvmetcp: attached" host=nqn.2026-01.test:host nqn=nqn.2026-01.test:root controller=1
-level=INFO msg="nvmetcp: left" host=nqn.2026-01.test:host nqn=nqn.2026-01.test:root controller=1 reads=2 bytes=1536 why="connection closed"
+	const lines = `level=INFO msg="nvmetcp: attached" client=nqn.2026-01.test:host export=nqn.2026-01.test:root controller=1
+level=INFO msg="nvmetcp: left" client=nqn.2026-01.test:host export=nqn.2026-01.test:root controller=1 reads=2 bytes=1536 why="connection closed"
 `
 	until(t, "lines of a life", log.has(lines))
 }
@@ -157,7 +162,7 @@ func pipe(t *testing.T, s *Server) net.Conn {
 	s.Lookup, s.List = subsystems, listed
 	s.once.Do(s.setup)
 	near, far := net.Pipe()
-	go s.serve(t.Context(), far)
+	go s.loop.ServeConn(t.Context(), far)
 	t.Cleanup(func() { near.Close() })
 	return near
 }
@@ -199,11 +204,11 @@ func TestSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		log := &logged{}
-		quiet := pipe(t, &Server{Log: slog.New(slog.NewTextHandler(log, nil))})
-		if _, err := quiet.Read(make([]byte, 1)); err != io.EOF || time.Since(began) != connectTimeout {
+		quiet := pipe(t, &Server{Options: accept.Options{Log: slog.New(slog.NewTextHandler(log, nil))}})
+		if _, err := quiet.Read(make([]byte, 1)); err != io.EOF || time.Since(began) != accept.FirstRequest {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
-		h0 := pipe(t, &Server{Log: slog.New(slog.NewTextHandler(log, nil))})
+		h0 := pipe(t, &Server{Options: accept.Options{Log: slog.New(slog.NewTextHandler(log, nil))}})
 		ic(t, h0, 0, 4)
 		if _, err := h0.Read(make([]byte, 1)); err != io.EOF {
 			t.Error(err)
@@ -226,13 +231,13 @@ func TestStuckHost(t *testing.T) {
 		id := uint16(admin.must(connectCommand(0, 31, anyController, 0, 0, rootNQN, hostNQN)).result)
 		admin.must(enable)
 		near, far := net.Pipe()
-		go s.serve(t.Context(), far)
+		go s.loop.ServeConn(t.Context(), far)
 		q := ic(t, near, 0, 4)
 		q.must(connectCommand(1, 127, id, 0, 0, rootNQN, hostNQN))
 		q.send(read(0, 16, 8192))
 		time.Sleep(accept.Stall + time.Second)
 		synctest.Wait()
-		if n := s.Active()[0].Queues; n != 0 {
+		if n := s.Active()[0].Connections; n != 0 {
 			t.Errorf("%d queues left", n)
 		}
 	})
@@ -265,7 +270,7 @@ func TestServeEnds(t *testing.T) {
 }
 
 func TestTooManyConnections(t *testing.T) {
-	addr, log := start(t, &Server{MaxConns: 2})
+	addr, log := start(t, &Server{Options: accept.Options{MaxConns: 2}})
 	first := attach(t, addr, rootNQN)
 	first.queue(addr, 1, 0, 4, false)
 	ended(t, dial(t, addr))

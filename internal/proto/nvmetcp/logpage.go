@@ -36,7 +36,7 @@ var (
 func (c *conn) logPage(ctx context.Context, cmd *command) error {
 	size := (int64(cmd.dword(11)&0xffff)<<16 + int64(cmd.dword(10)>>16) + 1) * 4
 	off := uint64(cmd.dword(13))<<32 | uint64(cmd.dword(12))
-	page, st := c.ctrl.log(ctx, cmd, c.nc.LocalAddr())
+	page, st := c.ctrl.log(ctx, cmd, c.LocalAddr())
 	if st == statusSuccess && (size > maxTransfer || off%4 != 0 || off > uint64(page.size)) {
 		st = statusField
 	}
@@ -93,10 +93,11 @@ func (k *controller) log(ctx context.Context, cmd *command, local net.Addr) (pad
 
 // healthLog is the SMART log: of a disk that does not wear, and has no thermometer.
 func (k *controller) healthLog() []byte {
+	s := k.session.Session()
 	b := make([]byte, 512)
-	b[3] = 100                                                   // percent of spare
-	le.PutUint64(b[32:], (k.bytes.Load()+512*1000-1)/(512*1000)) // data units read
-	le.PutUint64(b[64:], k.reads.Load())
+	b[3] = 100                                                // percent of spare
+	le.PutUint64(b[32:], (s.ReadBytes+512*1000-1)/(512*1000)) // data units read
+	le.PutUint64(b[64:], s.Reads)
 	return b
 }
 

@@ -4,12 +4,19 @@ import (
 	"context"
 	"io"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
 
 const (
-	connInFlight = 16       // reads of one connection under way, of at most maxTransfer bytes of memory each
-	maxTransfer  = maxChunk // bytes of data that one command returns
-	ownChunk     = 64 << 10 // bytes that a connection may always hold
+	connInFlight = 16       // reads of one connection under way, of at most maxTransfer bytes each
+	maxTransfer  = 1 << 20  // bytes of data that one command returns
+	leanChunk    = 64 << 10 // bytes that a read holds at a time while the server's memory is taken
+
+	// A buffer has room around its data for the rest of a PDU and for the completion that follows it, so that they
+	// leave in one write and without a copy.
+	headRoom = maxAlign
+	tailRoom = digestSize + responseSize + digestSize
 
 	quickRead   = 256 << 10              // bytes up to which a read is quick,
 	slowBackend = 200 * time.Microsecond // unless the last one took longer
@@ -43,11 +50,9 @@ func (c *conn) io(ctx context.Context, cmd *command) error {
 // refuse answers a command with an error, and logs the first of a connection that writes or reads past the end.
 func (c *conn) refuse(cmd *command, st status) error {
 	why := map[status]string{statusProtected: "the namespace is read-only", statusRange: "past the end of the namespace"}[st]
-	if why != "" && !c.wrong {
-		c.wrong = true
-		c.srv.Log.Warn("nvmetcp: command refused; further ones on this connection are not logged", "peer", c.peer,
-			"host", c.ctrl.host, "nqn", c.ctrl.nqn, "opcode", cmd.opcode(), "lba", le.Uint64(cmd.sqe[40:]),
-			"blocks", cmd.dword(12)&0xffff+1, "why", why)
+	if why != "" {
+		c.Misused("command", why, "client", c.ctrl.host, "export", c.ctrl.nqn, "opcode", cmd.opcode(),
+			"lba", le.Uint64(cmd.sqe[40:]), "blocks", cmd.dword(12)&0xffff+1)
 	}
 	return c.complete(cmd.id(), 0, st)
 }
@@ -81,74 +86,52 @@ func (c *conn) parseRead(cmd *command) (transfer, status) {
 // read from the page cache takes less time than handing it to a goroutine, which would halve the requests a second;
 // one that must wait for a disk should not keep the next from waiting beside it.
 func (c *conn) start(ctx context.Context, t transfer) error {
-	p, err := c.admit(ctx, t.n)
+	lean := min(t.n, leanChunk)
+	p, full, err := c.Admit(ctx, c.srv.bufs.Size(t.n), c.srv.bufs.Size(lean))
 	if err != nil {
 		return err
 	}
+	chunk := t.n
+	if !full {
+		chunk = lean
+	}
 	if t.n <= quickRead && !c.slow.Load() {
-		c.serveRead(t, p)
+		c.serveRead(t, p, chunk)
 	} else {
-		go c.serveRead(t, p)
+		go c.serveRead(t, p, chunk)
 	}
 	return nil
 }
 
-// serveRead serves t and gives back its permit.
-func (c *conn) serveRead(t transfer, p permit) {
-	defer c.settle(p)
-	defer c.survive("read")
-	sent, err := c.transfer(t, p.chunk)
+// serveRead serves t through a buffer of chunk bytes, and gives back its permit.
+func (c *conn) serveRead(t transfer, p accept.Permit, chunk int) {
+	defer c.Leave(p)
+	defer c.Survive("read")
+	sent, err := c.transfer(t, chunk)
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 	}
-	if sent {
-		c.ctrl.reads.Add(1)
-		c.ctrl.bytes.Add(uint64(t.n))
+	if sent && c.ctrl.session != nil {
+		c.ctrl.session.Read(t.n)
 	}
-}
-
-// permit is what a read holds: a part of its connection's requests, and bytes of the server's memory.
-type permit struct {
-	own    int64
-	shared int64
-	chunk  int // bytes of buffer that it may use
-}
-
-// admit waits until a read of n bytes may hold a buffer. When the server's memory is taken, by hosts that do not read
-// what they asked for, this connection goes one read at a time through a small buffer of its own, so that nobody can
-// stop the others.
-func (c *conn) admit(ctx context.Context, n int) (p permit, err error) {
-	p = permit{own: 1, chunk: n}
-	if err := c.inFlight.Acquire(ctx, p.own); err != nil {
-		return p, err
-	}
-	if held := int64(1) << (minBufferBits + bufferClass(p.chunk)); c.srv.memory.TryAcquire(held) {
-		p.shared = held
-		return p, nil
-	}
-	c.inFlight.Release(p.own)
-	p = permit{own: connInFlight, chunk: min(n, ownChunk)}
-	return p, c.inFlight.Acquire(ctx, p.own)
-}
-
-func (c *conn) settle(p permit) {
-	if p.shared > 0 {
-		c.srv.memory.Release(p.shared)
-	}
-	c.inFlight.Release(p.own)
 }
 
 // transfer answers with t through a buffer of chunk bytes, and reports whether all of the data was sent. Data that
 // cannot be read in the middle is no harm: the completion says so.
 func (c *conn) transfer(t transfer, chunk int) (sent bool, err error) {
-	buf := c.srv.bufs.get(chunk)
-	defer c.srv.bufs.put(buf)
+	buf := c.srv.bufs.Get(chunk)
+	defer c.srv.bufs.Put(buf)
 	for done := 0; ; {
+		if c.Failed() {
+			return false, c.Cause(nil)
+		}
 		n := min(t.n-done, chunk)
 		data := (*buf)[headRoom : headRoom+n]
 		begin := time.Now()
 		if _, err := t.src.ReadAt(data, t.off+int64(done)); err != nil {
-			c.backendFailed(t, err)
+			if c.ctrl.session != nil {
+				c.ctrl.session.Failed("read failed, told the host so", err, "offset", t.off, "length", t.n)
+			}
 			return false, c.complete(t.id, 0, statusReadError)
 		}
 		if t.n <= quickRead {
@@ -195,12 +178,4 @@ func (c *conn) dataPDU(buf []byte, t transfer, done, n int) []byte {
 		pdu = appendDigest(pdu, buf[headRoom:headRoom+n])
 	}
 	return pdu
-}
-
-// backendFailed logs the first failure of a connection: a lost disk would fill the log otherwise.
-func (c *conn) backendFailed(t transfer, err error) {
-	if c.ioFailed.CompareAndSwap(false, true) {
-		c.srv.Log.Error("nvmetcp: read failed, told the host so; further ones on this connection are not logged",
-			"nqn", c.ctrl.nqn, "peer", c.peer, "offset", t.off, "length", t.n, "why", err)
-	}
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"netroot/internal/proto/accept"
 )
 
 // want is what a read of a disk of size bytes returns.
@@ -90,7 +92,7 @@ func TestIOCommands(t *testing.T) {
 			t.Errorf("%s: %d bytes", tt.what, n)
 		}
 	}
-	const told = `host=nqn.2026-01.test:host nqn=nqn.2026-01.test:root opcode=2 lba=0 blocks=18 why="past the end of the namespace"`
+	const told = `client=nqn.2026-01.test:host export=nqn.2026-01.test:root opcode=2 lba=0 blocks=18 why="past the end of the namespace"`
 	if !log.has(told)() || strings.Count(log.String(), "command refused") != 1 {
 		t.Errorf("not one line with %s:\n%s", told, log)
 	}
@@ -136,7 +138,7 @@ func TestBackendFails(t *testing.T) {
 // TestManyQueues reads from many queues with many commands under way, of all sizes, and looks at every byte. The race
 // detector has most to say here.
 func TestManyQueues(t *testing.T) {
-	addr, _ := start(t, &Server{MaxBuffer: 3 << 20}) // less than they want together
+	addr, _ := start(t, &Server{Options: accept.Options{MaxBuffer: 3 << 20}}) // less than they want together
 	const size = 64<<20 + 5
 	var queues sync.WaitGroup
 	for n := range 3 {
@@ -187,11 +189,13 @@ func newGate(size int64) *gate {
 	return g
 }
 
+const bufferSize = headRoom + maxTransfer + tailRoom // of the largest read
+
 // TestInFlightIsBounded: a connection has so many reads under way, and the next must wait; others go on, though all
 // the memory is taken.
 func TestInFlightIsBounded(t *testing.T) {
 	g := newGate(1 << 20)
-	s := &Server{Lookup: serving(g), MaxBuffer: connInFlight * maxChunk}
+	s := &Server{Lookup: serving(g), Options: accept.Options{MaxBuffer: connInFlight * bufferSize}}
 	addr, _ := start(t, s)
 	admin := attach(t, addr, rootNQN)
 	q := admin.queue(addr, 1, 0, 4, false)
@@ -202,8 +206,8 @@ func TestInFlightIsBounded(t *testing.T) {
 	second := admin.queue(addr, 2, 0, 4, false)
 	second.send(read(0, 1024, 512<<10))
 	until(t, "a read of another connection", func() bool { return g.waiting.Load() == connInFlight+1 })
-	if s.memory.TryAcquire(1) {
-		t.Error("there was memory left")
+	if n := s.Counters().Memory; n != connInFlight*bufferSize {
+		t.Errorf("%d bytes of memory are taken", n)
 	}
 	close(g.open)
 	if a := second.next(map[uint16][]byte{}); a.status != statusSuccess || len(a.data) != 512<<10 {

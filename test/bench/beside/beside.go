@@ -111,13 +111,13 @@ func round(ctx context.Context, first int, servers []Server, file string, rows [
 		for k := range targets {
 			i := (first + k) % len(targets)
 			t := targets[i]
-			before, begin := t.cpu(), time.Now()
+			before, begin := t.CPU(), time.Now()
 			v, err := m.Run(ctx, t.URL)
 			if err != nil {
 				return fmt.Errorf("%s: %s: %w", servers[i].Name, m.Name, err)
 			}
 			took := time.Since(begin).Seconds()
-			of[i] = result{v, 1e6 * (t.cpu() - before) / (v * took)}
+			of[i] = result{v, 1e6 * (t.CPU() - before) / (v * took)}
 		}
 		results[j] = append(results[j], of)
 	}

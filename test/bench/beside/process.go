@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // clockTick is what times in /proc are counted in: USER_HZ, 100 a second on every Linux.
@@ -53,8 +54,8 @@ func (t *Target) processes() (all []stat) {
 	return all
 }
 
-// cpu is the processor time that the server has taken, in seconds.
-func (t *Target) cpu() (sum float64) {
+// CPU is the processor time that the server has taken, in seconds.
+func (t *Target) CPU() (sum float64) {
 	for _, s := range t.processes() {
 		sum += s.cpu
 	}
@@ -80,4 +81,20 @@ func (t *Target) Resident() (sum int64, err error) {
 		}
 	}
 	return sum, nil
+}
+
+// MostThreads looks at the number of the server's threads every few milliseconds until stop is closed, and returns the
+// highest.
+func (t *Target) MostThreads(stop <-chan struct{}) (most int) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", t.PID))
+		most = max(most, len(threads))
+		select {
+		case <-stop:
+			return most
+		case <-tick.C:
+		}
+	}
 }

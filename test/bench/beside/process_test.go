@@ -9,10 +9,10 @@ import (
 // TestThisProcess: its processor time grows while it works, and its memory is some.
 func TestThisProcess(t *testing.T) {
 	me := &Target{PID: os.Getpid()}
-	before := me.cpu()
-	for begin := time.Now(); me.cpu() < before+3.0/clockTick; {
+	before := me.CPU()
+	for begin := time.Now(); me.CPU() < before+3.0/clockTick; {
 		if time.Since(begin) > time.Minute {
-			t.Fatalf("%v s before, %v s after a minute of work", before, me.cpu())
+			t.Fatalf("%v s before, %v s after a minute of work", before, me.CPU())
 		}
 	}
 	if n, err := me.Resident(); err != nil || n < 1<<20 {

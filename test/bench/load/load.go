@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -70,27 +71,37 @@ type Pattern struct {
 	For    time.Duration
 }
 
-// Run reads by the pattern over all connections at once, and returns the reads a second.
-func Run(ctx context.Context, conns []*Conn, p Pattern) (float64, error) {
-	var total int
-	counts := make([]int, len(conns))
+// Result is what came of a Run.
+type Result struct {
+	Reads    int
+	Rate     float64       // reads a second
+	P50, P99 time.Duration // half of the reads, and all but a hundredth, took no longer
+}
+
+// Run reads by the pattern over all connections at once.
+func Run(ctx context.Context, conns []*Conn, p Pattern) (r Result, err error) {
+	took := make([][]time.Duration, len(conns))
 	begin := time.Now()
 	all, ctx := errgroup.WithContext(ctx)
 	for i, c := range conns {
 		all.Go(func() (err error) {
-			counts[i], err = c.run(ctx, p, begin.Add(p.For))
+			took[i], err = c.run(ctx, p, begin.Add(p.For))
 			return err
 		})
 	}
-	err := all.Wait()
-	took := time.Since(begin).Seconds()
-	for _, n := range counts {
-		total += n
+	err = all.Wait()
+	r.Rate = 1 / time.Since(begin).Seconds()
+	every := slices.Concat(took...)
+	r.Reads = len(every)
+	r.Rate *= float64(r.Reads)
+	if slices.Sort(every); r.Reads > 0 {
+		r.P50, r.P99 = every[r.Reads/2], every[r.Reads*99/100]
 	}
-	return float64(total) / took, err
+	return r, err
 }
 
-func (c *Conn) run(ctx context.Context, p Pattern, end time.Time) (done int, err error) {
+// run returns how long each read took, from when it was asked for to its answer.
+func (c *Conn) run(ctx context.Context, p Pattern, end time.Time) (took []time.Duration, err error) {
 	steps := c.Blocks / int64(p.Bytes/block)
 	next := func(i int) int64 {
 		if p.Random {
@@ -98,26 +109,37 @@ func (c *Conn) run(ctx context.Context, p Pattern, end time.Time) (done int, err
 		}
 		return int64(i) % steps * int64(p.Bytes)
 	}
-	asked := 0
-	for ; asked < p.Depth; asked++ {
-		if err := c.ask(c, next(asked), p.Bytes); err != nil {
-			return 0, err
+	asked := make([]time.Time, 0, p.Depth) // and not answered; a ring of Depth
+	ask := func(i int) error {
+		now := time.Now()
+		if i < p.Depth {
+			asked = append(asked, now)
+		} else {
+			asked[i%p.Depth] = now
+		}
+		return c.ask(c, next(i), p.Bytes)
+	}
+	sent := 0
+	for ; sent < p.Depth; sent++ {
+		if err := ask(sent); err != nil {
+			return nil, err
 		}
 	}
-	for done < asked {
+	for len(took) < sent {
 		if err := c.w.Flush(); err != nil {
-			return 0, err
+			return took, err
 		}
 		if err := c.answer(c, p.Bytes); err != nil {
-			return 0, fmt.Errorf("read %d: %w", done, err)
+			return took, fmt.Errorf("read %d: %w", len(took), err)
 		}
-		done++
-		if ctx.Err() == nil && time.Now().Before(end) {
-			if err := c.ask(c, next(asked), p.Bytes); err != nil {
-				return 0, err
+		now := time.Now()
+		took = append(took, now.Sub(asked[len(took)%p.Depth]))
+		if ctx.Err() == nil && now.Before(end) {
+			if err := ask(sent); err != nil {
+				return took, err
 			}
-			asked++
+			sent++
 		}
 	}
-	return done, ctx.Err()
+	return took, ctx.Err()
 }

@@ -58,6 +58,7 @@ func clients(t *testing.T, data []byte) map[string]*Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
+	overISCSI.Blocks = size / block
 	t.Cleanup(func() { overNBD.Close(); overNVMe.Close(); host.Close(); overISCSI.Close() })
 	return map[string]*Conn{"NBD": overNBD, "NVMe": overNVMe, "iSCSI": overISCSI}
 }
@@ -88,9 +89,21 @@ func TestRun(t *testing.T) {
 		if name == "iSCSI" {
 			continue // has its reads one after the other
 		}
-		n, err := Run(t.Context(), []*Conn{c}, Pattern{Bytes: 4096, Depth: 16, Random: true, For: 20 * time.Millisecond})
-		if err != nil || n < 16 {
-			t.Errorf("%s: %v reads a second, %v", name, n, err)
+		r, err := Run(t.Context(), []*Conn{c}, Pattern{Bytes: 4096, Depth: 16, Random: true, For: 20 * time.Millisecond})
+		if err != nil || r.Reads < 16 || r.Rate < 16 || r.P50 <= 0 || r.P99 < r.P50 {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+}
+
+// TestDelay: an answer comes no sooner than the delay, and what was asked is not lost or reordered.
+func TestDelay(t *testing.T) {
+	for name, c := range clients(t, make([]byte, size)) {
+		const by = 20 * time.Millisecond
+		c.Delay(by)
+		r, err := Run(t.Context(), []*Conn{c}, Pattern{Bytes: 4096, Depth: 1, Random: true, For: by})
+		if err != nil || r.Reads == 0 || r.P50 < by {
+			t.Errorf("%s: %+v, %v", name, r, err)
 		}
 	}
 }

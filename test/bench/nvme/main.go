@@ -6,7 +6,6 @@ package main
 
 import (
 	"context"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -39,57 +38,19 @@ type reader struct{ beside.Bench }
 func (b reader) measure(name string, connections int, p load.Pattern) beside.Measure {
 	p.For = time.Duration(b.Seconds) * time.Second
 	return beside.Measure{Name: name, Run: func(ctx context.Context, url string) (float64, error) {
-		conns, hangUp, err := b.connect(ctx, url, connections)
+		t := handoff.NVMe
+		if strings.HasPrefix(url, "nbd:") {
+			t = handoff.NBD
+		}
+		conns, hangUp, err := load.Connect(ctx, t, url, connections, int64(b.Size)<<20)
 		defer hangUp()
 		if err != nil {
 			return 0, err
 		}
-		v, err := load.Run(ctx, conns, p)
+		r, err := load.Run(ctx, conns, p)
 		if !p.Random {
-			v *= float64(p.Bytes) / (1 << 20)
+			r.Rate *= float64(p.Bytes) / (1 << 20)
 		}
-		return v, err
+		return r.Rate, err
 	}}
-}
-
-// connect makes connections to a server by what its URL says it is.
-func (b reader) connect(ctx context.Context, where string, n int) (conns []*load.Conn, hangUp func(), err error) {
-	var host *load.Host
-	hangUp = func() {
-		for _, c := range conns {
-			c.Close()
-		}
-		if host != nil {
-			host.Close()
-		}
-	}
-	if strings.HasPrefix(where, "nbd:") {
-		u, err := url.Parse(where)
-		if err != nil {
-			return nil, hangUp, err
-		}
-		for range n {
-			c, err := load.NBD(ctx, u.Host, strings.TrimPrefix(u.Path, "/"))
-			if err != nil {
-				return conns, hangUp, err
-			}
-			conns = append(conns, c)
-		}
-		return conns, hangUp, nil
-	}
-	address, nqn, err := load.ParseNVMe(where)
-	if err != nil {
-		return nil, hangUp, err
-	}
-	if host, err = load.NVMe(ctx, address, nqn, 0); err != nil {
-		return nil, hangUp, err
-	}
-	for i := range n {
-		c, err := host.Queue(ctx, 0, i+1, int64(b.Size)<<20)
-		if err != nil {
-			return conns, hangUp, err
-		}
-		conns = append(conns, c)
-	}
-	return conns, hangUp, nil
 }
