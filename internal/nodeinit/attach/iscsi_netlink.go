@@ -1,13 +1,14 @@
-package nodeinit
+package attach
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,97 +33,97 @@ const (
 	iscsiStopRecover = 3 // STOP_CONN_RECOVER: commands wait for another connection
 )
 
-// Offsets in struct iscsi_uevent, the same in both directions: the head, the
-// union u of what is asked, the union r of what is answered.
+// Offsets in struct iscsi_uevent, the same in both directions: the head, the union u of the request,
+// the union r of the response.
 const (
-	ueventType    = 0
-	ueventError   = 4
-	ueventHandle  = 8
-	ueventAsk     = 16
-	ueventAnswer  = 40
-	ueventSize    = 56
-	statsCommands = 20 // scsicmd_pdus in struct iscsi_stats
+	ueventType     = 0
+	ueventError    = 4
+	ueventHandle   = 8
+	ueventRequest  = 16
+	ueventResponse = 40
+	ueventSize     = 56
+	statsCommands  = 20 // scsicmd_pdus in struct iscsi_stats
 )
+
+// iscsiAnswerLimit is how long the kernel may take to answer a request.
+const iscsiAnswerLimit = 30 * time.Second
 
 // uevent is one struct iscsi_uevent, and the data that follows it.
 type uevent []byte
 
 var native = binary.NativeEndian
 
-// newUevent makes a request; ask is laid out as the request's struct in u, whose
-// fields are 32 bits wide but for those that the caller makes of two.
-func newUevent(kind uint32, handle uint64, ask ...uint32) uevent {
+// newUevent makes a request; fields is laid out as the request's struct in u, whose fields are 32
+// bits wide except for those that the caller makes of two.
+func newUevent(kind uint32, handle uint64, fields ...uint32) uevent {
 	e := make(uevent, ueventSize)
 	native.PutUint32(e[ueventType:], kind)
 	native.PutUint64(e[ueventHandle:], handle)
-	for i, v := range ask {
-		native.PutUint32(e[ueventAsk+4*i:], v)
+	for i, v := range fields {
+		native.PutUint32(e[ueventRequest+4*i:], v)
 	}
 	return e
 }
 
-func (e uevent) kind() uint32        { return native.Uint32(e[ueventType:]) }
-func (e uevent) answer(i int) uint32 { return native.Uint32(e[ueventAnswer+4*i:]) }
+func (e uevent) kind() uint32          { return native.Uint32(e[ueventType:]) }
+func (e uevent) response(i int) uint32 { return native.Uint32(e[ueventResponse+4*i:]) }
 
-// encode puts the netlink header before e (struct nlmsghdr).
-func (e uevent) encode(seq uint32) []byte {
-	b := make([]byte, unix.NLMSG_HDRLEN, unix.NLMSG_HDRLEN+len(e)+3)
-	native.PutUint32(b, uint32(unix.NLMSG_HDRLEN+len(e)))
-	native.PutUint16(b[4:], uint16(e.kind()))
-	native.PutUint16(b[6:], unix.NLM_F_REQUEST)
-	native.PutUint32(b[8:], seq)
-	b = append(b, e...)
-	return b[:(len(b)+3)&^3]
+// message is e as a netlink message. The kernel reads the kind from e itself.
+func (e uevent) message() *nl.NetlinkRequest {
+	m := nl.NewNetlinkRequest(int(e.kind()), 0)
+	m.AddRawData(e)
+	return m
 }
 
-// parseUevents takes apart what one read brought.
-func parseUevents(b []byte) (events []uevent) {
-	for len(b) >= unix.NLMSG_HDRLEN {
-		n := int(native.Uint32(b))
-		if n < unix.NLMSG_HDRLEN || n > len(b) {
-			return events
+// uevents are those among netlink messages.
+func uevents(messages []syscall.NetlinkMessage) (events []uevent) {
+	for _, m := range messages {
+		if len(m.Data) >= ueventSize {
+			events = append(events, uevent(m.Data))
 		}
-		if n >= unix.NLMSG_HDRLEN+ueventSize {
-			events = append(events, uevent(b[unix.NLMSG_HDRLEN:n]))
-		}
-		b = b[min((n+3)&^3, len(b)):]
 	}
 	return events
+}
+
+// netlinkSocket is the part of nl.NetlinkSocket that is used; a test has another.
+type netlinkSocket interface {
+	Send(*nl.NetlinkRequest) error
+	Receive() ([]syscall.NetlinkMessage, *unix.SockaddrNetlink, error)
+	GetFd() int
+	Close()
 }
 
 // iscsiKernel speaks with the kernel about one session of a transport.
 type iscsiKernel struct {
 	Handle   uint64 // of the transport iscsi_tcp
-	SID, CID uint32 // of session and connection, once they are there
+	SID, CID uint32 // of session and connection, once they exist
 
-	socket *os.File
-	seq    uint32
+	socket netlinkSocket
 	lost   bool // the kernel said that the connection failed
 }
 
-// open makes the socket. It also gets what the kernel tells a daemon.
+// open makes the socket. It also receives what the kernel tells a daemon.
 func (k *iscsiKernel) open() error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ISCSI)
+	s, err := nl.Subscribe(unix.NETLINK_ISCSI, iscsiGroup)
 	if err != nil {
 		return fmt.Errorf("the kernel's iSCSI driver: %w", err)
 	}
-	k.socket = os.NewFile(uintptr(fd), "iscsi netlink")
-	limit := unix.NsecToTimeval(int64(30 * time.Second))
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (iscsiGroup - 1)}),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)); err != nil {
-		return errors.Join(fmt.Errorf("iSCSI netlink: %w", err), k.socket.Close())
+	limit := unix.NsecToTimeval(int64(iscsiAnswerLimit))
+	if err := s.SetReceiveTimeout(&limit); err != nil {
+		s.Close()
+		return fmt.Errorf("iSCSI netlink: %w", err)
 	}
+	k.socket = s
 	return nil
 }
 
-// request asks, and returns the answer: the same structure with r filled in.
+// request sends a request and returns the response: the same structure with r filled in.
 func (k *iscsiKernel) request(what string, e uevent) (uevent, error) {
-	k.seq++
-	if _, err := unix.Write(int(k.socket.Fd()), e.encode(k.seq)); err != nil { // to the kernel, where no one else is named
+	if err := k.socket.Send(e.message()); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	for {
-		events, err := k.receive(0)
+		events, err := k.receive()
 		if err != nil {
 			return nil, fmt.Errorf("%s: the kernel's answer: %w", what, err)
 		}
@@ -137,42 +138,48 @@ func (k *iscsiKernel) request(what string, e uevent) (uevent, error) {
 	}
 }
 
-// errno is the error that a kernel's negative return code means.
+// errno is the error that a negative return code of the kernel means.
 func errno(code uint32) error { return unix.Errno(-int32(code)) }
 
-// do makes a request that is answered by a return code.
+// do makes a request whose response is a return code.
 func (k *iscsiKernel) do(what string, e uevent) error {
 	got, err := k.request(what, e)
-	if err == nil && got.answer(0) != 0 {
-		err = fmt.Errorf("%s: %w", what, errno(got.answer(0)))
+	if err == nil && got.response(0) != 0 {
+		err = fmt.Errorf("%s: %w", what, errno(got.response(0)))
 	}
 	return err
 }
 
-// receive reads what there is, and notes when it tells of the connection's failure.
-func (k *iscsiKernel) receive(flags int) ([]uevent, error) {
-	buf := make([]byte, 16<<10)
+// receive reads the next messages, and notes if one of them reports the connection's failure.
+func (k *iscsiKernel) receive() ([]uevent, error) {
 	for {
-		n, _, err := unix.Recvfrom(int(k.socket.Fd()), buf, flags)
+		messages, _, err := k.socket.Receive()
 		switch {
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOBUFS): // of what was dropped nothing was an answer to us
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOBUFS): // what was dropped is not a response to us
 			continue
 		case err != nil:
 			return nil, err
 		}
-		events := parseUevents(buf[:n])
+		events := uevents(messages)
 		for _, e := range events {
-			k.lost = k.lost || e.kind() == iscsiConnError && e.answer(0) == k.SID
+			k.lost = k.lost || e.kind() == iscsiConnError && e.response(0) == k.SID
 		}
 		return events, nil
 	}
 }
 
-// drain forgets what the kernel told until now.
-func (k *iscsiKernel) drain() {
+// poll receives what the kernel has said until now, without waiting for more.
+func (k *iscsiKernel) poll() {
+	fds := []unix.PollFd{{Fd: int32(k.socket.GetFd()), Events: unix.POLLIN}}
 	for {
-		if _, err := k.receive(unix.MSG_DONTWAIT); err != nil {
-			k.lost = false
+		n, err := unix.Poll(fds, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return
+		}
+		if _, err := k.receive(); err != nil {
 			return
 		}
 	}
@@ -184,24 +191,24 @@ func (k *iscsiKernel) create(cmdSN uint32) (host uint32, err error) {
 	if err != nil {
 		return 0, err
 	}
-	k.SID, host = got.answer(0), got.answer(1)
+	k.SID, host = got.response(0), got.response(1)
 	got, err = k.request("create a connection", newUevent(iscsiCreateConn, k.Handle, k.SID, 0))
 	if err != nil {
 		return host, errors.Join(err, k.do("destroy the session", newUevent(iscsiDestroySession, k.Handle, k.SID)))
 	}
-	k.CID = got.answer(1)
+	k.CID = got.response(1)
 	return host, nil
 }
 
-// Commands that the kernel has under way at a time, of a session and of its disk. A
-// power of two, and below the window that targets grant.
+// Commands that the kernel has in flight at a time, of a session and of its disk. Powers of two, and
+// below the window that targets grant.
 const iscsiCommands, iscsiDepth = 64, 32
 
 // createSessionEvent holds two 16-bit fields, cmds_max and queue_depth.
 func createSessionEvent(handle uint64, cmdSN uint32) uevent {
 	e := newUevent(iscsiCreateSession, handle, cmdSN)
-	native.PutUint16(e[ueventAsk+4:], iscsiCommands)
-	native.PutUint16(e[ueventAsk+6:], iscsiDepth)
+	native.PutUint16(e[ueventRequest+4:], iscsiCommands)
+	native.PutUint16(e[ueventRequest+6:], iscsiDepth)
 	return e
 }
 
@@ -220,7 +227,7 @@ func (k *iscsiKernel) bind(fd uintptr) error {
 
 func (k *iscsiKernel) bindEvent(fd uint64) uevent {
 	e := newUevent(iscsiBindConn, k.Handle, k.SID, k.CID, 0, 0, 1) // is_leading
-	native.PutUint64(e[ueventAsk+8:], fd)                          // transport_eph
+	native.PutUint64(e[ueventRequest+8:], fd)                      // transport_eph
 	return e
 }
 
@@ -233,7 +240,7 @@ func (k *iscsiKernel) stop(flag uint32) error {
 }
 
 func (k *iscsiKernel) stopEvent(flag uint32) uevent {
-	return newUevent(iscsiStopConn, k.Handle, k.SID, k.CID, 0, 0, flag) // after conn_handle, which nothing reads
+	return newUevent(iscsiStopConn, k.Handle, k.SID, k.CID, 0, 0, flag) // after conn_handle, which is not read
 }
 
 // set sets a parameter, which is text with a zero byte at its end.
@@ -246,9 +253,9 @@ func (k *iscsiKernel) setEvent(p iscsiParam) uevent {
 	return append(newUevent(iscsiSetParam, k.Handle, k.SID, k.CID, p.id, uint32(len(text))), text...)
 }
 
-// commands is how many SCSI commands the session has sent. The kernel gives each
-// the next CmdSN and counts it in the same breath (iscsi_prep_scsi_cmd_pdu in
-// drivers/scsi/libiscsi.c); all else it sends is immediate and takes none.
+// commands is the number of SCSI commands that the session has sent. The kernel gives each the next
+// CmdSN and counts it at the same time (iscsi_prep_scsi_cmd_pdu in drivers/scsi/libiscsi.c);
+// everything else it sends is immediate and does not take a number.
 func (k *iscsiKernel) commands() (uint32, error) {
 	got, err := k.request("statistics of the connection", newUevent(iscsiGetStats, k.Handle, k.SID, k.CID))
 	if err != nil {

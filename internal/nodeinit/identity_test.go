@@ -1,56 +1,20 @@
 package nodeinit
 
 import (
-	"flag"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"netroot/internal/nodeinit/network"
 )
 
-var update = flag.Bool("update", false, "write the golden files")
-
-func exampleConfig() *netConfig {
-	return &netConfig{
-		Link: "eth0", Index: 2, MAC: "52:54:00:12:34:56",
-		Address: netip.MustParsePrefix("10.1.2.3/24"),
-		Routes: []route{
-			{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.1.2.1")},
-			{Dst: netip.MustParsePrefix("10.9.0.0/16"), Via: netip.MustParseAddr("172.16.0.1")},
-			{Dst: netip.MustParsePrefix("169.254.0.0/16")},
-		},
-		DNS:      []netip.Addr{netip.MustParseAddr("10.1.2.53"), netip.MustParseAddr("10.1.2.54")},
-		Search:   []string{"cluster.example"},
-		Hostname: "n7",
-		MTU:      9000,
-	}
-}
-
-// TestNetworkServices holds what each network service is told against a golden
-// file that a reader can check with the services' manual pages.
-func TestNetworkServices(t *testing.T) {
-	files := networkServices(exampleConfig())
-	var b strings.Builder
-	for _, path := range slices.Sorted(maps.Keys(files)) {
-		b.WriteString("-- " + path + " --\n" + files[path])
-	}
-	golden := filepath.Join("testdata", "services.golden")
-	if *update {
-		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), b.String()); d != "" {
-		t.Error(d)
+func exampleConfig() *network.Config {
+	return &network.Config{
+		Link: "eth0", MAC: "52:54:00:12:34:56", Address: netip.MustParsePrefix("10.1.2.3/24"), Hostname: "n7",
+		DNS:    []netip.Addr{netip.MustParseAddr("10.1.2.53"), netip.MustParseAddr("10.1.2.54")},
+		Search: []string{"cluster.example"},
 	}
 }
 
@@ -181,5 +145,24 @@ func TestMachineID(t *testing.T) {
 	}
 	if len(byMAC) != 32 || byMAC[12] != '4' || !strings.ContainsRune("89ab", rune(byMAC[16])) {
 		t.Errorf("%s is no version 4 UUID", byMAC)
+	}
+}
+
+func TestIsFiller(t *testing.T) {
+	for uuid, want := range map[string]bool{
+		"": true, "00000000-0000-0000-0000-000000000000": true, "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF": true,
+		"03000200-0400-0500-0006-000700080009": false,
+	} {
+		if isFiller(uuid) != want {
+			t.Errorf("%q: %v", uuid, !want)
+		}
+	}
+}
+
+func TestHostID(t *testing.T) {
+	n := &node{net: exampleConfig()}
+	id := n.hostID()
+	if len(id) != 36 || strings.ReplaceAll(id, "-", "") != n.machineID() {
+		t.Errorf("%q of machine-id %q", id, n.machineID())
 	}
 }

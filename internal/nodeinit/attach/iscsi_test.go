@@ -1,10 +1,9 @@
-package nodeinit
+package attach
 
 import (
 	"bytes"
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -13,10 +12,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/proto/iscsi"
@@ -41,7 +42,7 @@ func TestISCSIMessages(t *testing.T) {
 		"bind": {k.bindEvent(9), "48000000 0f000100 05000000 00000000" +
 			"0f00000000000000" + head + "0700000002000000 0900000000000000 0100000000000000" + none},
 		"set": {k.setEvent(iscsiParam{19, "-1"}), "4b000000 10000100 05000000 00000000" +
-			"1000000000000000" + head + "0700000002000000 1300000003000000 0000000000000000" + none + "2d3100 00"},
+			"1000000000000000" + head + "0700000002000000 1300000003000000 0000000000000000" + none + "2d3100"},
 		"stop": {k.stopEvent(iscsiStopRecover), "48000000 12000100 05000000 00000000" +
 			"1200000000000000" + head + "0700000002000000 0000000000000000 0300000000000000" + none},
 	} {
@@ -49,7 +50,9 @@ func TestISCSIMessages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := c.got.encode(5); !bytes.Equal(got, want) {
+		m := c.got.message()
+		m.Seq = 5
+		if got := m.Serialize(); !bytes.Equal(got, want) {
 			t.Errorf("%s:\n%x, want\n%x", name, got, want)
 		}
 	}
@@ -58,36 +61,58 @@ func TestISCSIMessages(t *testing.T) {
 // connError is what the kernel says when it gave a connection up.
 func connError(sid uint32) uevent {
 	e := newUevent(iscsiConnError, exampleHandle)
-	native.PutUint32(e[ueventAnswer:], sid)
-	native.PutUint32(e[ueventAnswer+8:], 1020) // ISCSI_ERR_TCP_CONN_CLOSE
+	native.PutUint32(e[ueventResponse:], sid)
+	native.PutUint32(e[ueventResponse+8:], 1020) // ISCSI_ERR_TCP_CONN_CLOSE
 	return e
 }
 
-func FuzzParseUevents(f *testing.F) {
-	two := append(connError(7).encode(0), append(newUevent(iscsiGetStats, 1), "12345"...).encode(0)...)
+// parseMessages does what nl.NetlinkSocket.Receive does with the bytes it has read.
+func parseMessages(b []byte) ([]syscall.NetlinkMessage, error) {
+	padded := make([]byte, (len(b)+3)&^3)
+	copy(padded, b)
+	return syscall.ParseNetlinkMessage(padded)
+}
+
+// messages is what a read of the socket brings, taken apart.
+func messages(b []byte) []uevent {
+	m, err := parseMessages(b)
+	if err != nil {
+		return nil
+	}
+	return uevents(m)
+}
+
+func FuzzUevents(f *testing.F) {
+	stats := append(newUevent(iscsiGetStats, 1), "12345..."...)
+	two := append(connError(7).message().Serialize(), stats.message().Serialize()...)
 	f.Add(two)
 	f.Add(two[:len(two)-9])
 	f.Add([]byte{3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, e := range parseUevents(b) {
-			if len(e) < ueventSize || len(e) > len(b) {
+		for _, e := range messages(b) {
+			if len(e) < ueventSize || len(e) > len(b)+3 {
 				t.Errorf("an event of %d bytes out of %d", len(e), len(b))
 			}
+			e.kind()
+			e.response(3)
 		}
 	})
 }
 
-func TestParseUevents(t *testing.T) {
-	stats := append(newUevent(iscsiGetStats, 1), "12345"...)
-	got := parseUevents(append(connError(7).encode(0), stats.encode(0)...))
-	if len(got) != 2 || got[0].kind() != iscsiConnError || got[0].answer(0) != 7 || string(got[1][ueventSize:]) != "12345" {
+func TestUevents(t *testing.T) {
+	stats := append(newUevent(iscsiGetStats, 1), "12345..."...)
+	got := messages(append(connError(7).message().Serialize(), stats.message().Serialize()...))
+	if len(got) != 2 || got[0].kind() != iscsiConnError || got[0].response(0) != 7 || string(got[1][ueventSize:]) != "12345..." {
 		t.Errorf("%x", got)
+	}
+	if got := messages(newUevent(iscsiConnError, 1)[:ueventSize-1].message().Serialize()); len(got) != 0 {
+		t.Errorf("%x of a message that is too short", got)
 	}
 }
 
 // TestISCSIParameters: each number is that of enum iscsi_param.
 func TestISCSIParameters(t *testing.T) {
-	d := newISCSIDevice([]string{"[2001:db8::1]:3260"}, "iqn.2026-11.invalid.netroot:debian12:0123456789ab", "01020304-0506-4708-890a-0b0c0d0e0f10")
+	d := newISCSI([]string{"[2001:db8::1]:3260"}, "iqn.2026-11.invalid.netroot:debian12:0123456789ab", "01020304-0506-4708-890a-0b0c0d0e0f10")
 	d.Server = d.Addresses[0]
 	got := d.parameters(iscsi.Session{PortalGroup: 1, CmdSN: 1, ExpStatSN: 4000000000, HeaderDigest: true, MaxReceive: 262144, MaxSend: 8192,
 		MaxBurst: 1048576, FirstBurst: 65536, MaxR2T: 1, InitialR2T: true, PDUInOrder: true, SeqInOrder: true})
@@ -127,24 +152,27 @@ func TestISCSIDisk(t *testing.T) {
 	}
 }
 
-func TestISCSIStateSurvivesTheTrip(t *testing.T) {
-	in := keeperState{ISCSI: newISCSIDevice([]string{"10.1.2.1:3260"}, "iqn.x", "01020304-")}
-	in.ISCSI.Kernel = iscsiKernel{Handle: exampleHandle, SID: 7, CID: 2}
-	text, err := json.Marshal(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out keeperState
-	if err := json.Unmarshal(text, &out); err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(in, out, cmp.AllowUnexported(iscsiDevice{}, iscsiKernel{})); d != "" {
-		t.Error(d)
-	}
-	if !out.needed() || out.device() == nil {
-		t.Error("there is nothing to keep")
-	}
+// fakeSocket is a netlinkSocket whose other end is the test.
+type fakeSocket struct{ *os.File }
+
+func (s fakeSocket) Send(r *nl.NetlinkRequest) error {
+	_, err := s.Write(r.Serialize())
+	return err
 }
+
+func (s fakeSocket) Receive() ([]syscall.NetlinkMessage, *unix.SockaddrNetlink, error) {
+	buf := make([]byte, 16<<10)
+	n, err := s.Read(buf)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := parseMessages(buf[:n])
+	return m, nil, err
+}
+
+func (s fakeSocket) GetFd() int { return int(s.Fd()) }
+
+func (s fakeSocket) Close() { s.File.Close() }
 
 // pair is an iscsiKernel, and the end of its socket that the kernel would have.
 func pair(t *testing.T) (iscsiKernel, *os.File) {
@@ -155,7 +183,24 @@ func pair(t *testing.T) (iscsiKernel, *os.File) {
 	}
 	ours, kernels := os.NewFile(uintptr(fds[0]), "daemon"), os.NewFile(uintptr(fds[1]), "kernel")
 	t.Cleanup(func() { ours.Close(); kernels.Close() })
-	return iscsiKernel{Handle: exampleHandle, SID: 7, CID: 2, socket: ours}, kernels
+	return iscsiKernel{Handle: exampleHandle, SID: 7, CID: 2, socket: fakeSocket{ours}}, kernels
+}
+
+// TestISCSIRelease: a connection that failed before the keeper listened is an error of the attach.
+func TestISCSIRelease(t *testing.T) {
+	for _, c := range []struct {
+		event uevent
+		lost  bool
+	}{{connError(8), false}, {newUevent(iscsiStartConn, exampleHandle), false}, {connError(7), true}} {
+		k, kernel := pair(t)
+		d := &ISCSI{Kernel: k, Server: "10.1.2.1:3260"}
+		if _, err := kernel.Write(c.event.message().Serialize()); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Release(); (err != nil) != c.lost {
+			t.Errorf("event %d of session %d: %v", c.event.kind(), c.event.response(0), err)
+		}
+	}
 }
 
 // TestISCSIWatch: the keeper wakes when the peer ends the connection or when the
@@ -183,12 +228,12 @@ func TestISCSIWatch(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := &iscsiDevice{Kernel: k, conn: file}
+			d := &ISCSI{Kernel: k, conn: file}
 			woken := make(chan error, 1)
-			go func() { woken <- d.watch() }()
+			go func() { woken <- d.Watch() }()
 			peer.Write([]byte("data"))
-			kernel.Write(connError(8).encode(0)) // of another session
-			kernel.Write(newUevent(iscsiStartConn, exampleHandle).encode(0))
+			kernel.Write(connError(8).message().Serialize()) // of another session
+			kernel.Write(newUevent(iscsiStartConn, exampleHandle).message().Serialize())
 			select {
 			case err := <-woken:
 				t.Fatalf("woken by what is no end: %v", err)
@@ -197,7 +242,7 @@ func TestISCSIWatch(t *testing.T) {
 			if how == "peer" {
 				peer.Close()
 			} else {
-				kernel.Write(connError(7).encode(0))
+				kernel.Write(connError(7).message().Serialize())
 			}
 			if err := <-woken; err != nil {
 				t.Error(err)
@@ -218,7 +263,7 @@ func answering(kernel *os.File, sent uint32, failing uint32) <-chan []uint32 {
 				asked <- kinds
 				return
 			}
-			for _, e := range parseUevents(buf[:n]) {
+			for _, e := range messages(buf[:n]) {
 				e = slices.Clone(e)
 				kinds = append(kinds, e.kind())
 				switch {
@@ -228,7 +273,7 @@ func answering(kernel *os.File, sent uint32, failing uint32) <-chan []uint32 {
 				case e.kind() == iscsiGetStats:
 					e = native.AppendUint32(append(e, make([]byte, statsCommands)...), sent)
 				}
-				kernel.Write(e.encode(0))
+				kernel.Write(e.message().Serialize())
 			}
 		}
 	}()
@@ -262,9 +307,9 @@ func TestISCSIAgain(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			k, kernel := pair(t)
 			asked := answering(kernel, 41, c.failing)
-			d := newISCSIDevice([]string{l.Addr().String()}, name, "01020304-")
+			d := newISCSI([]string{l.Addr().String()}, name, "01020304-")
 			d.Kernel = k
-			err := d.again(ctx)
+			err := d.Reconnect(ctx)
 			if c.failing != 0 != errors.Is(err, unix.EINVAL) {
 				t.Errorf("%v", err)
 			}

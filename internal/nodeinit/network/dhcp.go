@@ -1,4 +1,4 @@
-package nodeinit
+package network
 
 import (
 	"context"
@@ -11,36 +11,37 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// lease is what the keeper needs to renew an address.
-type lease struct {
+// Lease is what the keeper needs to renew an address.
+type Lease struct {
 	Server   string
-	Offer    []byte // the messages as they came, RFC 2131 section 2
+	Offer    []byte // the server's messages, unchanged: RFC 2131 section 2
 	ACK      []byte
 	Duration time.Duration
-	// Anonymous is a lease that was asked for without a client identifier, and must be renewed so.
+	// Anonymous: the lease was requested without a client identifier and is renewed without one.
 	Anonymous bool
 }
 
-// tries of one exchange: 1, 2, 4, 8 and 16 s.
+// The attempts of one exchange wait 1, 2, 4, 8 and 16 s for an answer.
 const (
 	dhcpFirstTimeout = time.Second
 	dhcpTries        = 5
 )
 
-// requested are the options asked for (RFC 2132, RFC 3442 for 121, RFC 3397 for 119).
+// requested are the options that are asked for (RFC 2132, RFC 3442 for 121, RFC 3397 for 119).
 var requested = []dhcpv4.OptionCode{
-	dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionHostName,
-	dhcpv4.OptionDomainName, dhcpv4.OptionInterfaceMTU, dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionClasslessStaticRoute,
+	dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer,
+	dhcpv4.OptionHostName, dhcpv4.OptionDomainName, dhcpv4.OptionInterfaceMTU,
+	dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionClasslessStaticRoute,
 }
 
-// identify makes the node known by its hardware address, as its firmware did
-// (RFC 2132 section 9.14), so that both get the same address.
+// identify names the node by its hardware address, as its firmware does (RFC 2132 section 9.14), so
+// that both get the same address.
 func identify(mac []byte) dhcpv4.Modifier {
 	return dhcpv4.WithOption(dhcpv4.OptClientIdentifier(append([]byte{1}, mac...)))
 }
 
 // dhcp gets an address for one interface (RFC 2131).
-func dhcp(ctx context.Context, link netlink.Link) (*netConfig, error) {
+func dhcp(ctx context.Context, link netlink.Link) (*Config, error) {
 	a := link.Attrs()
 	c, err := nclient4.New(a.Name, nclient4.WithTimeout(dhcpFirstTimeout), nclient4.WithRetry(dhcpTries))
 	if err != nil {
@@ -61,7 +62,7 @@ func dhcp(ctx context.Context, link netlink.Link) (*netConfig, error) {
 }
 
 // fromACK reads a server's answer.
-func fromACK(ack *dhcpv4.DHCPv4) (*netConfig, error) {
+func fromACK(ack *dhcpv4.DHCPv4) (*Config, error) {
 	addr, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
 	if !ok || addr.IsUnspecified() {
 		return nil, fmt.Errorf("DHCP server %s gave no address", ack.ServerIdentifier())
@@ -70,10 +71,10 @@ func fromACK(ack *dhcpv4.DHCPv4) (*netConfig, error) {
 	if mask := ack.SubnetMask(); mask != nil {
 		bits, _ = mask.Size()
 	}
-	cfg := &netConfig{
+	cfg := &Config{
 		Address:  netip.PrefixFrom(addr, bits),
 		Hostname: ack.HostName(),
-		Lease: &lease{
+		Lease: &Lease{
 			Server:   ack.ServerIdentifier().String(),
 			ACK:      ack.ToBytes(),
 			Duration: ack.IPAddressLeaseTime(0),
@@ -96,10 +97,10 @@ func fromACK(ack *dhcpv4.DHCPv4) (*netConfig, error) {
 	return cfg, nil
 }
 
-// routes are the classless ones, or, where there are none, the routers': a
-// client must ignore the latter beside the former (RFC 3442).
-func routes(ack *dhcpv4.DHCPv4) []route {
-	var rs []route
+// routes are the classless static routes. Only if there are none, the Router option counts: RFC 3442
+// has a client ignore it otherwise.
+func routes(ack *dhcpv4.DHCPv4) []Route {
+	var rs []Route
 	for _, r := range ack.ClasslessStaticRoute() {
 		via, ok := netip.AddrFromSlice(r.Router.To4())
 		dst, ok2 := netip.AddrFromSlice(r.Dest.IP.To4())
@@ -110,21 +111,20 @@ func routes(ack *dhcpv4.DHCPv4) []route {
 			via = netip.Addr{}
 		}
 		bits, _ := r.Dest.Mask.Size()
-		rs = append(rs, route{Dst: netip.PrefixFrom(dst, bits), Via: via})
+		rs = append(rs, Route{Dst: netip.PrefixFrom(dst, bits), Via: via})
 	}
 	if rs != nil {
 		return rs
 	}
 	for _, ip := range ack.Router() {
 		if via, ok := netip.AddrFromSlice(ip.To4()); ok {
-			return []route{{Dst: defaultRoute(via), Via: via}}
+			return []Route{{Dst: defaultRoute(via), Via: via}}
 		}
 	}
 	return nil
 }
 
-// classfulBits is the network of an address whose server names no mask, as
-// RFC 950 has it.
+// classfulBits is the length of the network prefix if the server names no mask (RFC 950).
 func classfulBits(a netip.Addr) int {
 	switch first := a.As4()[0]; {
 	case first < 128:
@@ -135,8 +135,8 @@ func classfulBits(a netip.Addr) int {
 	return 24
 }
 
-// renew asks for more time on the keeper's lease, and returns the new one.
-func renew(ctx context.Context, iface string, l *lease) (*lease, error) {
+// Renew extends a lease of the interface's address, and returns the new one.
+func Renew(ctx context.Context, iface string, l *Lease) (*Lease, error) {
 	offer, err := dhcpv4.FromBytes(l.Offer)
 	if err != nil {
 		return nil, err
@@ -159,7 +159,9 @@ func renew(ctx context.Context, iface string, l *lease) (*lease, error) {
 		return nil, err
 	}
 	if !got.ACK.YourIPAddr.Equal(ack.YourIPAddr) {
-		return nil, fmt.Errorf("the DHCP server wants %s to become %s: a running root keeps its address", ack.YourIPAddr, got.ACK.YourIPAddr)
+		return nil, fmt.Errorf("the DHCP server offers %s in place of %s: a node keeps the address that its root is attached from",
+			got.ACK.YourIPAddr, ack.YourIPAddr)
 	}
-	return &lease{Server: l.Server, Offer: l.Offer, ACK: got.ACK.ToBytes(), Duration: got.ACK.IPAddressLeaseTime(l.Duration), Anonymous: l.Anonymous}, nil
+	return &Lease{Server: l.Server, Offer: l.Offer, ACK: got.ACK.ToBytes(),
+		Duration: got.ACK.IPAddressLeaseTime(l.Duration), Anonymous: l.Anonymous}, nil
 }

@@ -6,14 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// mountEarly mounts what everything else needs. The four move on into the root.
+// mountEarly mounts what everything else needs. The four mounts are moved into the root later.
 func mountEarly() error {
 	for _, m := range []struct {
 		target, fstype, options string
@@ -35,7 +33,7 @@ func mountEarly() error {
 	return nil
 }
 
-// executableIn tells whether path, resolved with root as "/", can be run.
+// executableIn reports whether path, resolved with root as "/", can be executed.
 func executableIn(root, path string) bool {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -43,7 +41,7 @@ func executableIn(root, path string) bool {
 	}
 	defer unix.Close(dir)
 	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6: the link itself must do
+	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6: only the link itself can be checked
 		_, err := os.Lstat(filepath.Join(root, path))
 		return err == nil
 	}
@@ -55,11 +53,12 @@ func executableIn(root, path string) bool {
 	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 != 0
 }
 
-// switchRoot moves the early mounts into the new root, frees the memory that
-// the initramfs holds, makes the new root the root and runs its init. It
-// returns only with an error.
-func switchRoot(log *console, init string) error {
-	log.end()
+// environment is what the init of the root starts with, and the rescue shell's "sh".
+var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=linux"}
+
+// switchRoot moves the early mounts into the new root, frees the memory of the initramfs, makes the
+// new root the root and executes its init. It returns only with an error.
+func switchRoot(init string) error {
 	for _, dir := range []string{"/dev", "/proc", "/sys", "/run"} {
 		if err := moveMount(dir, newRoot+dir); err != nil {
 			return err
@@ -78,14 +77,14 @@ func switchRoot(log *console, init string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return err
 	}
-	if err := syscall.Exec(init, []string{init}, []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=linux"}); err != nil {
+	if err := syscall.Exec(init, []string{init}, environment); err != nil {
 		return fmt.Errorf("exec %s: %w", init, err)
 	}
 	return nil
 }
 
-// moveMount moves a mount into the new root. Where the root has no such
-// directory and cannot be given one, that is the error.
+// moveMount moves a mount into the new root. It is an error if the root does not have the directory
+// and it cannot be made.
 func moveMount(from, to string) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return fmt.Errorf("the root lacks a directory to mount on: %w", err)
@@ -96,16 +95,14 @@ func moveMount(from, to string) error {
 	return nil
 }
 
-// Magic numbers of the file systems an initramfs is unpacked into
-// (include/uapi/linux/magic.h).
+// Magic numbers of the file systems that an initramfs is unpacked into (include/uapi/linux/magic.h).
 const (
 	ramfsMagic = 0x858458f6
 	tmpfsMagic = 0x01021994
 )
 
-// emptyInitramfs deletes the files of the initramfs, which nobody will reach
-// again but whose pages would stay in memory. It touches one file system only,
-// and only one that is an initramfs.
+// emptyInitramfs deletes the files of the initramfs, which cannot be reached any more but would stay
+// in memory. It changes one file system only, and only if that is an initramfs.
 func emptyInitramfs() {
 	var sfs unix.Statfs_t
 	var root unix.Stat_t
@@ -131,21 +128,4 @@ func emptyInitramfs() {
 		}
 		return nil
 	})
-}
-
-// restart reboots the machine after a pause in which the console can be read.
-func restart(log *console, pause time.Duration) {
-	log.say("init", fmt.Sprintf("restarting the machine in %s", pause))
-	time.Sleep(pause)
-	unix.Sync()
-	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
-}
-
-// readTrimmed reads a small file such as sysfs has, "" where there is none.
-func readTrimmed(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
 }

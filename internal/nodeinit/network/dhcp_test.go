@@ -1,4 +1,4 @@
-package nodeinit
+package network
 
 import (
 	"net"
@@ -45,10 +45,10 @@ func TestFromACK(t *testing.T) {
 		t.Errorf("lease %+v", got.Lease)
 	}
 	got.Lease = nil
-	want := &netConfig{
+	want := &Config{
 		Address: netip.MustParsePrefix("10.1.2.3/20"), Hostname: "n7", MTU: 9000, Search: []string{"cluster.example"},
 		DNS:    []netip.Addr{netip.MustParseAddr("10.1.0.53")},
-		Routes: []route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.1.0.1")}},
+		Routes: []Route{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.1.0.1")}},
 	}
 	if d := cmp.Diff(want, got, cmpAddr); d != "" {
 		t.Error(d)
@@ -60,7 +60,7 @@ func TestClasslessRoutesWin(t *testing.T) {
 	m := ack(t, dhcpv4.WithRouter(net.IPv4(10, 1, 0, 1)), dhcpv4.WithOption(dhcpv4.OptClasslessStaticRoute(
 		&dhcpv4.Route{Dest: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Router: net.IPv4(10, 1, 0, 254)},
 		&dhcpv4.Route{Dest: &net.IPNet{IP: net.IPv4(10, 9, 0, 0), Mask: net.CIDRMask(16, 32)}, Router: net.IPv4zero})))
-	want := []route{
+	want := []Route{
 		{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.1.0.254")},
 		{Dst: netip.MustParsePrefix("10.9.0.0/16")},
 	}

@@ -1,4 +1,4 @@
-package nodeinit
+package attach
 
 import (
 	"bytes"
@@ -15,10 +15,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/internal/nodeinit/devices"
 )
 
-// webRoot serves content as netroot does, and lets the test spoil a request: those for which spoil returns true are
-// over then.
+// webRoot serves content as netroot does, and lets the test spoil a request: one for which spoil returns true has been
+// answered.
 func webRoot(t *testing.T, content []byte, spoil func(n int, w http.ResponseWriter, r *http.Request) bool) (url string, asked *[]string) {
 	t.Helper()
 	asked = new([]string)
@@ -30,7 +32,7 @@ func webRoot(t *testing.T, content []byte, spoil func(n int, w http.ResponseWrit
 		}
 	}))
 	t.Cleanup(func() {
-		web.CloseIdleConnections()
+		Web.CloseIdleConnections()
 		server.Close()
 	})
 	return server.URL, asked
@@ -38,8 +40,8 @@ func webRoot(t *testing.T, content []byte, spoil func(n int, w http.ResponseWrit
 
 func fetchRoot(t *testing.T, urls, want string, meminfo string) ([]byte, string, error) {
 	t.Helper()
-	log, told := quiet(t)
-	d := newDownload(strings.Split(urls, ","), want, log)
+	step, told := quiet()
+	d := newDownload(strings.Split(urls, ","), want, step)
 	d.pause = time.Millisecond
 	if meminfo != "" {
 		d.meminfo = filepath.Join(t.TempDir(), "meminfo")
@@ -48,13 +50,13 @@ func fetchRoot(t *testing.T, urls, want string, meminfo string) ([]byte, string,
 		}
 	}
 	file, err := d.run(t.Context())
-	said, _ := os.ReadFile(told.Name())
+	said := told
 	if err != nil {
-		return nil, string(said), err
+		return nil, said.String(), err
 	}
 	defer file.Close()
 	got, err := io.ReadAll(io.NewSectionReader(file, 0, 1<<30))
-	return got, string(said), err
+	return got, said.String(), err
 }
 
 func digestOf(content []byte) string {
@@ -224,8 +226,8 @@ func TestDownloadEnds(t *testing.T) {
 		http.Error(w, "no", http.StatusBadGateway)
 		return true
 	})
-	log, _ := quiet(t)
-	d := newDownload([]string{url}, "", log)
+	step, _ := quiet()
+	d := newDownload([]string{url}, "", step)
 	d.pause = time.Millisecond
 	if file, err := d.run(ctx); err == nil {
 		file.Close()
@@ -255,13 +257,13 @@ func TestLoop(t *testing.T) {
 		t.Fatal(err)
 	}
 	sys := filepath.Join("/sys/class/block", filepath.Base(device))
-	if behind, ro := readTrimmed(filepath.Join(sys, "loop/backing_file")), readTrimmed(filepath.Join(sys, "ro")); behind != name || ro != "1" {
+	if behind, ro := devices.Attribute(filepath.Join(sys, "loop/backing_file")), devices.Attribute(filepath.Join(sys, "ro")); behind != name || ro != "1" {
 		t.Errorf("behind %s is %q, read-only %s", device, behind, ro)
 	}
 	if err := detachLoop(device); err != nil {
 		t.Fatal(err)
 	}
-	if behind := readTrimmed(filepath.Join(sys, "loop/backing_file")); behind != "" {
+	if behind := devices.Attribute(filepath.Join(sys, "loop/backing_file")); behind != "" {
 		t.Errorf("%s still holds %s", device, behind)
 	}
 	if err := detachLoop(device); err == nil {

@@ -1,4 +1,9 @@
-package nodeinit
+// Package network brings up the boot interface of a node, by DHCP or as ip= says, or reads how
+// dracut configured it, and renders the configuration for the network services of the root.
+//
+// It configures one interface and starts no service; the keeper renews the lease. What the node is
+// called and which files its root gets is decided above it.
+package network
 
 import (
 	"context"
@@ -14,68 +19,71 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"netroot/internal/handoff"
+	"netroot/internal/nodeinit/devices"
 )
 
 // Limits of one attempt to bring up the network; the step is tried again.
 const (
-	linkLimit    = 20 * time.Second // for a driver to make an interface
-	carrierLimit = 40 * time.Second // for a link: spanning tree may take 30 s
-	dhcpLimit    = 60 * time.Second // for an answer on any interface
+	linkLimit    = 20 * time.Second // until a driver has made an interface
+	carrierLimit = 40 * time.Second // until the link is up: spanning tree may take 30 s
+	dhcpLimit    = 60 * time.Second // until a DHCP server answers on any interface
 )
 
-// netConfig is what one interface is configured with. It goes on into the
-// root, for the distribution's own network services.
-type netConfig struct {
+// Config is how one interface is configured. It is passed on to the root, for the distribution's
+// own network services.
+type Config struct {
 	Link     string       // interface name
-	Index    int          // interface index, which a new name does not change
+	Index    int          // interface index, which stays the same if the interface is renamed
 	MAC      string       // "52:54:00:12:34:56"
 	Address  netip.Prefix // with the host part
-	Routes   []route
+	Routes   []Route
 	DNS      []netip.Addr
 	Search   []string
 	Hostname string
 	MTU      int    // bytes; 0: the driver's
-	Lease    *lease // nil: static
+	Lease    *Lease // nil: static
 }
 
-type route struct {
+// Route is one route of the interface.
+type Route struct {
 	Dst netip.Prefix
 	Via netip.Addr // invalid: on the link itself
 }
 
-// bringUpNetwork configures the boot interface by DHCP or as ip= says.
-func (n *node) bringUpNetwork(ctx context.Context) (string, error) {
+// BringUp configures the boot interface. probe loads the drivers of devices that have appeared
+// since it was last called.
+func BringUp(ctx context.Context, boot handoff.Boot, probe func()) (*Config, error) {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		netlink.LinkSetUp(lo)
 	}
-	want := handoff.Interface{Method: "dhcp"}
-	if len(n.boot.Interfaces) > 0 {
-		want = n.boot.Interfaces[0]
+	asked := handoff.Interface{Method: "dhcp"}
+	if len(boot.Interfaces) > 0 {
+		asked = boot.Interfaces[0]
 	}
-	links, err := n.candidates(ctx, want.Name)
+	links, err := candidates(ctx, asked.Name, boot.BootMAC, probe)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	var cfg *netConfig
-	if want.Method == "static" {
-		cfg, err = static(ctx, links, want)
+	var cfg *Config
+	if asked.Method == "static" {
+		cfg, err = static(ctx, links, asked)
 	} else {
-		cfg, err = n.dhcpAny(ctx, links, want)
+		cfg, err = dhcpAny(ctx, links, asked)
 	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if len(n.boot.Nameservers) > 0 {
-		cfg.DNS = n.boot.Nameservers
+	if len(boot.Nameservers) > 0 {
+		cfg.DNS = boot.Nameservers
 	}
 	if err := cfg.apply(); err != nil {
-		return "", err
+		return nil, err
 	}
-	n.net = cfg
-	return cfg.String(), writeResolvConf("/etc/resolv.conf", cfg)
+	return cfg, writeResolvConf("/etc/resolv.conf", cfg)
 }
 
-func (c *netConfig) String() string {
+// String describes the configuration in one line.
+func (c *Config) String() string {
 	from := "as ip= says"
 	if c.Lease != nil {
 		from = "by DHCP from " + c.Lease.Server
@@ -92,40 +100,41 @@ func (c *netConfig) String() string {
 	return s
 }
 
-// candidates returns the interfaces that the boot may use: the one that BOOTIF=
-// or ip= names, else every Ethernet or InfiniBand one. It waits for a driver to
-// make one, and asks again for devices that appear late.
-func (n *node) candidates(ctx context.Context, name string) ([]netlink.Link, error) {
+// candidates returns the interfaces that the boot may use: the one that BOOTIF= or ip= names, or
+// every Ethernet or InfiniBand interface. It waits until a driver has made one, and probes again
+// for devices that appear late.
+func candidates(ctx context.Context, name, bootMAC string, probe func()) ([]netlink.Link, error) {
 	var found []netlink.Link
-	err := poll(ctx, linkLimit, "network interface", func() (bool, error) {
-		n.coldplug()
+	err := devices.Until(ctx, linkLimit, "network interface", func() (bool, error) {
+		probe()
 		all, err := netlink.LinkList()
 		if err != nil {
 			return false, err
 		}
-		found = slices.DeleteFunc(all, func(l netlink.Link) bool { return !n.usable(l.Attrs(), name) })
+		found = slices.DeleteFunc(all, func(l netlink.Link) bool { return !usable(l.Attrs(), name, bootMAC) })
 		return len(found) > 0, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w%s: is its driver in the image's kernel modules?", err, wanted(n.boot.BootMAC, name))
+		return nil, fmt.Errorf("%w%s: is its driver in the image's kernel modules?", err, describe(bootMAC, name))
 	}
 	return found, nil
 }
 
-func (n *node) usable(a *netlink.LinkAttrs, name string) bool {
+func usable(a *netlink.LinkAttrs, name, bootMAC string) bool {
 	switch {
 	case a.Flags&net.FlagLoopback != 0, a.EncapType != "ether" && a.EncapType != "infiniband":
 		return false
 	case name != "" && !strings.Contains(name, ":"):
 		return a.Name == name
-	case n.boot.BootMAC != "":
-		return a.HardwareAddr.String() == n.boot.BootMAC
+	case bootMAC != "":
+		return a.HardwareAddr.String() == bootMAC
 	}
-	_, err := os.Stat("/sys/class/net/" + a.Name + "/device") // a real one, no bridge or dummy
+	_, err := os.Stat("/sys/class/net/" + a.Name + "/device") // hardware, not a bridge or dummy
 	return err == nil
 }
 
-func wanted(mac, name string) string {
+// describe names the interface that the command line asks for.
+func describe(mac, name string) string {
 	switch {
 	case name != "":
 		return " named " + name + " (ip=)"
@@ -146,21 +155,21 @@ func linkUp(ctx context.Context, link netlink.Link, mtu int) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("%s: switch on: %w", a.Name, err)
 	}
-	return poll(ctx, carrierLimit, a.Name+": carrier (is the cable in, the switch port on?)", func() (bool, error) {
-		return readTrimmed("/sys/class/net/"+a.Name+"/carrier") == "1", nil
+	return devices.Until(ctx, carrierLimit, a.Name+": carrier (is the cable in, the switch port on?)", func() (bool, error) {
+		return devices.Attribute("/sys/class/net/"+a.Name+"/carrier") == "1", nil
 	})
 }
 
 // static configures the first of links from ip=.
-func static(ctx context.Context, links []netlink.Link, want handoff.Interface) (*netConfig, error) {
+func static(ctx context.Context, links []netlink.Link, asked handoff.Interface) (*Config, error) {
 	a := links[0].Attrs()
-	if err := linkUp(ctx, links[0], want.MTU); err != nil {
+	if err := linkUp(ctx, links[0], asked.MTU); err != nil {
 		return nil, err
 	}
-	cfg := &netConfig{Link: a.Name, Index: a.Index, MAC: a.HardwareAddr.String(),
-		Address: want.Address, DNS: want.DNS, Hostname: want.Hostname, MTU: want.MTU}
-	if want.Gateway.IsValid() {
-		cfg.Routes = []route{{Dst: defaultRoute(want.Gateway), Via: want.Gateway}}
+	cfg := &Config{Link: a.Name, Index: a.Index, MAC: a.HardwareAddr.String(),
+		Address: asked.Address, DNS: asked.DNS, Hostname: asked.Hostname, MTU: asked.MTU}
+	if asked.Gateway.IsValid() {
+		cfg.Routes = []Route{{Dst: defaultRoute(asked.Gateway), Via: asked.Gateway}}
 	}
 	return cfg, nil
 }
@@ -173,17 +182,17 @@ func defaultRoute(via netip.Addr) netip.Prefix {
 }
 
 // dhcpAny asks on all links at once and takes the first answer.
-func (n *node) dhcpAny(ctx context.Context, links []netlink.Link, want handoff.Interface) (*netConfig, error) {
+func dhcpAny(ctx context.Context, links []netlink.Link, asked handoff.Interface) (*Config, error) {
 	ctx, cancel := context.WithTimeout(ctx, dhcpLimit)
 	defer cancel()
 	type answer struct {
-		cfg *netConfig
+		cfg *Config
 		err error
 	}
 	answers := make(chan answer, len(links))
 	for _, l := range links {
 		go func() {
-			if err := linkUp(ctx, l, want.MTU); err != nil {
+			if err := linkUp(ctx, l, asked.MTU); err != nil {
 				answers <- answer{err: err}
 				return
 			}
@@ -195,8 +204,8 @@ func (n *node) dhcpAny(ctx context.Context, links []netlink.Link, want handoff.I
 	for range links {
 		a := <-answers
 		if a.err == nil {
-			if want.Hostname != "" {
-				a.cfg.Hostname = want.Hostname
+			if asked.Hostname != "" {
+				a.cfg.Hostname = asked.Hostname
 			}
 			return a.cfg, nil
 		}
@@ -205,10 +214,9 @@ func (n *node) dhcpAny(ctx context.Context, links []netlink.Link, want handoff.I
 	return nil, errors.Join(failures...)
 }
 
-// apply gives the interface its address and routes. The address has no end:
-// the keeper renews its lease, and a root must not lose its network because a
-// DHCP server is away.
-func (c *netConfig) apply() error {
+// apply gives the interface its address and routes. The address does not expire: the keeper renews
+// its lease, and a root must not lose its network because a DHCP server is away.
+func (c *Config) apply() error {
 	link, err := netlink.LinkByIndex(c.Index)
 	if err != nil {
 		return err
@@ -226,7 +234,7 @@ func (c *netConfig) apply() error {
 		nr := &netlink.Route{LinkIndex: c.Index, Dst: ipNet(r.Dst.Masked())}
 		if r.Via.IsValid() {
 			nr.Gw = r.Via.AsSlice()
-			if !c.Address.Masked().Contains(r.Via) { // a gateway outside of the network is reached on the link
+			if !c.Address.Masked().Contains(r.Via) { // a gateway outside of the network is on the link
 				nr.Flags = int(netlink.FLAG_ONLINK)
 			}
 		} else {
@@ -243,8 +251,8 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// resolvConf renders name servers for resolv.conf(5).
-func (c *netConfig) resolvConf() string {
+// ResolvConf renders the name servers for resolv.conf(5).
+func (c *Config) ResolvConf() string {
 	var b strings.Builder
 	b.WriteString("# written by netroot at boot\n")
 	if len(c.Search) > 0 {
@@ -256,9 +264,9 @@ func (c *netConfig) resolvConf() string {
 	return b.String()
 }
 
-func writeResolvConf(path string, c *netConfig) error {
+func writeResolvConf(path string, c *Config) error {
 	if err := os.MkdirAll("/etc", 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(c.resolvConf()), 0o644)
+	return os.WriteFile(path, []byte(c.ResolvConf()), 0o644)
 }

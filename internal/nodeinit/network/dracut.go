@@ -1,9 +1,7 @@
-package nodeinit
+package network
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -15,49 +13,48 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/handoff"
+	"netroot/internal/nodeinit/devices"
 )
 
-// dracutState is where dracut's scripts leave word of what they configured.
+// dracutState is where dracut's scripts record what they configured.
 const dracutState = "/tmp"
 
-// findNetwork reads from the kernel how dracut configured the boot interface, and
-// gives the address there no end: dracut ends its DHCP client with the
-// initramfs, and an address that runs out takes the root with it.
-func (n *node) findNetwork(context.Context) (string, error) {
+// FromDracut reads from the kernel how dracut configured the boot interface, and removes the end
+// from the address's lifetime: dracut ends its DHCP client with the initramfs, and a node whose
+// address expires loses its root.
+func FromDracut(boot handoff.Boot) (*Config, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	var best *netConfig
+	var best *Config
 	for _, l := range links {
 		cfg, err := configured(l)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		switch {
 		case cfg == nil:
-		case cfg.MAC == n.boot.BootMAC: // BOOTIF= decides
+		case cfg.MAC == boot.BootMAC: // BOOTIF= decides
 			best = cfg
-		case best == nil, best.MAC != n.boot.BootMAC && !best.leadsOut() && cfg.leadsOut():
+		case best == nil, best.MAC != boot.BootMAC && !best.hasDefaultRoute() && cfg.hasDefaultRoute():
 			best = cfg
 		}
 	}
 	if best == nil {
-		return "", errors.New("no interface has an address: is ip= on the kernel command line, and rd.neednet=1?")
+		return nil, errors.New("no interface has an address: is ip= on the kernel command line, and rd.neednet=1?")
 	}
 	best.readDracut(dracutState)
-	if len(n.boot.Nameservers) > 0 {
-		best.DNS = n.boot.Nameservers
+	if len(boot.Nameservers) > 0 {
+		best.DNS = boot.Nameservers
 	}
-	if err := best.apply(); err != nil { // also where nobody told us of its lease
-		return "", err
-	}
-	n.net = best
-	return best.String(), nil
+	return best, best.apply() // also if dracut recorded no lease
 }
 
-// configured is what an interface is configured with; nil: with nothing.
-func configured(l netlink.Link) (*netConfig, error) {
+// configured reads the configuration of an interface; nil if it has none.
+func configured(l netlink.Link) (*Config, error) {
 	a := l.Attrs()
 	if a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 {
 		return nil, nil
@@ -66,11 +63,12 @@ func configured(l netlink.Link) (*netConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := &netConfig{Link: a.Name, Index: a.Index, MAC: a.HardwareAddr.String()}
+	cfg := &Config{Link: a.Name, Index: a.Index, MAC: a.HardwareAddr.String()}
 	for _, addr := range addrs {
 		ip, ok := netip.AddrFromSlice(addr.IP)
-		if ip = ip.Unmap(); !ok || addr.Scope != unix.RT_SCOPE_UNIVERSE || cfg.Address.IsValid() && (cfg.Address.Addr().Is4() || ip.Is6()) {
-			continue // the first of IPv4, or, without one, of IPv6
+		have := cfg.Address.Addr()
+		if ip = ip.Unmap(); !ok || addr.Scope != unix.RT_SCOPE_UNIVERSE || have.IsValid() && (have.Is4() || ip.Is6()) {
+			continue // the first IPv4 address counts, or the first IPv6 address if there is no IPv4
 		}
 		bits, _ := addr.Mask.Size()
 		cfg.Address = netip.PrefixFrom(ip, bits)
@@ -87,13 +85,13 @@ func configured(l netlink.Link) (*netConfig, error) {
 	return cfg, err
 }
 
-// asRoute is a route that somebody set; the kernel makes those of the interface's
-// own network, and routers announce theirs.
-func asRoute(r netlink.Route, is4 bool) (route, bool) {
+// asRoute converts a route that was set on purpose. The kernel makes those of the interface's own
+// network, and routers announce theirs.
+func asRoute(r netlink.Route, is4 bool) (Route, bool) {
 	if r.Protocol == unix.RTPROT_KERNEL || r.Protocol == unix.RTPROT_RA || r.Table != unix.RT_TABLE_MAIN {
-		return route{}, false
+		return Route{}, false
 	}
-	var out route
+	var out Route
 	via, ok := netip.AddrFromSlice(r.Gw)
 	if ok {
 		out.Via = via.Unmap()
@@ -102,20 +100,19 @@ func asRoute(r netlink.Route, is4 bool) (route, bool) {
 	case r.Dst != nil:
 		dst, ok := netip.AddrFromSlice(r.Dst.IP)
 		if !ok {
-			return route{}, false
+			return Route{}, false
 		}
 		bits, _ := r.Dst.Mask.Size()
 		out.Dst = netip.PrefixFrom(dst.Unmap(), bits)
 	case ok:
 		out.Dst = defaultRoute(out.Via)
 	default:
-		return route{}, false
+		return Route{}, false
 	}
 	return out, out.Dst.Addr().Is4() == is4
 }
 
-// leadsOut tells whether there is a default route.
-func (c *netConfig) leadsOut() bool {
+func (c *Config) hasDefaultRoute() bool {
 	for _, r := range c.Routes {
 		if r.Dst.Bits() == 0 {
 			return true
@@ -124,9 +121,9 @@ func (c *netConfig) leadsOut() bool {
 	return false
 }
 
-// readDracut adds what dracut's network-legacy wrote down for the interface, and
-// where another of its network modules was at work, what resolv.conf says.
-func (c *netConfig) readDracut(dir string) {
+// readDracut adds what dracut's network-legacy recorded for the interface, or, with another of its
+// network modules, what resolv.conf says.
+func (c *Config) readDracut(dir string) {
 	text, err := os.ReadFile(filepath.Join(dir, "net."+c.Link+".resolv.conf"))
 	if err != nil {
 		text, _ = os.ReadFile("/etc/resolv.conf")
@@ -144,7 +141,7 @@ func (c *netConfig) readDracut(dir string) {
 		}
 	}
 	// "echo NAME > /proc/sys/kernel/hostname"
-	if f := strings.Fields(readTrimmed(filepath.Join(dir, "net."+c.Link+".hostname"))); len(f) > 1 && f[0] == "echo" {
+	if f := strings.Fields(devices.Attribute(filepath.Join(dir, "net."+c.Link+".hostname"))); len(f) > 1 && f[0] == "echo" {
 		c.Hostname = f[1]
 	}
 	if options, err := os.ReadFile(filepath.Join(dir, "dhclient."+c.Link+".dhcpopts")); err == nil {
@@ -152,9 +149,9 @@ func (c *netConfig) readDracut(dir string) {
 	}
 }
 
-// dhclientLease makes a lease of the variables that dhclient-script(8) had, as a
-// shell prints them: new_dhcp_lease_time='86400'. Nil when they are not enough.
-func dhclientLease(text, mac string) *lease {
+// dhclientLease makes a lease of the variables of dhclient-script(8), as a shell prints them:
+// new_dhcp_lease_time='86400'. It is nil if they are incomplete.
+func dhclientLease(text, mac string) *Lease {
 	vars := map[string]string{}
 	for line := range strings.Lines(text) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
@@ -174,10 +171,6 @@ func dhclientLease(text, mac string) *lease {
 		return nil
 	}
 	ack.OpCode = dhcpv4.OpcodeBootReply
-	return &lease{Server: server.String(), Offer: ack.ToBytes(), ACK: ack.ToBytes(), Duration: duration, Anonymous: true}
-}
-
-// initiator is the node's name as an iSCSI initiator, which dracut is to log in by.
-func (n *node) initiator() string {
-	return fmt.Sprintf("InitiatorName=%s", initiatorName(n.hostID()))
+	return &Lease{Server: server.String(), Offer: ack.ToBytes(), ACK: ack.ToBytes(),
+		Duration: duration, Anonymous: true}
 }

@@ -1,4 +1,4 @@
-package nodeinit
+package attach
 
 import (
 	"testing"
@@ -10,7 +10,7 @@ import (
 )
 
 func TestNFSMount(t *testing.T) {
-	for line, want := range map[string]mount{
+	for line, want := range map[string]Mount{
 		"root=nfs:10.0.0.1:/debian12:ro,vers=3,tcp,nolock,port=2050,mountport=2050": {
 			"10.0.0.1:/debian12", "nfs", "addr=10.0.0.1,vers=3,tcp,nolock,port=2050,mountport=2050", unix.MS_RDONLY},
 		"root=10.0.0.1:/srv/x:rw,nolock,noatime,hard rootfstype=nfs": {
@@ -21,7 +21,7 @@ func TestNFSMount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := cmp.Diff(want, nfsMount(b.Root, b.Root.Servers[0]), cmp.AllowUnexported(mount{})); d != "" {
+		if d := cmp.Diff(want, nfsMount(b.Root, b.Root.Servers[0])); d != "" {
 			t.Errorf("%s (-want +got):\n%s", line, d)
 		}
 	}
@@ -33,8 +33,8 @@ func TestImageDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := nfsMount(imageDirectory(r, "/.images"), "10.0.0.1")
-	want := mount{"10.0.0.1:/.images", "nfs", "addr=10.0.0.1,vers=3,tcp,nolock,port=2050,mountport=2050", unix.MS_RDONLY}
-	if d := cmp.Diff(want, got, cmp.AllowUnexported(mount{})); d != "" {
+	want := Mount{"10.0.0.1:/.images", "nfs", "addr=10.0.0.1,vers=3,tcp,nolock,port=2050,mountport=2050", unix.MS_RDONLY}
+	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 }

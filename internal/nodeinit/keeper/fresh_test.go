@@ -1,4 +1,4 @@
-package nodeinit
+package keeper
 
 import (
 	"os"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestForget: the overlay is what it was; a boot test has it forget a tree by NFS.
-func TestForget(t *testing.T) {
+// TestDropNames: the overlay is what it was; a boot test has it forget a tree by NFS.
+func TestDropNames(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting an overlay needs root")
 	}
@@ -44,7 +44,7 @@ func TestForget(t *testing.T) {
 	if err := unix.Statfs(merged, &before); err != nil {
 		t.Fatal(err)
 	}
-	if err := forget(int(root.Fd())); err != nil {
+	if err := dropNames(int(root.Fd())); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Statfs(merged, &after); err != nil || after.Flags != before.Flags {
@@ -56,7 +56,7 @@ func TestForget(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(merged, "g"), nil, 0o644); err != nil {
 		t.Error(err)
 	}
-	if err := forget(-1); err == nil {
+	if err := dropNames(-1); err == nil {
 		t.Error("no error without a directory")
 	}
 }
