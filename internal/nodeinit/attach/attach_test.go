@@ -83,7 +83,7 @@ func TestLinkDead(t *testing.T) {
 	if !isLinkDead(whole, 3) {
 		t.Error("the death of a link is not heard")
 	}
-	for name, m := range map[string][]byte{"another device": nbdMessage(nbdCmdLinkDead, 4), "another command": nbdMessage(nbdCmdConnect, 3), "half": whole[:6], "nothing": nil} {
+	for name, m := range map[string][]byte{"another device": nbdMessage(nbdCmdLinkDead, 4), "another command": nbdMessage(nbdCmdConnect, 3), "half": whole[:6], "an end within padding": {nbdCmdLinkDead, 1, 0, 0, 5, 0, 9, 0, 1}, "nothing": nil} {
 		if isLinkDead(m, 3) {
 			t.Errorf("%s is taken for it", name)
 		}
@@ -93,6 +93,7 @@ func TestLinkDead(t *testing.T) {
 func FuzzLinkDead(f *testing.F) {
 	f.Add(nbdMessage(nbdCmdLinkDead, 0))
 	f.Add([]byte{nbdCmdLinkDead, 1, 0, 0, 255, 255, 1, 0})
+	f.Add([]byte{nbdCmdLinkDead, 1, 0, 0, 5, 0, 9, 0, 1})
 	f.Fuzz(func(_ *testing.T, message []byte) { isLinkDead(message, 0) })
 }
 

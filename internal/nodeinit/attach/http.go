@@ -55,6 +55,7 @@ type download struct {
 	report     report.Step
 	meminfo    string        // /proc/meminfo
 	pause      time.Duration // after a first failure
+	stalled    time.Duration // see there
 	tag        string        // the server's name of what it sends (RFC 9110, 8.8.3)
 	sum        hash.Hash
 	size, have int64
@@ -63,7 +64,7 @@ type download struct {
 
 func newDownload(urls []string, want string, step report.Step) *download {
 	return &download{urls: urls, want: want, report: step, meminfo: "/proc/meminfo",
-		pause: time.Second, sum: sha256.New(), began: time.Now()}
+		pause: time.Second, stalled: stalled, sum: sha256.New(), began: time.Now()}
 }
 
 const (
@@ -97,7 +98,7 @@ func (d *download) run(ctx context.Context) (*os.File, error) {
 		d.urls = append(d.urls[1:], url)
 		err = fmt.Errorf("fetch %s: %w", url, err)
 		all := failures%len(d.urls) == 0 // servers were asked
-		if ctx.Err() != nil || errors.Is(err, errNoMemory) || d.have == 0 && all || time.Since(last) > stalled {
+		if ctx.Err() != nil || errors.Is(err, errNoMemory) || d.have == 0 && all || time.Since(last) > d.stalled {
 			return nil, errors.Join(err, file.Close())
 		}
 		next := fmt.Sprintf("going on at %s", mib(d.have))

@@ -168,6 +168,47 @@ func TestDownloadFromSeveral(t *testing.T) {
 	}
 }
 
+// TestDownloadStalls: a download of which nothing more arrives is given up, so that the boot can ask for a new plan.
+func TestDownloadStalls(t *testing.T) {
+	content := make([]byte, 1<<20)
+	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 1 {
+			breakOff(w, r, content, 1000)
+		}
+		http.Error(w, "withdrawn", http.StatusGone)
+		return true
+	})
+	step, told := quiet()
+	d := newDownload([]string{url}, "", step)
+	d.pause, d.stalled = time.Millisecond, 50*time.Millisecond
+	file, err := d.run(t.Context())
+	if err == nil {
+		file.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "410 Gone") || len(*asked) < 3 {
+		t.Errorf("%v after %d requests; told: %s", err, len(*asked), told)
+	}
+}
+
+// TestDownloadTrickles: as long as something arrives, a download is not given up.
+func TestDownloadTrickles(t *testing.T) {
+	content := make([]byte, 20_000)
+	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		if n <= 10 {
+			breakOff(w, r, content, 1000)
+		}
+		return false
+	})
+	step, _ := quiet()
+	d := newDownload([]string{url}, "", step)
+	d.pause, d.stalled = 20*time.Millisecond, 50*time.Millisecond // less than ten pauses
+	file, err := d.run(t.Context())
+	if err != nil || len(*asked) != 11 {
+		t.Fatalf("%v after %d requests", err, len(*asked))
+	}
+	file.Close()
+}
+
 // TestDownloadBeginsAnew: a server that knows no ranges, or has another file by now, sends all of it.
 func TestDownloadBeginsAnew(t *testing.T) {
 	old, content := bytes.Repeat([]byte("old"), 100_000), bytes.Repeat([]byte("new"), 50_000)

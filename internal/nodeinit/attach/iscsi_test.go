@@ -308,7 +308,7 @@ func TestISCSIAgain(t *testing.T) {
 			k, kernel := pair(t)
 			asked := answering(kernel, 41, c.failing)
 			d := newISCSI([]string{l.Addr().String()}, name, "01020304-")
-			d.Kernel = k
+			d.Kernel, d.Kernel.lost = k, true
 			err := d.Reconnect(ctx)
 			if c.failing != 0 != errors.Is(err, unix.EINVAL) {
 				t.Errorf("%v", err)
@@ -317,8 +317,8 @@ func TestISCSIAgain(t *testing.T) {
 			if got := <-asked; !slices.Equal(got, c.want) {
 				t.Errorf("asked %v, want %v", got, c.want)
 			}
-			if d.stopped == (c.failing == 0) {
-				t.Errorf("stopped: %v", d.stopped)
+			if d.stopped == (c.failing == 0) || d.Kernel.lost {
+				t.Errorf("stopped: %v, lost: %v", d.stopped, d.Kernel.lost)
 			}
 			if c.failing == 0 {
 				firstCommand(t, d.conn, 42)
