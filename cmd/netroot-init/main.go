@@ -1,8 +1,7 @@
-// Command netroot-init is /init of the initramfs: process 1 of a booting node.
-// Under other names it is the keeper that stays behind, and the modprobe that
-// the kernel runs for modules it wants itself; "netroot-init dracut" is what our
-// module calls in an initramfs that dracut made. All it does is in package
-// nodeinit.
+// Command netroot-init is /init of the initramfs: process 1 of a booting node. Under other names it is
+// the keeper that stays on the node, and the modprobe that the kernel runs for modules that it needs;
+// our dracut module calls "netroot-init dracut" in an initramfs that dracut made. All of its work is in
+// package nodeinit and the packages below it.
 package main
 
 import (
@@ -10,15 +9,17 @@ import (
 	"os"
 
 	"netroot/internal/nodeinit"
+	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/keeper"
 )
 
 func main() {
-	if nodeinit.IsKeeper(os.Args[0]) {
-		fmt.Fprintln(os.Stderr, nodeinit.Keep(os.Stdin))
+	if keeper.IsKeeper(os.Args[0]) {
+		fmt.Fprintln(os.Stderr, keeper.Run(os.Stdin))
 		os.Exit(1)
 	}
-	if nodeinit.IsModprobe(os.Args[0]) {
-		if err := nodeinit.Modprobe(os.Args[1:]); err != nil {
+	if devices.IsModprobe(os.Args[0]) {
+		if err := devices.Modprobe(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -32,7 +33,7 @@ func main() {
 		return
 	}
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "netroot-init is the first process of a diskless node; it is of no use elsewhere")
+		fmt.Fprintln(os.Stderr, "netroot-init is the first process of a diskless node and cannot run elsewhere")
 		os.Exit(2)
 	}
 	fmt.Fprintln(os.Stderr, nodeinit.Boot())

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -30,7 +31,10 @@ type Boot struct {
 	Shell       bool         // rd.shell: a shell where the boot failed
 	Debug       bool         // rd.debug: say everything, and rd.shell
 	Break       bool         // rd.break: a shell before the root is switched to
-	Init        string       // init=; empty: the distribution's
+	// Retry is rd.retry=SECONDS: how long the root may be unavailable before the machine restarts for a
+	// new plan; 0: the init's default.
+	Retry time.Duration
+	Init  string // init=; empty: the distribution's
 }
 
 // Overlay says whether, and how large, a writable memory layer lies over the root.
@@ -92,6 +96,9 @@ func (b Boot) rest() []string {
 		if f.on {
 			args = append(args, f.arg)
 		}
+	}
+	if b.Retry > 0 {
+		args = append(args, fmt.Sprintf("rd.retry=%d", b.Retry/time.Second))
 	}
 	if b.Init != "" {
 		args = append(args, "init="+b.Init)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -44,6 +45,8 @@ func TestParse(t *testing.T) {
 		{"root=/dev/nfs nfsroot=10.0.0.1:/x,vers=3,ro", Boot{Root: Root{Transport: NFS, Servers: []string{"10.0.0.1"}, Name: "/x", FSType: "nfs", MountOptions: []string{"vers=3", "ro"}}}},
 		{"root=live:nfs://10.0.0.1,[fd00::1]:2050/images/ab rootfstype=squashfs", Boot{Root: Root{Transport: NFSImage, Servers: []string{"10.0.0.1", "fd00::1"}, Port: 2050, Name: "/images/ab", FSType: "squashfs"}}},
 		{"root=nbd:a:1 rootovl rd.shell=0 rd.debug", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true}, Debug: true, Shell: true}},
+		{"root=nbd:a:1 rd.retry=900", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Retry: 15 * time.Minute}},
+		{"root=nbd:a:1 rd.retry=900 rd.retry=soon rd.retry=-1", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Retry: 15 * time.Minute}},
 		{"root=nbd:a:1 rootovl=2G init=/bin/sh rd.break", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}, Overlay: Overlay{Enabled: true, Size: "2G"}, Init: "/bin/sh", Break: true}},
 		{"root=nbd:a:1 rootovl=no", Boot{Root: Root{Transport: NBD, Servers: []string{"a"}, Port: 1}}},
 		{"root=nbd:a:1 root=nbd:b:2 netroot.layer=" + layerURL, Boot{Root: Root{Transport: NBD, Servers: []string{"b"}, Port: 2}, Layers: []Layer{layer}}},

@@ -3,9 +3,10 @@ package handoff
 import (
 	"errors"
 	"fmt"
-	"strings"
-
 	"net/netip"
+	"strconv"
+	"strings"
+	"time"
 )
 
 // Parse reads a kernel command line, such as /proc/cmdline holds. Arguments
@@ -61,6 +62,11 @@ func (p *parser) argument(b *Boot, key, value string, given bool) error {
 		b.Debug = flag(value, given)
 	case "rd.break":
 		b.Break = flag(value, given)
+	case "rd.retry":
+		// A value that is not a number is ignored: no machine stays down for it.
+		if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+			b.Retry = time.Duration(seconds) * time.Second
+		}
 	case "rootovl":
 		b.Overlay = overlay(value, given)
 	case "rootovlcfg":

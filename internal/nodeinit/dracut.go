@@ -12,75 +12,85 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/handoff"
+	"netroot/internal/nodeinit/attach"
+	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/keeper"
+	"netroot/internal/nodeinit/network"
+	"netroot/internal/nodeinit/report"
 )
 
-// Dracut is what the hooks of our dracut module call in an initramfs that dracut
-// made. There dracut has the machine: it loads drivers, brings up the network,
-// attaches and mounts most roots and switches. The rest is done here, by the
-// same steps as in our own initramfs:
+// Dracut is called by the hooks of our dracut module, in an initramfs that dracut made. There dracut
+// owns the machine: it loads drivers, brings up the network, attaches and mounts most roots, and
+// switches to them. The rest is done here, by the same steps as in our own initramfs:
 //
-//	attach CMDLINE     attach the root by a transport that dracut has not, and print its device
-//	pivot CMDLINE      lay memory and layers over the root that dracut mounted, and give it its identity
+//	attach CMDLINE     attach the root by a transport that dracut does not have, and print its device
+//	pivot CMDLINE      put memory and layers over the root that dracut mounted, and give it its identity
 //	initiator CMDLINE  print the name of this node as an iSCSI initiator
 //
-// CMDLINE is the kernel command line with what dracut's own files add to it. A
-// step is tried again for as long as it takes, or, with rd.shell, ends with its
-// error: dracut has a shell of its own.
+// CMDLINE is the kernel command line together with dracut's own files. A step is tried again until it
+// succeeds, or, with rd.shell, ends with its error: dracut has a shell of its own.
 func Dracut(args []string, stdout io.Writer) error {
 	if len(args) != 2 {
-		return errors.New("want attach, pivot or initiator, and the kernel command line")
+		return errors.New("expected attach, pivot or initiator, and the kernel command line")
 	}
-	n := &node{log: openConsole(), guest: true}
+	n := newNode()
+	n.guest = true
+	out := report.Step{Name: args[0], To: n.to}
 	if args[0] != "initiator" {
-		n.log.begin()
-		defer n.log.end()
+		n.console.Open()
+		defer n.console.Close()
 	}
 	var err error
 	if n.boot, err = handoff.ParseDracut(args[1]); err != nil {
-		n.log.fail(args[0], err)
+		out.Fault(err)
 		return err
 	}
-	n.log.debug = n.boot.Debug
+	n.console.Debug = n.boot.Debug
 	ctx := context.Background()
 	switch args[0] {
 	case "attach":
-		return n.dracutAttach(ctx, stdout)
+		err := n.dracutAttach(ctx, stdout)
+		if reasonOf(err) == report.AttachFailed {
+			out.Fault(err)
+			n.restart(out, report.AttachFailed, err)
+		}
+		return err
 	case "pivot":
 		return n.dracutPivot(ctx)
 	case "initiator":
-		n.net = &netConfig{MAC: n.boot.BootMAC}
-		if n.boot.BootMAC == "" && nobody(readTrimmed(productUUID)) {
-			return errors.New("neither firmware nor BOOTIF= tells this node from another: dracut makes up a name")
+		n.net = &network.Config{MAC: n.boot.BootMAC}
+		if n.boot.BootMAC == "" && isFiller(devices.Attribute(productUUID)) {
+			return errors.New("neither firmware nor BOOTIF= distinguishes this node from others: dracut makes up a name")
 		}
-		_, err := fmt.Fprintln(stdout, n.initiator())
+		_, err := fmt.Fprintf(stdout, "InitiatorName=%s\n", attach.InitiatorName(n.hostID()))
 		return err
 	}
-	return fmt.Errorf("%q is no step: want attach, pivot or initiator", args[0])
+	return fmt.Errorf("%q is not a step: expected attach, pivot or initiator", args[0])
 }
 
 func (n *node) dracutAttach(ctx context.Context, stdout io.Writer) error {
-	if err := n.try(ctx, step{"network", n.findNetwork}); err != nil {
+	if err := n.try(ctx, step{name: "network", run: n.findNetwork}); err != nil {
 		return err
 	}
-	// The lease is dracut's until the pivot; then a keeper takes it.
+	// The lease is dracut's until the pivot, and a keeper's afterwards.
 	n.net.Lease = nil
-	if err := n.try(ctx, step{"attach", n.attachRoot}); err != nil {
+	if err := n.try(ctx, step{name: "attach", run: n.attachRoot, needsPlan: true}); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(stdout, n.device)
+	_, err := fmt.Fprintln(stdout, n.root.Device)
 	return err
 }
 
 func (n *node) dracutPivot(ctx context.Context) error {
 	steps := []step{
-		{"network", n.findNetwork},
-		{"mount", n.coverRoot},
-		{"layers", n.applyLayers},
-		{"identity", n.settle},
-		{"initiator", n.keepInitiator},
-		{"keeper", n.keepDracut},
+		{name: "network", run: n.findNetwork},
+		{name: "mount", run: n.coverRoot},
+		{name: "layers", run: n.applyLayers},
+		{name: "identity", run: n.giveIdentity},
+		{name: "initiator", run: n.keepInitiator},
+		{name: "keeper", run: n.keepDracut},
 	}
-	if n.boot.Root.Transport == "" { // a root of some other kind, perhaps without a network
+	if n.boot.Root.Transport == "" { // a root of another kind, perhaps without a network
 		steps = steps[1:3]
 	}
 	for _, s := range steps {
@@ -91,8 +101,15 @@ func (n *node) dracutPivot(ctx context.Context) error {
 	return nil
 }
 
-// coverRoot lays memory over the root that is mounted at newRoot.
-func (n *node) coverRoot(context.Context) (said string, err error) {
+func (n *node) findNetwork(context.Context, report.Step) (said string, err error) {
+	if n.net, err = network.FromDracut(n.boot); err != nil {
+		return "", err
+	}
+	return n.net.String(), nil
+}
+
+// coverRoot puts memory over the root that is mounted at newRoot.
+func (n *node) coverRoot(context.Context, report.Step) (said string, err error) {
 	if !n.boot.Overlay.Enabled {
 		return "", nil
 	}
@@ -101,10 +118,10 @@ func (n *node) coverRoot(context.Context) (said string, err error) {
 		return "", err
 	}
 	if fstype == "overlay" {
-		return "", nil // an earlier attempt got so far
+		return "", nil // an earlier attempt came this far
 	}
-	// A mount whose parent is shared, as systemd has it, cannot be moved; the
-	// switch of the root makes it private all the same.
+	// A mount whose parent is shared, as systemd makes it, cannot be moved. The switch of the root
+	// makes it private in any case.
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE, ""); err != nil {
 		return "", fmt.Errorf("make / private: %w", err)
 	}
@@ -119,11 +136,10 @@ func (n *node) coverRoot(context.Context) (said string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("make %s read-only: %w", liveImage, err)
 	}
-	return n.layOver(&u, fstype)
+	return n.addOverlay(&u, fstype)
 }
 
-// mountedType is the file system type of what is mounted at a place, on top:
-// proc_pid_mountinfo(5).
+// mountedType is the file system type of the topmost mount at a place: proc_pid_mountinfo(5).
 func mountedType(mountinfo, place string) (string, error) {
 	text, err := os.ReadFile(mountinfo)
 	if err != nil {
@@ -147,11 +163,10 @@ func mountedType(mountinfo, place string) (string, error) {
 // initiatorFile is where open-iscsi reads the node's name.
 const initiatorFile = "etc/iscsi/initiatorname.iscsi"
 
-// keepInitiator writes the name that the root's iSCSI session was begun with into
-// the root. The one that the image holds is the same on every node, and two
-// nodes of one name end each other's sessions.
-func (n *node) keepInitiator(context.Context) (string, error) {
-	name := readTrimmed("/run/initiatorname.iscsi")
+// keepInitiator writes the name by which the root's iSCSI session was opened into the root. The name
+// in the image is the same on every node, and two nodes of one name end each other's sessions.
+func (n *node) keepInitiator(context.Context, report.Step) (string, error) {
+	name := devices.Attribute("/run/initiatorname.iscsi")
 	if n.boot.Root.Transport != handoff.ISCSI || name == "" || !n.writable() {
 		return "", nil
 	}
@@ -163,49 +178,47 @@ func (n *node) keepInitiator(context.Context) (string, error) {
 	if err := root.MkdirAll("etc/iscsi", 0o755); err != nil {
 		return "", err
 	}
-	return name, replace(root, initiatorFile, name+"\n", 0o600)
+	return name, replaceFile(root, initiatorFile, name+"\n", 0o600)
 }
 
-// keepDracut has reads of the root wait for as long as its server is away, and
-// starts the keeper for what nobody else keeps: the connection of an NBD root,
-// and the lease, whose client dracut ends.
-func (n *node) keepDracut(ctx context.Context) (said string, err error) {
-	state, kept := keeperState{Net: n.net, Live: n.live()}, []string{}
+// keepDracut makes reads of the root wait for as long as its server is away, and starts the keeper for
+// what nothing else keeps: the connection of an NBD root, and the lease, whose client dracut ends.
+func (n *node) keepDracut(ctx context.Context, out report.Step) (said string, err error) {
+	state, kept := keeper.State{Net: n.net, Live: n.live()}, []string{}
 	switch n.boot.Root.Transport {
 	case handoff.NBD:
-		if state.NBD, err = n.adoptNBD(ctx); err != nil {
+		if state.NBD, err = attach.AdoptNBD(ctx, attach.Request{Root: n.boot.Root, HostID: n.hostID(), Report: out}); err != nil {
 			return "", err
 		}
-		kept = append(kept, state.NBD.path())
+		kept = append(kept, state.NBD.Path())
 	case handoff.ISCSI:
 		if err := waitForTargets("/sys/class/iscsi_session"); err != nil {
 			return "", err
 		}
 	}
-	if !state.needed() {
+	if !state.Needed() {
 		return "", nil
 	}
 	if state.Live {
-		kept = append(kept, "what is remembered of the tree")
+		kept = append(kept, "the freshness of the tree")
 	}
 	if state.Net.Lease != nil {
 		kept = append(kept, "the lease")
 	}
-	cmd, err := startKeeper(state)
+	p, err := keeper.Start(state, newRoot)
 	if err != nil {
 		return "", err
 	}
-	if err := leaveService(cmd.Process.Pid); err != nil {
-		dismiss(cmd)
-		return "", fmt.Errorf("the keeper cannot leave the initramfs's service: %w", err)
+	if err := leaveService(p.PID()); err != nil {
+		p.Dismiss()
+		return "", fmt.Errorf("the keeper cannot leave the service of the initramfs: %w", err)
 	}
-	return strings.Join(kept, " and ") + " in good hands", nil
+	return strings.Join(kept, " and ") + ": a keeper has taken over", nil
 }
 
-// waitForTargets has the kernel wait for a lost target without end; its limit is
-// two minutes. iscsid(8), in the root, logs in again. A value that is set in
-// sysfs stays when iscsid sets its own (drivers/scsi/scsi_transport_iscsi.c,
-// recovery_tmo_sysfs_override).
+// waitForTargets makes the kernel wait for a lost target without a limit; its default is two minutes.
+// iscsid(8), in the root, logs in again. A value that is set in sysfs stays when iscsid sets its own
+// (drivers/scsi/scsi_transport_iscsi.c, recovery_tmo_sysfs_override).
 func waitForTargets(sessions string) error {
 	files, err := filepath.Glob(filepath.Join(sessions, "*/recovery_tmo"))
 	for _, f := range files {
@@ -214,8 +227,8 @@ func waitForTargets(sessions string) error {
 	return err
 }
 
-// leaveService moves a process out of the control group of the service that it
-// was started from, which ends before the switch. Without systemd there is none.
+// leaveService moves a process out of the control group of the service that started it, which ends
+// before the switch. Without systemd there is none.
 func leaveService(pid int) error {
 	for _, file := range []string{"/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/systemd/cgroup.procs"} {
 		if _, err := os.Stat(file); err == nil {

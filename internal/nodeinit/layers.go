@@ -14,25 +14,26 @@ import (
 
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/nodeinit/attach"
+	"netroot/internal/nodeinit/report"
 )
 
-// applyLayers lays over the root what it has itself below /etc/rootovl, as far
-// as rootovlcfg= names it, and over that the archives of netroot.layer=, each
-// checked against the digest that the command line names.
+// applyLayers puts over the root the layers that it has itself below /etc/rootovl, as far as
+// rootovlcfg= names them, and over those the archives of netroot.layer=, each checked against the
+// digest that the command line names.
 //
-// A layer of the root that is not there, a file that does not fit, or a line of
-// a deletion list that cannot be carried out, is reported, and the boot goes on:
-// trying again would not mend it. An archive that does not come is asked for
-// again, for the server said that this node is to have it.
-func (n *node) applyLayers(ctx context.Context) (string, error) {
+// A layer that the root does not have, a file that does not fit, or a line of a deletion list that
+// cannot be executed is reported, and the boot continues: another attempt would not help. An archive
+// that cannot be fetched is requested again, because the plan says that this node needs it.
+func (n *node) applyLayers(ctx context.Context, out report.Step) (string, error) {
 	place := newRoot
 	if !n.boot.Overlay.Enabled {
-		place = "/" // whose /run becomes the root's
+		place = "/" // its /run becomes the root's
 	}
-	return n.applyLayersTo(ctx, place)
+	return n.applyLayersTo(ctx, out, place)
 }
 
-func (n *node) applyLayersTo(ctx context.Context, place string) (string, error) {
+func (n *node) applyLayersTo(ctx context.Context, out report.Step, place string) (string, error) {
 	if len(n.boot.TreeLayers)+len(n.boot.Layers) == 0 {
 		return "", nil
 	}
@@ -46,13 +47,13 @@ func (n *node) applyLayersTo(ctx context.Context, place string) (string, error) 
 	}
 	defer root.Close()
 	var said []string
-	if text := n.applyTreeLayers(root); text != "" {
+	if text := n.applyTreeLayers(out, root); text != "" {
 		said = append(said, text)
 	}
 	total := 0
 	for i, l := range n.boot.Layers {
-		report := func(err error) { n.report("layers", fmt.Errorf("%s: %w", l.Digest, err)) }
-		if err := layer.ApplyLayer(root, bytes.NewReader(archives[i]), report); err != nil {
+		fault := func(err error) { out.Fault(fmt.Errorf("%s: %w", l.Digest, err)) }
+		if err := layer.ApplyLayer(root, bytes.NewReader(archives[i]), fault); err != nil {
 			return "", fmt.Errorf("unpack %s: %w", l.URL, err)
 		}
 		total += len(archives[i])
@@ -64,23 +65,23 @@ func (n *node) applyLayersTo(ctx context.Context, place string) (string, error) 
 	return strings.Join(said, ", "), nil
 }
 
-func (n *node) applyTreeLayers(root *os.Root) string {
+func (n *node) applyTreeLayers(out report.Step, root *os.Root) string {
 	names := n.boot.TreeLayers
 	switch {
 	case len(names) == 0:
 		return ""
 	case !n.boot.Overlay.Enabled:
-		n.report("layers", fmt.Errorf("rootovlcfg=%s needs memory over the root: add rootovl; nothing of it is applied", strings.Join(names, ",")))
+		out.Fault(fmt.Errorf("rootovlcfg=%s needs memory over the root: add rootovl; none of them is applied", strings.Join(names, ",")))
 		return ""
 	}
 	applied := layer.ApplyTree(root, names, func(name string, err error) {
-		n.report("layers", fmt.Errorf("%s: %w", name, err))
+		out.Fault(fmt.Errorf("%s: %w", name, err))
 	})
 	return fmt.Sprintf("%d of %d in the tree", applied, len(names))
 }
 
-// fetchLayers fetches all archives. On a root without an overlay they may hold
-// nothing but what belongs below /run.
+// fetchLayers fetches all archives. For a root without an overlay they may contain only what belongs
+// below /run.
 func (n *node) fetchLayers(ctx context.Context) ([][]byte, error) {
 	var out [][]byte
 	for _, l := range n.boot.Layers {
@@ -105,7 +106,7 @@ func fetchLayer(ctx context.Context, l handoff.Layer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := web.Do(req)
+	resp, err := attach.Web.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/nodeinit/report"
 )
 
 // writeFiles writes files below dir, by name.
@@ -59,21 +60,21 @@ func packed(t *testing.T, files map[string]string) []byte {
 // TestLayers: the tree's own in reverse, the server's over them, deletions after
 // each, and word of what could not be done.
 func TestLayers(t *testing.T) {
-	log, kmsg := quiet(t)
+	n, kmsg := quiet()
 	root := t.TempDir()
 	writeFiles(t, root, map[string]string{
 		"etc/motd": "tree", "etc/issue": "tree", "etc/issue.net": "tree", "var/cache/x/y": "tree",
 		"etc/rootovl/a/etc/motd": "a", "etc/rootovl/a/etc/a": "a",
 		"etc/rootovl/b/etc/motd": "b", "etc/rootovl/b/etc/b": "b", "etc/rootovl/b/.rootovldel": "/etc/issue\n/var/cache\n",
 	})
-	n := &node{log: log, boot: handoff.Boot{
+	n.boot = handoff.Boot{
 		Overlay:    handoff.Overlay{Enabled: true},
 		TreeLayers: []string{"a", "none", "../b", "b"},
 		Layers: serveArchives(t,
 			packed(t, map[string]string{"etc/b": "second", "etc/site": "second"}),
 			packed(t, map[string]string{"etc/site": "first", ".rootovldel": "/etc/issue.net\n/var/cache/\netc/motd\n"})),
-	}}
-	said, err := n.applyLayersTo(t.Context(), root)
+	}
+	said, err := n.applyLayersTo(t.Context(), report.Step{Name: "layers", To: n.to}, root)
 	if err != nil || !strings.HasPrefix(said, "2 of 4 in the tree, 2 of the server, ") {
 		t.Errorf("said %q, %v", said, err)
 	}
@@ -83,7 +84,7 @@ func TestLayers(t *testing.T) {
 			t.Errorf("%s holds %q, %v; want %q", name, text, err, want)
 		}
 	}
-	reports := content(t, "", kmsg.Name())
+	reports := kmsg.String()
 	for _, want := range []string{
 		`<3>netroot: layers: FAILED: none: the root has no /etc/rootovl/none`,
 		`<3>netroot: layers: FAILED: ../b: "../b" has a slash`,
@@ -94,20 +95,20 @@ func TestLayers(t *testing.T) {
 			t.Errorf("the console lacks %q:\n%s", want, reports)
 		}
 	}
-	if len(n.history) != 4 {
-		t.Errorf("history: %q", n.history)
+	if lines := strings.Split(n.history.String(), "\n"); len(lines) != 4 {
+		t.Errorf("history: %q", lines)
 	}
 }
 
 // TestLayersAreFetchedFirst: while an archive cannot be had, the root is as it was.
 func TestLayersAreFetchedFirst(t *testing.T) {
-	log, _ := quiet(t)
+	n, _ := quiet()
 	root := t.TempDir()
 	writeFiles(t, root, map[string]string{"etc/motd": "tree", "etc/rootovl/a/etc/motd": "a"})
 	layers := serveArchives(t, packed(t, map[string]string{"etc/x": "x"}), nil)
 	layers[1].Digest = layers[0].Digest // another than what comes
-	n := &node{log: log, boot: handoff.Boot{Overlay: handoff.Overlay{Enabled: true}, TreeLayers: []string{"a"}, Layers: layers}}
-	if _, err := n.applyLayersTo(t.Context(), root); err == nil || !strings.Contains(err.Error(), "what came has digest") {
+	n.boot = handoff.Boot{Overlay: handoff.Overlay{Enabled: true}, TreeLayers: []string{"a"}, Layers: layers}
+	if _, err := n.applyLayersTo(t.Context(), report.Step{Name: "layers", To: n.to}, root); err == nil || !strings.Contains(err.Error(), "what came has digest") {
 		t.Errorf("%v", err)
 	}
 	if text := content(t, root, "etc/motd"); text != "tree" {
@@ -118,22 +119,22 @@ func TestLayersAreFetchedFirst(t *testing.T) {
 // TestLayersWithoutOverlay: a root that is not under memory stays as it is; what
 // is below /run may come.
 func TestLayersWithoutOverlay(t *testing.T) {
-	log, kmsg := quiet(t)
+	n, kmsg := quiet()
 	root := t.TempDir()
 	writeFiles(t, root, map[string]string{"etc/motd": "tree", "etc/rootovl/a/etc/motd": "a"})
-	n := &node{log: log, boot: handoff.Boot{TreeLayers: []string{"a"}, Layers: serveArchives(t, packed(t, map[string]string{"run/key": "key"}))}}
-	if _, err := n.applyLayersTo(t.Context(), root); err != nil {
+	n.boot = handoff.Boot{TreeLayers: []string{"a"}, Layers: serveArchives(t, packed(t, map[string]string{"run/key": "key"}))}
+	if _, err := n.applyLayersTo(t.Context(), report.Step{Name: "layers", To: n.to}, root); err != nil {
 		t.Fatal(err)
 	}
 	if content(t, root, "etc/motd") != "tree" || content(t, root, "run/key") != "key" {
 		t.Error("applied to a root without an overlay, or nothing was")
 	}
-	if said := content(t, "", kmsg.Name()); !strings.Contains(said, "rootovlcfg=a needs memory over the root: add rootovl") {
+	if said := kmsg.String(); !strings.Contains(said, "rootovlcfg=a needs memory over the root: add rootovl") {
 		t.Errorf("the console says\n%s", said)
 	}
 	for _, files := range []map[string]string{{"etc/motd": "x"}, {"run/key": "k", ".rootovldel": "/etc/motd\n"}} {
 		n.boot = handoff.Boot{Layers: serveArchives(t, packed(t, files))}
-		if _, err := n.applyLayersTo(t.Context(), root); err == nil || !strings.Contains(err.Error(), "below run/") {
+		if _, err := n.applyLayersTo(t.Context(), report.Step{Name: "layers", To: n.to}, root); err == nil || !strings.Contains(err.Error(), "below run/") {
 			t.Errorf("%v: %v", files, err)
 		}
 	}

@@ -1,24 +1,30 @@
-// Package nodeinit is the first process of a diskless node: it runs from the
-// initramfs, brings up the network, attaches and mounts the root, lays memory
-// and layers over it, and hands the machine to the distribution's own init. A
-// second process, the keeper, stays behind and keeps the root's connection and
-// the address's lease alive for as long as the node runs.
+// Package nodeinit is the first process of a diskless node: it runs from the initramfs, brings up the
+// network, attaches and mounts the root, puts memory and layers over it, and hands the machine to the
+// distribution's own init. Its steps are here, in their order; package network, package attach and
+// package devices do the work of three of them, and package keeper is the process that stays.
 //
-// It ships to every node, so it stays small: no server, no state, no template.
-// It takes its orders from the kernel command line alone (package handoff), and
-// it never just stops: every step says what it did and how long it took, a step
-// that fails says why and is tried again, and with rd.shell there is a shell.
+// It ships to every node, so it stays small: it is not a server, keeps no state and has no templates.
+// Its orders are the kernel command line alone (package handoff). It never stops silently: each step
+// reports what it did and how long it took (package report), and a step that fails says why and is
+// tried again. If the root cannot be attached for minutes, the machine restarts for a new plan; with
+// rd.shell there is a shell instead.
 package nodeinit
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"time"
 
 	"netroot/internal/handoff"
+	"netroot/internal/nodeinit/attach"
+	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/keeper"
+	"netroot/internal/nodeinit/network"
+	"netroot/internal/nodeinit/report"
 )
 
 // newRoot is where the root is put together before it is switched to.
@@ -26,37 +32,46 @@ const newRoot = "/sysroot"
 
 // node is the state of one boot.
 type node struct {
-	log     *console
+	console *report.Console
+	history *report.History // for the rescue shell
+	to      report.Reporter // both of them
+	spread  spread
+
 	boot    handoff.Boot
-	modules *loader
-	net     *netConfig
-	device  string   // block device that the packed root is on; an NFS root has none
-	server  string   // that an NFS root is at, an address
-	history []string // what each step said, for the rescue shell
-	guest   bool     // another initramfs has the machine, and a shell: see Dracut
+	modules *devices.Loader
+	net     *network.Config
+	root    *attach.Root // once it is attached
+	guest   bool         // another initramfs owns the machine, and has a shell: see Dracut
 }
 
-// step is one part of the boot. It returns what there is to tell about it, and
-// may be run again after it failed.
+func newNode() *node {
+	console, history := report.NewConsole(nil), &report.History{}
+	return &node{console: console, history: history, to: report.All{console, history}, spread: rand.Float64}
+}
+
+// step is one part of the boot. run returns what there is to tell about it, and may be called again
+// after it failed.
 type step struct {
 	name string
-	run  func(context.Context) (string, error)
+	run  func(context.Context, report.Step) (string, error)
+	// needsPlan: the step fails for ever if the plan of this boot is out of date, so that after a
+	// while a restart is better than another attempt.
+	needsPlan bool
 }
 
-// Boot runs the boot as process 1 and returns only when even the fallback,
-// a restart of the machine, failed.
+// Boot runs the boot as process 1. It returns only if even a restart of the machine failed.
 func Boot() error {
-	log := openConsole()
+	n := newNode()
+	out := report.Step{Name: "init", To: n.to}
 	defer func() {
 		if r := recover(); r != nil {
-			log.fail("init", fmt.Errorf("panic: %v", r))
-			restart(log, 30*time.Second)
+			out.Fault(fmt.Errorf("panic: %v", r))
+			n.restart(out, report.Panicked, nil)
 		}
 	}()
-	n := &node{log: log}
 	err := n.run(context.Background())
-	log.fail("init", err)
-	restart(log, 30*time.Second)
+	out.Fault(err)
+	n.restart(out, reasonOf(err), err)
 	return err
 }
 
@@ -65,7 +80,7 @@ func (n *node) run(ctx context.Context) error {
 	if err := mountEarly(); err != nil {
 		return err
 	}
-	n.log.begin()
+	n.console.Open()
 	line, err := os.ReadFile("/proc/cmdline")
 	if err != nil {
 		return err
@@ -73,101 +88,97 @@ func (n *node) run(ctx context.Context) error {
 	if n.boot, err = handoff.Parse(string(line)); err != nil {
 		return err
 	}
-	n.log.debug = n.boot.Debug
+	n.console.Debug = n.boot.Debug
 	for _, s := range []step{
-		{"modules", n.loadModules},
-		{"network", n.bringUpNetwork},
-		{"attach", n.attachRoot},
-		{"mount", n.mountRoot},
-		{"layers", n.applyLayers},
-		{"identity", n.settle},
+		{name: "modules", run: n.loadModules},
+		{name: "network", run: n.bringUpNetwork},
+		{name: "attach", run: n.attachRoot, needsPlan: true},
+		// The attach of a tree over NFS only finds a server; the mount shows whether it has the tree.
+		{name: "mount", run: n.mountRoot, needsPlan: n.boot.Root.Transport == handoff.NFS},
+		{name: "layers", run: n.applyLayers},
+		{name: "identity", run: n.giveIdentity},
 	} {
 		if err := n.try(ctx, s); err != nil {
 			return err
 		}
 	}
 	if n.boot.Break {
-		n.rescue("rd.break")
+		n.rescue(report.Step{Name: "shell", To: n.to}, "rd.break")
 	}
 	init, err := findInit(n.boot.Init)
 	if err != nil {
-		return n.try(ctx, step{"switch", func(context.Context) (string, error) { return "", err }})
+		return n.try(ctx, step{name: "switch", run: func(context.Context, report.Step) (string, error) { return "", err }})
 	}
-	n.log.say("switch", fmt.Sprintf("to %s, %.2f s after start", init, time.Since(started).Seconds()))
-	return switchRoot(n.log, init)
+	report.Step{Name: "switch", To: n.to}.Note(fmt.Sprintf("to %s, %.2f s after start", init, time.Since(started).Seconds()))
+	n.console.Close()
+	return switchRoot(init)
 }
 
-// try runs one step until it succeeds. Between two tries it offers the rescue
-// shell where that is asked for, and else waits, longer each time, up to 30 s.
-// Only the administrator ends it.
-func (n *node) try(ctx context.Context, s step) error {
-	for attempt := 0; ; attempt++ {
-		started := time.Now()
-		said, err := s.run(ctx)
-		took := time.Since(started)
-		switch {
-		case err == nil && said == "":
-			return nil
-		case err == nil:
-			n.note(s.name, fmt.Sprintf("%s (%.2f s)", said, took.Seconds()))
-			return nil
+// loadModules loads what every boot needs, and at the same time the drivers of this machine's devices.
+func (n *node) loadModules(_ context.Context, out report.Step) (string, error) {
+	if n.modules == nil {
+		l, err := devices.NewLoader()
+		if err != nil {
+			return "", err
 		}
-		n.report(s.name, err)
-		if n.boot.Shell && n.guest {
+		n.modules = l
+	}
+	listed := make(chan error, 1)
+	go func() { listed <- n.modules.LoadListed(n.boot.Root.Transport) }()
+	asked := n.modules.Coldplug(out)
+	if err := <-listed; err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%d loaded, %d devices asked", n.modules.Count(), asked), nil
+}
+
+func (n *node) bringUpNetwork(ctx context.Context, out report.Step) (said string, err error) {
+	n.net, err = network.BringUp(ctx, n.boot, func() { n.modules.Coldplug(out) })
+	if err != nil {
+		return "", err
+	}
+	return n.net.String(), nil
+}
+
+// attachRoot attaches the root by the transport that root= names, and starts the keeper if something
+// is to be kept: a connection, or the lease of the address.
+func (n *node) attachRoot(ctx context.Context, out report.Step) (string, error) {
+	r := n.boot.Root
+	attachBy := attach.For(r.Transport)
+	if attachBy == nil {
+		return "", fmt.Errorf("root=%s: this initramfs has no transport %s", r, r.Transport)
+	}
+	root, err := attachBy(ctx, attach.Request{Root: r, HostID: n.hostID(), Report: out})
+	if err != nil {
+		return "", err
+	}
+	state := keeper.State{NBD: root.NBD, ISCSI: root.ISCSI, Net: n.net}
+	if state.Needed() && !n.live() { // the keeper of a live tree is started when its overlay is there
+		if err := n.keep(state); err != nil {
+			return "", errors.Join(err, root.Detach())
+		}
+	}
+	n.root = root
+	return root.Said, nil
+}
+
+// keep starts the keeper.
+func (n *node) keep(state keeper.State) error {
+	p, err := keeper.Start(state, newRoot)
+	if err != nil {
+		return err
+	}
+	if state.ISCSI != nil {
+		if err := state.ISCSI.Release(); err != nil {
+			p.Dismiss()
 			return err
 		}
-		if n.boot.Shell {
-			n.rescue(s.name + " failed; \"retry\" tries it again")
-			continue
-		}
-		pause := backoff(attempt)
-		n.log.say(s.name, fmt.Sprintf("trying again in %s (rd.shell on the kernel command line gives a shell here)", pause))
-		wait(ctx, pause)
 	}
+	return nil
 }
 
-func (n *node) note(name, text string) {
-	n.history = append(n.history, name+": "+text)
-	n.log.say(name, text)
-}
-
-// report tells of something that went wrong, whether or not the boot goes on.
-func (n *node) report(name string, err error) {
-	n.history = append(n.history, name+": FAILED: "+err.Error())
-	n.log.fail(name, err)
-}
-
-// backoff is the pause after the given number of earlier failures: 1 s, 2 s,
-// 4 s and so on to 30 s.
-func backoff(attempt int) time.Duration {
-	return min(time.Second<<min(attempt, 5), 30*time.Second)
-}
-
-// wait blocks for d, or until ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-// poll asks until the answer is yes, an error, or the limit has passed.
-func poll(ctx context.Context, limit time.Duration, what string, ask func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		ok, err := ask()
-		if ok || err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: nothing after %s", what, limit)
-		}
-		wait(ctx, pause)
-	}
-}
+// live reports whether the root is an overlay over a tree that changes.
+func (n *node) live() bool { return n.boot.Root.Transport == handoff.NFS && n.boot.Overlay.Enabled }
 
 // findInit returns the program that takes over, as a path inside the new root.
 func findInit(asked string) (string, error) {

@@ -15,31 +15,33 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/report"
 )
 
-// rescue is the shell where a boot failed. It is a few commands of our own,
-// since an initramfs that needs only a kernel has no other program in it; once
-// the root is mounted, "sh" is the root's own shell.
-func (n *node) rescue(why string) {
+// rescue offers a shell when a boot has failed. It has a few commands of our own, because the initramfs
+// contains no other program; once the root is mounted, "sh" is the root's own shell.
+func (n *node) rescue(out report.Step, why string) {
 	tty, err := os.OpenFile("/dev/console", os.O_RDWR, 0)
 	if err != nil {
-		n.log.fail("shell", err)
-		wait(context.Background(), 5*time.Second)
+		out.Fault(fmt.Errorf("rescue shell: %w", err))
+		devices.Pause(context.Background(), 5*time.Second)
 		return
 	}
 	defer tty.Close()
 	fmt.Fprintf(tty, "\nnetroot rescue shell: %s. \"help\" lists the commands.\n", why)
-	n.converse(tty, tty)
+	n.runShell(tty, tty)
 }
 
-// command is one word of the rescue shell; leave ends it.
+// command is one command of the rescue shell.
 type command struct {
 	name, help string
 	run        func(n *node, w io.Writer, args []string) error
 }
 
-// converse reads commands until one of them ends the shell, or the input ends.
-func (n *node) converse(r io.Reader, w io.Writer) {
+// runShell reads commands until one of them ends the shell, or the input ends.
+func (n *node) runShell(r io.Reader, w io.Writer) {
 	lines := bufio.NewScanner(r)
 	for {
 		fmt.Fprint(w, "netroot# ")
@@ -57,7 +59,7 @@ func (n *node) converse(r io.Reader, w io.Writer) {
 			for _, c := range commands() {
 				fmt.Fprintf(w, "  %-22s %s\n", c.name, c.help)
 			}
-			fmt.Fprintf(w, "  %-22s %s\n", "retry, exit", "go on with the boot")
+			fmt.Fprintf(w, "  %-22s %s\n", "retry, exit", "continue with the boot")
 			continue
 		}
 		c, ok := lookUp(words[0])
@@ -82,8 +84,8 @@ func lookUp(word string) (command, bool) {
 
 func commands() []command {
 	return []command{
-		{"steps", "what each step of the boot said", func(n *node, w io.Writer, _ []string) error {
-			fmt.Fprintln(w, strings.Join(n.history, "\n"))
+		{"steps", "what each step of the boot reported", func(n *node, w io.Writer, _ []string) error {
+			fmt.Fprintln(w, n.history)
 			return nil
 		}},
 		{"cmdline", "the kernel command line", printFile("/proc/cmdline")},
@@ -94,9 +96,9 @@ func commands() []command {
 		{"dial HOST:PORT", "try to connect by TCP", dial},
 		{"modprobe NAME", "load a kernel module", func(n *node, _ io.Writer, args []string) error {
 			if n.modules == nil || len(args) != 1 {
-				return fmt.Errorf("want one name, and modules in the initramfs")
+				return fmt.Errorf("expected one name, and modules in the initramfs")
 			}
-			return n.modules.load(args[0])
+			return n.modules.Load(args[0])
 		}},
 		{"ls [DIR]", "list a directory", list},
 		{"cat FILE", "print a file", func(n *node, w io.Writer, args []string) error {
@@ -150,7 +152,7 @@ func printNet(w io.Writer) error {
 	for _, l := range links {
 		a := l.Attrs()
 		carrier := "no carrier"
-		if readTrimmed("/sys/class/net/"+a.Name+"/carrier") == "1" {
+		if devices.Attribute("/sys/class/net/"+a.Name+"/carrier") == "1" {
 			carrier = "carrier"
 		}
 		fmt.Fprintf(w, "%s %s %s, %s\n", a.Name, a.HardwareAddr, a.Flags, carrier)
@@ -167,7 +169,7 @@ func printNet(w io.Writer) error {
 
 func dial(_ *node, w io.Writer, args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("want HOST:PORT")
+		return fmt.Errorf("expected HOST:PORT")
 	}
 	started := time.Now()
 	conn, err := net.DialTimeout("tcp", args[0], 10*time.Second)
@@ -198,8 +200,8 @@ func list(_ *node, w io.Writer, args []string) error {
 	return nil
 }
 
-// rootShell runs the root's own shell in it. Its /dev, /proc and /sys are the
-// initramfs's, for as long as it runs.
+// rootShell runs the root's own shell in the root. While it runs, the root has the /dev, /proc and
+// /sys of the initramfs.
 func rootShell(_ *node, _ io.Writer, _ []string) error {
 	if !executableIn(newRoot, "/bin/sh") {
 		return fmt.Errorf("no root is mounted yet, or it has no /bin/sh")
@@ -220,7 +222,7 @@ func rootShell(_ *node, _ io.Writer, _ []string) error {
 		}
 	}()
 	cmd := &exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-i"}, Dir: "/", Stdin: tty, Stdout: tty, Stderr: tty,
-		Env:         []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=linux"},
+		Env:         append([]string{"HOME=/root"}, environment...),
 		SysProcAttr: &syscall.SysProcAttr{Chroot: newRoot, Setsid: true, Setctty: true}}
 	return cmd.Run()
 }

@@ -1,0 +1,183 @@
+package nodeinit
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/network"
+	"netroot/internal/nodeinit/report"
+)
+
+// giveIdentity gives the root what belongs to this node alone: its name, its machine-id, its name
+// servers, and the files that tell the distribution's network services that the boot interface is
+// configured and must stay so.
+func (n *node) giveIdentity(context.Context, report.Step) (string, error) {
+	for path, text := range network.ServiceFiles(n.net) {
+		if err := writeBelow("/", path, text); err != nil {
+			return "", err
+		}
+	}
+	if n.net.Hostname != "" {
+		if err := unix.Sethostname([]byte(n.net.Hostname)); err != nil {
+			return "", fmt.Errorf("set the host name %s: %w", n.net.Hostname, err)
+		}
+	}
+	if !n.writable() {
+		return "the root is read-only and keeps its own /etc", nil
+	}
+	root, err := os.OpenRoot(newRoot)
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	id := n.machineID()
+	if err := personalise(root, n.net, id); err != nil {
+		return "", err
+	}
+	return "machine-id " + id, nil
+}
+
+// writable reports whether the root can be written to, in memory or permanently.
+func (n *node) writable() bool { return n.boot.Overlay.Enabled || n.boot.Root.Writable() }
+
+// personalise writes the files of one node into the root.
+func personalise(root *os.Root, cfg *network.Config, machineID string) error {
+	if err := root.MkdirAll("etc", 0o755); err != nil {
+		return err
+	}
+	if err := replaceFile(root, "etc/machine-id", machineID+"\n", 0o444); err != nil {
+		return err
+	}
+	if cfg.Hostname != "" {
+		if err := replaceFile(root, "etc/hostname", cfg.Hostname+"\n", 0o644); err != nil {
+			return err
+		}
+	}
+	if needsResolvConf(root) {
+		if err := replaceFile(root, "etc/resolv.conf", cfg.ResolvConf(), 0o644); err != nil {
+			return err
+		}
+	}
+	return hideIfcfg(root, cfg)
+}
+
+// replaceFile writes a file in place of whatever has the name, even a link.
+func replaceFile(root *os.Root, name, text string, mode os.FileMode) error {
+	if err := root.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return root.WriteFile(name, []byte(text), mode)
+}
+
+// needsResolvConf is true unless a service of the image writes the file (then it is a link) or the
+// author of the recipe did.
+func needsResolvConf(root *os.Root) bool {
+	const name = "etc/resolv.conf"
+	st, err := root.Lstat(name)
+	if err != nil {
+		return os.IsNotExist(err)
+	}
+	if !st.Mode().IsRegular() {
+		return false
+	}
+	text, err := root.ReadFile(name)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "nameserver") {
+			return false
+		}
+	}
+	return true
+}
+
+// productUUID is the machine's name in its firmware (SMBIOS).
+const productUUID = "/sys/class/dmi/id/product_uuid"
+
+// machineID derives the node's identity (machine-id(5)) from its hardware, so that it is the same at
+// every boot and no two nodes share the one of an image. The identifier is hashed, as machine-id(5)
+// requires, and marked as a version 4 UUID.
+func machineID(uuid, mac string) string {
+	seed := strings.ToLower(uuid)
+	if isFiller(seed) {
+		seed = mac
+	}
+	id := sha256.Sum256([]byte("netroot machine-id " + seed))
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return hex.EncodeToString(id[:16])
+}
+
+func (n *node) machineID() string { return machineID(devices.Attribute(productUUID), n.net.MAC) }
+
+// hostID is the node's identity as a UUID, by which servers recognise it.
+func (n *node) hostID() string {
+	id := n.machineID()
+	return strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-")
+}
+
+// isFiller reports whether a UUID is one that a vendor did not set.
+func isFiller(uuid string) bool {
+	uuid = strings.ToLower(uuid)
+	return strings.Trim(uuid, "0-") == "" || strings.Trim(uuid, "f-") == ""
+}
+
+// hideIfcfg keeps the network scripts (EL 7 and earlier, and NetworkManager's ifcfg plugin later) away
+// from the boot interface: a file that names it, or its address, is replaced by one that says so.
+func hideIfcfg(root *os.Root, c *network.Config) error {
+	const dir = "etc/sysconfig/network-scripts"
+	d, err := root.Open(dir)
+	if err != nil {
+		return nil // another distribution
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		if !strings.HasPrefix(e.Name(), "ifcfg-") || e.Name() == "ifcfg-lo" {
+			continue
+		}
+		text, err := root.ReadFile(name)
+		if err == nil && (e.Name() == "ifcfg-"+c.Link || mentions(string(text), c)) {
+			if err := root.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
+	text := "# written by netroot at boot: the root is behind this interface\nDEVICE=" + c.Link +
+		"\nHWADDR=" + c.MAC + "\nONBOOT=no\nBOOTPROTO=none\nNM_CONTROLLED=no\n"
+	return replaceFile(root, dir+"/ifcfg-"+c.Link, text, 0o644)
+}
+
+// mentions reports whether an ifcfg file configures the interface.
+func mentions(text string, c *network.Config) bool {
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		value = strings.Trim(value, `"'`)
+		if key == "DEVICE" && value == c.Link || key == "HWADDR" && strings.EqualFold(value, c.MAC) {
+			return true
+		}
+	}
+	return false
+}
+
+// writeBelow writes a file and the directories above it.
+func writeBelow(dir, path, text string) error {
+	path = filepath.Join(dir, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(text), 0o644)
+}
