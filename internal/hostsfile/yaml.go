@@ -11,7 +11,7 @@ import (
 func (f *File) YAML(from, dir string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("# Made by \"netroot import\" from %s. docs/configuration.md says every key there is.", printable(from))
+	line("# Made by \"netroot import\" from %s. docs/configuration.md describes every key.", printable(from))
 	tftp := f.tftp()
 	if tftp != "" {
 		line("#")
@@ -64,13 +64,18 @@ func (l Label) yaml(line func(string, ...any), dir, tftp string) {
 	if l.Cmdline != "" {
 		line("    cmdline: %s", scalar(l.Cmdline))
 	}
-	if len(l.Qemu) > 0 {
-		var words []string
-		for _, w := range l.Qemu {
-			words = append(words, quote(w))
+	list := func(key string, values []string, text func(string) string) {
+		if len(values) == 0 {
+			return
 		}
-		line("    qemu: [%s]", strings.Join(words, ", "))
+		var words []string
+		for _, v := range values {
+			words = append(words, text(v))
+		}
+		line("    %s: [%s]", key, strings.Join(words, ", "))
 	}
+	list("layers", l.Layers, scalar)
+	list("qemu", l.Qemu, quote)
 	if l.Memory > 0 {
 		line("    vm:")
 		line("      memory: %dM", l.Memory)
