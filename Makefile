@@ -12,6 +12,7 @@ all: bin/netroot bin/netroot-init
 .PHONY: bin/netroot bin/netroot-init
 bin/netroot bin/netroot-init:
 	$(GOBUILD) -o $@ ./cmd/$(@F)
+	@stat -c '%n: %s bytes' $@
 
 .PHONY: setup
 setup:
@@ -26,6 +27,22 @@ demo: setup all
 .PHONY: test
 test: all
 	./.ci/test
+
+# Every fuzz target, one after the other.
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz:
+	./.ci/fuzz $(FUZZTIME)
+
+# What takes hours: long fuzzing, every test under the race detector, killed processes again and again.
+.PHONY: soak
+soak: all
+	./.ci/soak
+
+# What is written in findings/ about other software, run again.
+.PHONY: findings
+findings:
+	./.ci/findings
 
 # Everything, with what it needs installed first: the same as CI.
 .PHONY: check

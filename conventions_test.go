@@ -1,6 +1,6 @@
-// Package netroot_test holds the whole source against the rules that no
-// compiler checks: which way imports point, and what no file may contain.
-// CONTRIBUTING.md says them in words.
+// Package netroot_test checks the rules that no compiler checks, over the whole
+// source: which way imports point, how large packages are, and what no file may
+// contain. CONTRIBUTING.md states them in words. It tests no behaviour.
 package netroot_test
 
 import (
@@ -12,35 +12,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
 
-// law is what a package must not import, and why.
-var law = []struct {
-	importers string // a folder; "" is all of them
-	forbidden []string
-	why       string
-}{
-	{"internal/proto", []string{"netroot/"}, "a protocol is words on a wire; who sends what is decided above it, and it can be lifted out whole, with proto/accept alone"},
-	{"internal/recipe", []string{"os", "net", "os/exec"}, "a recipe is text; what parses it must be the same on every machine"},
-	{"internal/boot", []string{"os", "net/http", "os/exec", "netroot/internal/store", "netroot/internal/serve"}, "what a machine is told is a pure function that can be printed"},
-	{"internal/site", []string{"os", "net/http", "os/exec", "netroot/internal/store", "netroot/internal/serve", "netroot/internal/config", "netroot/internal/pack"}, "what the owner wrote is data; what a machine is told of it is a pure function that can be printed"},
-	{"internal/export", []string{"os", "net/http", "os/exec", "netroot/internal/store", "netroot/internal/serve"}, "what a site's servers are told is a pure function that can be printed"},
-	{"internal/foreign", []string{"netroot/internal/store", "netroot/internal/serve", "netroot/internal/build", "netroot/internal/config"}, "it runs what it is told, as package vm does"},
-	{"internal/handoff", []string{"os", "net", "net/http", "os/exec", "netroot/"}, "server and node share it: it must be the same on both"},
-	{"internal/kmod", []string{"os", "net", "golang.org/x/sys/unix", "netroot/"}, "the generator and the node read the same indexes with it"},
-	{"internal/nodeinit", []string{"text/template", "html/template", "netroot/internal/store", "netroot/internal/serve", "netroot/internal/build", "netroot/internal/config", "netroot/internal/term", "github.com/spf13/cobra"}, "it ships to every node and stays small"},
-	{"internal/build", []string{"netroot/internal/serve", "netroot/internal/vm"}, "building and serving meet in the store alone"},
-	{"internal/serve", []string{"netroot/internal/build", "netroot/internal/bootstrap", "netroot/internal/sandbox"}, "building and serving meet in the store alone"},
-	{"", []string{"netroot/cmd/"}, "commands are wiring; what is worth importing lies under internal"},
-}
-
-// lawful is the one package of ours that importers may import all the same: the loop under every protocol's server.
-var lawful = map[string]string{"internal/proto": "netroot/internal/proto/accept"}
-
-// drawers are names that say nothing about what is inside.
+// drawers are package names that do not say what is inside.
 var drawers = []string{"util", "utils", "common", "helper", "helpers", "types", "models", "misc"}
 
 type source struct {
@@ -48,7 +24,11 @@ type source struct {
 	dir  string
 	file *ast.File
 	test bool
+	fset *token.FileSet
 }
+
+// line is the number of the line of a position.
+func (s source) line(p token.Pos) int { return s.fset.PositionFor(p, false).Line }
 
 func sources(t *testing.T) []source {
 	t.Helper()
@@ -68,7 +48,7 @@ func sources(t *testing.T) []source {
 		if err != nil {
 			return err
 		}
-		all = append(all, source{filepath.ToSlash(name), path.Dir(filepath.ToSlash(name)), f, strings.HasSuffix(name, "_test.go")})
+		all = append(all, source{filepath.ToSlash(name), path.Dir(filepath.ToSlash(name)), f, strings.HasSuffix(name, "_test.go"), fset})
 		return nil
 	})
 	if err != nil || len(all) == 0 {
@@ -77,32 +57,11 @@ func sources(t *testing.T) []source {
 	return all
 }
 
-func TestImportsPointOneWay(t *testing.T) {
-	for _, s := range sources(t) {
-		if s.test { // tests may start servers and read files
-			continue
-		}
-		for _, spec := range s.file.Imports {
-			name, _ := strconv.Unquote(spec.Path.Value)
-			for _, l := range law {
-				if name == lawful[l.importers] || l.importers != "" && s.dir != l.importers && !strings.HasPrefix(s.dir, l.importers+"/") {
-					continue
-				}
-				for _, f := range l.forbidden {
-					if name == f || strings.HasSuffix(f, "/") && strings.HasPrefix(name, f) {
-						t.Errorf("%s imports %s: %s", s.path, name, l.why)
-					}
-				}
-			}
-		}
-	}
-}
-
 func TestPackagesSayWhatTheyAre(t *testing.T) {
 	documented := map[string]bool{}
 	for _, s := range sources(t) {
 		if slices.Contains(drawers, s.file.Name.Name) {
-			t.Errorf("%s: a package called %s is a drawer: name it for what it does", s.path, s.file.Name.Name)
+			t.Errorf("%s: a package called %s does not say what is inside: name it for what it does", s.path, s.file.Name.Name)
 		}
 		name := strings.TrimSuffix(s.file.Name.Name, "_test")
 		want := "Package " + name + " "
@@ -128,7 +87,7 @@ func TestNoHiddenStartOrEnd(t *testing.T) {
 				continue
 			}
 			if f.Name.Name == "init" && f.Recv == nil {
-				t.Errorf("%s: init() runs for everybody who imports the package: have main call it", s.path)
+				t.Errorf("%s: init() runs in every program that imports the package: have main call it", s.path)
 			}
 			if s.test || s.file.Name.Name == "main" && f.Name.Name == "main" {
 				continue
@@ -139,8 +98,8 @@ func TestNoHiddenStartOrEnd(t *testing.T) {
 					return true
 				}
 				pkg, ok := call.X.(*ast.Ident)
-				if ok && (pkg.Name == "os" && call.Sel.Name == "Exit" || pkg.Name == "log" && strings.HasPrefix(call.Sel.Name, "Fatal")) && !mayExit[s.path] {
-					t.Errorf("%s: %s calls %s.%s: return an error, main alone exits", s.path, f.Name.Name, pkg.Name, call.Sel.Name)
+				if ok && ends(pkg.Name, call.Sel.Name) && !mayExit[s.path] {
+					t.Errorf("%s: %s calls %s.%s: return an error; only main exits", s.path, f.Name.Name, pkg.Name, call.Sel.Name)
 				}
 				return true
 			})
@@ -148,12 +107,24 @@ func TestNoHiddenStartOrEnd(t *testing.T) {
 	}
 }
 
+// ends reports a function that ends the process.
+func ends(pkg, name string) bool {
+	switch pkg {
+	case "os", "unix", "syscall":
+		return name == "Exit"
+	case "log":
+		return strings.HasPrefix(name, "Fatal")
+	}
+	return false
+}
+
 // mayExit names the files beside main that end a process: the inner half of the
-// sandbox and the keeper of foreign servers, processes of their own in our binary.
+// sandbox and the keeper of foreign servers, which are processes of their own in
+// our binary.
 var mayExit = map[string]bool{"internal/sandbox/inner.go": true, "internal/foreign/keeper.go": true}
 
 // TestNoMarks: what is not done is said in the documentation or on the command
-// line, not left in the source.
+// line. The source has no marks for it.
 func TestNoMarks(t *testing.T) {
 	mark := regexp.MustCompile(`\b(TODO|FIXME|XXX)\b`)
 	for _, s := range sources(t) {

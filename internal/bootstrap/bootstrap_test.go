@@ -135,6 +135,9 @@ func TestScratch(t *testing.T) {
 	must(t, agent(t.Context(), j))
 	got := map[string]string{}
 	must(t, filepath.WalkDir(j.Root, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
 		fi, err := d.Info()
 		rel, _ := filepath.Rel(j.Root, path)
 		if rel != "." {

@@ -14,7 +14,7 @@ type pattern struct {
 	comments []string
 }
 
-// labelsOf collects the names that cases look for, in their order: what each is, a shell would be called with.
+// labelsOf collects the patterns of "case $label in" that are names, in their order.
 func labelsOf(body []statement, found []pattern) []pattern {
 	for _, s := range body {
 		onLabel := s.isCase && isLabel(s.value)
@@ -133,7 +133,7 @@ func (e *evaluation) value(p part) (string, *Error) {
 	}
 	v, ok := e.vars[p.text]
 	if !ok {
-		return "", &Error{Line: p.line, Msg: fmt.Sprintf("$%s is not set before, and what is set outside of this file is not known here: write its value", p.text)}
+		return "", &Error{Line: p.line, Msg: fmt.Sprintf("$%s is not set before this line, and variables from outside of the file are not known here: write its value", p.text)}
 	}
 	e.used[p.text] = true
 	return v, nil
@@ -156,7 +156,7 @@ func (e *evaluation) pattern(w word) ([]glyph, *Error) {
 		for _, c := range []byte(s) {
 			special := !p.quoted && !p.variable
 			if special && c == '[' {
-				return nil, &Error{Line: p.line, Msg: fmt.Sprintf("the pattern %s has a choice of characters: write its names out, ONE|OTHER)", s)}
+				return nil, &Error{Line: p.line, Msg: "a pattern has a choice of characters, [...]: write its names out, ONE|OTHER)"}
 			}
 			out = append(out, glyph{c, special && (c == '*' || c == '?')})
 		}

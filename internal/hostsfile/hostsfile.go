@@ -1,13 +1,14 @@
-// Package hostsfile reads live_netroot_hosts, the configuration of the system whose users netroot wants to have, and
-// writes it as a netroot.yaml. The file is a fragment of shell: assignments of defaults, and a "case $label in" with an
-// arm of assignments for each label.
+// Package hostsfile reads live_netroot_hosts, the configuration of the system that inspired netroot, and writes it as a
+// netroot.yaml. The file is a fragment of shell: assignments of defaults, and a "case $label in" with an arm of
+// assignments for each label.
 //
-// It is foreign text, so no shell runs on it: what is understood are assignments, quotes, $NAME and ${NAME}, case with its
-// patterns, and comments. Everything else is an error that names it and its line, where a label comes to it; what only
-// an unknown label would come to, the usual "*)" with its message, is passed over.
+// The text is foreign. It is parsed as a shell parses it, and no command in it is run. Assignments, export, quotes, $NAME
+// and ${NAME}, case with its patterns, and comments are understood. Everything else is an error with its line if the
+// evaluation for a label reaches it. What only an unknown label would reach, the usual "*)" with its message, is ignored.
 package hostsfile
 
 import (
+	"bytes"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -26,12 +27,13 @@ type Label struct {
 	TFTP     string // TFTPBOOT
 	RW       bool
 	Debug    bool
-	Cmdline  string   // EXTRA_CMDLINE
+	Cmdline  string   // EXTRA_CMDLINE, without rootovlcfg=
+	Layers   []string // rootovlcfg= of EXTRA_CMDLINE; the first wins
 	Qemu     []string // EXTRA_QEMU, cut at blanks as the original does
 	Memory   int64    // MiB, from EXTRA_QEMU; 0: not said
 }
 
-// Note is what a user wants to know: something that is not carried over as it was.
+// Note tells the user of something that was changed or left out.
 type Note struct {
 	Line int
 	Text string
@@ -54,7 +56,7 @@ func (e *Error) Error() string { return fmt.Sprintf("%s:%d: %s", e.File, e.Line,
 
 // Limits, so that no file, however odd, takes the machine's time or memory.
 const (
-	maxFile   = 1 << 20 // bytes
+	maxFile   = 128 << 10 // bytes; a shell's parser calls itself for each level of nesting
 	maxLabels = 1000
 	maxValue  = 64 << 10 // bytes of one variable
 	maxDepth  = 10       // of cases inside cases
@@ -67,13 +69,12 @@ var known = []string{"NETROOT", "RECIPE", "TFTPBOOT", "RW", "DEBUG", "EXTRA_CMDL
 // absolute, and relative paths start there. What is wrong is reported as *Error.
 func Parse(name, dir string, src []byte) (*File, error) {
 	if len(src) > maxFile {
-		return nil, &Error{name, 1, fmt.Sprintf("has %d bytes: no hosts file is that long", len(src))}
+		return nil, &Error{name, 1, fmt.Sprintf("has %d bytes, more than a hosts file may have", len(src))}
 	}
-	p := &parser{src: strings.ReplaceAll(string(src), "\r\n", "\n"), line: 1}
 	f := &File{}
-	err := p.parse()
+	body, err := parse(bytes.ReplaceAll(src, []byte("\r\n"), []byte("\n")))
 	if err == nil {
-		err = f.evaluate(p.body, dir)
+		err = f.evaluate(body, dir)
 	}
 	if err != nil {
 		err.File = name
@@ -82,12 +83,12 @@ func Parse(name, dir string, src []byte) (*File, error) {
 	return f, nil
 }
 
-// evaluate goes through the statements once for each label, as the original does when it is called for one.
+// evaluate runs through the statements once for each label, as the original does when it is called for that label.
 func (f *File) evaluate(body []statement, dir string) *Error {
 	found := labelsOf(body, nil)
 	switch {
 	case len(found) == 0:
-		return &Error{Line: 1, Msg: "no label is in it: want \"case $label in\" with a pattern for each label"}
+		return &Error{Line: 1, Msg: "no label is in it: expected is \"case $label in\" with a pattern for each label"}
 	case len(found) > maxLabels:
 		return &Error{Line: found[maxLabels].line, Msg: fmt.Sprintf("there are more than %d labels", maxLabels)}
 	}
@@ -119,11 +120,11 @@ func (f *File) evaluate(body []statement, dir string) *Error {
 	return nil
 }
 
-// label makes a Label of what the variables are in the end.
+// label makes a Label of the values that the variables have in the end.
 func (f *File) label(p pattern, e *evaluation, dir string) (Label, *Error) {
 	for _, name := range known {
 		if v := e.vars[name]; !utf8.ValidString(v) || strings.ContainsRune(v, utf8.RuneError) || strings.ContainsFunc(v, odd) {
-			return Label{}, &Error{Line: e.lines[name], Msg: fmt.Sprintf("%s has bytes that are no text in UTF-8, or control characters: %q", name, v)}
+			return Label{}, &Error{Line: e.lines[name], Msg: fmt.Sprintf("%s has bytes that are not text in UTF-8, or control characters: %q", name, v)}
 		}
 	}
 	l := Label{Name: validName(p.name), Original: p.name, Line: p.line, Comments: p.comments}
@@ -145,24 +146,30 @@ func (f *File) label(p pattern, e *evaluation, dir string) (Label, *Error) {
 		f.note(p.line, "%s has no RECIPE: write one into netroot.yaml", p.name)
 	}
 	l.RW, l.Debug = f.yes(e, "RW"), f.yes(e, "DEBUG")
-	l.Cmdline = strings.Join(strings.Fields(e.vars["EXTRA_CMDLINE"]), " ")
-	if strings.Count(l.Cmdline, `"`)%2 != 0 {
+	args := strings.Fields(e.vars["EXTRA_CMDLINE"])
+	if strings.Count(strings.Join(args, ""), `"`)%2 != 0 {
 		return Label{}, &Error{Line: e.lines["EXTRA_CMDLINE"], Msg: "EXTRA_CMDLINE has a double quote that is not closed"}
+	}
+	args, l.Layers = f.layers(args, e.lines["EXTRA_CMDLINE"])
+	l.Cmdline = strings.Join(args, " ")
+	if l.RW && len(l.Layers) > 0 {
+		f.note(p.line, "the layers %s of %s are left out: they require memory over the root, and with RW=Y there is none", strings.Join(l.Layers, ","), p.name)
+		l.Layers = nil
 	}
 	l.Qemu, l.Memory = f.qemu(strings.Fields(e.vars["EXTRA_QEMU"]), e.lines["EXTRA_QEMU"])
 	return l, nil
 }
 
-// yes is whether a variable says Y, which is the only yes that the original takes.
+// yes reports whether a variable is Y, the only value that the original takes for yes.
 func (f *File) yes(e *evaluation, name string) bool {
 	v := e.vars[name]
 	if v != "" && v != "Y" && v != "N" {
-		f.note(e.lines[name], "%s=%s is no Y and means N, as it always did", name, v)
+		f.note(e.lines[name], "%s=%s is not Y, and so means N, as in the original", name, v)
 	}
 	return v == "Y"
 }
 
-// unused tells of variables that nobody reads: one of them may be a misspelt one.
+// unused adds a note for each variable that is never read: its name may be misspelt.
 func (f *File) unused(assigned map[string]int, used map[string]bool) {
 	for name, line := range assigned {
 		if !slices.Contains(known, name) && !used[name] {

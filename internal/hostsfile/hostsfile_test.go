@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,6 +56,50 @@ func TestYAML(t *testing.T) {
 	}
 }
 
+// TestComments: each comment goes to one arm, the nearest that it is written in, above or beside.
+func TestComments(t *testing.T) {
+	const src = `# of the file
+case $label in # of the case
+# above one
+one) # beside one
+  # in one
+  A=1 # beside A
+  case $A in # of the inner case
+    1) RW=Y ;; # of the inner arm
+  esac
+  # the end of one
+  ;; # after one
+(two) ;; three) ;; # after three
+
+# above four
+four) A=$(# of a command
+true
+) ;;
+# of nothing
+esac # of nothing
+`
+	f, err := Parse("hosts", "/d", []byte(strings.Replace(src, "A=$(# of a command\ntrue\n)", "A='# no comment'", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]string{}
+	for _, l := range f.Labels {
+		got[l.Name] = l.Comments
+	}
+	want := map[string][]string{
+		"one":   {"above one", "beside one", "in one", "beside A", "of the inner case", "the end of one", "after one"},
+		"two":   nil,
+		"three": {"after three"},
+		"four":  {"above four"},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if _, err := Parse("hosts", "/d", []byte(src)); err == nil || !strings.HasPrefix(err.Error(), "hosts:15: $(# of a command is the output") {
+		t.Error(err)
+	}
+}
+
 // TestValues: what a shell would make of it, for one label.
 func TestValues(t *testing.T) {
 	for src, want := range map[string]string{
@@ -73,6 +118,8 @@ func TestValues(t *testing.T) {
 		`RECIPE=a$`:                    "/d/a$",
 		`A=1 B=2; RECIPE=$A$B`:         "/d/12",
 		`export A=1; RECIPE=$A`:        "/d/1",
+		`A=1; export A; RECIPE=$A`:     "/d/1",
+		"# caf\xe9\nRECIPE=a":          "/d/a",
 		`RECIPE=; RECIPE=a$RECIPE`:     "/d/a",
 		"RECIPE=a\r\n":                 "/d/a",
 		`case $label in o*) RECIPE=o;; one) RECIPE=x;; esac`:                "/d/o",
@@ -126,45 +173,54 @@ func indexOf(f *File, name string) int {
 func TestErrors(t *testing.T) {
 	const labels = "\ncase $label in one) ;; esac"
 	for src, want := range map[string]string{
-		"":                                  "1: no label",
-		"RW=Y\n":                            "1: no label",
-		"A=1\nRECIPE=$(date)" + labels:      "2: $(date) is the output of a command",
-		"RECIPE=\"x$(a (b) c)y\"" + labels:  "1: $(a (b) c) is the output",
-		"RECIPE=`date`" + labels:            "1: `date` is the output of a command",
-		"RECIPE=${A:-x}" + labels:           "1: ${A:-x} is more than a variable's name",
-		"RECIPE=$1" + labels:                "1: $1 is known to a running shell",
-		"RECIPE=$HOME/x" + labels:           "1: $HOME is not set before",
-		"RECIPE=~/x" + labels:               "1: ~ is somebody's home",
-		"RECIPE=$'x'" + labels:              "1: $ before a quote",
-		"\n\n. ./other" + labels:            `3: "." is a command`,
-		"if true; then RW=Y; fi" + labels:   `1: "if" is a command`,
-		"f() { RW=Y; }" + labels:            `1: "f()" is a command`,
-		"A=(1 2)" + labels:                  "1: A=( makes an array",
-		"A=1|cat" + labels:                  `1: '|' after the value of A`,
-		"A=x>y" + labels:                    `1: '>' after the value`,
-		"cat <<EOF\nx\nEOF" + labels:        "1: a here-document",
-		"A='x" + labels:                     "1: the quote ' is not closed",
-		"\nA=\"x" + labels:                  "2: the quote \" is not closed",
-		"A=$(x":                             "1: $( is not closed",
-		"A=${x":                             "1: ${ is not closed",
-		"A=`x":                              "1: the backquote is not closed",
-		"A=x\\":                             "1: ends in a backslash",
-		"case $label in one) RW=Y":          "1: this case has no esac",
-		"case $label on one) esac":          `1: want "case WORD in"`,
-		"case $label in\none\nesac":         "2: want a pattern",
-		"case $label in ) esac":             "1: want a pattern",
-		"RW=Y\n;;":                          "2: ;; ends an arm",
-		"RW=Y\nesac":                        "2: esac and there is no case",
-		"case $label in one[12]) esac":      "1: no label",
-		"case $label in a[b]) ;; one) esac": "1: the pattern a[b] has a choice",
-		"case $label in one|ONE) esac":      `1: the labels "one" and "ONE" would both be called one`,
-		"case $label in --) esac":           `1: the label "--" has no letter`,
-		"EXTRA_CMDLINE='a=\"b'" + labels:    "1: EXTRA_CMDLINE has a double quote",
-		"RECIPE=a\x01b" + labels:            "1: RECIPE has bytes",
-		"RECIPE=\xff" + labels:              "1: RECIPE has bytes",
-		"A=" + strings.Repeat("x", 1<<20):   "1: has 1048578 bytes",
-		"A=x\n" + strings.Repeat("A=$A$A\n", 64) + labels: "18: a value has more than",
-		strings.Repeat("case a in *) ", 20):               "1: there are more than 10 cases",
+		"":                                    "1: no label",
+		"RW=Y\n":                              "1: no label",
+		"A=1\nRECIPE=$(date)" + labels:        "2: $(date) is the output of a command",
+		"RECIPE=\"x$(a (b) c)y\"" + labels:    "1: `foo(` must be followed",
+		"RECIPE=`date`" + labels:              "1: `date` is the output of a command",
+		"RECIPE=${A:-x}" + labels:             "1: ${A:-x} is more than a variable's name",
+		"RECIPE=$1" + labels:                  "1: $1 is known only to a running shell",
+		"RECIPE=$HOME/x" + labels:             "1: $HOME is not set before this line",
+		"RECIPE=~/x" + labels:                 "1: ~ is a user's home directory",
+		"RECIPE=$'x'" + labels:                "1: $ before a quote",
+		"\n\n. ./other" + labels:              `3: "." is a command`,
+		"if true; then RW=Y; fi" + labels:     `1: "if" is a command`,
+		"f() { RW=Y; }" + labels:              `1: "f()" is a command`,
+		"A=(1 2)" + labels:                    "1: A=( makes an array",
+		"A=1|cat" + labels:                    `1: "A=1|cat" is more than an assignment`,
+		"A=x>y" + labels:                      `1: "A=x>y" is more than an assignment`,
+		"cat <<EOF\nx\nEOF" + labels:          `1: "cat" is a command`,
+		"A='x" + labels:                       "1: reached EOF without closing quote `'`",
+		"\nA=\"x" + labels:                    "2: reached EOF without closing quote `\"`",
+		"A=$(x":                               "1: reached EOF without matching `$(`",
+		"A=${x":                               "1: reached EOF without matching `${`",
+		"A=`x":                                "1: reached EOF without closing quote",
+		"A+=x" + labels:                       "1: A+= is not understood",
+		"A[1]=x" + labels:                     "1: A[ is part of an array",
+		"export -n A" + labels:                `1: "export" is a command`,
+		"A=1 env" + labels:                    `1: "env" is a command`,
+		"! A=1" + labels:                      `1: "!" is a command`,
+		"A=1 &" + labels:                      `1: "A=1 &" is more`,
+		"A=$((1+1))" + labels:                 "1: $((1+1)) is not understood",
+		"A=<(ls)" + labels:                    "1: <(ls) is not understood",
+		"case $label in one) A=1;& two) esac": "1: \";&\" goes on with the next arm",
+		"case $label in @(a|b)) ;; one) esac": "1: @(a|b) is a pattern with a choice",
+		"case $label in one) RW=Y":            "1: `case` statement must end with `esac`",
+		"case $label on one) esac":            "1: `case x` must be followed by `in`",
+		"case $label in\none\nesac":           "2: case patterns must be separated",
+		"case $label in ) esac":               "1: case patterns must consist of words",
+		"RW=Y\n;;":                            "2: `;;` can only be used in a case",
+		"RW=Y\nesac":                          "2: `esac` can only be used to end",
+		"case $label in one[12]) esac":        "1: no label",
+		"case $label in a[b]) ;; one) esac":   "1: a pattern has a choice",
+		"case $label in one|ONE) esac":        `1: the labels "one" and "ONE" would both be called one`,
+		"case $label in --) esac":             `1: the label "--" has no letter`,
+		"EXTRA_CMDLINE='a=\"b'" + labels:      "1: EXTRA_CMDLINE has a double quote",
+		"RECIPE=a\x01b" + labels:              "1: RECIPE has bytes",
+		"RECIPE=\xff" + labels:                "1: RECIPE has bytes",
+		"A=" + strings.Repeat("x", 1<<20):     "1: has 1048578 bytes",
+		"A=x\n" + strings.Repeat("A=$A$A\n", 64) + labels:                 "18: a value has more than",
+		strings.Repeat("case a in *) ", 20) + strings.Repeat("esac ", 20): "1: there are more than 10 cases",
 	} {
 		_, err := Parse("hosts", "/d", []byte(src))
 		bad := (*Error)(nil)
@@ -194,6 +250,8 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(string(src))
 	}
+	f.Add("EXTRA_CMDLINE='rootovlcfg=a,b,,../c x=\"a rootovlcfg=d\" rootovlcfg=b,e'\ncase $label in a) ;; b) RW=Y ;; esac")
+	f.Add("EXTRA_CMDLINE='rootovlcfg=\" \"'\ncase $label in 0)esac")
 	f.Add("A='b'\"$PWD\"`c`$(d) e\ncase ${label} in (a|b*) EXTRA_QEMU=\"-m 4G -x \\\" # z\" # c\n;; esac")
 	f.Fuzz(func(t *testing.T, src string) {
 		h, err := Parse("hosts", "/d", []byte(src))
@@ -210,7 +268,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, l := range h.Labels {
 			got := c.Labels[l.Name]
-			if got == nil || got.RW != l.RW || got.Debug != l.Debug || !cmp.Equal(got.Qemu, l.Qemu) ||
+			if got == nil || !slices.Equal(got.Layers, l.Layers) || got.RW != l.RW || got.Debug != l.Debug || !cmp.Equal(got.Qemu, l.Qemu) ||
 				strings.Join(got.Cmdline, " ") != l.Cmdline || l.Recipe != "" && got.Recipe != filepath.Clean(l.Recipe) || l.Tree != "" && got.Tree != filepath.Clean(l.Tree) {
 				t.Fatalf("%+v became %+v\n%s", l, got, text)
 			}

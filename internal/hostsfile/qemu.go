@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// dropped are arguments of qemu that "netroot vm" has no use for, because it has seen to what they are for. The number is
-// that of the words to drop.
+// dropped are arguments of qemu that "netroot vm" does not need, because it does what they are for. The number is that of
+// the words to drop.
 var dropped = map[string]struct {
 	words int
 	why   string
@@ -19,7 +19,7 @@ var dropped = map[string]struct {
 	"-daemonize":  {1, "the machine ends with the command"},
 }
 
-// qemu takes from the words what netroot.yaml has a place for, and leaves out what is no use, with a note for each.
+// qemu takes from the words what netroot.yaml has a key for, and leaves out what is not needed, with a note for each.
 func (f *File) qemu(words []string, line int) (kept []string, memory int64) {
 	for i := 0; i < len(words); i++ {
 		w := words[i]
@@ -58,7 +58,7 @@ func (f *File) drive(options string, line int) string {
 	all := strings.Split(options, ",")
 	left := slices.DeleteFunc(slices.Clone(all), func(o string) bool { return strings.HasPrefix(o, "boot=") })
 	if len(left) < len(all) {
-		f.note(line, "boot= of qemu's -drive is left out: qemu has it no more, and the machine boots from the network")
+		f.note(line, "boot= of qemu's -drive is left out: qemu no longer has it, and the machine boots from the network")
 	}
 	return strings.Join(left, ",")
 }

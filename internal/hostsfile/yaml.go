@@ -64,13 +64,18 @@ func (l Label) yaml(line func(string, ...any), dir, tftp string) {
 	if l.Cmdline != "" {
 		line("    cmdline: %s", scalar(l.Cmdline))
 	}
-	if len(l.Qemu) > 0 {
-		var words []string
-		for _, w := range l.Qemu {
-			words = append(words, quote(w))
+	list := func(key string, values []string, text func(string) string) {
+		if len(values) == 0 {
+			return
 		}
-		line("    qemu: [%s]", strings.Join(words, ", "))
+		var words []string
+		for _, v := range values {
+			words = append(words, text(v))
+		}
+		line("    %s: [%s]", key, strings.Join(words, ", "))
 	}
+	list("layers", l.Layers, scalar)
+	list("qemu", l.Qemu, quote)
 	if l.Memory > 0 {
 		line("    vm:")
 		line("      memory: %dM", l.Memory)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -241,7 +240,7 @@ func TestUsage(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"-seed", "5", "-ops", "50", "-workers", "1", "data", t.TempDir()}, &out, io.Discard); err != nil ||
 		!strings.Contains(out.String(), "data: 50 operations of 1 workers") || !strings.Contains(out.String(), "(-seed 5)") {
-		t.Error(fmt.Sprintf("%v %q", err, out.String()))
+		t.Errorf("%v %q", err, out.String())
 	}
 }
 

@@ -226,7 +226,7 @@ func TestSetattr(t *testing.T) {
 	ok(t, "guarded by an old time", s, statusNotSync)
 	set := mode(0o4711)
 	set.uid, set.atime, set.mtime = &uid, unix.Timespec{Sec: 1 << 31, Nsec: 999999999}, unix.Timespec{Sec: 12, Nsec: 34}
-	s, w = c.setattr(fh, set, nil)
+	s, _ = c.setattr(fh, set, nil)
 	ok(t, "SETATTR", s, statusOK)
 	st := stat(t, name)
 	if st.Size != 3 || st.Mode&0o7777 != 0o4711 || st.Uid != 1000 || st.Gid != 0 || st.Atim != set.atime || st.Mtim != set.mtime {
@@ -244,7 +244,7 @@ func TestSetattr(t *testing.T) {
 	must(t, unix.Mknod(filepath.Join(dir, "dev"), unix.S_IFCHR|0o600, 0))
 	gid := uint32(77)
 	for _, special := range []string{"link", "dev"} {
-		s, w = c.setattr(c.walk(root, special), sattr{uid: &uid, gid: &gid, atime: no(), mtime: set.mtime}, nil)
+		s, _ = c.setattr(c.walk(root, special), sattr{uid: &uid, gid: &gid, atime: no(), mtime: set.mtime}, nil)
 		if st := stat(t, filepath.Join(dir, special)); s != statusOK || st.Uid != uid || st.Gid != gid || st.Mtim != set.mtime {
 			t.Errorf("%s: status %d, %+v", special, s, st)
 		}

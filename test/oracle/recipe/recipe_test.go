@@ -205,7 +205,7 @@ func isAllowed(text []byte, err error) bool {
 // compare holds the two against each other, and returns what is wrong, if
 // anything is.
 func compare(text []byte) string {
-	want, refused := theirs(text)
+	_, refused := theirs(text)
 	r, err := recipe.Parse("x.def", text, recipe.Options{Strict: true})
 	switch {
 	case err != nil && refused != nil:
@@ -219,7 +219,8 @@ func compare(text []byte) string {
 		return fmt.Sprintf("ours takes it, Apptainer does not: %v", refused)
 	}
 	// Build arguments are put in by a part that cannot be had from outside: it parses the result once more.
-	if want, refused = theirs(r.Source); refused != nil {
+	want, refused := theirs(r.Source)
+	if refused != nil {
 		return fmt.Sprintf("with build arguments Apptainer refuses it: %v", refused)
 	}
 	if bytes.Contains(r.Source, []byte("{{")) {
