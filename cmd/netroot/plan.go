@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"log/slog"
 
@@ -10,6 +9,7 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/serve"
 	"netroot/internal/site"
+	"netroot/internal/term"
 )
 
 func planCmd(e *env) *cobra.Command {
@@ -61,9 +61,7 @@ standard ports sends exactly this.`,
 			}
 			switch {
 			case asJSON:
-				enc := json.NewEncoder(e.stdout)
-				enc.SetIndent("", "  ")
-				return enc.Encode(plan)
+				return term.JSON(e.stdout, plan)
 			case asIPXE:
 				_, err = fmt.Fprint(e.stdout, plan.IPXE())
 			default:
