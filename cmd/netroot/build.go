@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -147,7 +146,7 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 		return err
 	}
 	if asJSON {
-		return json.NewEncoder(e.stdout).Encode(result)
+		return term.JSONLine(e.stdout, result)
 	}
 	return printResult(e.stdout, result)
 }

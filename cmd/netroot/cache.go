@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -55,9 +54,7 @@ func cacheListCmd(e *env) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(e.stdout)
-				enc.SetIndent("", "  ")
-				return enc.Encode(append([]cache.Entry{}, entries...)) // never null
+				return term.JSON(e.stdout, entries)
 			}
 			return printSnapshots(e, entries)
 		},

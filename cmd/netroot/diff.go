@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"netroot/internal/imagediff"
 	"netroot/internal/store"
+	"netroot/internal/term"
 )
 
 func diffCmd(e *env) *cobra.Command {
@@ -100,8 +100,5 @@ func printDiff(e *env, d *imagediff.Diff, asJSON bool) error {
 	if !asJSON {
 		return d.Print(e.stdout)
 	}
-	enc := json.NewEncoder(e.stdout)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(d)
+	return term.JSON(e.stdout, d)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"os"
 	"strings"
 
@@ -72,10 +71,7 @@ func (e *env) table(rows [][]string, wide bool) error {
 
 // imageJSON prints what an image verb answers.
 func (e *env) imageJSON(v any) error {
-	enc := json.NewEncoder(e.stdout)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	return term.JSON(e.stdout, v)
 }
 
 // completeImages completes tags, and after an "@" the versions of a label.

@@ -1,54 +1,40 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"netroot/internal/imagediff"
-	"netroot/internal/layer"
-	"netroot/internal/serve"
-	"netroot/internal/site"
+	"netroot/internal/layer/stack"
 	"netroot/internal/term"
 )
 
 func layerCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "layer",
-		Short: "Show what layers make of a label's tree",
-		Long: `A layer is a directory of files that is laid over a machine's root when it boots:
-layers/NAME beside netroot.yaml, or /etc/rootovl/NAME in the tree. A label's layers
-are named in netroot.yaml ("layers: [rack7, site]"), the first wins.
+		Short: "Show what layers change in a label's tree",
+		Long: `A layer is a directory of files that is laid over the root of a machine when it
+boots. It is layers/NAME beside netroot.yaml, or /etc/rootovl/NAME in the tree. A
+label's layers are named in netroot.yaml ("layers: [rack7, site]"); the first wins.
 
-These commands do what a machine does, on the label's tree instead of its root,
-and write nothing. An image has the layers that its tree had when it was packed.
-docs/layers.md says how to make one.`,
-		Args: cobra.NoArgs, // else a mistyped verb would pass for a wish for help
+These commands apply the layers to the label's tree as a machine applies them to
+its root, and write nothing. An image has the layers that its tree had when it was
+packed. docs/layers.md says how to make a layer.`,
+		Args: cobra.NoArgs, // otherwise a mistyped verb would print the help
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(layerListCmd(e), layerShowCmd(e), layerDiffCmd(e))
 	return cmd
 }
 
-// layerView is a label's tree and the layers that go over it.
-type layerView struct {
-	site.Stack
-	label  *site.Label
-	folder *serve.Layers
-	root   *os.Root
-}
-
 // layerVerb makes a command that looks at a label's layers.
-func layerVerb(e *env, cmd *cobra.Command, do func(v *layerView, asJSON bool) error) *cobra.Command {
+func layerVerb(e *env, cmd *cobra.Command, do func(v *stack.View, asJSON bool) error) *cobra.Command {
 	var layers layersFlag
 	var asJSON bool
 	cmd.Args = oneArg("label")
@@ -58,82 +44,28 @@ func layerVerb(e *env, cmd *cobra.Command, do func(v *layerView, asJSON bool) er
 		if err != nil {
 			return err
 		}
-		v, err := e.openLayers(cfg, args[0], layers)
-		if err == nil {
-			defer v.root.Close()
-			err = do(v, asJSON)
+		l, err := label(cfg, args[0])
+		if err != nil {
+			return err
 		}
-		return err
+		given, err := layers.given()
+		if err != nil {
+			return err
+		}
+		v, err := stack.Open(cfg, l, given, e.layerFolder(cfg, slog.New(slog.DiscardHandler)))
+		if err != nil {
+			return err
+		}
+		defer v.Close()
+		return do(v, asJSON)
 	}
 	layers.register(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return cmd
 }
 
-func (e *env) openLayers(cfg *site.Site, arg string, layers layersFlag) (*layerView, error) {
-	l, err := label(cfg, arg)
-	if err != nil {
-		return nil, err
-	}
-	given, err := layers.given()
-	if err != nil {
-		return nil, err
-	}
-	v := &layerView{label: l, folder: e.layerFolder(cfg, slog.New(slog.DiscardHandler))}
-	if v.Stack, err = cfg.Stack(site.Request{Label: l.Name, Layers: v.folder, Add: site.Additions{Layers: given}}); err != nil {
-		return nil, err
-	}
-	if v.root, err = os.OpenRoot(l.Tree); errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("label %s has no tree yet: run \"netroot build %s\" first", l.Name, l.Name)
-	}
-	return v, err
-}
-
-// look applies the layers to a sketch of the tree.
-func (v *layerView) look() (*layer.Preview, error) {
-	var dirs []layer.Dir
-	for _, name := range v.Server {
-		d, err := v.folder.Dir(name)
-		if err != nil {
-			return nil, err
-		}
-		dirs = append(dirs, d)
-	}
-	p, err := layer.Look(v.root, v.Tree, dirs)
-	return p, forRoot(err)
-}
-
-// forRoot says what to do about files that only root can read.
-func forRoot(err error) error {
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: the tree has files for root alone; run it with sudo", err)
-	}
-	return err
-}
-
-// layerReport is what a machine would say on its console.
-type layerReport struct {
-	Layer string `json:"layer"`
-	Text  string `json:"text"`
-}
-
-// reports are what the machine says, better where a name is in neither place.
-func (v *layerView) reports(p *layer.Preview) []layerReport {
-	out := []layerReport{}
-	for _, r := range p.Reports {
-		text := r.Err.Error()
-		if slices.Contains(v.Tree, r.Layer) {
-			if err := missingIn(v.root, v.folder, r.Layer); err != nil {
-				text = err.Error()
-			}
-		}
-		out = append(out, layerReport{r.Layer, text})
-	}
-	return out
-}
-
-// tellReports says them, and ends with exit status 1 if there are any.
-func (e *env) tellReports(reports []layerReport) error {
+// tellReports prints the reports, and ends with exit status 1 if there are any.
+func (e *env) tellReports(reports []stack.Report) error {
 	for _, r := range reports {
 		fmt.Fprintf(e.stderr, "netroot: layer %s: %s\n", r.Layer, r.Text)
 	}
@@ -143,48 +75,28 @@ func (e *env) tellReports(reports []layerReport) error {
 	return nil
 }
 
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
-
-// layerEntry is a layer in the list.
-type layerEntry struct {
-	Name    string `json:"name"`
-	Order   int    `json:"order"` // 1: the one that wins; 0: the machine does not get it
-	Where   string `json:"where"` // "server", "tree" or "missing"
-	Dir     string `json:"dir,omitempty"`
-	Files   int    `json:"files"` // all but directories
-	Size    int64  `json:"size"`  // bytes of files
-	Deletes int    `json:"deletes"`
-	Digest  string `json:"digest,omitempty"` // of the archive, as the kernel command line names it
-	Problem string `json:"problem,omitempty"`
-}
-
 func layerListCmd(e *env) *cobra.Command {
 	return layerVerb(e, &cobra.Command{
 		Use:   "ls LABEL",
-		Short: "List a label's layers, the one that wins first, and what others there are",
-		Long: `Ls lists the layers that the label's machines get, the one that wins first, and
-behind them, without a number, the others that there are.
+		Short: "List a label's layers, the one that wins first, and the other layers",
+		Long: `Ls lists the layers that the label's machines get, the one that wins first. Behind
+them, without a number, it lists the other layers that exist.
 
-Exit status: 1 when a layer is missing, or is none.`,
+Exit status: 0 all layers exist, 1 a layer is missing or damaged, 2 usage.`,
 		Example: `  netroot layer ls debian12
   netroot layer ls debian12 --json`,
-	}, func(v *layerView, asJSON bool) error {
-		entries, err := v.list()
+	}, func(v *stack.View, asJSON bool) error {
+		layers, err := v.List()
 		if err != nil {
 			return err
 		}
 		if asJSON {
-			err = writeJSON(e.stdout, entries)
+			err = term.JSON(e.stdout, layers)
 		} else {
-			err = printLayers(e, entries)
+			err = printLayers(e, layers)
 		}
-		for _, entry := range entries {
-			if err == nil && entry.Problem != "" {
+		for _, l := range layers {
+			if err == nil && l.Problem != "" {
 				err = &exitError{code: exitFailed}
 			}
 		}
@@ -192,72 +104,13 @@ Exit status: 1 when a layer is missing, or is none.`,
 	})
 }
 
-// list describes the label's layers in their order, then the others.
-func (v *layerView) list() ([]layerEntry, error) {
-	here, err := v.folder.Names()
-	if err != nil {
-		return nil, err
-	}
-	inTree, err := layer.TreeLayers(v.root)
-	if err != nil {
-		return nil, err
-	}
-	all := slices.Clone(v.Tree) // which is applied first, so it comes last
-	all = append(slices.Clone(v.Server), all...)
-	used := len(all)
-	others := append(here, inTree...)
-	slices.Sort(others)
-	for _, name := range slices.Compact(others) {
-		if !slices.Contains(all, name) {
-			all = append(all, name)
-		}
-	}
-	entries := []layerEntry{}
-	for i, name := range all {
-		entry := v.describe(name)
-		if i < used {
-			entry.Order = i + 1
-		}
-		entries = append(entries, entry)
-	}
-	return entries, nil
-}
-
-// describe finds out what there is to know of a layer.
-func (v *layerView) describe(name string) layerEntry {
-	entry := layerEntry{Name: name, Where: "server"}
-	var err error
-	if v.folder.Has(name) {
-		var d layer.Dir
-		if d, err = v.folder.Dir(name); err == nil {
-			entry.Dir = d.Path
-			entry.Digest, err = v.folder.Digest(name)
-		}
-	} else if err = missingIn(v.root, v.folder, name); err != nil {
-		entry.Where = "missing"
-	} else {
-		entry.Where = "tree"
-		var place string
-		if place, err = layer.FindTree(v.root, name); err == nil {
-			entry.Dir = v.root.Name() + "/" + place
-		}
-	}
-	if err == nil {
-		entry.Files, entry.Size, entry.Deletes, err = layer.Measure(entry.Dir)
-	}
-	if err != nil {
-		entry.Problem = err.Error()
-	}
-	return entry
-}
-
-func printLayers(e *env, entries []layerEntry) error {
-	if len(entries) == 0 {
-		fmt.Fprintln(e.stderr, "no layers: the label names none, and there are none")
+func printLayers(e *env, layers []stack.Layer) error {
+	if len(layers) == 0 {
+		fmt.Fprintln(e.stderr, "no layers: the label names none, and none exist")
 		return nil
 	}
 	rows := [][]string{{"#", "LAYER", "FILES", "SIZE", "DELETES", "DIGEST", "DIRECTORY"}}
-	for _, l := range entries {
+	for _, l := range layers {
 		order, digest := strconv.Itoa(l.Order), strings.TrimPrefix(l.Digest, "sha256:")
 		if l.Order == 0 {
 			order = "-"
@@ -272,56 +125,46 @@ func printLayers(e *env, entries []layerEntry) error {
 	return term.Table(e.stdout, rows)
 }
 
-// layerFile is a line of "layer show".
-type layerFile struct {
-	Path    string `json:"path"`
-	Layer   string `json:"layer"`
-	Deleted bool   `json:"deleted,omitempty"`
-	*imagediff.Stat
-}
-
 func layerShowCmd(e *env) *cobra.Command {
 	return layerVerb(e, &cobra.Command{
 		Use:   "show LABEL",
 		Short: "Show the files that layers bring, and those that they delete",
-		Long: `Show lists what the layers bring to a machine, as it will find it: path, type, mode,
-owner, size, and the layer it comes from, where several bring it the one that wins.
-Then what they delete. What a machine would say on its console about a layer - a
-file that does not fit, a line that is refused - is said here.
+		Long: `Show lists what the layers bring to a machine: path, type, mode, owner, size, and the
+layer it comes from. Where several layers bring a path, that is the one that wins.
+Behind them are the paths that the layers delete. What a machine would print on its
+console about a layer, such as a file that does not fit, is printed here.
 
-Exit status: 1 when there was something to say.`,
+Exit status: 0 done, 1 there is something wrong with a layer, 2 usage.`,
 		Example: `  netroot layer show debian12
   netroot layer show debian12 --layers rack7,site --json`,
-	}, func(v *layerView, asJSON bool) error {
-		p, err := v.look()
-		if err != nil {
+	}, func(v *stack.View, asJSON bool) error {
+		files, reports, err := v.Files()
+		switch {
+		case err != nil:
 			return err
-		}
-		files := []layerFile{}
-		for _, c := range p.Changes {
-			f := layerFile{Path: c.Path, Layer: c.Layer, Deleted: c.New == nil, Stat: imagediff.StatOf(c.New)}
-			if f.Deleted {
-				f.Stat = imagediff.StatOf(c.Old)
+		case asJSON:
+			err = e.layerJSON(v, files, reports)
+		default:
+			if len(files) == 0 {
+				fmt.Fprintln(e.stderr, "the layers change nothing in the tree")
 			}
-			files = append(files, f)
+			err = printLayerFiles(e.stdout, files)
 		}
-		reports := v.reports(p)
-		if asJSON {
-			return errors.Join(writeJSON(e.stdout, struct {
-				Label   string        `json:"label"`
-				Layers  []string      `json:"layers"`
-				Files   []layerFile   `json:"files"`
-				Reports []layerReport `json:"reports"`
-			}{v.label.Name, append([]string{}, v.Names...), files, reports}), e.tellReports(reports))
-		}
-		if len(files) == 0 {
-			fmt.Fprintln(e.stderr, "the tree as it is: no layer brings or deletes anything")
-		}
-		return errors.Join(printLayerFiles(e.stdout, files), e.tellReports(reports))
+		return errors.Join(err, e.tellReports(reports))
 	})
 }
 
-func printLayerFiles(w io.Writer, files []layerFile) error {
+// layerJSON writes the files of "layer show" and "layer diff".
+func (e *env) layerJSON(v *stack.View, files any, reports []stack.Report) error {
+	return term.JSON(e.stdout, struct {
+		Label   string         `json:"label"`
+		Layers  []string       `json:"layers"`
+		Files   any            `json:"files"`
+		Reports []stack.Report `json:"reports"`
+	}{v.Label.Name, append([]string{}, v.Names...), files, reports})
+}
+
+func printLayerFiles(w io.Writer, files []stack.File) error {
 	brought := [][]string{{"LAYER", "TYPE", "MODE", "OWNER", "SIZE", "PATH"}}
 	deleted := [][]string{{"LAYER", "TYPE", "MODE", "OWNER", "SIZE", "DELETED PATH"}}
 	for i := 0; i < len(files); i++ {
@@ -366,30 +209,20 @@ func layerDiffCmd(e *env) *cobra.Command {
 		Use:   "diff LABEL",
 		Short: "Show what layers change in a label's tree",
 		Long: `Diff compares the root that a machine will have with the tree: + is added, - deleted,
-~ changed, with the layer that did it. Small texts are compared line by line. What
-a layer brings as the tree has it is left out; times do not count.
+~ changed, with the layer that did it. Small texts are compared line by line. A file
+that a layer brings as the tree has it is left out. Times do not count.
 
-Exit status, as with diff(1): 0 the same, 1 different, 2 trouble.`,
+Exit status, as with diff(1): 0 no difference, 1 differences, 2 an error.`,
 		Example: `  netroot layer diff debian12
   netroot layer diff debian12 --layers site`,
-	}, func(v *layerView, asJSON bool) error {
-		p, err := v.look()
-		if err != nil {
+	}, func(v *stack.View, asJSON bool) error {
+		files, reports, err := v.Diff()
+		switch {
+		case err != nil:
 			return err
-		}
-		files, err := imagediff.Layers(v.root, p)
-		if err != nil {
-			return forRoot(err)
-		}
-		reports := v.reports(p)
-		if asJSON {
-			err = writeJSON(e.stdout, struct {
-				Label   string                `json:"label"`
-				Layers  []string              `json:"layers"`
-				Files   []imagediff.LayerFile `json:"files"`
-				Reports []layerReport         `json:"reports"`
-			}{v.label.Name, append([]string{}, v.Names...), files, reports})
-		} else {
+		case asJSON:
+			err = e.layerJSON(v, files, reports)
+		default:
 			err = imagediff.PrintLayers(e.stdout, files)
 		}
 		if err != nil {
@@ -407,7 +240,7 @@ Exit status, as with diff(1): 0 the same, 1 different, 2 trouble.`,
 		if status := (*exitError)(nil); err == nil || errors.As(err, &status) {
 			return err
 		}
-		return usage(err) // 2: a script must not take trouble for a difference
+		return usage(err) // 2: a script must not take an error for a difference
 	}
 	return cmd
 }

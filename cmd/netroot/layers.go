@@ -3,16 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"slices"
 
 	"github.com/spf13/pflag"
 
-	"netroot/internal/boot"
-	"netroot/internal/layer"
-	"netroot/internal/nearest"
+	"netroot/internal/layer/stack"
 	"netroot/internal/serve"
 	"netroot/internal/site"
 )
@@ -44,14 +39,14 @@ func (e *env) layerFolder(cfg *site.Site, log *slog.Logger) *serve.Layers {
 	return serve.NewLayers(cfg.Layers(), log)
 }
 
-// tellLayers says which layers of a machine are nowhere: an error where --layers has just named them,
-// and else a warning, for the machine boots all the same, and says so too.
-func (e *env) tellLayers(cfg *site.Site, folder *serve.Layers, r site.Request) error {
-	stack, err := cfg.Stack(r)
+// tellLayers says which layers of a machine are missing: an error for those of --layers, and a warning
+// for those of the configuration. With a warning the machine boots, and says the same.
+func (e *env) tellLayers(cfg *site.Site, folder stack.Folder, r site.Request) error {
+	names, err := cfg.Stack(r)
 	if err != nil {
 		return err
 	}
-	err = missing(cfg.Labels[r.Label], stack, folder)
+	err = stack.Missing(cfg.Labels[r.Label], names, folder)
 	if err != nil && r.Add.Layers != nil {
 		return usage(err)
 	}
@@ -61,48 +56,14 @@ func (e *env) tellLayers(cfg *site.Site, folder *serve.Layers, r site.Request) e
 	return nil
 }
 
-// missing tells of layers that are nowhere, as far as the label's tree is at hand.
-func missing(l *site.Label, stack site.Stack, folder *serve.Layers) error {
-	if l == nil || len(stack.Tree) == 0 {
-		return nil
-	}
-	tree, err := os.OpenRoot(l.Tree)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	var all []error
-	for _, name := range stack.Tree {
-		if err := missingIn(tree, folder, name); err != nil {
-			all = append(all, fmt.Errorf("label %s: layer %s: %w", l.Name, name, err))
-		}
-	}
-	return errors.Join(all...)
-}
-
-// missingIn says that a layer is neither in the tree nor in the folder, and what may have been meant.
-func missingIn(tree *os.Root, folder *serve.Layers, name string) error {
-	_, err := layer.FindTree(tree, name)
-	if err == nil {
-		return nil
-	}
-	known, _ := layer.TreeLayers(tree) // a hint, no more
-	here, _ := folder.Names()
-	return fmt.Errorf("%w%s%s", err, folder.Nor(name), nearest.Hint(name, slices.Concat(here, known)))
-}
-
-// renderLayers renders the layers of all labels, and says what is wrong with
-// any before a machine is told.
-func renderLayers(cfg *site.Site, folder *serve.Layers, log *slog.Logger) {
+// renderLayers renders the layers of all labels, and logs what is wrong with them before a machine boots.
+func renderLayers(cfg *site.Site, folder stack.Folder, log *slog.Logger) {
 	for _, name := range cfg.Names() {
-		r := site.Request{Label: name, Image: boot.Image{Name: name}, Layers: folder}
-		stack, err := cfg.Stack(r)
+		r := site.Request{Label: name, Layers: folder}
+		names, err := cfg.Stack(r)
 		if err == nil {
 			_, err = cfg.Settings(r)
-			err = errors.Join(missing(cfg.Labels[name], stack, folder), err)
+			err = errors.Join(stack.Missing(cfg.Labels[name], names, folder), err)
 		}
 		if err != nil {
 			log.Warn("layers", "label", name, "why", err)

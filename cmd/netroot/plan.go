@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"log/slog"
 
@@ -10,12 +9,13 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/serve"
 	"netroot/internal/site"
+	"netroot/internal/term"
 )
 
 func planCmd(e *env) *cobra.Command {
-	var server string
-	var transport, initramfs string
-	var asJSON, asIPXE, virtio bool
+	var m boot.Machine
+	var transport, initramfs, firmware string
+	var asJSON, asIPXE bool
 	var layers layersFlag
 	cmd := &cobra.Command{
 		Use:   "plan LABEL[@ID]",
@@ -36,10 +36,18 @@ standard ports sends exactly this.`,
 			if err != nil {
 				return err
 			}
+			m.Ref = args[0]
+			if firmware != "" {
+				if m.Firmware, err = oneOf("firmware", firmware, boot.Firmwares()); err != nil {
+					return err
+				}
+			}
+			if m.MAC, err = boot.ParseMAC(m.MAC); err != nil {
+				return usage(fmt.Errorf("--mac: %w", err))
+			}
 			folder := e.layerFolder(cfg, slog.New(slog.DiscardHandler))
 			r := site.Request{
-				Machine: boot.Machine{Server: server, Ref: args[0], Virtio: virtio},
-				Image:   serve.Facts(im), Label: im.Label, Listen: boot.StandardPorts(), Layers: folder,
+				Machine: m, Image: serve.Facts(im), Label: im.Label, Listen: boot.StandardPorts(), Layers: folder,
 			}
 			if r.Add, err = additions(transport, initramfs, layers); err != nil {
 				return err
@@ -53,9 +61,7 @@ standard ports sends exactly this.`,
 			}
 			switch {
 			case asJSON:
-				enc := json.NewEncoder(e.stdout)
-				enc.SetIndent("", "  ")
-				return enc.Encode(plan)
+				return term.JSON(e.stdout, plan)
 			case asIPXE:
 				_, err = fmt.Fprint(e.stdout, plan.IPXE())
 			default:
@@ -64,11 +70,14 @@ standard ports sends exactly this.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&server, "server", "127.0.0.1:8010", "HTTP `address` under which the machine reaches the server")
+	cmd.Flags().StringVar(&m.Server, "server", "127.0.0.1:8010", "HTTP `address` under which the machine reaches the server")
 	cmd.Flags().StringVar(&transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	cmd.Flags().StringVar(&initramfs, "initramfs", "", "netroot or dracut (default: the label's `initramfs`)")
 	layers.register(cmd.Flags())
-	cmd.Flags().BoolVar(&virtio, "virtio", false, "the plan of a virtual machine, which needs no drivers of real hardware")
+	cmd.Flags().StringVar(&m.Arch, "arch", "", "the machine's `architecture`, such as amd64 or arm64 (default: not known)")
+	cmd.Flags().StringVar(&firmware, "firmware", "", "the machine's firmware, `bios` or uefi (default: not known)")
+	cmd.Flags().StringVar(&m.MAC, "mac", "", "the MAC `address` from which the machine boots (default: not known)")
+	cmd.Flags().BoolVar(&m.Virtio, "virtio", false, "the plan of a virtual machine, which needs no drivers of real hardware")
 	cmd.Flags().BoolVar(&asIPXE, "ipxe", false, "as the iPXE script")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	cmd.MarkFlagsMutuallyExclusive("ipxe", "json")

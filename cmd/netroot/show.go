@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/recipe"
+	"netroot/internal/term"
 )
 
 func showCmd(e *env) *cobra.Command {
@@ -35,10 +35,7 @@ Nothing in the file is run.`,
 			if !asJSON {
 				return r.Print(e.stdout)
 			}
-			enc := json.NewEncoder(e.stdout)
-			enc.SetEscapeHTML(false)
-			enc.SetIndent("", "  ")
-			return enc.Encode(r)
+			return term.JSON(e.stdout, r)
 		},
 	}
 	flags.register(cmd)

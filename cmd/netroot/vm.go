@@ -166,12 +166,12 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 
 // machine is the qemu machine that label and flags ask for.
 func (f vmFlags) machine(cfg *site.Site, label string, changed func(string) bool) (vm.Config, error) {
-	mc := vm.Config{Accel: vm.Accel(f.accel), Firmware: vm.Firmware(f.firmware), SSHPort: int(f.sshPort), Reboot: true}
+	mc := vm.Config{Accel: vm.Accel(f.accel), Firmware: boot.Firmware(f.firmware), SSHPort: int(f.sshPort), Reboot: true}
 	memory := int64(2 << 30)
 	if l, ok := cfg.Labels[label]; ok {
 		memory, mc.Args, mc.Dir = l.VM.Memory, l.Qemu, filepath.Dir(cfg.Path)
 		if !changed("firmware") {
-			mc.Firmware = vm.Firmware(l.VM.Firmware)
+			mc.Firmware = l.VM.Firmware
 		}
 		if !changed("ssh-port") {
 			mc.SSHPort = int(l.VM.SSHPort)

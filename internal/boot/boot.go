@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"fmt"
 	"net"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -28,17 +27,8 @@ const (
 	UEFI Firmware = "uefi"
 )
 
-// Machine is what is known of the machine that asks. All but Server may be empty.
-type Machine struct {
-	Server   string   `json:"server"`         // host and perhaps port, as in a URL, under which the machine reached us
-	Arch     string   `json:"arch,omitempty"` // "amd64", "arm64" (GOARCH names)
-	Firmware Firmware `json:"firmware,omitempty"`
-	MAC      string   `json:"mac,omitempty"`    // "52:54:00:12:34:56"
-	Virtio   bool     `json:"virtio,omitempty"` // a virtual machine that has no hardware but virtio devices
-	// Address is what it asks from: the one that it has in its boot loader, which may not be the one that it will have.
-	Address netip.Addr `json:"address,omitzero"`
-	Ref     string     `json:"ref,omitempty"` // the image it asked for, "label" or "label@id"; empty: the image's own name
-}
+// Firmwares are those that are known.
+func Firmwares() []Firmware { return []Firmware{BIOS, UEFI} }
 
 // Image is what Decide needs to know of an image.
 type Image struct {
@@ -132,7 +122,7 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 	if s.RW && s.Overlay.Enabled {
 		return Plan{}, fmt.Errorf("image %s: an overlay would take what the node writes, and rw wants it in the root: take one of them", im.Name)
 	}
-	if m.MAC, err = checkMAC(m.MAC); err != nil {
+	if m.MAC, err = ParseMAC(m.MAC); err != nil {
 		return Plan{}, err
 	}
 	base := "http://" + m.Server
@@ -273,8 +263,9 @@ func checkServer(server string) (host string, err error) {
 	return host, nil
 }
 
-// checkMAC returns the address of an Ethernet interface in the form of Machine.MAC, from any form that net.ParseMAC takes.
-func checkMAC(mac string) (string, error) {
+// ParseMAC returns the address of an Ethernet interface in the form of Machine.MAC, from any form that net.ParseMAC takes.
+// Nothing stays nothing.
+func ParseMAC(mac string) (string, error) {
 	if mac == "" {
 		return "", nil
 	}

@@ -3,6 +3,7 @@ package boot
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,7 +69,7 @@ func TestGolden(t *testing.T) {
 		{"dracut-nvme", Machine{Server: "boot1.example.org"}, Settings{Initramfs: handoff.Dracut, Ports: all, Servers: []string{"10.0.2.3"}}},
 		{"dracut-ipv6", Machine{Server: "[2001:db8::1]:8010"}, Settings{Initramfs: handoff.Dracut, Transport: handoff.ISCSI, Ports: all}},
 		{"debug", vm, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, Debug: true, Console: []string{"tty0", "ttyS1"}, Cmdline: []string{"nosmt", `dyndbg="file nbd.c +p"`}}},
-		{"known", Machine{Server: "192.0.2.1:8010", Arch: "amd64", Firmware: UEFI, MAC: "52-54-00-AB-CD-EF"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"ip=eth1:dhcp"}}},
+		{"known", Machine{Server: "192.0.2.1:8010", Arch: "amd64", Firmware: UEFI, MAC: "52-54-00-AB-CD-EF", UUID: "4c4c4544-0042-3510-8053-b4c04f4d4e31", Serial: "B5SMN1", Asset: "rack 7"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"ip=eth1:dhcp"}}},
 		{"ipv6", Machine{Server: "[2001:db8::1]:8010"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}}},
 	} {
 		p, err := Decide(test.m, debian(), test.s)
@@ -84,6 +85,7 @@ func TestGolden(t *testing.T) {
 		}
 		golden(t, test.name+".json", string(js)+"\n")
 	}
+	golden(t, "ask.ipxe", Ask(ScriptURL("10.0.2.2:8010", "debian12", true)))
 	golden(t, "refusal.ipxe", Refusal("no image \"debain12\"; did you mean ${debian12}? # ; || \nreboot", "http://10.0.2.2/boot/debain12.ipxe"))
 }
 
@@ -193,6 +195,37 @@ func TestDecideRefuses(t *testing.T) {
 	}
 }
 
+// iPXE takes these words for its own wherever they stand, and takes them for text inside of a word.
+func TestArguments(t *testing.T) {
+	decide := func(args ...string) error {
+		_, err := Decide(Machine{Server: "a"}, debian(), Settings{Ports: all, Cmdline: args})
+		return err
+	}
+	for _, word := range []string{"||", "&&", ";", "#", "#x"} {
+		for _, arg := range []string{word, word + " a", "a " + word, "a " + word + " b", "a\u00a0" + word} {
+			for _, args := range [][]string{{arg}, {"quiet", arg}, {arg, "quiet"}} {
+				if err := decide(args...); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("the word %q", word)) {
+					t.Errorf("%q: %v", args, err)
+				}
+			}
+		}
+		inside := "a" + word + "b"
+		if err := decide(inside, "x="+word, `x="a`+word+` b"`); err != nil {
+			t.Errorf("%q: %v", inside, err)
+		}
+	}
+	for _, text := range []string{"${", "a${b", "${x}", "", " ", "\t", "a\nb", "\x7f", "a\x00"} {
+		if decide("quiet", text) == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+	for _, text := range []string{"$x", "{x}", "$ {x}", "|", "&", ";;", "|||", "a=b;c"} {
+		if err := decide(text); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // Whatever a machine calls the server, and whatever is configured, a script has the lines that the plan gave it.
 func FuzzIPXE(f *testing.F) {
 	f.Add("10.0.2.2:80", "quiet", "debian12")
@@ -206,6 +239,7 @@ func FuzzIPXE(f *testing.F) {
 			}
 		}
 		checkScript(t, Refusal(arg, ScriptURL("10.0.2.2", ref, true)), 7)
+		checkScript(t, Ask(ScriptURL("10.0.2.2", ref, true)), 6)
 	})
 }
 
@@ -215,14 +249,14 @@ func checkScript(t *testing.T, script string, want int) {
 	if len(lines) != want {
 		t.Errorf("%d lines, not %d:\n%s", len(lines), want, script)
 	}
-	script = strings.ReplaceAll(script, "${netX/mac:hexhyp}", "")
+	script = strings.ReplaceAll(strings.ReplaceAll(script, "${netX/mac:hexhyp}", ""), facts, "")
 	if strings.Contains(script, "${") || strings.ContainsRune(script, '\r') {
 		t.Errorf("something to expand in:\n%q", script)
 	}
 	for _, line := range lines {
 		for i, word := range strings.Fields(line) {
 			end := word == "||" || word == "&&" || word == ";" || i > 0 && word[0] == '#'
-			if end && !strings.HasSuffix(line, "|| goto failed") && !strings.HasSuffix(line, "|| goto start") && line != "sleep 5 ||" {
+			if end && !strings.HasSuffix(line, "|| goto failed") && !strings.HasSuffix(line, "|| goto start") && line != "sleep 5 ||" && !(strings.HasPrefix(line, "chain --replace http://") && len(strings.Fields(line)) == 4 && strings.HasSuffix(line, " ||")) {
 				t.Errorf("line ends at %q: %q", word, line)
 			}
 		}

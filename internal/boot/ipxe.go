@@ -55,11 +55,19 @@ func Refusal(reason, url string) string {
 	return b.String()
 }
 
+// Ask is the iPXE script that fetches another one from the URL, with what iPXE knows of the machine. It is the answer to
+// an iPXE that has not said on what machine it runs.
+func Ask(url string) string {
+	return fmt.Sprintf("#!ipxe\n:start\nchain --replace %s ||\n"+
+		"echo netroot: no boot script came from %s, trying again in %d seconds\n"+
+		"sleep %d ||\ngoto start\n", withFacts(url), url, retryPause, retryPause)
+}
+
 func writeRetry(b *strings.Builder, reason, url string) {
 	fmt.Fprintf(b, "echo netroot: %s\n", echoText(reason))
 	fmt.Fprintf(b, "echo netroot: trying again in %d seconds\n", retryPause)
 	fmt.Fprintf(b, "sleep %d ||\n", retryPause) // Ctrl-C ends the pause early
-	fmt.Fprintf(b, "chain --replace %s || goto start\n", url)
+	fmt.Fprintf(b, "chain --replace %s || goto start\n", withFacts(url))
 }
 
 // echoText makes any text one argument list of iPXE's echo that prints it, less what iPXE would take for its own.
@@ -87,7 +95,7 @@ func (p Plan) Text() string {
 	}
 	line("image", "%s", p.Image)
 	line("server", "%s", p.Machine.Server)
-	for _, fact := range [][2]string{{"arch", p.Machine.Arch}, {"firmware", string(p.Machine.Firmware)}, {"mac", p.Machine.MAC}} {
+	for _, fact := range [][2]string{{"arch", p.Machine.Arch}, {"firmware", string(p.Machine.Firmware)}, {"mac", p.Machine.MAC}, {"uuid", p.Machine.UUID}, {"serial", p.Machine.Serial}, {"asset", p.Machine.Asset}} {
 		if fact[1] != "" {
 			line(fact[0], "%s", fact[1])
 		}

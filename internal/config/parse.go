@@ -137,7 +137,7 @@ func (p *reader) vm(n ast.Node, label string, vm *site.VM) error {
 			vm.SSHPort = uint16(port)
 			return nil
 		},
-		"firmware": oneOf(p, &vm.Firmware, []boot.Firmware{boot.BIOS, boot.UEFI}),
+		"firmware": oneOf(p, &vm.Firmware, boot.Firmwares()),
 	})
 }
 

@@ -1,11 +1,15 @@
 package export
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
+
+	"netroot/internal/boot"
 )
 
 // Loader is what a DHCP server has machines load.
@@ -25,13 +29,8 @@ type DHCP struct {
 	Arch   string // of the image: "amd64", "arm64"
 }
 
-// Boot files, by the names that the packages of iPXE have for them.
-const (
-	biosFile   = "undionly.kpxe"
-	uefiFile   = "ipxe.efi"
-	biosLinux  = "pxelinux.0"
-	ipxeOption = 175 // encapsulates iPXE's own options, by which it is known (ipxe.org/howto/dhcpd)
-)
+// ipxeOption encapsulates iPXE's own options, by which it is known (ipxe.org/howto/dhcpd).
+const ipxeOption = 175
 
 // rule is one case of what is answered.
 type rule struct {
@@ -42,21 +41,46 @@ type rule struct {
 	tftp  bool // comes from the TFTP server
 }
 
-// rules are in the order in which the first that fits is taken.
+// rules are in the order in which the first that fits is taken: one for iPXE, and one for each file that
+// the table of loaders has for firmware that uses TFTP and can start the image.
 func (d DHCP) rules() ([]rule, error) {
 	yes, no := true, false
 	script := rule{name: "netroot-ipxe", ipxe: &yes, file: d.Script}
-	switch {
-	case d.Arch == "arm64" && d.Loader == IPXE:
-		return []rule{script, {"netroot-uefi", []uint16{11}, &no, uefiFile, true}}, nil
-	case d.Arch != "" && d.Arch != "amd64":
+	var firmware []rule
+	bios := false
+	for _, l := range boot.Loaders() {
+		if l.HTTP || !l.Starts(cmp.Or(d.Arch, "amd64")) {
+			continue
+		}
+		bios = bios || l.Firmware == boot.BIOS
+		if n := len(firmware); n > 0 && firmware[n-1].file == l.File {
+			firmware[n-1].archs = append(firmware[n-1].archs, l.Code)
+			continue
+		}
+		firmware = append(firmware, rule{"netroot-" + string(l.Firmware), []uint16{l.Code}, &no, l.File, true})
+	}
+	if len(firmware) == 0 || d.Loader == Pxelinux && !bios {
 		return nil, fmt.Errorf("the image is for %s, for which there is no loader %s", d.Arch, d.Loader)
 	}
-	uefi := rule{"netroot-uefi", []uint16{7, 9}, &no, uefiFile, true}
-	if d.Loader == Pxelinux {
-		return []rule{{"netroot-bios", []uint16{0}, nil, biosLinux, true}, script, uefi}, nil
+	if d.Loader == Pxelinux { // which starts on BIOS whoever asks, iPXE too
+		firmware[0].ipxe, firmware[0].file = nil, boot.Pxelinux
+		return slices.Insert(firmware, 1, script), nil
 	}
-	return []rule{script, {"netroot-bios", []uint16{0}, &no, biosFile, true}, uefi}, nil
+	return slices.Insert(firmware, 0, script), nil
+}
+
+// binaries names the files that the rules send machines to.
+func (d DHCP) binaries(rules []rule) string {
+	var files []string
+	for _, r := range rules {
+		switch {
+		case r.file == boot.Pxelinux:
+			files = append(files, "what \"netroot export pxelinux\" writes,")
+		case r.tftp:
+			files = append(files, r.file)
+		}
+	}
+	return strings.Join(files, " and ")
 }
 
 // below are the names of the rules before r that a machine which fits r may fit as well, with whatever it asks by.
@@ -78,13 +102,6 @@ func Snippets(d DHCP) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
-	binaries := "undionly.kpxe and ipxe.efi"
-	if d.Loader == Pxelinux {
-		binaries = "what \"netroot export pxelinux\" writes, and ipxe.efi"
-	}
-	if d.Arch == "arm64" {
-		binaries = "ipxe.efi for arm64"
-	}
 	return Set{
 		Files: []File{
 			{"dnsmasq/netroot.conf", "/etc/dnsmasq.d/netroot.conf", d.dnsmasq(rules)},
@@ -94,7 +111,7 @@ func Snippets(d DHCP) (Set, error) {
 		Steps: []string{
 			"Take the one for your DHCP server; it says nothing of addresses, which stay as they are.\nEvery machine that boots from the network on the server's networks is told of it.",
 			"dnsmasq: dnsmasq --test, then restart it.\nISC dhcpd: write include \"/etc/dhcp/netroot.conf\"; into dhcpd.conf, outside of all braces; dhcpd -t, then restart it.\nKea: write \"client-classes\": <?include \"/etc/kea/netroot.json\"?> into Dhcp4 of kea-dhcp4.conf; kea-dhcp4 -t, then reload it.",
-			"Have " + binaries + " in the root of the TFTP server " + d.TFTP.String() + "\n(packages: ipxe on Debian and Ubuntu, ipxe-bootimgs-x86 or ipxe-bootimgs on Fedora and EL).",
+			"Have " + d.binaries(rules) + " in the root of the TFTP server " + d.TFTP.String() + "\n(packages: ipxe on Debian and Ubuntu, ipxe-bootimgs-x86 or ipxe-bootimgs on Fedora and EL).",
 		},
 	}, nil
 }

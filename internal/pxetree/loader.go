@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"netroot/internal/boot"
 )
 
 // loaders are the places of pxelinux and of the module that it cannot do without: of Debian and Ubuntu, Fedora, EL and
@@ -21,9 +23,9 @@ const module = "ldlinux.c32"
 // Loader is the boot file that DHCP names.
 func Loader(http bool) string {
 	if http {
-		return "lpxelinux.0"
+		return boot.LPxelinux
 	}
-	return "pxelinux.0"
+	return boot.Pxelinux
 }
 
 // installLoader puts the loader into the tree. One that is there stays, with its module: the two are of one version, and

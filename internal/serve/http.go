@@ -70,16 +70,22 @@ func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
 	if !ok || ref == "" {
 		return notFound(errors.New("boot scripts are named LABEL.ipxe or LABEL@ID.ipxe"))
 	}
-	m := boot.Machine{Server: r.Host, Ref: ref, Virtio: r.URL.Query().Get("virtio") == "1"}
+	m, told := boot.ParseMachine(r.Host, ref, r.URL.RawQuery)
+	isIPXE := strings.HasPrefix(r.UserAgent(), "iPXE/")
 	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		m.Address = peer.Addr().Unmap()
 	}
-	plan, err := s.Plan(m)
-	script := ""
+	var plan boot.Plan
+	script, err := "", error(nil)
+	if told || !isIPXE {
+		plan, err = s.Plan(m)
+	}
 	switch {
+	case isIPXE && !told:
+		script = boot.Ask(boot.ScriptURL(r.Host, ref, m.Virtio))
 	case err == nil:
 		script = plan.IPXE()
-	case strings.HasPrefix(r.UserAgent(), "iPXE/"):
+	case isIPXE:
 		// A status other than 200 would end the boot with iPXE's own words; this ends it with ours, and goes on trying.
 		s.cfg.Log.Warn("boot refused", "peer", r.RemoteAddr, "image", ref, "why", err)
 		script = boot.Refusal(err.Error(), boot.ScriptURL(r.Host, ref, m.Virtio))

@@ -72,12 +72,12 @@ func (l *Layers) Has(name string) bool {
 	return err == nil
 }
 
-// Nor is the tail of a message that a layer is not elsewhere: where it would be here.
-func (l *Layers) Nor(name string) string {
+// Place is where a layer of that name lies or would lie; empty: there is no folder.
+func (l *Layers) Place(name string) string {
 	if l.folder == "" {
 		return ""
 	}
-	return ", nor is there " + filepath.Join(l.folder, name)
+	return filepath.Join(l.folder, name)
 }
 
 // Names are those of all layers in the folder, in order.

@@ -162,7 +162,7 @@ func TestLayerNames(t *testing.T) {
 		t.Errorf("the log does not tell of bad lines:\n%s", said)
 	}
 	none := NewLayers("", nil)
-	if names, err := none.Names(); names != nil || err != nil || none.Has("a") || none.Nor("a") != "" {
+	if names, err := none.Names(); names != nil || err != nil || none.Has("a") || none.Place("a") != "" {
 		t.Errorf("without a folder: %q, %v", names, err)
 	}
 	absent := NewLayers(folder+"/none/layers", nil)

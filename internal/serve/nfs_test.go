@@ -368,7 +368,7 @@ func TestSecondWriterIsTold(t *testing.T) {
 	}
 	defer s.exports.close()
 	script := func(from string) string {
-		r := httptest.NewRequest("GET", "http://10.0.0.9:8010/boot/own.ipxe", nil)
+		r := httptest.NewRequest("GET", "http://10.0.0.9:8010/boot/own.ipxe?arch=i386&platform=pcbios", nil)
 		r.RemoteAddr = from
 		r.Header.Set("User-Agent", "iPXE/1.21.1")
 		w := httptest.NewRecorder()

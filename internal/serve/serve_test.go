@@ -183,6 +183,24 @@ func TestScriptLeadsToBlobs(t *testing.T) {
 	}
 }
 
+// An iPXE that has not said on what machine it runs is asked, and what it says then counts.
+func TestMachineIsAsked(t *testing.T) {
+	f := start(t)
+	for path, want := range map[string]string{
+		"/boot/debian.ipxe":                            "chain --replace " + f.url + "/boot/debian.ipxe?arch=${buildarch}&",
+		"/boot/nothing.ipxe?virtio=1":                  "chain --replace " + f.url + "/boot/nothing.ipxe?virtio=1&arch=${buildarch}&",
+		"/boot/debian.ipxe?arch=":                      "BOOTIF=01-${netX/mac:hexhyp}",
+		"/boot/debian.ipxe?arch=i386&platform=pcbios":  "root=nbd:",
+		"/boot/debian.ipxe?arch=arm64&platform=efi":    "is for amd64 and this machine is arm64",
+		"/boot/debian.ipxe?arch=&mac=52:54:0:12:34:56": "BOOTIF=01-${netX/mac:hexhyp}",
+		"/boot/debian.ipxe?arch=x86_64&platform=efi&mac=52:54:00:12:34:56&uuid=&serialhex=&assethex=": " BOOTIF=01-52-54-00-12-34-56 ",
+	} {
+		if resp, script := f.get(t, path, "User-Agent", "iPXE/1.21"); resp.StatusCode != 200 || !strings.Contains(string(script), want) {
+			t.Errorf("%s: %s, no %q in\n%s", path, resp.Status, want, script)
+		}
+	}
+}
+
 func TestNewestAndVersion(t *testing.T) {
 	f := start(t)
 	old := f.image.Name()
@@ -204,7 +222,7 @@ func TestRefusals(t *testing.T) {
 		want        string
 	}{
 		{"/boot/debain.ipxe", "curl/8", 404, "debian"},
-		{"/boot/debain.ipxe", "iPXE/1.21", 200, "#!ipxe\n"},
+		{"/boot/debain.ipxe?arch=x86_64", "iPXE/1.21", 200, "#!ipxe\n"},
 		{"/boot/debian", "", 404, "LABEL.ipxe"},
 		{"/boot/.ipxe", "", 404, "LABEL.ipxe"},
 		{"/v1/blobs/sha256:" + strings.Repeat("0", 64), "", 404, "blob"},
@@ -219,8 +237,8 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s %s: %s\n%s", test.agent, test.path, resp.Status, body)
 		}
 	}
-	_, script := f.get(t, "/boot/debain.ipxe", "User-Agent", "iPXE/1.21")
-	if s := string(script); !strings.Contains(s, "debain") || !strings.Contains(s, "chain --replace "+f.url+"/boot/debain.ipxe || goto start") {
+	_, script := f.get(t, "/boot/debain.ipxe?arch=x86_64", "User-Agent", "iPXE/1.21")
+	if s := string(script); !strings.Contains(s, "no such image: debain") || !strings.Contains(s, "chain --replace "+f.url+"/boot/debain.ipxe?arch=") {
 		t.Errorf("refusal:\n%s", s)
 	}
 	resp, err := http.Post(f.url+"/boot/debian.ipxe", "text/plain", strings.NewReader("x"))

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"netroot/internal/boot"
 )
 
 // TestBoard checks the board for various arguments of a user.
@@ -54,7 +56,7 @@ func TestClashes(t *testing.T) {
 // example in the scripts, with a working directory. It then finds the output of the console in a
 // file.
 func TestUserArguments(t *testing.T) {
-	needQemu(t, BIOS)
+	needQemu(t, boot.BIOS)
 	dir := t.TempDir()
 	for _, disk := range []string{"d0.img", "d1.img"} {
 		if err := os.WriteFile(filepath.Join(dir, disk), make([]byte, 1<<20), 0o644); err != nil {

@@ -32,36 +32,52 @@ func bootContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// A machine with either firmware fetches the script that DHCP names, and runs it.
+// A machine with either firmware fetches the script that DHCP names, and tells what it runs on when
+// the script asks.
 func TestFirmwareRunsScript(t *testing.T) {
-	for _, firmware := range []Firmware{BIOS, UEFI} {
+	const uuid = "4c4c4544-0042-3510-8053-b4c04f4d4e31"
+	for _, firmware := range []boot.Firmware{boot.BIOS, boot.UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
 			needBoot(t, firmware)
-			seen := make(chan string, 8)
+			queries := make(chan string, 8)
 			mux := http.NewServeMux()
 			server := httptest.NewServer(mux)
 			defer server.Close()
+			url := boot.ScriptURL(strings.TrimPrefix(guestURL(server.URL), "http://"), "debian@0123456789ab", false)
 			mux.HandleFunc("/boot/debian@0123456789ab.ipxe", func(w http.ResponseWriter, r *http.Request) {
-				w.Write([]byte("#!ipxe\nchain " + guestURL(server.URL) + "/seen/${platform}/${netX/mac:hexhyp} ||\npoweroff || exit\n"))
+				queries <- r.URL.RawQuery
+				if r.URL.RawQuery != "" {
+					w.Write([]byte("#!ipxe\npoweroff || exit\n"))
+					return
+				}
+				w.Write([]byte(boot.Ask(url)))
 			})
-			mux.HandleFunc("/seen/", func(w http.ResponseWriter, r *http.Request) { seen <- r.URL.Path })
 			var console testlog.Buffer
 			m, err := Start(bootContext(t), Config{
-				Bootfile: boot.ScriptURL(strings.TrimPrefix(guestURL(server.URL), "http://"), "debian@0123456789ab", false),
-				Firmware: firmware, Accel: AccelTCG, Mem: 256, Serial: &console,
+				Bootfile: url, Firmware: firmware, Accel: AccelTCG, Mem: 256, Serial: &console,
+				Args: []string{"-smbios", "type=1,uuid=" + uuid + ",serial=a b&c+d", "-smbios", "type=3,asset=Default string"},
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer m.Kill()
-			want := map[Firmware]string{BIOS: "/seen/pcbios/52-54-00-12-34-56", UEFI: "/seen/efi/52-54-00-12-34-56"}[firmware]
-			select {
-			case got := <-seen:
-				if got != want {
-					t.Errorf("%s, not %s", got, want)
+			for _, told := range []bool{false, true} {
+				select {
+				case query := <-queries:
+					got, says := boot.ParseMachine("", "", query)
+					want := boot.Machine{}
+					if told {
+						want = boot.Machine{MAC: "52:54:00:12:34:56", UUID: uuid, Serial: "a b&c+d", Firmware: firmware}
+						if firmware == boot.UEFI {
+							want.Arch = "amd64"
+						}
+					}
+					if says != told || got != want {
+						t.Errorf("%s: %+v, not %+v", query, got, want)
+					}
+				case <-m.Done():
+					t.Fatalf("ended: %v\n%s", m.Wait(), m.Tail())
 				}
-			case <-m.Done():
-				t.Fatalf("ended: %v\n%s", m.Wait(), m.Tail())
 			}
 			if s := console.String(); !strings.Contains(s, "iPXE") {
 				t.Errorf("console:\n%s", plain(s))
@@ -73,7 +89,7 @@ func TestFirmwareRunsScript(t *testing.T) {
 // A machine that is refused, and one whose kernel cannot be fetched, say so and try again until
 // they succeed.
 func TestMachineAsksAgain(t *testing.T) {
-	needBoot(t, BIOS)
+	needBoot(t, boot.BIOS)
 	ctx := bootContext(t)
 	mux := http.NewServeMux()
 	server := httptest.NewServer(mux)
@@ -116,7 +132,7 @@ func TestMachineAsksAgain(t *testing.T) {
 // TestKernelStarts runs all of boot and serve before the root: plan, script, kernel and several
 // initial RAM file systems.
 func TestKernelStarts(t *testing.T) {
-	for _, firmware := range []Firmware{BIOS, UEFI} {
+	for _, firmware := range []boot.Firmware{boot.BIOS, boot.UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
 			needBoot(t, firmware)
 			kernel := needKernel(t)
@@ -152,7 +168,7 @@ func TestKernelStarts(t *testing.T) {
 }
 
 func TestProbeKVM(t *testing.T) {
-	needBoot(t, BIOS)
+	needBoot(t, boot.BIOS)
 	if err := openKVM("/dev/kvm"); err != nil {
 		t.Skip(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/boot"
 )
 
 func TestMain(m *testing.M) {
@@ -43,7 +45,7 @@ func helper() {
 
 // When a process is killed, its machine ends.
 func TestKilledParent(t *testing.T) {
-	needQemu(t, BIOS)
+	needQemu(t, boot.BIOS)
 	cmd := exec.Command(os.Args[0])
 	// The killed process cannot remove its directory; this test does.
 	cmd.Env = append(os.Environ(), "NETROOT_VM_HELPER=1", "TMPDIR="+t.TempDir())
@@ -90,7 +92,7 @@ func waitGone(t *testing.T, pid int) {
 
 // Ctrl-C on an interactive console ends the machine and restores the terminal.
 func TestInterruptOnTerminal(t *testing.T) {
-	needQemu(t, BIOS)
+	needQemu(t, boot.BIOS)
 	master, tty := openTerminal(t)
 	before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"netroot/internal/boot"
 )
 
 // tools are the files of other packages that a machine requires.
@@ -22,7 +24,7 @@ type tools struct {
 }
 
 // findTools finds qemu and what it requires. The error names the package to install.
-func findTools(ctx context.Context, firmware Firmware) (tools, error) {
+func findTools(ctx context.Context, firmware boot.Firmware) (tools, error) {
 	var t tools
 	var err error
 	if t.qemu, err = findQemu(); err != nil {
@@ -31,7 +33,7 @@ func findTools(ctx context.Context, firmware Firmware) (tools, error) {
 	if !hasROM(ctx, t.qemu) {
 		return tools{}, errors.New("qemu has no network boot ROM (efi-virtio.rom): install ipxe-qemu (Debian, Ubuntu) or ipxe-roms-qemu (Fedora, EL)")
 	}
-	if firmware == UEFI {
+	if firmware == boot.UEFI {
 		t.code, t.vars, err = findOVMF("/")
 	}
 	return t, err
@@ -103,7 +105,7 @@ func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 	if !cfg.Reboot {
 		args = append(args, "-no-reboot")
 	}
-	if cfg.Firmware == UEFI {
+	if cfg.Firmware == boot.UEFI {
 		vars := filepath.Join(m.dir, "vars.fd")
 		if err := copyFile(vars, t.vars); err != nil {
 			return nil, fmt.Errorf("copy the firmware variables: %w", err)

@@ -21,24 +21,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/boot"
 )
 
 // GuestHost is the address that a machine uses for this host's 127.0.0.1.
 const GuestHost = "10.0.2.2"
-
-// Firmware is the kind of firmware of a machine.
-type Firmware string
-
-// These are the kinds of firmware that qemu has for a PC.
-const (
-	BIOS Firmware = "bios" // SeaBIOS
-	UEFI Firmware = "uefi" // OVMF, without secure boot
-)
 
 // Accel is the way in which qemu runs the machine's processor.
 type Accel string
@@ -55,14 +49,14 @@ type Config struct {
 	// Bootfile is the URL of an iPXE script, as the machine reaches it, or a file below TFTP;
 	// at most 127 bytes.
 	Bootfile string
-	TFTP     string      // directory that qemu serves over TFTP to this machine; empty: no TFTP
-	Firmware Firmware    // empty: BIOS
-	Accel    Accel       // empty: AccelAuto
-	Kernel   string      // file of a Linux kernel with which AccelAuto tests KVM; empty: AccelAuto uses TCG
-	Mem      int         // memory in MiB; 0: 1024
-	SSHPort  int         // port of 127.0.0.1 that is forwarded to port 22 of the machine; 0: a free one
-	Forward  map[int]int // further ports of the machine, each with the port of 127.0.0.1 that is forwarded to it
-	Reboot   bool        // a machine that reboots starts again; otherwise it ends
+	TFTP     string        // directory that qemu serves over TFTP to this machine; empty: no TFTP
+	Firmware boot.Firmware // empty: boot.BIOS (SeaBIOS); boot.UEFI is OVMF without secure boot
+	Accel    Accel         // empty: AccelAuto
+	Kernel   string        // file of a Linux kernel with which AccelAuto tests KVM; empty: AccelAuto uses TCG
+	Mem      int           // memory in MiB; 0: 1024
+	SSHPort  int           // port of 127.0.0.1 that is forwarded to port 22 of the machine; 0: a free one
+	Forward  map[int]int   // further ports of the machine, each with the port of 127.0.0.1 that is forwarded to it
+	Reboot   bool          // a machine that reboots starts again; otherwise it ends
 	// Args are further arguments for qemu. A display or drives among them get the devices that
 	// they require.
 	Args []string
@@ -140,7 +134,7 @@ func Start(ctx context.Context, cfg Config) (*Machine, error) {
 
 func (c Config) withDefaults() Config {
 	if c.Firmware == "" {
-		c.Firmware = BIOS
+		c.Firmware = boot.BIOS
 	}
 	if c.Accel == "" {
 		c.Accel = AccelAuto
@@ -156,7 +150,7 @@ func (c Config) withDefaults() Config {
 
 func (c Config) check() error {
 	switch {
-	case c.Firmware != BIOS && c.Firmware != UEFI:
+	case !slices.Contains(boot.Firmwares(), c.Firmware):
 		return fmt.Errorf("unknown firmware %q: use bios or uefi", c.Firmware)
 	case c.Accel != AccelAuto && c.Accel != AccelKVM && c.Accel != AccelTCG:
 		return fmt.Errorf("unknown acceleration %q: use auto, kvm or tcg", c.Accel)

@@ -16,12 +16,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/boot"
 )
 
 var testStart = time.Now()
 
 // needQemu skips the test without qemu or, if firmware is not empty, without that firmware.
-func needQemu(t *testing.T, firmware Firmware) {
+func needQemu(t *testing.T, firmware boot.Firmware) {
 	t.Helper()
 	if _, err := findTools(t.Context(), firmware); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -32,7 +34,7 @@ func needQemu(t *testing.T, firmware Firmware) {
 }
 
 // needBoot skips tests that take minutes on an emulated machine, unless they are requested.
-func needBoot(t *testing.T, firmware Firmware) {
+func needBoot(t *testing.T, firmware boot.Firmware) {
 	t.Helper()
 	if os.Getenv("NETROOT_BOOT") != "1" {
 		t.Skip("boots a machine: set NETROOT_BOOT=1")
@@ -44,7 +46,7 @@ func needBoot(t *testing.T, firmware Firmware) {
 func halted() Config { return Config{Accel: AccelTCG, Mem: 64, Args: []string{"-S"}} }
 
 func TestQMP(t *testing.T) {
-	needQemu(t, BIOS)
+	needQemu(t, boot.BIOS)
 	m, err := Start(t.Context(), halted())
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +99,7 @@ func TestQMP(t *testing.T) {
 
 // When ctx ends, the machine ends, and no process, file or port of it is left.
 func TestCancelLeavesNothing(t *testing.T) {
-	needQemu(t, BIOS)
+	needQemu(t, boot.BIOS)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	m, err := Start(ctx, halted())
 	if err != nil {
@@ -127,7 +129,7 @@ func TestCancelLeavesNothing(t *testing.T) {
 }
 
 func TestStartErrors(t *testing.T) {
-	needQemu(t, BIOS)
+	needQemu(t, boot.BIOS)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +200,7 @@ func TestArguments(t *testing.T) {
 	m := &Machine{dir: t.TempDir()}
 	vars := filepath.Join(m.dir, "template")
 	os.WriteFile(vars, []byte("variables"), 0o644)
-	cfg := Config{Bootfile: "http://10.0.2.2:80/a,b.ipxe", Firmware: UEFI, Accel: AccelKVM, SSHPort: 2222, Forward: map[int]int{2049: 4002, 111: 4001}, Args: []string{"-snapshot"}}.withDefaults()
+	cfg := Config{Bootfile: "http://10.0.2.2:80/a,b.ipxe", Firmware: boot.UEFI, Accel: AccelKVM, SSHPort: 2222, Forward: map[int]int{2049: 4002, 111: 4001}, Args: []string{"-snapshot"}}.withDefaults()
 	args, err := m.arguments(cfg, tools{qemu: "qemu", code: "/code,1.fd", vars: vars})
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +217,7 @@ func TestArguments(t *testing.T) {
 	if b, _ := os.ReadFile(filepath.Join(m.dir, "vars.fd")); string(b) != "variables" {
 		t.Errorf("variables: %q", b)
 	}
-	cfg.Reboot, cfg.Accel, cfg.Firmware = true, AccelTCG, BIOS
+	cfg.Reboot, cfg.Accel, cfg.Firmware = true, AccelTCG, boot.BIOS
 	args, err = m.arguments(cfg, tools{})
 	if line = strings.Join(args, " "); err != nil || strings.Contains(line, "-no-reboot") || strings.Contains(line, "pflash") || !strings.Contains(line, "-smp 1") {
 		t.Errorf("%s, %v", line, err)
