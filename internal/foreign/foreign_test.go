@@ -61,7 +61,7 @@ func dial(t *testing.T, s *Server) net.Conn {
 	return conn
 }
 
-// gone fails the test when something of the server is left: its port, or its directory.
+// gone fails the test if the port or the directory of the server is left.
 func gone(t *testing.T, s *Server) {
 	t.Helper()
 	if conn, err := net.Dial("tcp", s.Addr.String()); err == nil {
@@ -81,7 +81,7 @@ func TestNBD(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for range 3 { // one process a client
+	for range 3 { // one process for each client
 		info, err := nbd.Handshake(t.Context(), dial(t, s), d.Image)
 		if err != nil || info.Size != uint64(len(data)) || info.Flags&2 == 0 {
 			t.Errorf("%+v, %v: want %d bytes, read-only", info, err, len(data))
@@ -106,7 +106,7 @@ func TestNBD(t *testing.T) {
 func TestISCSI(t *testing.T) {
 	need(t, "tgtd", "tgt-admin")
 	d, _ := disk(t)
-	open, err := os.Open(d.Path) // as another server may have it
+	open, err := os.Open(d.Path) // another server may have the file open
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestISCSI(t *testing.T) {
 	gone(t, s)
 }
 
-// TestOrphan kills the process that has servers, which can clean up nothing then.
+// TestOrphan kills the process that has started servers, which then cannot clean up.
 func TestOrphan(t *testing.T) {
 	need(t, "nbd-server", "tgtd", "tgt-admin")
 	d, _ := disk(t)
@@ -182,7 +182,7 @@ func TestOrphan(t *testing.T) {
 	}
 }
 
-// orphan starts servers, says where, and waits to be killed.
+// orphan starts servers, prints their addresses, and waits to be killed.
 func orphan() {
 	d := export.Disk{Image: "debian12@0123456789ab", Path: os.Getenv("FOREIGN_TEST_ORPHAN")}
 	a, err := NBD(context.Background(), d)
@@ -208,7 +208,7 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%v, %v", s, err)
 	}
 	for want, tree := range map[string]export.Tree{
-		"nobody may mount": {Label: "x", Path: "/srv/x"},
+		"no machine may mount": {Label: "x", Path: "/srv/x"},
 		"the path":         {Label: "x", Path: "/srv/it's"},
 	} {
 		if _, err := NFS(t.Context(), Kernel{}, Packed{}, tree, vm.AccelTCG); err == nil || !strings.Contains(err.Error(), want) {
