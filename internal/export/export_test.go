@@ -113,19 +113,19 @@ func TestTextIsComments(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	ok := prefixes(t, "10.0.0.7")
 	for name, err := range map[string]error{
-		"%":                          second(NBD(Disk{Image: image, Path: "/srv/%s"})),
-		"is not absolute":            second(NBD(Disk{Image: image, Path: "srv/x"})),
-		"' '":                        second(ISCSI(Disk{Image: image, Path: "/srv/a b"}, nil)),
-		`'\n'`:                       second(NFS(Tree{Path: "/srv/a\nb", Clients: ok})),
-		"no machine may mount":           second(NFS(Tree{Path: "/srv/a"})),
-		"rw allows only one node":         second(NFS(Tree{Path: "/srv/a", RW: true, Clients: prefixes(t, "10.0.0.0/24")})),
-		"':', which ends the path":     second(NFS(Tree{Path: "/srv/a:b", Clients: ok})),
-		"the IPv4 address of the TFTP server":         second(Snippets(DHCP{TFTP: netip.MustParseAddr("2001:db8::1")})),
-		"for riscv64, the architecture":     second(Snippets(DHCP{TFTP: netip.MustParseAddr("10.0.0.1"), Arch: "riscv64"})),
-		"no loader pxelinux":         second(Snippets(DHCP{TFTP: netip.MustParseAddr("10.0.0.1"), Arch: "arm64", Loader: Pxelinux})),
-		`"10.0.0.1/24": the address has host bits`:    second(Clients([]string{"10.0.0.1/24"})),
-		`"boot1": not an address`:   second(Clients([]string{"10.0.0.0/24", "boot1"})),
-		`"fe80::1%eth0": not an ad`: second(Clients([]string{"fe80::1%eth0"})),
+		"%":                                   second(NBD(Disk{Image: image, Path: "/srv/%s"})),
+		"is not absolute":                     second(NBD(Disk{Image: image, Path: "srv/x"})),
+		"' '":                                 second(ISCSI(Disk{Image: image, Path: "/srv/a b"}, nil)),
+		`'\n'`:                                second(NFS(Tree{Path: "/srv/a\nb", Clients: ok})),
+		"no machine may mount":                second(NFS(Tree{Path: "/srv/a"})),
+		"rw allows only one node":             second(NFS(Tree{Path: "/srv/a", RW: true, Clients: prefixes(t, "10.0.0.0/24")})),
+		"':', which ends the path":            second(NFS(Tree{Path: "/srv/a:b", Clients: ok})),
+		"the IPv4 address of the TFTP server": second(Snippets(DHCP{TFTP: netip.MustParseAddr("2001:db8::1")})),
+		"for riscv64, the architecture":       second(Snippets(DHCP{TFTP: netip.MustParseAddr("10.0.0.1"), Arch: "riscv64"})),
+		"no loader pxelinux":                  second(Snippets(DHCP{TFTP: netip.MustParseAddr("10.0.0.1"), Arch: "arm64", Loader: Pxelinux})),
+		`"10.0.0.1/24": the address has host bits`: second(Clients([]string{"10.0.0.1/24"})),
+		`"boot1": not an address`:                  second(Clients([]string{"10.0.0.0/24", "boot1"})),
+		`"fe80::1%eth0": not an ad`:                second(Clients([]string{"fe80::1%eth0"})),
 	} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)

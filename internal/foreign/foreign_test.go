@@ -209,7 +209,7 @@ func TestErrors(t *testing.T) {
 	}
 	for want, tree := range map[string]export.Tree{
 		"no machine may mount": {Label: "x", Path: "/srv/x"},
-		"the path":         {Label: "x", Path: "/srv/it's"},
+		"the path":             {Label: "x", Path: "/srv/it's"},
 	} {
 		if _, err := NFS(t.Context(), Kernel{}, Packed{}, tree, vm.AccelTCG); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)

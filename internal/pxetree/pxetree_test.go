@@ -119,14 +119,14 @@ func TestWriteKeepsOthers(t *testing.T) {
 
 func TestWriteRefuses(t *testing.T) {
 	for want, prepare := range map[string]func(host, dir string){
-		"install pxelinux and syslinux-common":  func(h, _ string) { os.RemoveAll(filepath.Join(h, "usr")) },
-		"has pxelinux.0 but no ldlinux.c32":     func(_, d string) { write(t, filepath.Join(d, "pxelinux.0"), "x") },
+		"install pxelinux and syslinux-common":              func(h, _ string) { os.RemoveAll(filepath.Join(h, "usr")) },
+		"has pxelinux.0 but no ldlinux.c32":                 func(_, d string) { write(t, filepath.Join(d, "pxelinux.0"), "x") },
 		"has a ldlinux.c32 that is not of the same version": func(_, d string) { write(t, filepath.Join(d, "ldlinux.c32"), "x") },
-		"which netroot did not write":              func(_, d string) { write(t, filepath.Join(d, menu), "LABEL a\n LOCALBOOT 0\n") },
-		"has no end":                            func(_, d string) { write(t, filepath.Join(d, menu), "# netroot: begin a\n") },
-		"kernel: no such file":                  func(h, _ string) { os.Remove(filepath.Join(h, "kernel")) },
-		"pxelinux.cfg/default: is a directory":  func(_, d string) { os.MkdirAll(filepath.Join(d, menu), 0o755) },
-		"not a directory":                       func(_, d string) { os.RemoveAll(d); write(t, d, "a file") },
+		"which netroot did not write":                       func(_, d string) { write(t, filepath.Join(d, menu), "LABEL a\n LOCALBOOT 0\n") },
+		"has no end":                                        func(_, d string) { write(t, filepath.Join(d, menu), "# netroot: begin a\n") },
+		"kernel: no such file":                              func(h, _ string) { os.Remove(filepath.Join(h, "kernel")) },
+		"pxelinux.cfg/default: is a directory":              func(_, d string) { os.MkdirAll(filepath.Join(d, menu), 0o755) },
+		"not a directory":                                   func(_, d string) { os.RemoveAll(d); write(t, d, "a file") },
 	} {
 		h, dir := host(t), t.TempDir()
 		prepare(h, dir)
