@@ -123,7 +123,7 @@ func TestMerged(t *testing.T) {
 // TestBuild makes a small distribution and queries the result with rpm.
 func TestBuild(t *testing.T) {
 	if os.Getenv("CI") != "true" && os.Getenv("NETROOT_BOOT") != "1" {
-		t.Skip("downloads from the host's mirror; NETROOT_BOOT=1 asks for it")
+		t.Skip("downloads from the host's mirror; set NETROOT_BOOT=1 to run it")
 	}
 	if missing := Missing(); len(missing) > 0 {
 		if os.Getenv("CI") == "true" {
