@@ -59,8 +59,9 @@ func (d DHCP) rules() ([]rule, error) {
 	return []rule{script, {"netroot-bios", []uint16{0}, &no, biosFile, true}, uefi}, nil
 }
 
-// below returns the names of those rules in before that match some of the machines that r matches.
-func (r rule) below(before []rule) (names []string) {
+// overlapping returns the names of those rules in before that match some of the machines that r
+// matches.
+func (r rule) overlapping(before []rule) (names []string) {
 	for _, b := range before {
 		if len(r.archs) == 0 && b.ipxe == nil {
 			names = append(names, b.name)
@@ -119,7 +120,7 @@ func (d DHCP) dnsmasq(rules []rule) string {
 		case r.ipxe != nil:
 			tags += "tag:!netroot-is-ipxe,"
 		}
-		for _, before := range r.below(rules[:i]) { // dnsmasq does not evaluate its lines in order
+		for _, before := range r.overlapping(rules[:i]) { // dnsmasq does not evaluate its lines in order
 			tags += "tag:!" + before + ","
 		}
 		server := ""
@@ -190,7 +191,7 @@ func (d DHCP) kea(rules []rule) string {
 		if len(any) > 0 {
 			all = append(all, alternatives(any))
 		}
-		for _, before := range r.below(rules[:i]) {
+		for _, before := range r.overlapping(rules[:i]) {
 			all = append(all, "not member('"+before+"')")
 		}
 		c := class{Name: r.name, Test: strings.Join(all, " and "), BootFile: r.file}

@@ -93,7 +93,7 @@ func golden(t *testing.T, name, got string) {
 		t.Fatalf("%v: run this test with -update", err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
+		t.Errorf("%s (-want +got), run with -update to write it:\n%s", name, diff)
 	}
 }
 
@@ -142,7 +142,7 @@ func TestFsid(t *testing.T) {
 		t.Error(a, b, c)
 	}
 	if !regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`).MatchString(a) {
-		t.Errorf("%q is no UUID", a)
+		t.Errorf("%q is not a UUID", a)
 	}
 }
 

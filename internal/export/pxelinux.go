@@ -129,7 +129,7 @@ func (m *Menu) Put(e Entry, d Default) (foreign string, err error) {
 		return foreign, nil
 	}
 	text = "DEFAULT " + e.Name + "\n"
-	if foreign == "" && !m.says("prompt") {
+	if foreign == "" && !m.hasKeyword("prompt") {
 		text += "PROMPT 0\n"
 	}
 	// Of several DEFAULTs pxelinux uses the last (tested with 6.04), so ours is after another
@@ -167,8 +167,8 @@ func (m *Menu) foreign(name string) (fallback string, taken bool) {
 	return fallback, taken
 }
 
-// says reports whether a line of another author begins with the keyword.
-func (m *Menu) says(keyword string) bool {
+// hasKeyword reports whether a line of another author begins with the keyword.
+func (m *Menu) hasKeyword(keyword string) bool {
 	return slices.ContainsFunc(m.parts, func(p menuPart) bool {
 		word, _, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(p.text, "\t", " ")), " ")
 		return p.block == "" && strings.EqualFold(word, keyword)

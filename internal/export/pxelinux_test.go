@@ -52,7 +52,7 @@ func TestMenuGolden(t *testing.T) {
 		}
 		golden(t, "menu-"+tt.name+".txt", text)
 		if !strings.Contains(text, strings.TrimSuffix(tt.text, "\n")) {
-			t.Errorf("%s: what somebody else wrote is not as it was", tt.name)
+			t.Errorf("%s: the lines of other authors changed", tt.name)
 		}
 		if again, _ := put(t, text, tt.d, tt.put...); again != text {
 			t.Errorf("%s: a second time gives another text:\n%s", tt.name, again)

@@ -66,7 +66,7 @@ func gone(t *testing.T, s *Server) {
 	t.Helper()
 	if conn, err := net.Dial("tcp", s.Addr.String()); err == nil {
 		conn.Close()
-		t.Error("somebody still listens")
+		t.Error("a server still listens")
 	}
 	if _, err := os.Stat(s.dir); err == nil {
 		t.Errorf("%s is left", s.dir)
@@ -88,7 +88,7 @@ func TestNBD(t *testing.T) {
 		}
 	}
 	if _, err := nbd.Handshake(t.Context(), dial(t, s), "debian12"); err == nil {
-		t.Error("it has an export by another name")
+		t.Error("it also serves the export under another name")
 	}
 	if copied, err := exec.LookPath("nbdcopy"); err == nil {
 		out := filepath.Join(t.TempDir(), "copy")
@@ -124,7 +124,7 @@ func TestISCSI(t *testing.T) {
 		t.Error(err)
 	}
 	if err := login(boot.IQN("debian12@000000000000")); err == nil {
-		t.Error("it has a target by another name")
+		t.Error("it also has the target under another name")
 	}
 	if list, err := exec.LookPath("iscsi-ls"); err == nil {
 		out, err := exec.Command(list, "-s", "iscsi://"+s.Addr.String()).CombinedOutput()

@@ -66,7 +66,7 @@ func TestWrite(t *testing.T) {
 			t.Errorf("%s is %q", name, got)
 		}
 		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o644 {
-			t.Errorf("%s: %v, %v: a TFTP server is nobody", name, info.Mode(), err)
+			t.Errorf("%s: %v, %v: a TFTP server cannot read it", name, info.Mode(), err)
 		}
 	}
 	if text := read(t, dir, menu); !strings.Contains(text, "DEFAULT b\n") || !strings.Contains(text, "KERNEL netroot/a@1/vmlinuz\n") {
@@ -113,7 +113,7 @@ func TestWriteKeepsOthers(t *testing.T) {
 		t.Error(text)
 	}
 	if read(t, dir, "pxelinux.0") != "another version" || read(t, dir, "ldlinux.c32") != "its module" {
-		t.Error("somebody's loader is another now")
+		t.Error("the administrator's loader was replaced")
 	}
 }
 

@@ -19,7 +19,7 @@ func TestMainJob(t *testing.T) {
 	}
 	for _, step := range []string{"modules:", "network:", "attach:", "mount:", "layers:", "identity:", "switch:"} {
 		if !strings.Contains(r.console, "netroot: "+step) {
-			t.Errorf("the console does not tell of the step %s", step)
+			t.Errorf("the console lacks the step %s", step)
 		}
 	}
 }

@@ -51,7 +51,7 @@ func TestRPM(t *testing.T) {
 	t.Run("verify", func(t *testing.T) { verifyRPMTree(t, filepath.Join(state, "trees", "centos8-base")) })
 	t.Run("refused", func(t *testing.T) { refusedRPMs(t, url, key, filepath.Join(state, "trees"), rpm) })
 	if left, err := os.ReadDir(home); err != nil || len(left) > 0 {
-		t.Errorf("left in the home of who builds: %v %v", left, err)
+		t.Errorf("left in the home of the building user: %v %v", left, err)
 	}
 	if t.Failed() {
 		return

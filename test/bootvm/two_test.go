@@ -55,7 +55,7 @@ func TestTwoServers(t *testing.T) {
 			state = "connecting"
 		}
 		if !strings.Contains(rest, "path "+host+" "+state+" ") {
-			t.Errorf("in the end the path by %s is not %s:\n%s", host, state, rest)
+			t.Errorf("finally the path through %s is not %s:\n%s", host, state, rest)
 		}
 	}
 	b.note("one of two servers killed for good, longest stall %s s", f[1])
@@ -82,7 +82,7 @@ func usedPath(ctx context.Context, t *testing.T, b *booted) (host string) {
 		case <-b.ended:
 			t.Fatal(b.wait().all())
 		case <-ctx.Done():
-			t.Fatalf("the machine did not tell its paths: %s", b.said())
+			t.Fatalf("the machine did not print its paths: %s", b.said())
 		}
 	}
 	told, _, _ := strings.Cut(b.said(), "end\n")
@@ -99,7 +99,7 @@ func usedPath(ctx context.Context, t *testing.T, b *booted) (host string) {
 		}
 	}
 	if live != 2 {
-		t.Fatalf("%d paths, want one by each server:\n%s", live, told)
+		t.Fatalf("%d paths, want one for each server:\n%s", live, told)
 	}
 	return host
 }

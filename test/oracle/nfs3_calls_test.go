@@ -195,7 +195,7 @@ func compare(t *testing.T, b *bench, record []byte) {
 	want, p := expect(record)
 	got, res := decodeReply(t, b.ask(t, record))
 	if want != either && got != want {
-		t.Fatalf("taken for %s, the oracle says %s: %x", got, want, record)
+		t.Fatalf("treated as %s, but the oracle says %s: %x", got, want, record)
 	}
 	if got != accepted || p == nil || p.res == nil {
 		if got == accepted && len(res) > 0 && p != nil {
@@ -209,7 +209,7 @@ func compare(t *testing.T, b *bench, record []byte) {
 		return
 	}
 	if err != nil || r.Len() > 0 {
-		t.Fatalf("a result that is none: %v, %d bytes more: %x", err, r.Len(), res)
+		t.Fatalf("an invalid result: %v, %d bytes more: %x", err, r.Len(), res)
 	}
 	var again bytes.Buffer
 	if v.WriteTo(&again); !bytes.Equal(again.Bytes(), res) {

@@ -203,11 +203,11 @@ func decodeReply(t testing.TB, reply []byte) (verdict, []byte) {
 	var m rpcv2.RpcMsg
 	r := bytes.NewReader(reply)
 	if _, err := m.ReadFrom(r); err != nil {
-		t.Fatalf("a reply that is none: %v: %x", err, reply)
+		t.Fatalf("an invalid reply: %v: %x", err, reply)
 	}
 	body, ok := m.Body.(*rpcv2.RpcMsgBody_REPLY)
 	if !ok || m.Xid != binary.BigEndian.Uint32(reply) {
-		t.Fatalf("a reply that is none: %x", reply)
+		t.Fatalf("an invalid reply: %x", reply)
 	}
 	var out bytes.Buffer
 	if m.WriteTo(&out); !bytes.HasPrefix(reply, out.Bytes()) {
