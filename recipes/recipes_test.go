@@ -1,7 +1,8 @@
-// Package recipes_test holds the ready recipes and the labels of the example configuration together: every recipe is
-// read, its scripts are shell, and what it asks for without a default is what it says it asks for. It builds none of
-// them. test/bootvm builds and boots debian12, and builds rocky9, rocky9-hpcnode, fedora and centos7 of packages made up
-// for the test; the others are built by hand alone, from their distribution's mirrors.
+// Package recipes_test checks the ready recipes and the labels of the example configuration: a label
+// builds every recipe, the recipe's scripts are valid shell, and its comment describes each build
+// argument without a default. It does not build the recipes. test/bootvm builds and boots debian12,
+// and builds rocky9, rocky9-hpcnode, fedora and centos7 from packages made for the test; the other
+// recipes are only built by hand, from the mirrors of their distributions.
 package recipes_test
 
 import (
@@ -18,7 +19,7 @@ import (
 	"netroot/internal/recipe"
 )
 
-// asked are values for the build arguments that have no default.
+// asked has values for the build arguments that have no default.
 var asked = map[string]string{"MIRROR": "https://mirror.example/pub", "KEY": "https://mirror.example/key", "EPEL": "https://mirror.example/epel/9"}
 
 func TestLabels(t *testing.T) {
@@ -51,7 +52,7 @@ func TestLabels(t *testing.T) {
 				}
 			}
 			if st.Test == nil {
-				t.Error("it has no test section, which would hold it to what it promises")
+				t.Error("the recipe has no test section")
 			}
 		})
 	}
@@ -66,8 +67,8 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// read parses a recipe with its label's arguments and those of asked that it wants. Each of the latter must be told of
-// in the recipe's comment.
+// read parses a recipe with its label's arguments and those of asked that it requires. The comment of
+// the recipe must describe each of the latter.
 func read(t *testing.T, file string, args map[string]string) *recipe.Recipe {
 	t.Helper()
 	src, err := os.ReadFile(file)
@@ -78,7 +79,7 @@ func read(t *testing.T, file string, args map[string]string) *recipe.Recipe {
 	for k, v := range args {
 		given[k] = v
 	}
-	missing := regexp.MustCompile(`build argument (\w+) is not defined; give --build-arg`)
+	missing := regexp.MustCompile(`build argument (\w+) is not defined; use --build-arg`)
 	for {
 		r, err := recipe.Parse(file, src, recipe.Options{Args: given})
 		if err == nil {
@@ -91,13 +92,13 @@ func read(t *testing.T, file string, args map[string]string) *recipe.Recipe {
 		if !slices.ContainsFunc(strings.Split(string(src), "\n"), func(line string) bool {
 			return strings.HasPrefix(line, "#   "+m[1]+" ")
 		}) {
-			t.Errorf("%s wants %s and does not say what it is", filepath.Base(file), m[1])
+			t.Errorf("%s requires %s, but its comment does not describe it", filepath.Base(file), m[1])
 		}
 		given[m[1]] = asked[m[1]]
 	}
 }
 
-// checkShell has a shell read a script without running it.
+// checkShell checks the syntax of a script with a shell, without running it.
 func checkShell(t *testing.T, name, body string) {
 	t.Helper()
 	cmd := exec.Command("sh", "-n")

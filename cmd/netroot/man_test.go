@@ -98,7 +98,7 @@ var files = map[string][][2]string{
 	"exec":   {{"/var/lib/netroot/trees/LABEL", "the tree of a label"}},
 	"vm":     {{"/var/lib/netroot/images", "the image store"}, {"/var/lib/netroot/logs/vm-LABEL.log", "the serial console, with --debug"}},
 	"serve":  {{"/var/lib/netroot/images", "the image store"}, {"/var/lib/netroot/nfs.key", "the key that seals NFS file handles"}, {"layers/NAME", "a layer, beside netroot.yaml"}},
-	"image": {{"/var/lib/netroot/images", "the image store, an OCI image layout"}},
+	"image":  {{"/var/lib/netroot/images", "the image store, an OCI image layout"}},
 	"layer":  {{"layers/NAME", "a layer, beside netroot.yaml"}, {"/etc/rootovl/NAME", "a layer in the tree"}},
 	"cache":  {{"/var/lib/netroot/cache", "what builds keep to be faster"}},
 	"import": {{"live_netroot_hosts", "the hosts file of fedora-live-netroot"}},

@@ -314,7 +314,7 @@ func TestDockerCredentials(t *testing.T) {
 				t.Errorf("error %v, want %q", err, tc.want)
 			}
 			if err != nil && strings.Contains(err.Error(), "secret") {
-				t.Errorf("the error tells the password: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}

@@ -13,7 +13,7 @@ import (
 // attributes (including file capabilities and ACLs), sparse files and devices. It does not include
 // file systems that are mounted inside the directory.
 func localImage(ctx context.Context, j Job) error {
-	if err := j.unverified("run `apptainer verify` on the SIF before the build"); err != nil {
+	if err := j.refuseFingerprints("run `apptainer verify` on the SIF before the build"); err != nil {
 		return err
 	}
 	from, err := j.from("the directory or the image file of the tree to copy")
@@ -42,9 +42,10 @@ func localImage(ctx context.Context, j Job) error {
 	return j.installFile(ctx, file, from)
 }
 
-// unverified refuses the key Fingerprints, which says who must have signed a SIF. netroot checks no
-// signature, and ignoring the key would look as if it had. instead is the advice for the error.
-func (j Job) unverified(instead string) error {
+// refuseFingerprints refuses the key Fingerprints, which says who must have signed a SIF. netroot
+// checks no signature, and ignoring the key would look as if it had. instead is the advice for the
+// error.
+func (j Job) refuseFingerprints(instead string) error {
 	if j.header("Fingerprints") == "" {
 		return nil
 	}

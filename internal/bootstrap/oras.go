@@ -14,7 +14,7 @@ import (
 
 // oras unpacks a SIF that `apptainer push` put into a registry. From names it as with docker.
 func oras(ctx context.Context, j Job) error {
-	if err := j.unverified("fetch it with `apptainer pull`, run `apptainer verify` on it, use `Bootstrap: localimage`"); err != nil {
+	if err := j.refuseFingerprints("fetch it with `apptainer pull`, run `apptainer verify` on it, use `Bootstrap: localimage`"); err != nil {
 		return err
 	}
 	return j.withRegistry(ctx, func(ref name.Reference, opts []remote.Option) error {

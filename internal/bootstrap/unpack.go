@@ -255,7 +255,7 @@ func (c *changeset) pass(hdr *tar.Header) error {
 		to.Linkname = strings.TrimLeft(hdr.Linkname, "/")
 	}
 	if sparse {
-		if err := c.fits(hdr.Size); err != nil {
+		if err := c.checkSpace(hdr.Size); err != nil {
 			return fmt.Errorf("entry %q: %w", hdr.Name, err)
 		}
 	}
@@ -268,8 +268,9 @@ func (c *changeset) pass(hdr *tar.Header) error {
 	return nil
 }
 
-// fits refuses a sparse file for which the disk has no space: a few bytes can claim to be exabytes.
-func (c *changeset) fits(size int64) error {
+// checkSpace refuses a sparse file for which the disk has no space: a few bytes can claim to be
+// exabytes.
+func (c *changeset) checkSpace(size int64) error {
 	d, err := c.root.Open(".")
 	if err != nil {
 		return err

@@ -254,7 +254,7 @@ func TestBroken(t *testing.T) {
 	must(t, err)
 	defer tr.Close()
 	if c, known, err := tr.Changes(); !known || err != nil || !c.None() {
-		t.Errorf("after all that the tree is said to have changed: %v %v %v", c, known, err)
+		t.Errorf("finally the tree is reported as changed: %v %v %v", c, known, err)
 	}
 	if _, err := Run(t.Context(), s.options(t, tiny, nil)); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("in use by another netroot test (process %d)", os.Getpid())) {
 		t.Errorf("a build of a tree in use: %v", err)

@@ -63,7 +63,7 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	}
 	var image *store.Image
 	err = b.phase("store", b.opt.Store.Dir(), func(*term.Phase) error {
-		cfg, err := b.facts(ctx, k, packing)
+		cfg, err := b.imageConfig(ctx, k, packing)
 		if err != nil {
 			return err
 		}
@@ -142,8 +142,8 @@ func (b *builder) refuseSecrets(ctx context.Context) error {
 	return err
 }
 
-// facts returns the description that is stored in the image.
-func (b *builder) facts(ctx context.Context, k *kernel.Kernel, packing pack.Choice) (store.Config, error) {
+// imageConfig returns the description that is stored in the image.
+func (b *builder) imageConfig(ctx context.Context, k *kernel.Kernel, packing pack.Choice) (store.Config, error) {
 	list, err := packages(ctx, b.tree)
 	if err != nil {
 		return store.Config{}, err

@@ -65,7 +65,7 @@ func TestLabels(t *testing.T) {
 	}
 	got, warnings = labelled(t, dir, text, func(m *metadata) { m.force = true })
 	if got["A"] != "2" || got[s+"usage.singularity.deffile.bootstrap"] != "localimage" || len(warnings) != 0 {
-		t.Errorf("by force: %v, %q", got, warnings)
+		t.Errorf("with force: %v, %q", got, warnings)
 	}
 	help, err := os.ReadFile(filepath.Join(dir, helpFile))
 	if err != nil || string(help) != "other\n\n" {

@@ -37,22 +37,22 @@ func (b *builder) stage(ctx context.Context, i int) error {
 		if err := os.Mkdir(b.tree, 0o755); err != nil {
 			return err
 		}
-		if err := b.do(ctx, name, b.beforePost(st, update)); err != nil {
+		if err := b.runSteps(ctx, name, b.beforePost(st, update)); err != nil {
 			return err
 		}
 		if err := b.keepStage(ctx, i, b.phases[before:]); err != nil {
 			return err
 		}
 	}
-	err := b.do(ctx, name, b.fromPost(st, update))
+	err := b.runSteps(ctx, name, b.fromPost(st, update))
 	for _, p := range b.phases[before:] {
 		b.took[i] += p.Took
 	}
 	return err
 }
 
-// do runs those of a stage's steps that apply.
-func (b *builder) do(ctx context.Context, stage string, steps []step) error {
+// runSteps runs those of a stage's steps that apply.
+func (b *builder) runSteps(ctx context.Context, stage string, steps []step) error {
 	for _, s := range steps {
 		if !s.wanted {
 			continue

@@ -200,6 +200,6 @@ func TestServedTreeStays(t *testing.T) {
 	}
 	s.build(t, tiny, func(o *Options) { o.Force = true })
 	if now, err := os.Stat(s.tree); err != nil || os.SameFile(before, now) {
-		t.Errorf("by force it was not replaced, %v", err)
+		t.Errorf("with force it was not replaced, %v", err)
 	}
 }

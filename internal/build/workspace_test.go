@@ -29,7 +29,7 @@ func TestWorkspace(t *testing.T) {
 		left[i] = filepath.Base(left[i])
 	}
 	if d := cmp.Diff(map[string]bool{want[0]: true, want[1]: true, want[2]: true}, set(left)); d != "" {
-		t.Errorf("in the directory of the trees (-want +got):\n%s", d)
+		t.Errorf("content of the directory of the trees (-want +got):\n%s", d)
 	}
 	_, err = openWorkspace(tree, "a-1", false)
 	if want := fmt.Sprintf("the tree of a-1 is in use by another netroot build (process %d): wait", os.Getpid()); err == nil || !strings.HasPrefix(err.Error(), want) {

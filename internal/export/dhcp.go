@@ -12,33 +12,33 @@ import (
 	"netroot/internal/boot"
 )
 
-// Loader is what a DHCP server has machines load.
+// Loader is the boot loader that a DHCP server names for machines.
 type Loader string
 
-// The loaders.
+// These are the loaders.
 const (
-	IPXE     Loader = "ipxe"     // iPXE from the TFTP server, and with it the script
-	Pxelinux Loader = "pxelinux" // on BIOS pxelinux from the TFTP server; on UEFI iPXE
+	IPXE     Loader = "ipxe"     // iPXE from the TFTP server; iPXE then loads the script
+	Pxelinux Loader = "pxelinux" // BIOS: pxelinux from the TFTP server; UEFI: iPXE
 )
 
-// DHCP is what machines are told when they ask for an address.
+// DHCP describes what a DHCP server tells machines about booting.
 type DHCP struct {
-	TFTP   netip.Addr // the TFTP server, IPv4
-	Script string     // URL of the boot script, for iPXE
+	TFTP   netip.Addr // IPv4 address of the TFTP server
+	Script string     // URL of the boot script for iPXE
 	Loader Loader
-	Arch   string // of the image: "amd64", "arm64"
+	Arch   string // architecture of the image: "amd64", "arm64"
 }
 
-// ipxeOption encapsulates iPXE's own options, by which it is known (ipxe.org/howto/dhcpd).
+// ipxeOption encapsulates iPXE's own options, by which iPXE is recognized (ipxe.org/howto/dhcpd).
 const ipxeOption = 175
 
-// rule is one case of what is answered.
+// rule is the boot file for one kind of machine.
 type rule struct {
 	name  string
-	archs []uint16 // of option 93 (RFC 4578, 2.1, and IANA's registry); empty: all
-	ipxe  *bool    // whether iPXE asks; nil: no matter
+	archs []uint16 // values of option 93 (RFC 4578, 2.1, and IANA's registry); empty: all
+	ipxe  *bool    // whether the request comes from iPXE; nil: any
 	file  string
-	tftp  bool // comes from the TFTP server
+	tftp  bool // the TFTP server has the file
 }
 
 // rules are in the order in which the first that fits is taken: one for iPXE, and one for each file that
@@ -60,7 +60,7 @@ func (d DHCP) rules() ([]rule, error) {
 		firmware = append(firmware, rule{"netroot-" + string(l.Firmware), []uint16{l.Code}, &no, l.File, true})
 	}
 	if len(firmware) == 0 || d.Loader == Pxelinux && !bios {
-		return nil, fmt.Errorf("the image is for %s, for which there is no loader %s", d.Arch, d.Loader)
+		return nil, fmt.Errorf("there is no loader %[2]s for %[1]s, the architecture of the image", d.Arch, d.Loader)
 	}
 	if d.Loader == Pxelinux { // which starts on BIOS whoever asks, iPXE too
 		firmware[0].ipxe, firmware[0].file = nil, boot.Pxelinux
@@ -83,8 +83,9 @@ func (d DHCP) binaries(rules []rule) string {
 	return strings.Join(files, " and ")
 }
 
-// below are the names of the rules before r that a machine which fits r may fit as well, with whatever it asks by.
-func (r rule) below(before []rule) (names []string) {
+// overlapping returns the names of those rules in before that match some of the machines that r
+// matches.
+func (r rule) overlapping(before []rule) (names []string) {
 	for _, b := range before {
 		if len(r.archs) == 0 && b.ipxe == nil {
 			names = append(names, b.name)
@@ -93,10 +94,10 @@ func (r rule) below(before []rule) (names []string) {
 	return names
 }
 
-// Snippets are for dnsmasq(8), ISC's dhcpd.conf(5) and Kea.
+// Snippets returns configuration for dnsmasq(8), ISC's dhcpd.conf(5) and Kea.
 func Snippets(d DHCP) (Set, error) {
 	if !d.TFTP.Is4() {
-		return Set{}, errors.New("the TFTP server is told to machines as an IPv4 address: name it with --server or --tftp")
+		return Set{}, errors.New("DHCP gives machines the IPv4 address of the TFTP server: set it with --server or --tftp")
 	}
 	rules, err := d.rules()
 	if err != nil {
@@ -109,9 +110,9 @@ func Snippets(d DHCP) (Set, error) {
 			{"kea/netroot.json", "/etc/kea/netroot.json", d.kea(rules)},
 		},
 		Steps: []string{
-			"Take the one for your DHCP server; it says nothing of addresses, which stay as they are.\nEvery machine that boots from the network on the server's networks is told of it.",
-			"dnsmasq: dnsmasq --test, then restart it.\nISC dhcpd: write include \"/etc/dhcp/netroot.conf\"; into dhcpd.conf, outside of all braces; dhcpd -t, then restart it.\nKea: write \"client-classes\": <?include \"/etc/kea/netroot.json\"?> into Dhcp4 of kea-dhcp4.conf; kea-dhcp4 -t, then reload it.",
-			"Have " + d.binaries(rules) + " in the root of the TFTP server " + d.TFTP.String() + "\n(packages: ipxe on Debian and Ubuntu, ipxe-bootimgs-x86 or ipxe-bootimgs on Fedora and EL).",
+			"Use the file for your DHCP server. It does not change how addresses are assigned.\nIt applies to every machine that boots from the network on the server's networks.",
+			"dnsmasq: run dnsmasq --test, then restart it.\nISC dhcpd: add include \"/etc/dhcp/netroot.conf\"; to dhcpd.conf, outside of all braces; run dhcpd -t, then restart it.\nKea: add \"client-classes\": <?include \"/etc/kea/netroot.json\"?> to Dhcp4 in kea-dhcp4.conf; run kea-dhcp4 -t, then reload it.",
+			"Put " + d.binaries(rules) + " into the root of the TFTP server " + d.TFTP.String() + "\n(packages: ipxe on Debian and Ubuntu, ipxe-bootimgs-x86 or ipxe-bootimgs on Fedora and EL).",
 		},
 	}, nil
 }
@@ -136,7 +137,7 @@ func (d DHCP) dnsmasq(rules []rule) string {
 		case r.ipxe != nil:
 			tags += "tag:!netroot-is-ipxe,"
 		}
-		for _, before := range r.below(rules[:i]) { // dnsmasq has no order of its own
+		for _, before := range r.overlapping(rules[:i]) { // dnsmasq does not evaluate its lines in order
 			tags += "tag:!" + before + ","
 		}
 		server := ""
@@ -159,7 +160,7 @@ func (d DHCP) dhcpd(rules []rule) string {
 	word := "if"
 	for _, r := range rules {
 		var all, any []string
-		if r.ipxe != nil && *r.ipxe { // the others come behind it
+		if r.ipxe != nil && *r.ipxe { // requests of firmware follow
 			all = append(all, "exists netroot-ipxe")
 		}
 		for _, a := range r.archs {
@@ -177,7 +178,7 @@ func (d DHCP) dhcpd(rules []rule) string {
 	return b.String()
 }
 
-// alternatives are one condition.
+// alternatives joins conditions of which one must be true.
 func alternatives(any []string) string {
 	if len(any) == 1 {
 		return any[0]
@@ -185,7 +186,7 @@ func alternatives(any []string) string {
 	return "(" + strings.Join(any, " or ") + ")"
 }
 
-// kea is the list of client classes. A client gets the boot file of the first class that it is in.
+// kea returns the list of client classes. A client gets the boot file of its first class.
 func (d DHCP) kea(rules []rule) string {
 	type class struct {
 		Name       string `json:"name"`
@@ -207,7 +208,7 @@ func (d DHCP) kea(rules []rule) string {
 		if len(any) > 0 {
 			all = append(all, alternatives(any))
 		}
-		for _, before := range r.below(rules[:i]) {
+		for _, before := range r.overlapping(rules[:i]) {
 			all = append(all, "not member('"+before+"')")
 		}
 		c := class{Name: r.name, Test: strings.Join(all, " and "), BootFile: r.file}
@@ -220,6 +221,6 @@ func (d DHCP) kea(rules []rule) string {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	enc.Encode(classes) // strings alone: it cannot fail
+	enc.Encode(classes) // all values are strings, so this cannot fail
 	return b.String()
 }

@@ -1,9 +1,10 @@
-// Package export renders what a site's own servers need to boot an image: the configuration of nbd-server, tgt, LIO and
-// the kernel's NFS server, entries of pxelinux, and what DHCP servers tell machines. Each is a pure function of a
-// boot.Plan and of where the files are, and what it returns can be printed.
+// Package export renders the configuration that a site's own servers require to boot an image: for
+// nbd-server, tgt, LIO, the kernel's NFS server, pxelinux and DHCP servers. Each renderer is a pure
+// function of a boot.Plan and of the places of the files, and its result can be printed.
 //
-// It writes no file, copies no image and asks no server; package pxetree puts a TFTP directory together, and package
-// foreign runs such servers with the same texts. Everything is read-only where the plan does not say otherwise.
+// The package writes no file, copies no image and contacts no server. Package pxetree makes a TFTP
+// directory, and package foreign runs such servers with the same texts. All exports are read-only
+// unless the plan says otherwise.
 package export
 
 import (
@@ -12,27 +13,27 @@ import (
 	"strings"
 )
 
-// Set is what goes to one kind of server.
+// Set is the configuration for one kind of server.
 type Set struct {
 	Files []File
-	Steps []string // what to do with them, in this order
-	Boots []Boot   // how a node boots from them
+	Steps []string // what to do with the files, in this order
+	Boots []Boot   // kernel arguments of nodes that boot from the server
 }
 
 // File is one file of a Set.
 type File struct {
-	Path string // below the directory that export writes to
-	For  string // the path by which the server reads it, or the program
+	Path string // path below the output directory of export
+	For  string // path from which the server reads the file, or the program that reads it
 	Text string
 }
 
-// Boot is a way in which a node can find its root on a server.
+// Boot describes how a node boots from a server.
 type Boot struct {
-	Server  string   // the program that serves it, where there are several
+	Server  string   // name of the server, if the set is for several
 	Cmdline []string // kernel arguments
 }
 
-// Text renders the set for a terminal or a pipe: all that is not configuration is a comment.
+// Text renders the set for a terminal or a pipe: everything that is not configuration is a comment.
 func (s Set) Text() string {
 	var b strings.Builder
 	for _, f := range s.Files {
@@ -42,7 +43,7 @@ func (s Set) Text() string {
 	return b.String()
 }
 
-// Advice is what to do and how nodes boot, each line with the prefix.
+// Advice returns the steps and the kernel arguments of nodes. Each line begins with prefix.
 func (s Set) Advice(prefix string) string {
 	var b strings.Builder
 	for i, step := range s.Steps {
@@ -58,22 +59,23 @@ func (s Set) Advice(prefix string) string {
 	return b.String()
 }
 
-// checkPath refuses a path that a server's configuration would take for more than a path: blanks, quotes, "%s", which
-// nbd-server replaces, and the like.
+// checkPath refuses a path with characters that have a meaning in the configuration of a server:
+// blanks, quotes, "%s", which nbd-server replaces, and others.
 func checkPath(path string) error {
 	odd := strings.IndexFunc(path, func(r rune) bool {
 		return r < 0x80 && !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-@+:=,", r))
 	})
 	switch {
 	case odd >= 0:
-		return fmt.Errorf("the path %q has %q, which servers' configurations take for their own: have it where the path has none", path, path[odd])
+		return fmt.Errorf("the path %q contains %q, which has a meaning in the configuration of servers: move the file to a path without it", path, path[odd])
 	case !strings.HasPrefix(path, "/"):
 		return fmt.Errorf("the path %q is not absolute", path)
 	}
 	return nil
 }
 
-// Clients reads which machines may connect: addresses and networks, "10.0.0.7" or "10.0.0.0/24".
+// Clients parses the machines that may connect: addresses and networks, "10.0.0.7" or
+// "10.0.0.0/24".
 func Clients(texts []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, s := range texts {
@@ -82,17 +84,17 @@ func Clients(texts []string) ([]netip.Prefix, error) {
 			p, err = netip.PrefixFrom(addr, addr.BitLen()), nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("clients %q: want an address or a network, such as 10.0.0.0/24", s)
+			return nil, fmt.Errorf("clients %q: not an address or a network such as 10.0.0.0/24", s)
 		}
 		if p != p.Masked() {
-			return nil, fmt.Errorf("clients %q: has bits of a host; the network is %s", s, p.Masked())
+			return nil, fmt.Errorf("clients %q: the address has host bits; the network is %s", s, p.Masked())
 		}
 		out = append(out, p)
 	}
 	return out, nil
 }
 
-// network is the prefix as servers write it: an address without its length.
+// network returns the prefix as servers expect it: an address without its length.
 func network(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()

@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 const image = "debian12@0123456789ab"
 
-// cmdline is the command line of a plan, as the callers of this package have it.
+// cmdline returns the command line of a plan, as the callers of this package do.
 func cmdline(t *testing.T, s boot.Settings) []string {
 	t.Helper()
 	s.Overlay.Enabled = true
@@ -93,11 +93,11 @@ func golden(t *testing.T, name, got string) {
 		t.Fatalf("%v: run this test with -update", err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
+		t.Errorf("%s (-want +got), run with -update to write it:\n%s", name, diff)
 	}
 }
 
-// A text that is read from a pipe is configuration and comments, nothing else.
+// A text that is read from a pipe has only configuration and comments.
 func TestTextIsComments(t *testing.T) {
 	s := Set{
 		Files: []File{{"a", "/etc/a", "x = 1\n"}}, Steps: []string{"one\ntwo", "three"},
@@ -113,19 +113,19 @@ func TestTextIsComments(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	ok := prefixes(t, "10.0.0.7")
 	for name, err := range map[string]error{
-		"%":                          second(NBD(Disk{Image: image, Path: "/srv/%s"})),
-		"is not absolute":            second(NBD(Disk{Image: image, Path: "srv/x"})),
-		"' '":                        second(ISCSI(Disk{Image: image, Path: "/srv/a b"}, nil)),
-		`'\n'`:                       second(NFS(Tree{Path: "/srv/a\nb", Clients: ok})),
-		"nobody may mount":           second(NFS(Tree{Path: "/srv/a"})),
-		"rw is for one node":         second(NFS(Tree{Path: "/srv/a", RW: true, Clients: prefixes(t, "10.0.0.0/24")})),
-		"':', which ends a path":     second(NFS(Tree{Path: "/srv/a:b", Clients: ok})),
-		"as an IPv4 address":         second(Snippets(DHCP{TFTP: netip.MustParseAddr("2001:db8::1")})),
-		"for riscv64, for which":     second(Snippets(DHCP{TFTP: netip.MustParseAddr("10.0.0.1"), Arch: "riscv64"})),
-		"no loader pxelinux":         second(Snippets(DHCP{TFTP: netip.MustParseAddr("10.0.0.1"), Arch: "arm64", Loader: Pxelinux})),
-		`"10.0.0.1/24": has bits`:    second(Clients([]string{"10.0.0.1/24"})),
-		`"boot1": want an address`:   second(Clients([]string{"10.0.0.0/24", "boot1"})),
-		`"fe80::1%eth0": want an ad`: second(Clients([]string{"fe80::1%eth0"})),
+		"%":                                   second(NBD(Disk{Image: image, Path: "/srv/%s"})),
+		"is not absolute":                     second(NBD(Disk{Image: image, Path: "srv/x"})),
+		"' '":                                 second(ISCSI(Disk{Image: image, Path: "/srv/a b"}, nil)),
+		`'\n'`:                                second(NFS(Tree{Path: "/srv/a\nb", Clients: ok})),
+		"no machine may mount":                second(NFS(Tree{Path: "/srv/a"})),
+		"rw allows only one node":             second(NFS(Tree{Path: "/srv/a", RW: true, Clients: prefixes(t, "10.0.0.0/24")})),
+		"':', which ends the path":            second(NFS(Tree{Path: "/srv/a:b", Clients: ok})),
+		"the IPv4 address of the TFTP server": second(Snippets(DHCP{TFTP: netip.MustParseAddr("2001:db8::1")})),
+		"for riscv64, the architecture":       second(Snippets(DHCP{TFTP: netip.MustParseAddr("10.0.0.1"), Arch: "riscv64"})),
+		"no loader pxelinux":                  second(Snippets(DHCP{TFTP: netip.MustParseAddr("10.0.0.1"), Arch: "arm64", Loader: Pxelinux})),
+		`"10.0.0.1/24": the address has host bits`: second(Clients([]string{"10.0.0.1/24"})),
+		`"boot1": not an address`:                  second(Clients([]string{"10.0.0.0/24", "boot1"})),
+		`"fe80::1%eth0": not an ad`:                second(Clients([]string{"fe80::1%eth0"})),
 	} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
@@ -135,14 +135,14 @@ func TestRefusals(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-// The number that a tree is known by is its own, and stays.
+// The fsid of a tree is unique and does not change.
 func TestFsid(t *testing.T) {
 	a, b, c := fsid(Tree{Label: "a", Path: "/a"}), fsid(Tree{Label: "a", Path: "/b"}), fsid(Tree{Label: "b", Path: "/a"})
 	if a == b || a == c || a != fsid(Tree{Label: "a", Path: "/a", RW: true}) {
 		t.Error(a, b, c)
 	}
 	if !regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`).MatchString(a) {
-		t.Errorf("%q is no UUID", a)
+		t.Errorf("%q is not a UUID", a)
 	}
 }
 

@@ -8,11 +8,13 @@ import (
 	"netroot/internal/boot"
 )
 
-// TgtLUN is the LUN of the only disk of a target of tgtd, which keeps 0 for its controller. LIO's is 0.
+// TgtLUN is the LUN of the only disk of a target of tgtd, whose LUN 0 is the controller. LIO's disk
+// is LUN 0.
 const TgtLUN = 1
 
-// ISCSI is for tgtd (targets.conf(5)) and for LIO, the kernel's target (targetcli(8)). In both the target's name is what a
-// plan asks for. The command line of a plan is for one of them, so there are two: tgt has d.Cmdline, LIO lio.
+// ISCSI returns configuration for tgtd (targets.conf(5)) and for LIO, the kernel's target
+// (targetcli(8)). In both, the name of the target is the one in a plan. The kernel arguments of a
+// plan are for one server, so there are two: those for tgt are d.Cmdline, those for LIO are lio.
 func ISCSI(d Disk, lio []string) (Set, error) {
 	const dir = "/etc/tgt/conf.d/"
 	targets, err := Targets(d)
@@ -28,16 +30,16 @@ func ISCSI(d Disk, lio []string) (Set, error) {
 			{"lio/" + script, "targetcli", targetcli(d, iqn)},
 		},
 		Steps: []string{
-			"Take one of the two. For tgt copy to the path named above; /etc/tgt/targets.conf must have\n\"include /etc/tgt/conf.d/*.conf\". Then: tgt-admin --update " + iqn,
-			"For LIO: targetcli <" + script + " && targetcli saveconfig",
-			"Leave the targets of older versions for as long as a machine runs from one.",
+			"Use one of the two. For tgt, copy the file to the path above; /etc/tgt/targets.conf must contain\n\"include /etc/tgt/conf.d/*.conf\". Then run: tgt-admin --update " + iqn,
+			"For LIO, run: targetcli <" + script + " && targetcli saveconfig",
+			"Keep the targets of older versions for as long as a machine runs from them.",
 		},
 		Boots: []Boot{{"tgt", d.Cmdline}, {"LIO", lio}},
 	}, nil
 }
 
-// Targets is the configuration of tgtd for one disk. Without allow-in-use tgt-admin passes over a file that somebody else
-// has open, such as "netroot serve", and says nothing.
+// Targets returns the configuration of tgtd for one disk. Without allow-in-use, tgt-admin silently
+// skips a file that another program, such as "netroot serve", has open.
 func Targets(d Disk) (string, error) {
 	if err := checkPath(d.Path); err != nil {
 		return "", err
@@ -53,8 +55,9 @@ func Targets(d Disk) (string, error) {
 	return b.String(), nil
 }
 
-// targetcli are commands for targetcli. A target that makes no difference between initiators lets them read alone
-// (demo_mode_write_protect): the nodes are as many as there are, and none has a name that the server knows beforehand.
+// targetcli returns commands for targetcli. The target does not distinguish between initiators, so
+// they may only read (demo_mode_write_protect): the server knows neither the number nor the names
+// of the nodes in advance.
 func targetcli(d Disk, iqn string) string {
 	store := strings.ReplaceAll(d.Image, "@", "-")
 	lines := []string{

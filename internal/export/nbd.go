@@ -9,13 +9,14 @@ import (
 // Disk is a packed root that is served as a block device.
 type Disk struct {
 	Image   string         // "label@id"
-	Path    string         // of the packed root, absolute
-	Clients []netip.Prefix // who may connect; none: everybody
-	Cmdline []string       // of the plan that boots from it
+	Path    string         // absolute path of the packed root
+	Clients []netip.Prefix // machines that may connect; empty: all
+	Cmdline []string       // kernel arguments of a plan that boots from it
 }
 
-// NBD is for nbd-server(1). Its exports are a section each (nbd-server(5)), and the name of ours is what a plan asks for:
-// one version, so that a machine that comes back gets the bytes it had.
+// NBD returns configuration for nbd-server(1). Each export is a section (nbd-server(5)). The name
+// of an export is the one in a plan: it names one version, so that a machine that reconnects gets
+// the same bytes.
 func NBD(d Disk) (Set, error) {
 	if err := checkPath(d.Path); err != nil {
 		return Set{}, err
@@ -36,15 +37,15 @@ func NBD(d Disk) (Set, error) {
 	return Set{
 		Files: files,
 		Steps: []string{
-			"Copy to the paths named above. The main configuration, /etc/nbd-server/config, must have\n\"includedir = /etc/nbd-server/conf.d\" in its section [generic], as Debian's does.",
-			"killall -HUP nbd-server: the new export is added, and those in use go on.",
-			"Leave the files of older versions for as long as a machine runs from one.",
+			"Copy the files to the paths above. The main configuration, /etc/nbd-server/config, must contain\n\"includedir = /etc/nbd-server/conf.d\" in its section [generic], as on Debian.",
+			"Run killall -HUP nbd-server: it adds the new export, and exports in use continue.",
+			"Keep the files of older versions for as long as a machine runs from them.",
 		},
 		Boots: []Boot{{"", d.Cmdline}},
 	}, nil
 }
 
-// nbdSection is the section of one export.
+// nbdSection returns the section of one export.
 func nbdSection(image, path, auth string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[%s]\n", image)
@@ -56,7 +57,8 @@ func nbdSection(image, path, auth string) string {
 	return b.String()
 }
 
-// NBDServer is the whole configuration of an nbd-server of one disk, listening there alone.
+// NBDServer returns the complete configuration of an nbd-server that serves one disk at one
+// address.
 func NBDServer(d Disk, listen netip.AddrPort) (string, error) {
 	if err := checkPath(d.Path); err != nil {
 		return "", err

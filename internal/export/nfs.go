@@ -7,50 +7,51 @@ import (
 	"strings"
 )
 
-// Tree is a root filesystem as a directory, for the kernel's NFS server.
+// Tree is a root file system in a directory, for the kernel's NFS server.
 type Tree struct {
 	Label    string
-	Path     string         // absolute
-	Clients  []netip.Prefix // who may mount; at least one
-	RW       bool           // one node writes to it
-	NoSquash bool           // a node's root is root on the tree, as it must be where it writes
-	Insecure bool           // from ports above 1023, which a machine behind a user network comes from
-	Private  []string       // paths in the tree that root alone can read, some of them
-	Cmdline  []string       // of the plan that boots from it
+	Path     string         // absolute path
+	Clients  []netip.Prefix // machines that may mount it; at least one
+	RW       bool           // the only node writes to it
+	NoSquash bool           // root of a node is root on the tree, which is required for writing
+	Insecure bool           // accept ports above 1023, which a machine on qemu's user network has
+	Private  []string       // some of the paths in the tree that only root can read
+	Cmdline  []string       // kernel arguments of the plan that boots from it
 }
 
-// NFS is for exports(5): a file of /etc/exports.d. The kernel's server acknowledges nothing that is not on disk (sync), and
-// knows the tree by a number of its own (fsid), so that handles outlive a move to another disk.
+// NFS returns a file for /etc/exports.d: exports(5). The kernel's server acknowledges only data
+// that is on disk (sync). It identifies the tree by a number (fsid), so that handles stay valid
+// when the tree moves to another disk.
 func NFS(t Tree) (Set, error) {
 	if err := checkPath(t.Path); err != nil {
 		return Set{}, err
 	}
 	if i := strings.IndexAny(t.Path, ":,"); i >= 0 {
-		return Set{}, fmt.Errorf("the path %s has %q, which ends a path in root=nfs:SERVER:PATH:OPTIONS: have the tree where it has none", t.Path, t.Path[i])
+		return Set{}, fmt.Errorf("the path %s contains %q, which ends the path in root=nfs:SERVER:PATH:OPTIONS: move the tree to a path without it", t.Path, t.Path[i])
 	}
 	if len(t.Clients) == 0 {
-		return Set{}, fmt.Errorf("label %s: nobody may mount its tree yet: name the nodes' network, such as --clients 10.0.0.0/24", t.Label)
+		return Set{}, fmt.Errorf("label %s: no machine may mount its tree: name the network of the nodes, for example --clients 10.0.0.0/24", t.Label)
 	}
 	if t.RW && (len(t.Clients) != 1 || !t.Clients[0].IsSingleIP()) {
-		return Set{}, fmt.Errorf("label %s: rw is for one node, because nodes would overwrite each other's files: name it, such as --clients 10.0.0.7", t.Label)
+		return Set{}, fmt.Errorf("label %s: rw allows only one node, because nodes would overwrite each other's files: name that node, for example --clients 10.0.0.7", t.Label)
 	}
 	name := t.Label + ".exports"
 	set := Set{
 		Files: []File{{"exports.d/" + name, "/etc/exports.d/" + name, t.line() + "\n"}},
 		Steps: []string{
-			"Copy to the path named above, on the machine that has the tree at " + t.Path + ".",
+			"Copy the file to the path above, on the machine that has the tree at " + t.Path + ".",
 			"exportfs -ra",
 		},
 		Boots: []Boot{{"", t.Cmdline}},
 	}
 	if !t.RW && !t.NoSquash && len(t.Private) > 0 {
-		set.Steps = append(set.Steps, "Mind that nodes cannot read what is root's alone, as their root counts as nobody here (root_squash): "+
-			strings.Join(t.Private, ", ")+".\nWithout /etc/shadow and /root few systems let anybody log in. --no-root-squash gives them read access, the export stays ro;\n--packed exports the image instead, to which it is no matter.")
+		set.Steps = append(set.Steps, "Nodes cannot read files that only root can read, because root of a node is mapped to nobody (root_squash): "+
+			strings.Join(t.Private, ", ")+".\nWithout /etc/shadow and /root, most systems do not allow a login. --no-root-squash gives nodes read access, and the\nexport stays ro; --packed exports the image instead, which has no such limit.")
 	}
 	return set, nil
 }
 
-// line is the tree's line in an exports file.
+// line returns the line for the tree in an exports file.
 func (t Tree) line() string {
 	options := []string{"ro", "sync", "no_subtree_check", "root_squash"}
 	if t.RW {
@@ -70,7 +71,8 @@ func (t Tree) line() string {
 	return t.Path + " " + strings.Join(clients, " ")
 }
 
-// fsid is a UUID that follows from what the tree is, so that every export of it has the same (RFC 9562, 5.8).
+// fsid returns a UUID derived from the label and the path, so that every export of a tree has the
+// same one (RFC 9562, 5.8).
 func fsid(t Tree) string {
 	sum := sha256.Sum256([]byte("netroot tree\x00" + t.Label + "\x00" + t.Path))
 	sum[6] = sum[6]&0x0f | 0x80

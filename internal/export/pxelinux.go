@@ -6,61 +6,64 @@ import (
 	"strings"
 )
 
-// Entry is one entry of pxelinux's configuration (SYSLINUX's doc/syslinux.txt).
+// Entry is an entry in the configuration of pxelinux (SYSLINUX's doc/syslinux.txt).
 type Entry struct {
-	Name    string // what a person types, and DEFAULT names: "debian12"
-	Title   string // what a menu shows
-	Kernel  string // file below the TFTP server's root, or a URL for lpxelinux
+	Name    string // name that a user types and that DEFAULT refers to: "debian12"
+	Title   string // title in a menu
+	Kernel  string // file below the TFTP server's root, or for lpxelinux a URL
 	Initrds []string
 	Cmdline []string // kernel arguments
 }
 
-// Default says whether an entry becomes the one that machines boot by themselves.
+// Default says whether an entry becomes the default, which machines boot without a choice.
 type Default int
 
-// The choices.
+// These are the choices.
 const (
-	DefaultUnlessForeign Default = iota // unless somebody else's DEFAULT is there
+	DefaultUnlessForeign Default = iota // unless the file already has another DEFAULT
 	DefaultYes
 	DefaultNo
 )
 
-// maxAppend is what is left of a kernel's command line when pxelinux has added BOOT_IMAGE=, BOOTIF= and initrd=.
+// maxAppend is the space for the kernel command line that is left when pxelinux has added
+// BOOT_IMAGE=, BOOTIF= and initrd=.
 const maxAppend = 2047 - 50
 
-// text renders the entry. IPAPPEND 2 has pxelinux add BOOTIF=, by which a node knows the interface it came from.
+// text renders the entry. IPAPPEND 2 makes pxelinux add BOOTIF=, which tells a node the interface
+// that it booted from.
 func (e Entry) text() (string, error) {
 	all := slices.Concat([]string{e.Name, e.Title, e.Kernel}, e.Initrds, e.Cmdline)
 	for _, s := range all {
 		if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return "", fmt.Errorf("the entry %s of pxelinux: %q is empty or has control characters", e.Name, s)
+			return "", fmt.Errorf("pxelinux entry %s: %q is empty or has control characters", e.Name, s)
 		}
 	}
 	initrd, cmdline := strings.Join(e.Initrds, ","), strings.Join(e.Cmdline, " ")
 	if n := len(cmdline) + len(initrd) + len(e.Kernel); n > maxAppend {
-		return "", fmt.Errorf("the entry %s of pxelinux: the kernel command line has %d bytes and %d fit: shorten cmdline", e.Name, n, maxAppend)
+		return "", fmt.Errorf("pxelinux entry %s: the kernel command line has %d bytes, but the limit is %d: shorten cmdline", e.Name, n, maxAppend)
 	}
 	return fmt.Sprintf("LABEL %s\n    MENU LABEL %s\n    KERNEL %s\n    INITRD %s\n    APPEND %s\n    IPAPPEND 2\n", e.Name, e.Title, e.Kernel, initrd, cmdline), nil
 }
 
-// Between these lines is what netroot wrote: an entry, by its name, or the choice of the default. No entry is called so.
+// These lines surround what netroot wrote: an entry, with its name, or the default. No entry has
+// the name of the default block.
 const (
 	blockBegin   = "# netroot: begin "
 	blockEnd     = "# netroot: end "
 	defaultBlock = "(default)"
 )
 
-// Menu is a pxelinux.cfg/default: lines of others, and blocks of ours between them.
+// Menu is a pxelinux.cfg/default: lines of other authors, and netroot's blocks between them.
 type Menu struct {
 	parts []menuPart
 }
 
 type menuPart struct {
-	block string // the name of a block of ours; empty: a line of somebody else's
-	text  string // with its ends of lines, without the marks
+	block string // name of netroot's block; empty: a line of another author
+	text  string // text with its line ends, without the marks
 }
 
-// ParseMenu cuts the text into lines and blocks. The file is named for errors.
+// ParseMenu splits the text into lines and blocks. file is used in errors.
 func ParseMenu(file, text string) (*Menu, error) {
 	m := &Menu{}
 	open, began := "", 0
@@ -72,7 +75,7 @@ func ParseMenu(file, text string) (*Menu, error) {
 		end, isEnd := strings.CutPrefix(bare, strings.TrimSpace(blockEnd)+" ")
 		switch {
 		case isBegin && open != "" || isEnd && end != open:
-			return nil, fmt.Errorf("%s:%d: netroot's block %s, begun in line %d, has no end: put %q where it ends", file, number, open, began, blockEnd+open)
+			return nil, fmt.Errorf("%s:%d: netroot's block %s, which begins in line %d, has no end: add %q at its end", file, number, open, began, blockEnd+open)
 		case isBegin:
 			open, began = begin, number
 			m.parts = append(m.parts, menuPart{block: begin})
@@ -85,7 +88,7 @@ func ParseMenu(file, text string) (*Menu, error) {
 		}
 	}
 	if open != "" {
-		return nil, fmt.Errorf("%s:%d: netroot's block %s has no end: put %q where it ends", file, began, open, blockEnd+open)
+		return nil, fmt.Errorf("%s:%d: netroot's block %s has no end: add %q at its end", file, began, open, blockEnd+open)
 	}
 	return m, nil
 }
@@ -110,8 +113,8 @@ func (m *Menu) Text() string {
 	return b.String()
 }
 
-// Put puts the entry in the place of the one of its name, or behind all others, and tells which DEFAULT of somebody else
-// keeps it from being what machines boot, if one does.
+// Put replaces the entry with the same name, or adds the entry at the end. foreign is another
+// author's DEFAULT, if it stays the default.
 func (m *Menu) Put(e Entry, d Default) (foreign string, err error) {
 	text, err := e.text()
 	if err != nil {
@@ -119,23 +122,24 @@ func (m *Menu) Put(e Entry, d Default) (foreign string, err error) {
 	}
 	foreign, others := m.foreign(e.Name)
 	if others {
-		return "", fmt.Errorf("it has an entry %s already, which is somebody else's: rename that one, or the label", e.Name)
+		return "", fmt.Errorf("it already has an entry %s, which netroot did not write: rename that entry, or the label", e.Name)
 	}
 	m.set(e.Name, text, false)
 	if d == DefaultNo || d == DefaultUnlessForeign && foreign != "" {
 		return foreign, nil
 	}
 	text = "DEFAULT " + e.Name + "\n"
-	if foreign == "" && !m.says("prompt") {
+	if foreign == "" && !m.hasKeyword("prompt") {
 		text += "PROMPT 0\n"
 	}
-	// Of several DEFAULTs pxelinux takes the last (6.04 was asked), so ours is behind another's, and else comes first.
+	// Of several DEFAULTs pxelinux uses the last (tested with 6.04), so ours is after another
+	// one, and otherwise at the beginning.
 	m.parts = slices.DeleteFunc(m.parts, func(p menuPart) bool { return p.block == defaultBlock })
 	m.set(defaultBlock, text, foreign == "")
 	return "", nil
 }
 
-// set replaces a block, or adds it at one of the ends.
+// set replaces a block, or adds it at the beginning or the end.
 func (m *Menu) set(name, text string, first bool) {
 	i := slices.IndexFunc(m.parts, func(p menuPart) bool { return p.block == name })
 	switch {
@@ -148,7 +152,7 @@ func (m *Menu) set(name, text string, first bool) {
 	}
 }
 
-// foreign looks through the lines of others: for their DEFAULT, and for an entry of that name.
+// foreign searches the lines of other authors for their DEFAULT, and for an entry with the name.
 func (m *Menu) foreign(name string) (fallback string, taken bool) {
 	for _, p := range m.parts {
 		word, rest, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(p.text, "\t", " ")), " ")
@@ -163,8 +167,8 @@ func (m *Menu) foreign(name string) (fallback string, taken bool) {
 	return fallback, taken
 }
 
-// says is whether somebody else's line begins with the keyword.
-func (m *Menu) says(keyword string) bool {
+// hasKeyword reports whether a line of another author begins with the keyword.
+func (m *Menu) hasKeyword(keyword string) bool {
 	return slices.ContainsFunc(m.parts, func(p menuPart) bool {
 		word, _, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(p.text, "\t", " ")), " ")
 		return p.block == "" && strings.EqualFold(word, keyword)

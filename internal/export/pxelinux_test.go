@@ -12,7 +12,7 @@ func entry(name string) Entry {
 	}
 }
 
-// put puts entries, and returns the text and the DEFAULT that stayed.
+// put adds entries, and returns the text and the DEFAULT that stayed.
 func put(t *testing.T, text string, d Default, names ...string) (string, string) {
 	t.Helper()
 	foreign := ""
@@ -30,7 +30,7 @@ func put(t *testing.T, text string, d Default, names ...string) (string, string)
 }
 
 func TestMenuGolden(t *testing.T) {
-	// What somebody else wrote, without an end of its last line.
+	// This text is another author's, and its last line has no line end.
 	const scripts = "# ours since 2012\nDEFAULT pxeboot_old\nTIMEOUT 20\nPROMPT 0\nLABEL pxeboot_old\n        KERNEL vmlinuz_old\n        APPEND initrd=old.img root=x"
 	const menu = "UI menu.c32\nPROMPT 1\nMENU TITLE boot\nLABEL disk\n  LOCALBOOT 0\n"
 	for _, tt := range []struct {
@@ -52,7 +52,7 @@ func TestMenuGolden(t *testing.T) {
 		}
 		golden(t, "menu-"+tt.name+".txt", text)
 		if !strings.Contains(text, strings.TrimSuffix(tt.text, "\n")) {
-			t.Errorf("%s: what somebody else wrote is not as it was", tt.name)
+			t.Errorf("%s: the lines of other authors changed", tt.name)
 		}
 		if again, _ := put(t, text, tt.d, tt.put...); again != text {
 			t.Errorf("%s: a second time gives another text:\n%s", tt.name, again)
@@ -60,7 +60,7 @@ func TestMenuGolden(t *testing.T) {
 	}
 }
 
-// An entry that is exported again stays where its owner has moved it.
+// An entry that is exported again stays at the place to which its owner has moved it.
 func TestMenuKeepsPlaces(t *testing.T) {
 	text, _ := put(t, "", DefaultUnlessForeign, "one", "two")
 	text += "LABEL last\n  LOCALBOOT 0\n"
@@ -73,12 +73,12 @@ func TestMenuKeepsPlaces(t *testing.T) {
 
 func TestMenuRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		"x\n# netroot: begin a\nLABEL a\n":                           `default:2: netroot's block a has no end: put "# netroot: end a"`,
-		"# netroot: begin a\n# netroot: begin b\n# netroot: end b\n": "default:2: netroot's block a, begun in line 1",
+		"x\n# netroot: begin a\nLABEL a\n":                           `default:2: netroot's block a has no end: add "# netroot: end a"`,
+		"# netroot: begin a\n# netroot: begin b\n# netroot: end b\n": "default:2: netroot's block a, which begins in line 1",
 		"# netroot: begin a\n# netroot: end b\n":                     "default:2: netroot's block a",
 		"# netroot: end b\n":                                         "default:1: ",
-		"LABEL one\n LOCALBOOT 0\n":                                  "an entry one already, which is somebody else's",
-		"\tlabel\tone\n LOCALBOOT 0\n":                               "an entry one already, which is somebody else's",
+		"LABEL one\n LOCALBOOT 0\n":                                  "already has an entry one, which netroot did not write",
+		"\tlabel\tone\n LOCALBOOT 0\n":                               "already has an entry one, which netroot did not write",
 	} {
 		m, err := ParseMenu("default", text)
 		if err == nil {
@@ -99,7 +99,8 @@ func TestMenuRefuses(t *testing.T) {
 	}
 }
 
-// FuzzMenu: whatever is in the file, the lines of others come out as they were, and what was put in is found again.
+// FuzzMenu checks that the lines of other authors stay unchanged, and that an added entry is found
+// again.
 func FuzzMenu(f *testing.F) {
 	f.Add("DEFAULT x\r\nLABEL x\r\n", true)
 	f.Add("# netroot: begin one\nLABEL one\n# netroot: end one\nPROMPT 1", false)

@@ -1,8 +1,10 @@
-// Package foreign runs other people's servers of roots, nbd-server and tgtd, for as long as a machine wants them: on a free
-// port of 127.0.0.1, with exactly the configuration that package export writes for a site.
+// Package foreign runs the root servers of other projects, nbd-server and tgtd, for as long as a
+// machine requires them. A server listens on a free port of 127.0.0.1 and has exactly the
+// configuration that package export writes for a site.
 //
-// It configures no site and stops no server that it did not start. What it starts lives in a process namespace of its own
-// and ends with it, daemons of daemons too, however this process ends.
+// The package does not configure a site, and does not stop servers that it did not start. A server
+// runs in its own process namespace and ends with the namespace, including daemons that it starts,
+// however this process ends.
 package foreign
 
 import (
@@ -27,21 +29,22 @@ import (
 // Server is a running server of one root.
 type Server struct {
 	Addr netip.AddrPort
-	Name string // of the program
+	Name string // name of the program
 
-	dir    string // of this run: configuration, sockets; the keeper removes it
+	dir    string // directory of this run with configuration and sockets; the keeper removes it
 	life   io.Closer
 	output tail
 	done   chan struct{}
 }
 
 const (
-	readyLimit = 20 * time.Second // for a server to serve
+	readyLimit = 20 * time.Second // time for a server to become ready
 	readyPoll  = 20 * time.Millisecond
-	killDelay  = 5 * time.Second // after the keeper was told to end
+	killDelay  = 5 * time.Second // time after the keeper was told to end
 )
 
-// prepare makes the directory of a run, with one file in it, whose text may name the port that is found.
+// prepare makes the directory of a run with one file. The text of the file may contain the free
+// port that was found.
 func prepare(name string, text func(netip.AddrPort) (string, error)) (*Server, error) {
 	ports, err := vm.FreePorts(1)
 	if err != nil {
@@ -54,7 +57,7 @@ func prepare(name string, text func(netip.AddrPort) (string, error)) (*Server, e
 	}
 	dir, err := os.MkdirTemp("", "netroot-foreign-")
 	if err != nil {
-		return nil, fmt.Errorf("directory for a server: %w", err)
+		return nil, fmt.Errorf("make a directory for the server: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 		os.RemoveAll(dir)
@@ -63,8 +66,9 @@ func prepare(name string, text func(netip.AddrPort) (string, error)) (*Server, e
 	return &Server{Addr: addr, dir: dir, done: make(chan struct{})}, nil
 }
 
-// start starts the program in the keeper's hands (Main). It ends when ctx does, when Close is called, and when this
-// process is no more: the keeper's standard input is a pipe of which nobody else has the other end.
+// start starts the program under the keeper (Main). It ends when ctx ends, when Close is called,
+// and when this process ends: the keeper's standard input is a pipe whose other end only this
+// process has.
 func (s *Server) start(ctx context.Context, env []string, argv ...string) error {
 	program, err := find(argv[0])
 	if err != nil {
@@ -75,7 +79,7 @@ func (s *Server) start(ctx context.Context, env []string, argv ...string) error 
 	cmd.Args = append([]string{keeperName, s.dir, program}, argv[1:]...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.SysProcAttr = namespaces(unix.CLONE_NEWPID)
-	cmd.SysProcAttr.Setpgid = true // Ctrl-C is for us
+	cmd.SysProcAttr.Setpgid = true // only this process handles Ctrl-C
 	cmd.Stdout, cmd.Stderr = &s.output, &s.output
 	life, err := cmd.StdinPipe()
 	if err != nil {
@@ -94,19 +98,19 @@ func (s *Server) start(ctx context.Context, env []string, argv ...string) error 
 	return nil
 }
 
-// Description names the program and where it listens.
+// Description returns the name of the program and its address.
 func (s *Server) Description() string { return s.Name + " on " + s.Addr.String() }
 
-// Close ends the server and waits until nothing of it is left.
+// Close ends the server and waits until its processes and files are gone.
 func (s *Server) Close() {
 	s.life.Close()
 	<-s.done
 }
 
-// Done is closed when the server has ended.
+// Done returns a channel that is closed when the server has ended.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// ready waits until try succeeds. A server that ends before is an error with its own words.
+// ready waits until try succeeds. If the server ends before, the error has its output.
 func (s *Server) ready(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
@@ -129,7 +133,8 @@ func (s *Server) ready(ctx context.Context, try func(context.Context) error) err
 	}
 }
 
-// namespaces are those that a child gets. Who is not root becomes it in a user namespace of the child's own.
+// namespaces returns the namespaces for a child. A user who is not root becomes root in a user
+// namespace of the child.
 func namespaces(flags uintptr) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Cloneflags: flags}
 	if os.Geteuid() != 0 {
@@ -142,14 +147,14 @@ func namespaces(flags uintptr) *syscall.SysProcAttr {
 
 func explain(err error) error {
 	if os.Geteuid() != 0 && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EACCES)) {
-		return fmt.Errorf("%w: this system gives namespaces to root alone: run it as root", err)
+		return fmt.Errorf("%w: this system allows only root to make namespaces: run the command as root", err)
 	}
 	return err
 }
 
 const nfsPackage = "nfs-kernel-server (Debian, Ubuntu, SUSE) or nfs-utils (Fedora, EL)"
 
-// packages name what brings a program.
+// packages has the package that contains a program.
 var packages = map[string]string{
 	"nbd-server": "nbd-server (Debian, Ubuntu) or nbd (Fedora, EL, SUSE)",
 	"rpcbind":    "rpcbind",
@@ -161,7 +166,7 @@ var packages = map[string]string{
 	"tgt-admin":  "tgt (Debian, Ubuntu) or scsi-target-utils (Fedora, EL)",
 }
 
-// find finds a program, also where ordinary users do not look.
+// find finds a program, also in directories that only root's PATH has.
 func find(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
@@ -174,7 +179,7 @@ func find(name string) (string, error) {
 	return "", fmt.Errorf("%s is not installed: install %s", name, packages[name])
 }
 
-// tail keeps the end of what a server says.
+// tail keeps the last part of a server's output.
 type tail struct {
 	mu   sync.Mutex
 	text []byte

@@ -61,12 +61,12 @@ func dial(t *testing.T, s *Server) net.Conn {
 	return conn
 }
 
-// gone fails the test when something of the server is left: its port, or its directory.
+// gone fails the test if the port or the directory of the server is left.
 func gone(t *testing.T, s *Server) {
 	t.Helper()
 	if conn, err := net.Dial("tcp", s.Addr.String()); err == nil {
 		conn.Close()
-		t.Error("somebody still listens")
+		t.Error("a server still listens")
 	}
 	if _, err := os.Stat(s.dir); err == nil {
 		t.Errorf("%s is left", s.dir)
@@ -81,14 +81,14 @@ func TestNBD(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	for range 3 { // one process a client
+	for range 3 { // one process for each client
 		info, err := nbd.Handshake(t.Context(), dial(t, s), d.Image)
 		if err != nil || info.Size != uint64(len(data)) || info.Flags&2 == 0 {
 			t.Errorf("%+v, %v: want %d bytes, read-only", info, err, len(data))
 		}
 	}
 	if _, err := nbd.Handshake(t.Context(), dial(t, s), "debian12"); err == nil {
-		t.Error("it has an export by another name")
+		t.Error("it also serves the export under another name")
 	}
 	if copied, err := exec.LookPath("nbdcopy"); err == nil {
 		out := filepath.Join(t.TempDir(), "copy")
@@ -106,7 +106,7 @@ func TestNBD(t *testing.T) {
 func TestISCSI(t *testing.T) {
 	need(t, "tgtd", "tgt-admin")
 	d, _ := disk(t)
-	open, err := os.Open(d.Path) // as another server may have it
+	open, err := os.Open(d.Path) // another server may have the file open
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestISCSI(t *testing.T) {
 		t.Error(err)
 	}
 	if err := login(boot.IQN("debian12@000000000000")); err == nil {
-		t.Error("it has a target by another name")
+		t.Error("it also has the target under another name")
 	}
 	if list, err := exec.LookPath("iscsi-ls"); err == nil {
 		out, err := exec.Command(list, "-s", "iscsi://"+s.Addr.String()).CombinedOutput()
@@ -137,7 +137,7 @@ func TestISCSI(t *testing.T) {
 	gone(t, s)
 }
 
-// TestOrphan kills the process that has servers, which can clean up nothing then.
+// TestOrphan kills the process that has started servers, which then cannot clean up.
 func TestOrphan(t *testing.T) {
 	need(t, "nbd-server", "tgtd", "tgt-admin")
 	d, _ := disk(t)
@@ -182,7 +182,7 @@ func TestOrphan(t *testing.T) {
 	}
 }
 
-// orphan starts servers, says where, and waits to be killed.
+// orphan starts servers, prints their addresses, and waits to be killed.
 func orphan() {
 	d := export.Disk{Image: "debian12@0123456789ab", Path: os.Getenv("FOREIGN_TEST_ORPHAN")}
 	a, err := NBD(context.Background(), d)
@@ -208,8 +208,8 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%v, %v", s, err)
 	}
 	for want, tree := range map[string]export.Tree{
-		"nobody may mount": {Label: "x", Path: "/srv/x"},
-		"the path":         {Label: "x", Path: "/srv/it's"},
+		"no machine may mount": {Label: "x", Path: "/srv/x"},
+		"the path":             {Label: "x", Path: "/srv/it's"},
 	} {
 		if _, err := NFS(t.Context(), Kernel{}, Packed{}, tree, vm.AccelTCG); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)

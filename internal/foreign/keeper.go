@@ -11,14 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keeperName is argv[0] of the process that keeps a server: this program, executed again.
+// keeperName is argv[0] of the process that controls a server: this program, executed again.
 const keeperName = "netroot-foreign"
 
-// Main is the keeper. Every main function and TestMain of a program that uses this package calls it first: in an ordinary
-// process it returns at once; in one that this package started it never returns.
+// Main is the keeper. Every main function and TestMain of a program that uses this package must
+// call it first. In an ordinary process it returns at once; in a process that this package has
+// started it never returns.
 //
-// The keeper is the first process of a process namespace. It starts the server, whose daemons become its children, and
-// ends when it has no more, or when its standard input does; with it the namespace ends and all that is in it.
+// The keeper is the first process of a process namespace. It starts the server, whose daemons
+// become its children. It ends when it has no more children, or when its standard input ends; the
+// namespace and all its processes end with it.
 func Main() {
 	if len(os.Args) < 3 || os.Args[0] != keeperName {
 		return
@@ -26,10 +28,11 @@ func Main() {
 	os.Exit(keep(os.Args[1], os.Args[2:]))
 }
 
-// keep runs argv and removes dir in the end. It returns the program's exit status.
+// keep runs argv and finally removes dir. It returns the exit status of the program.
 func keep(dir string, argv []string) int {
 	defer os.RemoveAll(dir)
-	// Handled, not ignored: what is ignored stays so in the server. Its end comes by the pipe.
+	// The signals are handled and not ignored, because the server would inherit ignored
+	// signals. The pipe tells when to end.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -47,7 +50,7 @@ func keep(dir string, argv []string) int {
 		pid, err := unix.Wait4(-1, &status, 0, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
-		case err != nil: // no children any more
+		case err != nil: // no children are left
 			return code
 		case pid == cmd.Process.Pid:
 			code = status.ExitStatus()

@@ -10,13 +10,13 @@ import (
 	"netroot/internal/proto/nbd"
 )
 
-// NBD starts nbd-server with the disk, and returns when it gives it out.
+// NBD starts nbd-server with the disk, and returns when it serves the disk.
 func NBD(ctx context.Context, d export.Disk) (*Server, error) {
 	s, err := prepare("nbd-server.conf", func(listen netip.AddrPort) (string, error) { return export.NBDServer(d, listen) })
 	if err != nil {
 		return nil, err
 	}
-	// It goes into the background by itself; newer versions alone can be told not to.
+	// nbd-server runs in the background; only newer versions have an option against this.
 	if err := s.start(ctx, nil, "nbd-server", "-C", filepath.Join(s.dir, "nbd-server.conf"), "-p", "/dev/null"); err != nil {
 		return nil, err
 	}

@@ -17,37 +17,40 @@ import (
 	"netroot/internal/vm"
 )
 
-// Kernel is what a machine of our own runs, to have the NFS server of a kernel where this host's may have none.
+// Kernel is the kernel of a machine that runs a kernel's NFS server, because this host may have
+// none.
 type Kernel struct {
-	Image     string // file
+	Image     string // path of the file
 	ModuleDir string
 }
 
-// Packed is a packed root that stands for a tree: it is mounted where the tree is.
+// Packed is a packed root that takes the place of a tree: it is mounted at the path of the tree.
 type Packed struct {
-	Path   string // file
+	Path   string // path of the file
 	FSType string
 }
 
 // NFSServer is the kernel's NFS server in a machine.
 type NFSServer struct {
-	Addr  netip.AddrPort // of NFS, on 127.0.0.1
-	Mount netip.AddrPort // of MOUNT
+	Addr  netip.AddrPort // address of NFS, on 127.0.0.1
+	Mount netip.AddrPort // address of MOUNT
 
 	machine *vm.Machine
 }
 
-// Ports within the machine. That of MOUNT is the usual one where it is fixed (nfs.conf(5)).
+// These are the ports in the machine. That of MOUNT is the common choice for a fixed one
+// (nfs.conf(5)).
 const (
 	nfsPort   = 2049
 	mountPort = 20048
 )
 
-// serverMemory is what the machine has, in MiB: what it serves is cached there.
+// serverMemory is the memory of the machine in MiB. The machine caches there what it serves.
 const serverMemory = 768
 
-// NFS starts a machine with the image's kernel, mounts the packed root in it where the tree t is on this host, and has the
-// host's own nfs-kernel-server export it with the entry that package export writes. It returns when the server is up.
+// NFS starts a machine with the image's kernel and mounts the packed root in it at the path that
+// the tree t has on this host. In the machine, the host's own nfs-kernel-server exports it with the
+// entry that package export writes. NFS returns when the server is ready.
 func NFS(ctx context.Context, k Kernel, p Packed, t export.Tree, accel vm.Accel) (*NFSServer, error) {
 	set, err := export.NFS(t)
 	if err != nil {
@@ -65,12 +68,12 @@ func NFS(ctx context.Context, k Kernel, p Packed, t export.Tree, accel vm.Accel)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir) // what the machine runs it has read when it runs
+	defer os.RemoveAll(dir) // qemu has read the files when the machine runs
 	s := &NFSServer{}
 	return s, s.start(ctx, dir, k, p, t, set, accel)
 }
 
-// nfsPrograms are those of nfs-utils, and the portmapper that they register with.
+// nfsPrograms are the programs of nfs-utils, and the portmapper that they register with.
 var nfsPrograms = []string{"rpcbind", "rpc.nfsd", "rpc.mountd", "exportfs"}
 
 func (s *NFSServer) start(ctx context.Context, dir string, k Kernel, p Packed, t export.Tree, set export.Set, accel vm.Accel) error {
@@ -87,7 +90,7 @@ func (s *NFSServer) start(ctx context.Context, dir string, k Kernel, p Packed, t
 		Script:    nfsScript(p.FSType, t.Path),
 	}
 	if err := errors.Join(g.Write(f), f.Close()); err != nil {
-		return fmt.Errorf("machine for the kernel's NFS server: %w", err)
+		return fmt.Errorf("start a machine for the kernel's NFS server: %w", err)
 	}
 	ports, err := vm.FreePorts(2)
 	if err != nil {
@@ -103,7 +106,7 @@ func (s *NFSServer) start(ctx context.Context, dir string, k Kernel, p Packed, t
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("machine for the kernel's NFS server: %w", err)
+		return fmt.Errorf("start a machine for the kernel's NFS server: %w", err)
 	}
 	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	s.Addr, s.Mount = netip.AddrPortFrom(loopback, uint16(ports[0])), netip.AddrPortFrom(loopback, uint16(ports[1]))
@@ -125,19 +128,19 @@ func (s *NFSServer) start(ctx context.Context, dir string, k Kernel, p Packed, t
 // Close ends the server and its machine.
 func (s *NFSServer) Close() { s.machine.Kill() }
 
-// Description says what serves, and where.
+// Description returns the server and its address.
 func (s *NFSServer) Description() string {
 	return "the kernel's NFS server in a machine, on " + s.Addr.String()
 }
 
-// What the script says when it has come to its end, one way or the other.
+// The script prints one of these when it has succeeded or failed.
 const (
 	nfsReady  = "nfs-server: ready"
 	nfsFailed = "nfs-server: failed"
 )
 
-// nfsScript mounts the root and starts the server, only NFSv3 of it: what there is of version 4 waits 90 s for clients that
-// it may have had before.
+// nfsScript mounts the root and starts the server, with NFSv3 only, because NFSv4 waits 90 s for
+// former clients.
 func nfsScript(fstype, tree string) string {
 	return fmt.Sprintf(`step() { "$@" || { echo "%[1]s: $*"; sleep 1000; }; }
 mkdir -p '%[2]s' /run/rpcbind /var/lib/nfs/rpc_pipefs
@@ -153,8 +156,8 @@ while :; do sleep 1000; done
 `, nfsFailed, tree, fstype, mountPort, nfsReady)
 }
 
-// nfsFiles are what the programs look for: the entry; users that they become; and the address that their clients come from,
-// with a name, so that nobody asks a name server for it.
+// nfsFiles returns the files that the programs require: the entry, the users that they run as, and
+// a name for the address of their clients, so that no name server is queried.
 func nfsFiles(set export.Set) map[string]string {
 	files := map[string]string{
 		"/etc/passwd":        "root:x:0:0:root:/:/bin/sh\n_rpc:x:101:65534::/:/bin/false\nrpc:x:102:65534::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n",
@@ -173,7 +176,7 @@ func nfsFiles(set export.Set) map[string]string {
 	return files
 }
 
-// marks is a console on which a word of the script's is awaited.
+// marks is a console that waits for a mark of the script.
 type marks struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -184,7 +187,7 @@ func (m *marks) Write(p []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	select {
-	case <-m.seen: // nobody reads on
+	case <-m.seen: // the mark was already received
 		return len(p), nil
 	default:
 	}

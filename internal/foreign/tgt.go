@@ -12,7 +12,8 @@ import (
 	"netroot/internal/export"
 )
 
-// ISCSI starts tgtd and gives it the disk as tgt-admin does at a site. The disk is LUN export.TgtLUN of boot.IQN(d.Image).
+// ISCSI starts tgtd and adds the disk as tgt-admin does at a site. The disk is LUN export.TgtLUN of
+// boot.IQN(d.Image).
 func ISCSI(ctx context.Context, d export.Disk) (*Server, error) {
 	for _, program := range []string{"tgtd", "tgtadm", "tgt-admin"} {
 		if _, err := find(program); err != nil {
@@ -46,16 +47,17 @@ func ISCSI(ctx context.Context, d export.Disk) (*Server, error) {
 	return s, nil
 }
 
-// served is whether tgtd has the disk: tgt-admin passes over one that it cannot read, and is content.
+// served returns an error if tgtd does not have the disk: tgt-admin skips a file that it cannot
+// read, and reports success.
 func served(ctx context.Context, env []string, number string, d export.Disk, said string) error {
 	targets, err := admin(ctx, env, "tgtadm", "--control-port", number, "--op", "show", "--mode", "target")
 	if err == nil && !strings.Contains(targets, "Backing store path: "+d.Path+"\n") {
-		err = fmt.Errorf("tgt-admin did not take %s: %s", d.Path, strings.TrimSpace(said))
+		err = fmt.Errorf("tgt-admin did not add %s: %s", d.Path, strings.TrimSpace(said))
 	}
 	return err
 }
 
-// admin runs a program that talks to tgtd, which listens to root alone, and returns what it says.
+// admin runs a program that controls tgtd, which accepts only root, and returns its output.
 func admin(ctx context.Context, env []string, name string, args ...string) (string, error) {
 	program, err := find(name)
 	if err != nil {
@@ -63,7 +65,7 @@ func admin(ctx context.Context, env []string, name string, args ...string) (stri
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // tgt-admin calls tgtadm
+	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // tgt-admin runs tgtadm
 	cmd.SysProcAttr = namespaces(0)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -1,8 +1,10 @@
-// Package guest writes the initial file system of a small machine that runs programs of this host under the kernel of a
-// tree: busybox, the programs with their libraries, modules, and a shell script as its init. So a server or client that
-// the host's kernel lacks runs beside it, without an image of its own.
+// Package guest writes the initial file system of a small machine that runs programs of this host
+// under the kernel of a tree: busybox, the programs with their libraries, modules, and a shell
+// script as its init. A server or client that the host's kernel does not support can thus run
+// beside it, without its own image.
 //
-// It starts no machine; package vm does. What is in it is as trusted as the host's own programs are.
+// The package does not start a machine; package vm does. The content is as trusted as the host's
+// own programs.
 package guest
 
 import (
@@ -22,17 +24,17 @@ import (
 	"netroot/internal/pack"
 )
 
-// Guest is what a machine is made of.
+// Guest describes the content of a machine.
 type Guest struct {
-	ModuleDir string            // directory of the kernel's modules, with their index
-	Modules   []string          // by name; what they need comes with them
-	Programs  []string          // of this host, by name; each is in /bin
-	Files     map[string]string // more files, by their paths, which begin with "/"
-	Script    string            // a shell runs it when file systems are mounted and modules are loaded
+	ModuleDir string            // directory of the kernel's modules and their index
+	Modules   []string          // names of modules; their dependencies are added
+	Programs  []string          // names of programs of this host; they are copied to /bin
+	Files     map[string]string // further files by their absolute paths
+	Script    string            // shell script that runs when file systems are mounted and modules are loaded
 }
 
-// prologue mounts what programs expect, loads the modules, which lie in the order in which they are wanted, and sets up the
-// network as qemu's user network has it.
+// prologue mounts the file systems that programs expect, loads the modules in the order of their
+// names, and configures the network for qemu's user network.
 const prologue = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin:/usr/sbin:/usr/bin
@@ -46,7 +48,7 @@ ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0
 `
 
-// Busybox says whether the host has what every guest is made with.
+// Busybox returns an error if the host lacks busybox, which every guest requires.
 func Busybox() error {
 	if _, err := exec.LookPath("busybox"); err != nil {
 		return errors.New("busybox is not installed: install busybox-static (Debian, Ubuntu) or busybox (Fedora)")
@@ -54,7 +56,7 @@ func Busybox() error {
 	return nil
 }
 
-// Write writes the file system as an archive that a kernel takes for its initial one.
+// Write writes the file system as an archive that a kernel accepts as its initial RAM file system.
 func (g Guest) Write(w io.Writer) error {
 	a := archive{pack.NewCPIO(w), map[string]bool{}}
 	for _, program := range append([]string{"busybox"}, g.Programs...) {
@@ -76,7 +78,7 @@ func (g Guest) Write(w io.Writer) error {
 	return a.cpio.Close()
 }
 
-// archive is one being written.
+// archive is an archive that is being written.
 type archive struct {
 	cpio *pack.CPIO
 	done map[string]bool
@@ -91,9 +93,10 @@ func (a archive) add(name string, content []byte) error {
 	return a.cpio.WriteFile(name, 0o755, int64(len(content)), strings.NewReader(string(content)))
 }
 
-var library = regexp.MustCompile(`(/\S+) \(0x`) // in what ldd prints
+var library = regexp.MustCompile(`(/\S+) \(0x`) // in the output of ldd
 
-// program adds a program of the host, also where ordinary users do not look, and the libraries that it is linked with.
+// program adds a program of the host and the libraries that it is linked with. It also searches
+// directories that only root's PATH has.
 func (a archive) program(name string) error {
 	source, err := exec.LookPath(name)
 	for _, dir := range []string{"/usr/sbin", "/sbin"} {
@@ -105,7 +108,7 @@ func (a archive) program(name string) error {
 		return err
 	}
 	files := [][2]string{{"bin/" + name, source}}
-	out, _ := exec.Command("ldd", source).Output() // fails for what is linked statically
+	out, _ := exec.Command("ldd", source).Output() // fails for a statically linked program
 	for _, m := range library.FindAllStringSubmatch(string(out), -1) {
 		files = append(files, [2]string{m[1], m[1]})
 	}
@@ -121,7 +124,7 @@ func (a archive) program(name string) error {
 	return nil
 }
 
-// modules adds modules and what they need, named in the order of loading.
+// modules adds modules and their dependencies. Their file names sort in the order of loading.
 func (a archive) modules(dir string, names []string) error {
 	index, err := kmod.Read(os.DirFS(dir), ".")
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// TestWrite has cpio list an archive of a program with libraries, modules in their order, one of them compressed, and a
-// script.
+// TestWrite makes cpio list an archive of a program with libraries, modules in their order, one of
+// them compressed, and a script.
 func TestWrite(t *testing.T) {
 	for _, program := range []string{"busybox", "cpio", "ldd"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -57,7 +57,7 @@ func TestWrite(t *testing.T) {
 	if init, err := os.ReadFile(filepath.Join(out, "init")); err != nil || !strings.HasPrefix(string(init), "#!/bin/busybox sh\n") || !strings.HasSuffix(string(init), "\necho done\n") {
 		t.Errorf("%s, %v", init, err)
 	}
-	// What is there runs there: bash finds its libraries.
+	// The content runs: bash finds its libraries.
 	if os.Geteuid() == 0 {
 		if text, err := exec.Command("chroot", out, "/bin/bash", "-c", "echo $((6*7))").CombinedOutput(); err != nil || string(text) != "42\n" {
 			t.Errorf("%v: %s", err, text)

@@ -18,19 +18,19 @@ type File struct {
 	Path    string   `json:"path"`
 	Old     *Stat    `json:"old,omitempty"`
 	New     *Stat    `json:"new,omitempty"`
-	Differs []string `json:"differs,omitempty"` // of a changed one: "type", "mode", "owner", "target", "device", "link", "xattrs", "content"
+	Differs []string `json:"differs,omitempty"` // for a changed file: "type", "mode", "owner", "target", "device", "link", "xattrs", "content"
 }
 
-// Stat is what there is to know of a file without its content.
+// Stat describes a file without its content.
 type Stat struct {
 	Type   string            `json:"type"` // "file", "directory", "link", "character device", "block device", "pipe", "socket"
-	Mode   string            `json:"mode"` // octal, with set-user-ID and its kin: "4755"
+	Mode   string            `json:"mode"` // octal, including the set-user-ID, set-group-ID and sticky bits: "4755"
 	UID    uint32            `json:"uid"`
 	GID    uint32            `json:"gid"`
-	Size   int64             `json:"size,omitempty"`   // bytes, of a file
-	Target string            `json:"target,omitempty"` // of a symbolic link
+	Size   int64             `json:"size,omitempty"`   // in bytes, of a regular file
+	Target string            `json:"target,omitempty"` // target of a symbolic link
 	Device string            `json:"device,omitempty"` // "major:minor"
-	Link   string            `json:"link,omitempty"`   // the first name of a file that has several, when this is another one
+	Link   string            `json:"link,omitempty"`   // if the file has several names and this is not the first: the first one
 	Xattrs map[string]string `json:"-"`
 }
 
@@ -54,7 +54,7 @@ func (r *root) stat(path string) *Stat {
 	return s
 }
 
-// files compares all files of two roots, in the order of their paths.
+// files compares all files of two roots, sorted by path.
 func files(ctx context.Context, old, young *root) ([]File, error) {
 	out := []File{}
 	paths := names(old.files, young.files)
@@ -89,7 +89,7 @@ func files(ctx context.Context, old, young *root) ([]File, error) {
 	return out, nil
 }
 
-// differs names the fields in which two files differ.
+// differs returns the names of the fields in which two files differ.
 func differs(a, b *Stat) []string {
 	if a.Type != b.Type {
 		return []string{"type"}
@@ -110,7 +110,7 @@ func differs(a, b *Stat) []string {
 	return out
 }
 
-// kept are the attributes that count.
+// kept returns the attributes that are compared.
 func kept(attrs map[string]string) map[string]string {
 	out := maps.Clone(attrs)
 	delete(out, "security.selinux")

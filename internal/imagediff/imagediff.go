@@ -1,8 +1,9 @@
-// Package imagediff compares two images of the store: their packages, every file of their roots, and the parts that
-// machines boot from. It reads the images as they lie, without mounting them and without root.
+// Package imagediff compares two images of the store: their packages, every file of their roots,
+// and the parts that machines boot from. It reads the images directly; it does not mount them and
+// does not require root.
 //
-// Times of files are not compared, as every build changes them, nor are SELinux labels, which the tree's own file system
-// gives. What changed inside a file is for other tools.
+// It does not compare the times of files, which every build changes, nor SELinux labels, which come
+// from the tree's file system. It does not show what changed inside a file.
 package imagediff
 
 import (
@@ -17,17 +18,17 @@ import (
 	"netroot/internal/store"
 )
 
-// Op is what became of something between the first image and the second.
+// Op is the kind of a difference between the first image and the second.
 type Op string
 
-// The ops there are.
+// These are the kinds of differences.
 const (
 	Added   Op = "added"
 	Removed Op = "removed"
 	Changed Op = "changed"
 )
 
-// Diff is what differs between two images.
+// Diff is the difference between two images.
 type Diff struct {
 	From     string    `json:"from"` // names of the images, "label@id"
 	To       string    `json:"to"`
@@ -38,18 +39,19 @@ type Diff struct {
 	Notes    []string  `json:"notes,omitempty"` // what was not compared, and why
 }
 
-// Empty reports two images that machines cannot tell from each other. Facts about a build, such as the digest of its
-// recipe, do not count.
+// Empty reports whether machines see no difference between the images. Facts about a build, such as
+// the digest of its recipe, do not count.
 func (d *Diff) Empty() bool { return len(d.Packages)+len(d.Files)+len(d.Parts) == 0 }
 
-// Fact is something that the images say about themselves.
+// Fact is a property that the images record about themselves.
 type Fact struct {
 	Name string `json:"name"` // "kernel", "system", "recipe", "root"
 	Old  string `json:"old"`
 	New  string `json:"new"`
 }
 
-// Package is a package in another version. Several versions at once, as kernels have them, are separated by commas.
+// Package is a package whose version differs. Several versions at once, as of kernels, are
+// separated by commas.
 type Package struct {
 	Op   Op     `json:"op"`
 	Name string `json:"name"`
@@ -57,11 +59,12 @@ type Package struct {
 	New  string `json:"new,omitempty"`
 }
 
-// Part is a part of an image other than its root, or the root where it can only be compared as a whole.
+// Part is a part of an image other than its root, or the root if it can only be compared as a
+// whole.
 type Part struct {
 	Op      Op         `json:"op"`
 	Role    store.Role `json:"role"`
-	OldSize int64      `json:"oldSize,omitempty"` // bytes
+	OldSize int64      `json:"oldSize,omitempty"` // in bytes
 	NewSize int64      `json:"newSize,omitempty"`
 }
 
@@ -83,11 +86,11 @@ func Images(ctx context.Context, from, to *store.Image) (*Diff, error) {
 	}
 	for _, im := range []*store.Image{from, to} {
 		if f := im.Config.RootFormat; f != "squashfs" {
-			d.Notes = append(d.Notes, fmt.Sprintf("files are not compared: the root of %s is %s, and only squashfs is read", im.Name(), cmp.Or(f, "of an unknown format")))
+			d.Notes = append(d.Notes, fmt.Sprintf("files are not compared: the root of %s is %s, but only squashfs can be read", im.Name(), cmp.Or(f, "of an unknown format")))
 		}
 	}
 	if d.Notes != nil {
-		return d, nil // the parts say that the root differs
+		return d, nil // the parts show that the root differs
 	}
 	d.Parts = slices.DeleteFunc(d.Parts, func(p Part) bool { return p.Role == store.RoleRoot })
 	old, err := readRoot(ctx, from)
@@ -120,7 +123,7 @@ func facts(old, young store.Config) []Fact {
 	return out
 }
 
-// packing is how a root is packed: "erofs lz4hc".
+// packing returns how a root is packed: "erofs lz4hc".
 func packing(c store.Config) string { return strings.TrimSpace(c.RootFormat + " " + c.Compressor) }
 
 // packages compares two lists of "name version".
@@ -136,7 +139,7 @@ func packages(old, young []string) []Package {
 	return out
 }
 
-// opOf is what became of something that was there before, or is there after, or both.
+// opOf returns the kind of difference for something that existed before, exists after, or both.
 func opOf(before, after bool) Op {
 	switch {
 	case !before:
@@ -159,7 +162,7 @@ func versions(list []string) map[string][]string {
 	return out
 }
 
-// names are the keys of two maps, sorted.
+// names returns the keys of two maps, sorted.
 func names[V any](a, b map[string]V) []string {
 	all := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
 	slices.Sort(all)
@@ -199,7 +202,7 @@ type root struct {
 	blob  *store.Blob
 	fs    *squashfs.FS
 	files map[string]*squashfs.File
-	first map[uint32]string // the first name of each file that has several
+	first map[uint32]string // first name of each file with several hard links
 }
 
 func (r *root) close() { r.blob.Close() }
@@ -224,7 +227,7 @@ func readRoot(ctx context.Context, im *store.Image) (*root, error) {
 	}
 	if err != nil {
 		blob.Close()
-		return nil, fmt.Errorf("root of image %s: %w", im.Name(), err)
+		return nil, fmt.Errorf("read the root of image %s: %w", im.Name(), err)
 	}
 	return r, nil
 }

@@ -18,7 +18,7 @@ import (
 	"netroot/internal/store"
 )
 
-// newStore is an empty store.
+// newStore makes an empty store.
 func newStore(t *testing.T) *store.Store {
 	t.Helper()
 	s, err := store.Create(filepath.Join(t.TempDir(), "images"))
@@ -28,7 +28,7 @@ func newStore(t *testing.T) *store.Store {
 	return s
 }
 
-// commit puts an image with a root and other parts into a store.
+// commit stores an image with a root and other parts.
 func commit(t *testing.T, s *store.Store, cfg store.Config, rootFile string, parts map[store.Role]string) *store.Image {
 	t.Helper()
 	list := []store.Part{{Role: store.RoleRoot, Path: rootFile}}
@@ -47,8 +47,8 @@ func commit(t *testing.T, s *store.Store, cfg store.Config, rootFile string, par
 	return im
 }
 
-// pack runs mksquashfs with the definitions of files in its own language, so that the test needs no root for devices
-// and owners.
+// pack runs mksquashfs with file definitions in its own language, so that the test can make devices
+// and owners without root.
 func pack(t *testing.T, args []string, pseudo ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("mksquashfs"); err != nil {
@@ -112,7 +112,7 @@ func TestImages(t *testing.T) {
 		t.Error("it is empty")
 	}
 
-	// The same pair the other way round has the same members.
+	// The reverse comparison has the same members.
 	back, err := Images(t.Context(), young, old)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func TestImages(t *testing.T) {
 	}
 }
 
-// TestSameFiles packs the same files in two ways: other bytes, and no difference.
+// TestSameFiles packs the same files in two ways: the bytes differ, but there is no difference.
 func TestSameFiles(t *testing.T) {
 	s := newStore(t)
 	files := []string{"name1", "big f 644 0 0 seq 100000", "d d 755 0 0"}
@@ -147,7 +147,7 @@ func TestSameFiles(t *testing.T) {
 	}
 }
 
-// TestRootsThatCannotBeRead are compared as a whole, or named.
+// TestRootsThatCannotBeRead checks that such roots are compared as a whole, or named in a note.
 func TestRootsThatCannotBeRead(t *testing.T) {
 	s := newStore(t)
 	raw := func(format, text string) *store.Image {
@@ -162,7 +162,7 @@ func TestRootsThatCannotBeRead(t *testing.T) {
 		t.Errorf("another format: %+v, %v", d, err)
 	}
 	var text bytes.Buffer
-	if err := d.Print(&text); err != nil || !strings.Contains(text.String(), "files are not compared: the root of "+d.To+" is erofs, and only squashfs is read\n") {
+	if err := d.Print(&text); err != nil || !strings.Contains(text.String(), "files are not compared: the root of "+d.To+" is erofs, but only squashfs can be read\n") {
 		t.Errorf("another format: %s, %v", text.String(), err)
 	}
 	broken := raw("squashfs", "no squashfs")

@@ -15,11 +15,11 @@ import (
 	"netroot/internal/layer"
 )
 
-// LayerFile is a file of a tree that layers bring, change or delete.
+// LayerFile is a file of a tree that layers add, change or delete.
 type LayerFile struct {
 	File
 	Layer string `json:"layer"`
-	// Text is the difference of a small text, as "diff -u" has it.
+	// Text is the difference of a small text, in the format of "diff -u".
 	Text string `json:"text,omitempty"`
 }
 
@@ -36,7 +36,8 @@ func StatOf(f *layer.File) *Stat {
 	return s
 }
 
-// Layers compares what layers make of a tree with the tree. Files that they bring as the tree has them are left out.
+// Layers compares a tree with the result of layers. It leaves out files that layers add without a
+// difference.
 func Layers(tree *os.Root, p *layer.Preview) ([]LayerFile, error) {
 	out := []LayerFile{}
 	for _, c := range p.Changes {
@@ -55,8 +56,9 @@ func Layers(tree *os.Root, p *layer.Preview) ([]LayerFile, error) {
 	return out, nil
 }
 
-// compare looks into a regular file that a layer brings in the place of another. One whose content did not come from a
-// layer, and is a file of the tree with one more name, has nothing to be looked at.
+// compare compares the content of a regular file of a layer with the file that it replaces. If the
+// content is not from a layer, because the file is a further hard link to a file of the tree, there
+// is nothing to compare.
 func (f *LayerFile) compare(tree *os.Root, c layer.Change) error {
 	if c.Old.Mode&unix.S_IFMT != unix.S_IFREG || c.New.Mode&unix.S_IFMT != unix.S_IFREG || c.New.Sum == [sha256.Size]byte{} {
 		return nil
@@ -89,12 +91,12 @@ func (f *LayerFile) compare(tree *os.Root, c layer.Change) error {
 	return nil
 }
 
-// isText reports what a terminal can show.
+// isText reports whether a terminal can show the bytes.
 func isText(b []byte) bool {
 	return utf8.Valid(b) && !bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r == 0x7f })
 }
 
-// PrintLayers writes such a list for people, as Print does, with the layer at the end of each line.
+// PrintLayers prints such a list for people, as Print does, with the layer at the end of each line.
 func PrintLayers(w io.Writer, files []LayerFile) error {
 	var b strings.Builder
 	for i := 0; i < len(files); i++ {

@@ -11,7 +11,7 @@ import (
 	"netroot/internal/layer"
 )
 
-// treeOf makes a directory of files: text by name; a name that ends in a slash is a directory.
+// treeOf makes a directory with files: texts by name. A name that ends in a slash is a directory.
 func treeOf(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()

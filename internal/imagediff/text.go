@@ -12,8 +12,9 @@ import (
 
 var signs = map[Op]string{Added: "+", Removed: "-", Changed: "~"}
 
-// Print writes the difference for people: packages, files and parts under headings, a line each, with + for what was
-// added, - for what was removed and ~ for what changed. A directory that came or went stands for all that is in it.
+// Print prints the difference for people: packages, files and parts under headings, one line each,
+// with + for added, - for removed and ~ for changed. An added or removed directory stands for
+// everything in it.
 func (d *Diff) Print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s -> %s\n", d.From, d.To)
@@ -46,7 +47,7 @@ func (d *Diff) Print(w io.Writer) error {
 	return err
 }
 
-// shorten cuts a digest to what tells it from others, and has a word for nothing.
+// shorten shortens a digest to a distinctive length; an empty text gets a word.
 func shorten(s string) string {
 	if hex, ok := strings.CutPrefix(s, "sha256:"); ok {
 		return hex[:min(12, len(hex))]
@@ -71,7 +72,7 @@ func heading[T any](b *strings.Builder, what string, list []T, op func(T) Op) {
 	fmt.Fprintf(b, "\n%s: %s\n", what, strings.Join(parts, ", "))
 }
 
-// change is the one value that there is, or the old and the new one.
+// change returns the only value, or the old and the new one.
 func change(op Op, old, young string) string {
 	switch op {
 	case Added:
@@ -103,7 +104,8 @@ func printFiles(b *strings.Builder, files []File) {
 	}
 }
 
-// Name is a path for people: with a slash behind directories, and quoted where it would play tricks on a terminal.
+// Name returns a path for people: with a slash after directories, and quoted if it has characters
+// that control a terminal.
 func Name(path string, s *Stat) string {
 	name := printable(path)
 	if s.Type == "directory" && path != "/" {
@@ -112,7 +114,7 @@ func Name(path string, s *Stat) string {
 	return name
 }
 
-// describe says what a file is that came or went.
+// describe describes an added or removed file.
 func describe(s *Stat, below int) string {
 	switch {
 	case below > 0:
@@ -129,7 +131,7 @@ func describe(s *Stat, below int) string {
 	return strings.TrimRight("  "+s.Type+" "+s.Device, " ")
 }
 
-// explain says how a file changed.
+// explain returns how a file changed.
 func explain(f File) []string {
 	var out []string
 	for _, what := range f.Differs {
@@ -160,7 +162,7 @@ func explain(f File) []string {
 	return out
 }
 
-// printable quotes a name that would play tricks on a terminal.
+// printable quotes a name that has characters that control a terminal.
 func printable(name string) string {
 	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(name)

@@ -154,7 +154,7 @@ func FuzzCompare(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b string) {
 		for name, compare := range map[string]func(a, b string) int{"debian": compareDebian, "rpm": compareRPM} {
 			if compare(a, b) != -compare(b, a) || compare(a, a) != 0 {
-				t.Errorf("%s order of %q and %q is none", name, a, b)
+				t.Errorf("%s order of %q and %q is inconsistent", name, a, b)
 			}
 		}
 	})

@@ -89,7 +89,7 @@ func (d deletion) apply(t target, dirs bool) error {
 	if err != nil {
 		return err
 	}
-	if other, err := t.elsewhere(parent); err != nil || other {
+	if other, err := t.otherFileSystem(parent); err != nil || other {
 		return errors.Join(err, errors.New("is not on the file system of the root"))
 	}
 	place := path.Join(parent, path.Base(d.path))

@@ -171,7 +171,7 @@ func (d *dirReader) header(file, name string, fi fs.FileInfo) (*tar.Header, erro
 // readXattrs returns the extended attributes of a file as pax records. It does not follow a
 // symbolic link.
 func readXattrs(file string) (map[string]string, error) {
-	list, err := growing(func(b []byte) (int, error) { return unix.Llistxattr(file, b) })
+	list, err := withGrowingBuffer(func(b []byte) (int, error) { return unix.Llistxattr(file, b) })
 	if errors.Is(err, unix.ENOTSUP) {
 		return nil, nil
 	}
@@ -184,7 +184,7 @@ func readXattrs(file string) (map[string]string, error) {
 		if name == "" || foreignXattr(name) {
 			continue
 		}
-		value, err := growing(func(b []byte) (int, error) { return unix.Lgetxattr(file, name, b) })
+		value, err := withGrowingBuffer(func(b []byte) (int, error) { return unix.Lgetxattr(file, name, b) })
 		if errors.Is(err, unix.ENODATA) {
 			continue // removed since it was listed
 		}
@@ -201,9 +201,9 @@ func foreignXattr(name string) bool {
 	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
-// growing calls get with larger buffers until the answer fits. Attribute lists and values are at
-// most 64 KiB (XATTR_LIST_MAX, XATTR_SIZE_MAX in linux/limits.h).
-func growing(get func([]byte) (int, error)) ([]byte, error) {
+// withGrowingBuffer calls get with larger buffers until the answer fits. Attribute lists and values
+// are at most 64 KiB (XATTR_LIST_MAX, XATTR_SIZE_MAX in linux/limits.h).
+func withGrowingBuffer(get func([]byte) (int, error)) ([]byte, error) {
 	for size := 1 << 10; ; size <<= 1 {
 		buf := make([]byte, size)
 		n, err := get(buf)

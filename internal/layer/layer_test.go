@@ -263,12 +263,12 @@ func TestFromDirLeavesOutSocketsAndItself(t *testing.T) {
 		t.Errorf("%+v, %v", hdr, err)
 	}
 	if _, err := FromDir(io.Discard, filepath.Join(dir, "none"), nil); err == nil {
-		t.Error("a missing directory is no error")
+		t.Error("a missing directory gives no error")
 	}
 	file := filepath.Join(dir, "f")
 	os.WriteFile(file, nil, 0o644)
 	if _, err := FromDir(io.Discard, file, nil); err == nil {
-		t.Error("a file is no error")
+		t.Error("a file gives no error")
 	}
 }
 

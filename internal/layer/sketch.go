@@ -160,7 +160,7 @@ func (s *sketch) remove(place string) error {
 			return &fs.PathError{Op: "remove", Path: place, Err: unix.ENOTEMPTY}
 		}
 	}
-	s.strike(place)
+	s.markEmpty(place)
 	return nil
 }
 
@@ -169,15 +169,15 @@ func (s *sketch) removeAll(place string) error {
 	if err != nil {
 		return err
 	}
-	s.strike(place)
+	s.markEmpty(place)
 	for _, name := range below {
-		s.strike(name)
+		s.markEmpty(name)
 	}
 	return nil
 }
 
-// strike records that a place is empty.
-func (s *sketch) strike(place string) {
+// markEmpty records that a place is empty.
+func (s *sketch) markEmpty(place string) {
 	if _, err := s.old(place); errors.Is(err, fs.ErrNotExist) {
 		delete(s.touched, place)
 		return
@@ -221,4 +221,4 @@ func (s *sketch) below(dir string) ([]string, error) {
 	return names, err
 }
 
-func (s *sketch) elsewhere(string) (bool, error) { return false, nil } // a tree has no mounts
+func (s *sketch) otherFileSystem(string) (bool, error) { return false, nil } // a tree has no mounts

@@ -38,8 +38,8 @@ type target interface {
 	// removeAll removes a directory and everything in it. If a file system is mounted there, it
 	// removes nothing.
 	removeAll(place string) error
-	// elsewhere reports whether a directory is on another file system than the root.
-	elsewhere(dir string) (bool, error)
+	// otherFileSystem reports whether a directory is on another file system than the root.
+	otherFileSystem(dir string) (bool, error)
 }
 
 // rootTarget is a root on disk.
@@ -141,7 +141,7 @@ func (r rootTarget) inParent(place string, fn func(dir int, base string) error) 
 	return fn(int(d.Fd()), path.Base(place))
 }
 
-func (r rootTarget) elsewhere(dir string) (bool, error) {
+func (r rootTarget) otherFileSystem(dir string) (bool, error) {
 	top, err := r.device(".")
 	if err != nil {
 		return false, err
@@ -166,7 +166,7 @@ func (r rootTarget) removeAll(place string) error {
 		if d != nil && !d.IsDir() {
 			return nil
 		}
-		if other, err := r.elsewhere(name); err != nil || other {
+		if other, err := r.otherFileSystem(name); err != nil || other {
 			return errors.Join(err, fmt.Errorf("cannot be removed: another file system is mounted at /%s", name))
 		}
 		return nil

@@ -59,7 +59,7 @@ var mkfsErofs = program{"mkfs.erofs", "install erofs-utils (its name on Debian, 
 
 // ErofsCompressors returns the compressors of this host's mkfs.erofs.
 func ErofsCompressors(ctx context.Context) ([]string, error) {
-	if err := mkfsErofs.look(); err != nil {
+	if err := mkfsErofs.checkInstalled(); err != nil {
 		return nil, err
 	}
 	// Up to 1.7 the output has "Available compressors are: lz4hc, lz4"; from 1.8 on it has a
@@ -96,10 +96,10 @@ func Erofs(ctx context.Context, tree, out string, opt ErofsOptions) (Result, err
 }
 
 func erofs(ctx context.Context, tree, out string, opt ErofsOptions) (Result, error) {
-	if err := mkfsErofs.look(); err != nil {
+	if err := mkfsErofs.checkInstalled(); err != nil {
 		return Result{}, err
 	}
-	return whole(tree, out, func(file string) ([]string, error) {
+	return writeWhole(tree, out, func(file string) ([]string, error) {
 		files, err := countFiles(tree)
 		if err != nil {
 			return nil, err
@@ -231,16 +231,16 @@ func erofsError(lines []string, at string) error {
 	return errors.New("mkfs.erofs: " + text)
 }
 
-// usual matches warnings of mkfs.erofs about options that are used on purpose: that a feature is
-// experimental, which it still says about features that kernels have had for years, and that zstd
-// is slow.
-var usual = regexp.MustCompile(`EXPERIMENTAL|takes more time`)
+// expectedWarnings matches warnings of mkfs.erofs about options that are used on purpose: that a
+// feature is experimental, which it still says about features that kernels have had for years, and
+// that zstd is slow.
+var expectedWarnings = regexp.MustCompile(`EXPERIMENTAL|takes more time`)
 
 // erofsWarnings returns the warnings about the tree.
 func erofsWarnings(lines []string) []string {
 	var said []string
 	for _, line := range lines {
-		if !usual.MatchString(line) {
+		if !expectedWarnings.MatchString(line) {
 			said = append(said, strings.TrimPrefix(line, erofsTag.FindString(line)))
 		}
 	}

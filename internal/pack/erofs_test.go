@@ -239,7 +239,7 @@ func TestChoose(t *testing.T) {
 		}
 		for _, other := range []pack.Method{pack.AsSquashfs, pack.AsErofs, pack.AsErofsPlain} {
 			if err == nil && other != c.method && c.method != pack.Auto && c.method != "" && other.Packed(got.Format, got.Compressor) {
-				t.Errorf("%s is taken for %s", text, other)
+				t.Errorf("%s is treated as %s", text, other)
 			}
 		}
 	}

@@ -28,17 +28,17 @@ type program struct {
 	install string // advice if it is missing
 }
 
-// look returns an error that says what to install if the program is missing.
-func (p program) look() error {
+// checkInstalled returns an error that says what to install if the program is missing.
+func (p program) checkInstalled() error {
 	if _, err := exec.LookPath(p.name); err != nil {
 		return fmt.Errorf("%s is not installed: %s", p.name, p.install)
 	}
 	return nil
 }
 
-// whole makes write pack tree into a file beside out, and renames the file to out when it is
+// writeWhole makes write pack tree into a file beside out, and renames the file to out when it is
 // complete. It does not sync the file: the store syncs it when it takes it.
-func whole(tree, out string, write func(file string) (warnings []string, err error)) (Result, error) {
+func writeWhole(tree, out string, write func(file string) (warnings []string, err error)) (Result, error) {
 	if info, err := os.Stat(tree); err != nil {
 		return Result{}, err
 	} else if !info.IsDir() {

@@ -71,10 +71,10 @@ func Squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Resul
 
 func squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Result, error) {
 	mksquashfs := program{"mksquashfs", "install squashfs-tools (its name on Debian, Fedora and EL alike)"}
-	if err := mksquashfs.look(); err != nil {
+	if err := mksquashfs.checkInstalled(); err != nil {
 		return Result{}, err
 	}
-	return whole(tree, out, func(file string) ([]string, error) {
+	return writeWhole(tree, out, func(file string) ([]string, error) {
 		// The slash at the end makes a link to a tree name the directory behind it.
 		args := append([]string{tree + "/", file}, opt.args()...)
 		lines, err := mksquashfs.run(ctx, file, args, &percentReader{report: opt.Progress})

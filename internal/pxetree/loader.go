@@ -10,8 +10,8 @@ import (
 	"netroot/internal/boot"
 )
 
-// loaders are the places of pxelinux and of the module that it cannot do without: of Debian and Ubuntu, Fedora, EL and
-// SUSE, and Arch.
+// loaders are the paths of pxelinux and of the module that it requires: on Debian and Ubuntu,
+// Fedora, EL and SUSE, and Arch.
 var loaders = [][2]string{
 	{"usr/lib/PXELINUX", "usr/lib/syslinux/modules/bios"},
 	{"usr/share/syslinux", "usr/share/syslinux"},
@@ -20,7 +20,7 @@ var loaders = [][2]string{
 
 const module = "ldlinux.c32"
 
-// Loader is the boot file that DHCP names.
+// Loader returns the boot file that DHCP names. With http it is lpxelinux.0.
 func Loader(http bool) string {
 	if http {
 		return boot.LPxelinux
@@ -28,8 +28,8 @@ func Loader(http bool) string {
 	return boot.Pxelinux
 }
 
-// installLoader puts the loader into the tree. One that is there stays, with its module: the two are of one version, and
-// whoever put them there may want that one.
+// installLoader copies the loader into the tree. An existing loader stays, with its module: both
+// must have the same version, and the administrator may have chosen it.
 func installLoader(dir, root string, http bool) error {
 	name := Loader(http)
 	hasLoader, err := exists(filepath.Join(dir, name))
@@ -44,7 +44,7 @@ func installLoader(dir, root string, http bool) error {
 		return nil
 	}
 	if hasLoader && !hasModule {
-		return fmt.Errorf("%s has %s and no %s, which belong together: put its own %[3]s beside it, or remove it and export again", dir, name, module)
+		return fmt.Errorf("%s has %s but no %s, which must have the same version: add the %[3]s of that version, or remove %[2]s and export again", dir, name, module)
 	}
 	loader, mod, err := findLoader(root, name)
 	if err != nil {
@@ -55,7 +55,7 @@ func installLoader(dir, root string, http bool) error {
 			return err
 		}
 	} else if same, err := sameFile(filepath.Join(dir, module), mod); err != nil || !same {
-		return errors.Join(err, fmt.Errorf("%s has a %s that is not of this host's %s, and they belong together: remove it and export again", dir, module, name))
+		return errors.Join(err, fmt.Errorf("%s has a %s that is not of the same version as %s of this host: remove it and export again", dir, module, name))
 	}
 	return place(filepath.Join(dir, name), loader)
 }

@@ -1,12 +1,14 @@
-// Package pxetree puts the directory of a TFTP server together from which pxelinux boots images: the loader, kernels and
-// initramfs files under names that have the image's id, and one entry for each label.
+// Package pxetree makes the directory of a TFTP server from which pxelinux boots images: the
+// loader, kernels and initramfs files whose names contain the image's id, and one entry for each
+// label.
 //
-//	pxelinux.0 ldlinux.c32          the loader, of the host's packages (lpxelinux.0 where it fetches by HTTP)
+//	pxelinux.0 ldlinux.c32          the loader, of the host's packages (lpxelinux.0 if it fetches over HTTP)
 //	netroot/LABEL@ID/vmlinuz ...    what an entry names; there for as long as one does
 //	pxelinux.cfg/default            entries of others, which stay, and ours between marks
 //
-// It serves nothing and decides nothing: package export renders the entries. A directory may be exported to while machines
-// boot from it, for whatever they are told of is complete.
+// The package does not serve the directory, and package export renders the entries. It is safe to
+// export to a directory from which machines boot, because every file that an entry names is
+// complete.
 package pxetree
 
 import (
@@ -25,36 +27,37 @@ import (
 	"netroot/internal/export"
 )
 
-// File is a part of an image: a file of the host, and what it is called in the tree.
+// File is a part of an image: a file of the host, and its name in the tree.
 type File struct {
 	Name, Path string
 }
 
-// Image is what one entry boots.
+// Image is the image that an entry boots.
 type Image struct {
 	Name    string // "label@id"
 	Kernel  File
 	Initrds []File
 }
 
-// Where things lie in the tree.
+// These are paths in the tree.
 const (
 	ours = "netroot"
 	menu = "pxelinux.cfg/default"
 	lock = ours + "/.lock"
 )
 
-// FileName is where a file of an image is in the tree.
+// FileName returns the path in the tree of a file of an image.
 func FileName(image, file string) string { return path.Join(ours, image, file) }
 
-// Change tells what Write did.
+// Change describes what Write changed.
 type Change struct {
-	Foreign string   // somebody else's DEFAULT, which stayed what machines boot
+	Foreign string   // another author's DEFAULT, if it stayed the default
 	Removed []string // images that no entry names any more
 }
 
-// Write adds the image and its entry to the tree in dir, which it makes where there is none. The loader is that of http's
-// kind, from the file system at root ("/"). Nothing in the tree is overwritten but what netroot wrote.
+// Write adds the image and its entry to the tree in dir, and makes the tree if it does not exist.
+// The loader is copied from the file system at root ("/"); http selects lpxelinux.0. Write
+// overwrites only what netroot wrote.
 func Write(dir, root string, im Image, e export.Entry, d export.Default, http bool) (Change, error) {
 	if err := os.MkdirAll(filepath.Join(dir, ours), 0o755); err != nil {
 		return Change{}, err
@@ -78,7 +81,7 @@ func Write(dir, root string, im Image, e export.Entry, d export.Default, http bo
 	return Change{foreign, removed}, err
 }
 
-// lockTree waits for its turn: of two that write at once each would lose the other's entry.
+// lockTree waits for the lock: of two writers at once, each would lose the other's entry.
 func lockTree(dir string) (unlock func() error, err error) {
 	l := flock.New(filepath.Join(dir, lock), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
 	if err := l.Lock(); err != nil {
@@ -87,7 +90,7 @@ func lockTree(dir string) (unlock func() error, err error) {
 	return l.Close, nil
 }
 
-// installImage copies the image's files to a directory of their own. An entry names them when they are all there.
+// installImage copies the files of the image to a new directory. Only then does an entry name them.
 func installImage(dir string, im Image) error {
 	final := filepath.Join(dir, ours, im.Name)
 	if err := os.MkdirAll(final, 0o755); err != nil {
@@ -101,8 +104,8 @@ func installImage(dir string, im Image) error {
 	return errors.Join(syncDir(final), syncDir(filepath.Dir(final)))
 }
 
-// place puts a copy of a file in its place, whole or not at all. One that has its length is there already: the names say
-// what is in them.
+// place copies a file to its place, completely or not at all. A file of the same length is not
+// copied again, because names identify the content.
 func place(dst, src string) error {
 	want, err := os.Stat(src)
 	if err != nil {
@@ -124,7 +127,7 @@ func place(dst, src string) error {
 	if _, err := io.Copy(out, in); err != nil {
 		return err
 	}
-	return out.CloseAtomicallyReplace() // which syncs first
+	return out.CloseAtomicallyReplace() // this syncs the file first
 }
 
 func syncDir(dir string) error {
@@ -135,7 +138,8 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// putEntry puts the entry into the file, and says which DEFAULT of somebody else stayed.
+// putEntry adds the entry to the file, and returns another author's DEFAULT if it stayed the
+// default.
 func putEntry(file string, e export.Entry, d export.Default) (foreign string, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -154,7 +158,8 @@ func putEntry(file string, e export.Entry, d export.Default) (foreign string, er
 	return foreign, renameio.WriteFile(file, []byte(m.Text()), 0o644, renameio.WithTempDir(filepath.Dir(file)), renameio.WithStaticPermissions(0o644))
 }
 
-// prune removes images that no configuration of pxelinux names, with what an export that was killed has left of one.
+// prune removes images that no configuration of pxelinux names, and the rest of an export that was
+// killed.
 func prune(dir string) (removed []string, err error) {
 	configs, err := readConfigs(filepath.Join(dir, filepath.Dir(menu)))
 	if err != nil {
@@ -177,7 +182,7 @@ func prune(dir string) (removed []string, err error) {
 	return removed, nil
 }
 
-// readConfigs is the text of all configurations: default's, and those that others have for single machines.
+// readConfigs returns the text of all configurations: default, and those for single machines.
 func readConfigs(dir string) (string, error) {
 	var b strings.Builder
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {

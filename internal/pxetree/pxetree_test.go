@@ -12,7 +12,7 @@ import (
 	"netroot/internal/export"
 )
 
-// host is a file system with Debian's loader, and two images' files.
+// host makes a file system with Debian's loader and the files of two images.
 func host(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -66,14 +66,15 @@ func TestWrite(t *testing.T) {
 			t.Errorf("%s is %q", name, got)
 		}
 		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o644 {
-			t.Errorf("%s: %v, %v: a TFTP server is nobody", name, info.Mode(), err)
+			t.Errorf("%s: %v, %v: a TFTP server cannot read it", name, info.Mode(), err)
 		}
 	}
 	if text := read(t, dir, menu); !strings.Contains(text, "DEFAULT b\n") || !strings.Contains(text, "KERNEL netroot/a@1/vmlinuz\n") {
 		t.Error(text)
 	}
 
-	// A new image of a takes the place of the old one, whose files nobody names any more; one that somebody names stays.
+	// A new image of a replaces the old one, whose files no entry names any more; an image that
+	// an entry names stays.
 	write(t, filepath.Join(dir, "pxelinux.cfg/01-52-54-00-12-34-56"), "LABEL x\n KERNEL netroot/b@1/vmlinuz\n")
 	for _, name := range []string{"a@2", "b@2"} {
 		c, err := add(dir, h, name, export.DefaultUnlessForeign)
@@ -86,7 +87,7 @@ func TestWrite(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 
-	// What is half there is made whole, and what is there is left.
+	// An incomplete file is copied again, and complete files stay.
 	write(t, filepath.Join(dir, "netroot/a@2/vmlinuz"), "the ker")
 	write(t, filepath.Join(dir, "netroot/own/file"), "x")
 	if _, err := add(dir, h, "a@2", export.DefaultNo); err != nil || read(t, dir, "netroot/a@2/vmlinuz") != "the kernel" {
@@ -112,20 +113,20 @@ func TestWriteKeepsOthers(t *testing.T) {
 		t.Error(text)
 	}
 	if read(t, dir, "pxelinux.0") != "another version" || read(t, dir, "ldlinux.c32") != "its module" {
-		t.Error("somebody's loader is another now")
+		t.Error("the administrator's loader was replaced")
 	}
 }
 
 func TestWriteRefuses(t *testing.T) {
 	for want, prepare := range map[string]func(host, dir string){
-		"install pxelinux and syslinux-common":  func(h, _ string) { os.RemoveAll(filepath.Join(h, "usr")) },
-		"has pxelinux.0 and no ldlinux.c32":     func(_, d string) { write(t, filepath.Join(d, "pxelinux.0"), "x") },
-		"has a ldlinux.c32 that is not of this": func(_, d string) { write(t, filepath.Join(d, "ldlinux.c32"), "x") },
-		"which is somebody else's":              func(_, d string) { write(t, filepath.Join(d, menu), "LABEL a\n LOCALBOOT 0\n") },
-		"has no end":                            func(_, d string) { write(t, filepath.Join(d, menu), "# netroot: begin a\n") },
-		"kernel: no such file":                  func(h, _ string) { os.Remove(filepath.Join(h, "kernel")) },
-		"pxelinux.cfg/default: is a directory":  func(_, d string) { os.MkdirAll(filepath.Join(d, menu), 0o755) },
-		"not a directory":                       func(_, d string) { os.RemoveAll(d); write(t, d, "a file") },
+		"install pxelinux and syslinux-common":              func(h, _ string) { os.RemoveAll(filepath.Join(h, "usr")) },
+		"has pxelinux.0 but no ldlinux.c32":                 func(_, d string) { write(t, filepath.Join(d, "pxelinux.0"), "x") },
+		"has a ldlinux.c32 that is not of the same version": func(_, d string) { write(t, filepath.Join(d, "ldlinux.c32"), "x") },
+		"which netroot did not write":                       func(_, d string) { write(t, filepath.Join(d, menu), "LABEL a\n LOCALBOOT 0\n") },
+		"has no end":                                        func(_, d string) { write(t, filepath.Join(d, menu), "# netroot: begin a\n") },
+		"kernel: no such file":                              func(h, _ string) { os.Remove(filepath.Join(h, "kernel")) },
+		"pxelinux.cfg/default: is a directory":              func(_, d string) { os.MkdirAll(filepath.Join(d, menu), 0o755) },
+		"not a directory":                                   func(_, d string) { os.RemoveAll(d); write(t, d, "a file") },
 	} {
 		h, dir := host(t), t.TempDir()
 		prepare(h, dir)
@@ -141,7 +142,7 @@ func TestWriteRefuses(t *testing.T) {
 	}
 }
 
-// tree is every file below dir and what is in it.
+// tree returns all files below dir and their content.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -154,7 +155,7 @@ func tree(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// Those who export at once do not lose each other's entries.
+// Concurrent exports do not lose each other's entries.
 func TestWriteAtOnce(t *testing.T) {
 	h, dir := host(t), t.TempDir()
 	var group sync.WaitGroup
@@ -180,6 +181,6 @@ func TestLoaderByHTTP(t *testing.T) {
 		t.Error(err)
 	}
 	if err := installLoader(dir, h, false); err != nil || read(t, dir, "pxelinux.0") != "loader" {
-		t.Error(err) // beside the other, with the same module
+		t.Error(err) // another export, which writes the same module
 	}
 }

@@ -96,9 +96,9 @@ func (p *parser) checkUnused(given map[string]string, used map[string]bool) erro
 	return p.fail(0, "", "unused build arguments: "+strings.Join(unused, ", "), fix)
 }
 
-// live returns the uses of build arguments in a line, as indexes of argRef. commented reports that
-// the line also has uses in a comment.
-func (s *substitution) live(text string) (refs [][]int, commented bool) {
+// liveReferences returns the uses of build arguments in a line, as indexes of argRef. commented
+// reports that the line also has uses in a comment.
+func (s *substitution) liveReferences(text string) (refs [][]int, commented bool) {
 	comment := commentBefore
 	if s.strict {
 		comment = strictCommentBefore
@@ -117,7 +117,7 @@ func (s *substitution) expand(n int, st *rawStage, text string) (string, error) 
 	if !strings.Contains(text, "{{") {
 		return text, nil
 	}
-	refs, commented := s.live(text)
+	refs, commented := s.liveReferences(text)
 	if commented && !isIdle(text) {
 		s.warn(n, st.sectionAt(n), "a build argument after a # is not replaced", "")
 	}
@@ -132,7 +132,7 @@ func (s *substitution) expand(n int, st *rawStage, text string) (string, error) 
 		at = m[1]
 	}
 	out.WriteString(text[at:])
-	if left, _ := s.live(out.String()); len(left) > 0 {
+	if left, _ := s.liveReferences(out.String()); len(left) > 0 {
 		return "", s.fail(n, st.sectionAt(n), fmt.Sprintf("%s remains after build arguments were replaced", out.String()[left[0][0]:left[0][1]]), "the value of an argument can use another argument, but not through a third one")
 	}
 	return out.String(), nil

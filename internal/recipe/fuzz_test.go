@@ -36,7 +36,7 @@ func FuzzParse(f *testing.F) {
 		r, err := Parse("x.def", src, opt)
 		if err != nil {
 			if e := (*Error)(nil); !errors.As(err, &e) || e.Fix == "" {
-				t.Fatalf("%#v is no *Error with a fix", err)
+				t.Fatalf("%#v is not an *Error with a fix", err)
 			}
 			return
 		}

@@ -62,7 +62,7 @@ func golden(t *testing.T, file string, got []byte) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, diff)
+		t.Errorf("%s (-want +got; run with -update to write it):\n%s", file, diff)
 	}
 }
 
@@ -72,11 +72,11 @@ func roundTrip(t *testing.T, r *Recipe, opt Options) {
 	opt.Args = nil
 	again, err := Parse(r.Name, r.Format(), opt)
 	if err != nil {
-		t.Fatalf("what Format prints is refused: %v\n%s", err, r.Format())
+		t.Fatalf("the output of Format is refused: %v\n%s", err, r.Format())
 	}
 	lines := cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".Line" }, cmp.Ignore())
 	if diff := cmp.Diff(r.Stages, again.Stages, lines, cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("what Format prints is another recipe (-first +second):\n%s\n%s", diff, r.Format())
+		t.Errorf("the output of Format is another recipe (-first +second):\n%s\n%s", diff, r.Format())
 	}
 	same, err := Parse(r.Name, r.Source, opt)
 	if err != nil {
@@ -191,7 +191,7 @@ func checkError(t *testing.T, dialect string, err error, want string) {
 		t.Errorf("%s: error\n  %v\nwant\n  %s", dialect, err, want)
 	}
 	if e := (*Error)(nil); err != nil && (!errors.As(err, &e) || e.Fix == "") {
-		t.Errorf("%s: %#v is no *Error with a fix", dialect, err)
+		t.Errorf("%s: %#v is not an *Error with a fix", dialect, err)
 	}
 }
 

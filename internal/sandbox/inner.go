@@ -129,7 +129,7 @@ func start(o order) (int, error) {
 		return 0, fmt.Errorf("working directory %s is not a directory", attr.Dir)
 	}
 	if o.Root != "" {
-		if err := park(); err != nil {
+		if err := moveRootAside(); err != nil {
 			return 0, err
 		}
 		attr.Sys = &syscall.SysProcAttr{Chroot: "."}

@@ -71,12 +71,12 @@ func enterTree(root string, binds []Bind) error {
 	return os.Chdir("/")
 }
 
-// park changes the root of this process to another directory. The Tree's root stays its working
-// directory, and becomes the root of the command. Maintainer scripts, ischroot(1) and the systemctl
-// of EL 7 compare / with /proc/1/root. Because the two differ, they know that no init runs here, so
-// they do not start services and do not fail without an init. For the kernel the command is not in
-// a chroot: its root is that of the namespace.
-func park() error {
+// moveRootAside changes the root of this process to another directory. The Tree's root stays its
+// working directory, and becomes the root of the command. Maintainer scripts, ischroot(1) and the
+// systemctl of EL 7 compare / with /proc/1/root. Because the two differ, they know that no init
+// runs here, so they do not start services and do not fail without an init. For the kernel the
+// command is not in a chroot: its root is that of the namespace.
+func moveRootAside() error {
 	if err := unix.Chroot("/dev"); err != nil {
 		return fmt.Errorf("chroot to the private /dev: %w", err)
 	}

@@ -351,7 +351,7 @@ func TestCancel(t *testing.T) {
 
 func TestNeedsRoot(t *testing.T) {
 	if os.Geteuid() == 0 {
-		t.Skip("root needs no telling")
+		t.Skip("root may run commands")
 	}
 	err := (&Sandbox{Root: t.TempDir()}).Run(t.Context(), []string{"sh"})
 	if err == nil || !strings.Contains(err.Error(), "requires root") {

@@ -17,7 +17,7 @@ import (
 // Tree's former entry is restored: a file, a symbolic link (which may dangle here but not on the
 // node), or nothing. The inner process does this work, because it outlives a killed parent.
 // Something is left only if that process itself is killed or the machine stops; the next run then
-// recognizes the text by its first and last line and repairs the file (heal).
+// recognizes the text by its first and last line and repairs the file (repairLeftover).
 //
 // All paths are relative to the working directory, which is the Tree's root during the whole run.
 type stagedFile struct {
@@ -59,7 +59,7 @@ func stageFiles(host hostFiles) (putBack func() error, err error) {
 	putBack = func() error {
 		var errs []error
 		for _, f := range staged {
-			errs = append(errs, f.takeOut())
+			errs = append(errs, f.removeStaged())
 		}
 		return errors.Join(errs...)
 	}
@@ -67,14 +67,14 @@ func stageFiles(host hostFiles) (putBack func() error, err error) {
 		if _, err := os.Stat(path.Dir(f.path)); err != nil {
 			continue // a Tree without /etc does not use the file
 		}
-		if err := f.heal(); err != nil {
+		if err := f.repairLeftover(); err != nil {
 			return putBack, err
 		}
 		if f.path == policyRcd && exists(policyRcd) || f.path != policyRcd && usable(f.path) {
 			continue
 		}
 		staged = append(staged, f)
-		if err := f.putIn(); err != nil {
+		if err := f.putStaged(); err != nil {
 			return putBack, err
 		}
 	}
@@ -126,7 +126,7 @@ func exists(p string) bool {
 	return err == nil
 }
 
-func (f stagedFile) putIn() error {
+func (f stagedFile) putStaged() error {
 	if err := os.Rename(f.path, f.stashName()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("move /%s of the tree aside: %w", f.path, err)
 	}
@@ -136,9 +136,9 @@ func (f stagedFile) putIn() error {
 	return os.Chmod(f.path, f.perm) // independent of the umask
 }
 
-// takeOut removes the staged text. It restores the former entry, unless the command has changed the
-// file.
-func (f stagedFile) takeOut() error {
+// removeStaged removes the staged text. It restores the former entry, unless the command has
+// changed the file.
+func (f stagedFile) removeStaged() error {
 	rest, err := f.rest()
 	if err != nil {
 		return fmt.Errorf("restore /%s of the tree: %w", f.path, err)
@@ -178,9 +178,9 @@ func (f stagedFile) rest() ([]byte, error) {
 	return append([]byte(before), after...), nil
 }
 
-// heal repairs the file that a killed run left. Its text may differ from f.text, because the host's
-// file may have changed since.
-func (f stagedFile) heal() error {
+// repairLeftover repairs the file that a killed run left. Its text may differ from f.text, because
+// the host's file may have changed since.
+func (f stagedFile) repairLeftover() error {
 	fi, err := os.Lstat(f.path)
 	if errors.Is(err, os.ErrNotExist) { // the run was killed after it moved the old file and before it wrote the new one
 		return ignoreMissing(os.Rename(f.stashName(), f.path))
@@ -199,7 +199,7 @@ func (f stagedFile) heal() error {
 		return ignoreMissing(os.Remove(f.stashName()))
 	}
 	f.text = head + stagedBegin + block + stagedEnd
-	return f.takeOut()
+	return f.removeStaged()
 }
 
 // ignoreMissing returns err, or nil if err only says that a file to remove did not exist.

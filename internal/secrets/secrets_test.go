@@ -314,7 +314,7 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	if strings.Contains(said, secret[:6]) {
-		t.Errorf("the secret itself is told:\n%s", said)
+		t.Errorf("the output contains the secret itself:\n%s", said)
 	}
 	for _, bad := range []string{"", "/", "[", "."} {
 		if err := (Allow{bad}).Check(); err == nil {

@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-// Open returns the content of a regular file.
+// Open returns a reader for the content of a regular file.
 func (f *FS) Open(file *File) io.Reader { return &content{f: f, file: file, at: file.start} }
 
 // content reads a file block by block.
@@ -15,7 +15,7 @@ type content struct {
 	file *File
 	rest []byte
 	i    int    // next block
-	at   uint64 // its place
+	at   uint64 // its position in the image
 	done int64  // bytes read from blocks
 }
 
@@ -36,7 +36,7 @@ func (c *content) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// next unpacks the next block, which is as long as it has to be.
+// next unpacks the next block and checks its length.
 func (c *content) next() ([]byte, error) {
 	want := int(min(int64(c.f.sb.BlockSize), c.file.Size-c.done))
 	if c.i == len(c.file.blocks) {
@@ -56,25 +56,25 @@ func (c *content) next() ([]byte, error) {
 		raw, err = c.f.unpack(raw, int(c.f.sb.BlockSize))
 	}
 	if err == nil && len(raw) != want {
-		err = bad("a block of %d bytes in place of %d", len(raw), want)
+		err = bad("a block has %d bytes instead of %d", len(raw), want)
 	}
 	return raw, err
 }
 
-// raw reads a data block as it lies in the image.
+// raw reads a data block without unpacking it.
 func (f *FS) raw(at uint64, size uint32) ([]byte, error) {
 	n := size &^ stored
 	if n > f.sb.BlockSize {
-		return nil, bad("a block of %d bytes where %d is the most", n, f.sb.BlockSize)
+		return nil, bad("a block has %d bytes, but the limit is %d", n, f.sb.BlockSize)
 	}
 	raw := make([]byte, n)
 	return raw, f.readAt(raw, at)
 }
 
-// tail returns the end of a file, which lies in a fragment.
+// tail returns the end of a file, which is stored in a fragment.
 func (f *FS) tail(file *File, want int) ([]byte, error) {
 	if int64(file.fragment) >= int64(len(f.fragments)) {
-		return nil, bad("fragment %d of %d", file.fragment, len(f.fragments))
+		return nil, bad("there is no fragment %d of %d", file.fragment, len(f.fragments))
 	}
 	block, err := f.tails.get(file.fragment, func() ([]byte, error) {
 		frag := f.fragments[file.fragment]
@@ -93,8 +93,8 @@ func (f *FS) tail(file *File, want int) ([]byte, error) {
 	return block[file.offset:][:want], nil
 }
 
-// Same reports whether two regular files of two images have the same content. What was compressed to the same bytes is
-// not unpacked.
+// Same reports whether two regular files of two images have the same content. It does not unpack
+// blocks that are the same in compressed form.
 func Same(f *FS, a *File, g *FS, b *File) (bool, error) {
 	if a.Size != b.Size {
 		return false, nil
@@ -108,7 +108,7 @@ func Same(f *FS, a *File, g *FS, b *File) (bool, error) {
 	return sameRest(x, y)
 }
 
-// skipSame passes over the blocks at the beginning that lie alike in both images.
+// skipSame skips the blocks at the beginning whose stored form is the same in both images.
 func skipSame(x, y *content) error {
 	for x.i < len(x.file.blocks) && y.i < len(y.file.blocks) && x.file.blocks[x.i] == y.file.blocks[y.i] {
 		size := x.file.blocks[x.i]
@@ -129,7 +129,7 @@ func skipSame(x, y *content) error {
 	return nil
 }
 
-// sameRest compares what is left of two files of one size.
+// sameRest compares the rest of two files of the same size.
 func sameRest(x, y *content) (bool, error) {
 	const piece = 64 << 10
 	a, b := make([]byte, piece), make([]byte, piece)

@@ -14,27 +14,27 @@ type File struct {
 	Mode     uint32 // type and permissions, as in stat(2)
 	UID, GID uint32
 	ModTime  time.Time
-	Inode    uint32            // the same for all names of one file
-	Links    uint32            // names of it
-	Size     int64             // of a regular file
-	Target   string            // of a symbolic link
-	Rdev     uint64            // of a device, as unix.Major and unix.Minor take it
-	Xattrs   map[string]string // extended attributes, nil when there are none
+	Inode    uint32            // the same for all hard links of a file
+	Links    uint32            // number of hard links
+	Size     int64             // in bytes, of a regular file
+	Target   string            // target of a symbolic link
+	Rdev     uint64            // number of a device, for unix.Major and unix.Minor
+	Xattrs   map[string]string // extended attributes; nil if there are none
 
-	start    uint64   // of the first data block
-	blocks   []uint32 // sizes on disk
-	fragment uint32   // that holds the end, or none
-	offset   uint32   // in there
+	start    uint64   // position of the first data block
+	blocks   []uint32 // stored sizes
+	fragment uint32   // fragment that contains the end of the file, or none
+	offset   uint32   // position in the fragment
 
-	dirStart  uint32 // of a directory's entries
+	dirStart  uint32 // position of a directory's entries
 	dirOffset uint16
 	dirSize   uint32
 }
 
-// Type is the kind of file alone: unix.S_IFREG, ...
+// Type returns the type of the file: unix.S_IFREG, ...
 func (f *File) Type() uint32 { return f.Mode & unix.S_IFMT }
 
-// The types of inodes. That of an extended one is greater by seven.
+// These are the types of inodes. The number of the extended form is greater by seven.
 const (
 	typeDir = iota + 1
 	typeFile
@@ -49,7 +49,7 @@ const (
 var typeModes = [...]uint32{typeDir: unix.S_IFDIR, typeFile: unix.S_IFREG, typeSymlink: unix.S_IFLNK,
 	typeBlock: unix.S_IFBLK, typeChar: unix.S_IFCHR, typeFIFO: unix.S_IFIFO, typeSocket: unix.S_IFSOCK}
 
-// inode reads the file that a reference leads to.
+// inode reads the file at a reference.
 func (f *FS) inode(ref uint64) (*File, error) {
 	m, err := f.metadata(f.sb.InodeTable, ref)
 	if err != nil {
@@ -67,10 +67,10 @@ func (f *FS) inode(ref uint64) (*File, error) {
 		kind -= extended
 	}
 	if kind < typeDir || kind > typeSocket {
-		return nil, bad("a file of type %d", head.Type)
+		return nil, bad("a file has the unknown type %d", head.Type)
 	}
 	if int(head.UID) >= len(f.ids) || int(head.GID) >= len(f.ids) {
-		return nil, bad("owner %d:%d of %d", head.UID, head.GID, len(f.ids))
+		return nil, bad("owner %d:%d is not in the table of %d IDs", head.UID, head.GID, len(f.ids))
 	}
 	file := &File{Mode: typeModes[kind] | uint32(head.Mode&0o7777), UID: f.ids[head.UID], GID: f.ids[head.GID],
 		ModTime: time.Unix(int64(head.Time), 0).UTC(), Inode: head.Number, Links: 1, fragment: none}
@@ -130,14 +130,14 @@ func (file *File) readRegular(m *metaReader, ext bool, xattr *uint32, blockSize 
 		file.start, file.Size, file.fragment, file.offset = uint64(d.Start), int64(d.Size), d.Fragment, d.Offset
 	}
 	if file.Size < 0 {
-		return bad("a file of %d bytes", uint64(file.Size))
+		return bad("a file has the impossible size of %d bytes", uint64(file.Size))
 	}
 	n := file.Size / int64(blockSize)
 	if file.fragment == none && file.Size%int64(blockSize) != 0 {
 		n++
 	}
 	var size [4]byte
-	for range n { // one by one: n may be a lie
+	for range n { // one by one, because n may be wrong
 		if err := m.get(&size); err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ func (file *File) readSpecial(m *metaReader, kind uint16, ext bool, xattr *uint3
 			return err
 		}
 		if size > unix.PathMax*16 {
-			return bad("a link of %d bytes", size)
+			return bad("the target of a link has %d bytes", size)
 		}
 		var err error
 		if file.Target, err = m.text(int(size)); err != nil {
@@ -177,16 +177,16 @@ func (file *File) readSpecial(m *metaReader, kind uint16, ext bool, xattr *uint3
 	return nil
 }
 
-// xattrPrefixes are the name spaces that squashfs knows.
+// xattrPrefixes are the name spaces of squashfs.
 var xattrPrefixes = [...]string{"user.", "trusted.", "security."}
 
-// readXattrs reads the attributes with a number in the image's table of them.
+// readXattrs reads the attributes with an index into the image's table.
 func (f *FS) readXattrs(index uint32) (map[string]string, error) {
 	if index == none {
 		return nil, nil
 	}
 	if int64(index) >= int64(len(f.xattrs)) {
-		return nil, bad("attributes %d of %d", index, len(f.xattrs))
+		return nil, bad("there are no attributes %d of %d", index, len(f.xattrs))
 	}
 	x := f.xattrs[index]
 	m, err := f.metadata(f.pairs, x.Ref)
@@ -205,14 +205,14 @@ func (f *FS) readXattrs(index uint32) (map[string]string, error) {
 }
 
 func (f *FS) readXattr(m *metaReader) (name, value string, err error) {
-	const elsewhere = 0x100 // the value is a reference to one that other files have, too
+	const elsewhere = 0x100 // the value is a reference to one that other files share
 	var head struct{ Type, Size uint16 }
 	if err := m.get(&head); err != nil {
 		return "", "", err
 	}
 	kind := head.Type &^ elsewhere
 	if int(kind) >= len(xattrPrefixes) {
-		return "", "", bad("an attribute of type %d", kind)
+		return "", "", bad("an attribute has the unknown type %d", kind)
 	}
 	if name, err = m.text(int(head.Size)); err != nil {
 		return "", "", err
@@ -235,21 +235,22 @@ func (f *FS) readXattr(m *metaReader) (name, value string, err error) {
 		return "", "", err
 	}
 	if size > maxXattrs {
-		return "", "", bad("an attribute of %d bytes", size)
+		return "", "", bad("an attribute has %d bytes", size)
 	}
 	value, err = from.text(int(size))
 	return xattrPrefixes[kind] + name, value, err
 }
 
-// Walk calls fn for every file of the image, directories before what is in them and the entries of each in the order
-// of their bytes. The root is "/". A file with several names comes once for each.
+// Walk calls fn for every file of the image, directories before their content, and the entries of
+// each directory in the order of their bytes. The root is "/". A file with several names is visited
+// once for each name.
 func (f *FS) Walk(fn func(path string, file *File) error) error {
 	root, err := f.inode(f.sb.Root)
 	if err != nil {
 		return err
 	}
 	if root.Type() != unix.S_IFDIR {
-		return bad("its root is no directory")
+		return bad("the root is not a directory")
 	}
 	if err := fn("/", root); err != nil {
 		return err
@@ -257,10 +258,11 @@ func (f *FS) Walk(fn func(path string, file *File) error) error {
 	return f.walk("", root, map[uint64]bool{f.sb.Root: true}, fn)
 }
 
-// walk calls fn for what is in a directory. seen are the directories before it: a sound image has each in one place.
+// walk calls fn for the content of a directory. seen has the directories that were visited: in a
+// correct image each is in one place.
 func (f *FS) walk(path string, dir *File, seen map[uint64]bool, fn func(string, *File) error) error {
 	if len(path) > 1<<16 {
-		return bad("directories %d bytes deep", len(path))
+		return bad("the path of a directory has %d bytes", len(path))
 	}
 	entries, err := f.entries(dir)
 	if err != nil {
@@ -278,7 +280,7 @@ func (f *FS) walk(path string, dir *File, seen map[uint64]bool, fn func(string, 
 			continue
 		}
 		if seen[e.ref] {
-			return bad("the directory %q is elsewhere, too", path+"/"+e.name)
+			return bad("the directory %q occurs twice", path+"/"+e.name)
 		}
 		seen[e.ref] = true
 		if err := f.walk(path+"/"+e.name, file, seen, fn); err != nil {
@@ -290,10 +292,10 @@ func (f *FS) walk(path string, dir *File, seen map[uint64]bool, fn func(string, 
 
 type entry struct {
 	name string
-	ref  uint64 // of the inode
+	ref  uint64 // reference to the inode
 }
 
-// entries reads a directory. Its recorded size counts three bytes too many, for "." and "..".
+// entries reads a directory. Its recorded size is three bytes too large, for "." and "..".
 func (f *FS) entries(dir *File) ([]entry, error) {
 	if dir.dirSize <= 3 {
 		return nil, nil
@@ -310,7 +312,7 @@ func (f *FS) entries(dir *File) ([]entry, error) {
 		}
 		left -= 12
 		if head.Count >= 256 {
-			return nil, bad("a run of %d entries", head.Count)
+			return nil, bad("a directory has a run of %d entries", head.Count)
 		}
 		for range head.Count + 1 {
 			var e struct {
@@ -327,7 +329,7 @@ func (f *FS) entries(dir *File) ([]entry, error) {
 			}
 			left -= 8 + int64(len(name))
 			if name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-				return nil, bad("a file called %q", name)
+				return nil, bad("a file has the invalid name %q", name)
 			}
 			out = append(out, entry{name, uint64(head.Start)<<16 | uint64(e.Offset)})
 		}

@@ -1,9 +1,11 @@
-// Package squashfs reads squashfs 4.0 images, as mksquashfs writes them: every file with its owner, mode, attributes and
-// content. It needs no mount, no root and no other program, so an unprivileged caller sees what the kernel would.
+// Package squashfs reads squashfs 4.0 images as mksquashfs writes them: every file with its owner,
+// mode, attributes and content. It requires neither a mount nor root nor another program, so that
+// an unprivileged caller sees what the kernel would.
 //
-// The format is described in the kernel's Documentation/filesystems/squashfs.rst and fs/squashfs/squashfs_fs.h. Images
-// compressed with gzip, xz (without its filters for machine code) and zstd are read; lzma, lzo and lz4 are not.
-// It writes nothing (package pack does), and is no fs.FS: it is made for walking through an image once.
+// The format is described in the kernel's Documentation/filesystems/squashfs.rst and
+// fs/squashfs/squashfs_fs.h. The package reads images that are compressed with gzip, xz (without
+// its filters for machine code) and zstd, but not with lzma, lzo or lz4. It does not write images
+// (package pack does), and is not an fs.FS: it is for walking once through an image.
 package squashfs
 
 import (
@@ -20,8 +22,8 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// ErrFormat is matched by the errors for bytes that are no squashfs, or a damaged one.
-var ErrFormat = errors.New("not a sound squashfs")
+// ErrFormat is matched by errors about bytes that are not a squashfs or are damaged.
+var ErrFormat = errors.New("not a valid squashfs")
 
 func bad(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
@@ -31,9 +33,9 @@ const (
 	magic     = 0x73717368
 	metaSize  = 8192
 	none      = 0xffffffff         // no fragment, no attributes
-	noTable   = 0xffffffffffffffff // no such table
+	noTable   = 0xffffffffffffffff // the table does not exist
 	maxBlock  = 1 << 20
-	stored    = 1 << 24 // in the size of a data block: it is not compressed
+	stored    = 1 << 24 // flag in the size of a data block: the block is not compressed
 	maxXattrs = 1 << 16
 )
 
@@ -47,14 +49,14 @@ type superblock struct {
 	DirTable, FragmentTable, ExportTable      uint64
 }
 
-// FS is an open image. It serves one goroutine at a time.
+// FS is an open image. Only one goroutine may use it at a time.
 type FS struct {
 	r         io.ReaderAt
 	sb        superblock
 	ids       []uint32
 	fragments []fragment
 	xattrs    []xattrRef
-	pairs     uint64 // where the attributes' metadata begins
+	pairs     uint64 // position of the metadata of the attributes
 	zstd      *zstd.Decoder
 	meta      cache[uint64, metaBlock]
 	tails     cache[uint32, []byte]
@@ -69,16 +71,16 @@ func Open(r io.ReaderAt) (*FS, error) {
 	}
 	switch {
 	case sb.Magic != magic:
-		return nil, bad("it begins with %#x", sb.Magic)
+		return nil, bad("the first bytes are %#x", sb.Magic)
 	case sb.Major != 4 || sb.Minor != 0:
-		return nil, bad("version %d.%d, only 4.0 is known", sb.Major, sb.Minor)
+		return nil, bad("version %d.%d is not supported, only 4.0", sb.Major, sb.Minor)
 	case sb.BlockSize < 4096 || sb.BlockSize > maxBlock || sb.BlockSize != 1<<(sb.BlockLog&31):
-		return nil, bad("blocks of %d bytes", sb.BlockSize)
+		return nil, bad("the block size is %d bytes", sb.BlockSize)
 	}
 	switch sb.Compressor {
 	case 1, 4, 6:
 	default:
-		return nil, fmt.Errorf("squashfs with compressor %d cannot be read: only gzip, xz and zstd", sb.Compressor)
+		return nil, fmt.Errorf("cannot read a squashfs with compressor %d, only gzip, xz and zstd", sb.Compressor)
 	}
 	var err error
 	if f.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxBlock)); err != nil {
@@ -90,17 +92,17 @@ func Open(r io.ReaderAt) (*FS, error) {
 	return f, nil
 }
 
-// Time is the image's own time, which SOURCE_DATE_EPOCH sets.
+// Time returns the time of the image, which SOURCE_DATE_EPOCH sets.
 func (f *FS) Time() time.Time { return time.Unix(int64(f.sb.Time), 0).UTC() }
 
-// fragment is a block that holds the ends of several files.
+// fragment is a block that contains the ends of several files.
 type fragment struct {
 	Start  uint64
 	Size   uint32
 	Unused uint32
 }
 
-// xattrRef is where the attributes of a file are.
+// xattrRef is the position of the attributes of a file.
 type xattrRef struct {
 	Ref   uint64
 	Count uint32
@@ -116,8 +118,8 @@ func (f *FS) readFragments() error {
 	if f.sb.FragmentTable == noTable || f.sb.Fragments == 0 {
 		return nil
 	}
-	if uint64(f.sb.Fragments) > f.sb.Used { // each is a byte at the least
-		return bad("%d fragments in %d bytes", f.sb.Fragments, f.sb.Used)
+	if uint64(f.sb.Fragments) > f.sb.Used { // each takes at least one byte
+		return bad("%d fragments do not fit into %d bytes", f.sb.Fragments, f.sb.Used)
 	}
 	var err error
 	f.fragments, err = grow[fragment](f, "fragments", f.sb.FragmentTable, f.sb.Fragments, 16)
@@ -141,7 +143,8 @@ func (f *FS) readXattrTable() error {
 	return err
 }
 
-// grow reads a table of n elements without believing n: a damaged image must not take memory that it has no bytes for.
+// grow reads a table of n elements. It does not trust n: a damaged image must not make it allocate
+// memory for bytes that the image does not have.
 func grow[T any](f *FS, what string, at uint64, n uint32, size int) ([]T, error) {
 	const step = metaSize / 16
 	var out []T
@@ -155,7 +158,8 @@ func grow[T any](f *FS, what string, at uint64, n uint32, size int) ([]T, error)
 	return out, nil
 }
 
-// table reads a table of size bytes: a list of places of metadata blocks, which hold the elements one after another.
+// table reads a table of size bytes: a list of the positions of metadata blocks, which contain the
+// elements in order.
 func (f *FS) table(what string, at uint64, into any, size int) error {
 	raw := make([]byte, 0, size)
 	for i := 0; len(raw) < size; i++ {
@@ -168,7 +172,7 @@ func (f *FS) table(what string, at uint64, into any, size int) error {
 			return fmt.Errorf("table of %s: %w", what, err)
 		}
 		if len(b.data) == 0 {
-			return bad("table of %s: an empty block", what)
+			return bad("table of %s: a block is empty", what)
 		}
 		raw = append(raw, b.data...)
 	}
@@ -178,19 +182,19 @@ func (f *FS) table(what string, at uint64, into any, size int) error {
 
 func (f *FS) readAt(p []byte, at uint64) error {
 	if at > 1<<62 {
-		return bad("a place at %#x", at)
+		return bad("a position is %#x", at)
 	}
 	n, err := f.r.ReadAt(p, int64(at))
 	if n == len(p) {
 		return nil
 	}
 	if err == io.EOF {
-		return bad("it ends at %d, before a place it refers to", at+uint64(n))
+		return bad("the image ends at %d, before a position that it refers to", at+uint64(n))
 	}
 	return err
 }
 
-// unpack uncompresses a block of at most limit bytes.
+// unpack decompresses a block of at most limit bytes.
 func (f *FS) unpack(raw []byte, limit int) ([]byte, error) {
 	var out []byte
 	var err error
@@ -220,7 +224,7 @@ func drain(limit int) func(io.Reader, error) ([]byte, error) {
 	}
 }
 
-// metaBlock is 8 KiB of inodes, directory entries or a table, and the place of the next one.
+// metaBlock is 8 KiB of inodes, directory entries or a table, and the position of the next block.
 type metaBlock struct {
 	data []byte
 	next uint64
@@ -240,7 +244,7 @@ func (f *FS) metaBlock(at uint64) (metaBlock, error) {
 		b := metaBlock{raw, at + 2 + uint64(len(raw))}
 		if size&0x8000 != 0 {
 			if len(raw) > metaSize {
-				return metaBlock{}, bad("metadata of %d bytes", len(raw))
+				return metaBlock{}, bad("a block of metadata has %d bytes", len(raw))
 			}
 			return b, nil
 		}
@@ -250,14 +254,15 @@ func (f *FS) metaBlock(at uint64) (metaBlock, error) {
 	})
 }
 
-// metaReader reads on from a place in the metadata, from block to block.
+// metaReader reads metadata from a position on, across blocks.
 type metaReader struct {
 	f    *FS
 	rest []byte
 	next uint64
 }
 
-// metadata begins at a reference: the place of a block, counted from start, and in the lower 16 bits one in it.
+// metadata returns a reader at a reference: the upper bits are the position of a block, relative to
+// start, and the lower 16 bits a position in the block.
 func (f *FS) metadata(start, ref uint64) (*metaReader, error) {
 	b, err := f.metaBlock(start + ref>>16)
 	if err != nil {
@@ -265,7 +270,7 @@ func (f *FS) metadata(start, ref uint64) (*metaReader, error) {
 	}
 	offset := int(ref & 0xffff)
 	if offset > len(b.data) {
-		return nil, bad("place %d in metadata of %d bytes", offset, len(b.data))
+		return nil, bad("position %d in metadata of %d bytes", offset, len(b.data))
 	}
 	return &metaReader{f, b.data[offset:], b.next}, nil
 }
@@ -278,7 +283,7 @@ func (m *metaReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if len(b.data) == 0 {
-			return 0, bad("an empty block of metadata")
+			return 0, bad("a block of metadata is empty")
 		}
 		m.rest, m.next = b.data, b.next
 	}
@@ -292,7 +297,7 @@ func (m *metaReader) get(v any) error { return binary.Read(m, binary.LittleEndia
 
 func (m *metaReader) text(n int) (string, error) {
 	var b strings.Builder
-	_, err := io.CopyN(&b, m, int64(n)) // piece by piece: n may be a lie
+	_, err := io.CopyN(&b, m, int64(n)) // in steps, because n may be wrong
 	return b.String(), err
 }
 

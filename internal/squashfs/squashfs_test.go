@@ -41,7 +41,7 @@ func mksquashfs(t testing.TB, tree string, args ...string) []byte {
 	return image
 }
 
-// newTree makes a tree with what is hard about trees.
+// newTree makes a tree with all special cases.
 func newTree(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "tree")
@@ -94,7 +94,7 @@ func newTree(t testing.TB) string {
 	return dir
 }
 
-// describe is one line on a file, whatever it was read from.
+// describe returns a line that describes a file, independent of its source.
 func describe(path string, f *File, content io.Reader) (string, error) {
 	line := fmt.Sprintf("%q %o %d:%d %d", path, f.Mode, f.UID, f.GID, f.ModTime.Unix())
 	switch f.Type() {
@@ -188,7 +188,7 @@ func fromTree(t testing.TB, tree string) []string {
 	return out
 }
 
-// TestReadsWhatWasPacked holds the reader against mksquashfs.
+// TestReadsWhatWasPacked compares the reader with mksquashfs.
 func TestReadsWhatWasPacked(t *testing.T) {
 	tree := newTree(t)
 	want := fromTree(t, tree)
@@ -208,7 +208,7 @@ func TestReadsWhatWasPacked(t *testing.T) {
 	}
 }
 
-// TestDevicesAndOwners packs what a user cannot make.
+// TestDevicesAndOwners packs files that a user cannot make.
 func TestDevicesAndOwners(t *testing.T) {
 	tree := t.TempDir()
 	if err := os.WriteFile(filepath.Join(tree, "f"), []byte("x"), 0o644); err != nil {
@@ -316,7 +316,8 @@ func TestNotOurs(t *testing.T) {
 	}
 }
 
-// FuzzImage reads damaged images: an error is fine, a panic, an endless walk or a name that leads elsewhere is not.
+// FuzzImage reads damaged images: an error is correct; a panic, an endless walk or a name that
+// leads out of the image is not.
 func FuzzImage(f *testing.F) {
 	tree := f.TempDir()
 	for name, text := range map[string]string{"f": "hello", "d/e": strings.Repeat("x", 9000), "d/g": ""} {

@@ -1,4 +1,4 @@
-// Package testlog keeps for a test what the goroutines of a server write.
+// Package testlog collects the log output of a server's goroutines for a test.
 package testlog
 
 import (
@@ -6,7 +6,8 @@ import (
 	"sync"
 )
 
-// Buffer keeps what is written to it, for as many writers and readers at once as there are. Its zero value is empty.
+// Buffer keeps everything that is written to it. Several goroutines may write and read at once. The
+// zero value is empty.
 type Buffer struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -18,7 +19,7 @@ func (b *Buffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
-// String returns all that was written so far.
+// String returns everything that was written so far.
 func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

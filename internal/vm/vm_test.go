@@ -107,7 +107,7 @@ func TestCancelLeavesNothing(t *testing.T) {
 	}
 	if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", m.SSHPort)); err == nil {
 		l.Close()
-		t.Error("nobody holds the port for ssh")
+		t.Error("no process listens on the port for ssh")
 	}
 	why := errors.New("enough")
 	cancel(why)

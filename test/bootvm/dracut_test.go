@@ -14,11 +14,12 @@ import (
 	"netroot/internal/config"
 )
 
-// dracutConfig is the configuration of the dracut tests, seen from where the lab's commands run.
+// dracutConfig is the path of the dracut tests' configuration, relative to the working directory of
+// the lab's commands.
 const dracutConfig = "test/bootvm/testdata/dracut/netroot.yaml"
 
-// dracutImage builds the image, once, of the lab's debian12 and the packages that
-// the example configuration names.
+// dracutImage builds the image once, from the lab's debian12 and the packages that the example
+// configuration names.
 var dracutImage struct {
 	once sync.Once
 	err  error
@@ -54,7 +55,7 @@ func buildDracut(ctx context.Context) error {
 	return nil
 }
 
-// dracutQuestions are what a node must be whichever initramfs brought it up.
+// dracutQuestions ask for what must hold on a node with any initramfs.
 const dracutQuestions = `
 echo "state $(systemctl is-system-running --wait)"
 systemctl --failed --plain --no-legend
@@ -66,7 +67,7 @@ echo "address $(ip -4 addr show scope global | grep -A1 10.0.2.15/24 | grep -c '
 echo "keepers $(pgrep -cf ^@netroot-keeper)"
 `
 
-// dracutAnswers are what they are answered with; the first is what the image is mounted as.
+// dracutAnswers returns the right answers. The first is what the image is mounted from.
 func dracutAnswers(image string, keepers int) []string {
 	return []string{
 		"state running", "root overlay over " + image + " ro, cow tmpfs", "machine-id 33 own", "resolv 1", "written x", "address 1",
@@ -74,8 +75,8 @@ func dracutAnswers(image string, keepers int) []string {
 	}
 }
 
-// TestDracut boots by every transport that dracut and its programs attach, and
-// kills the server under it. The keeper has the lease, and the connection by NBD.
+// TestDracut boots over every transport that dracut and its programs support, and kills the server
+// while the machine runs. The keeper holds the lease and the NBD connection.
 func TestDracut(t *testing.T) {
 	needDracut(t)
 	t.Parallel()
@@ -107,7 +108,7 @@ echo reading
 `+readMuch)
 	b.says(ctx, t, "reading")
 	stop(server)
-	select { // the time the server is away is what is tested
+	select { // this tests an absence of the server of that length
 	case <-time.After(away):
 	case <-ctx.Done():
 	}
@@ -125,8 +126,8 @@ echo reading
 	b.note("server away %s, longest stall %s s", away, stall)
 }
 
-// TestDracutLayers boots by HTTP, which our own module attaches, with layers of
-// the tree and of the server.
+// TestDracutLayers boots over HTTP, which our own module supports, with layers of the tree and of
+// the server.
 func TestDracutLayers(t *testing.T) {
 	needDracut(t)
 	t.Parallel()

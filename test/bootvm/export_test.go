@@ -15,7 +15,8 @@ import (
 	"netroot/internal/vm"
 )
 
-// TestServerKernel boots from the servers that sites have, with the texts that "netroot export" writes.
+// TestServerKernel boots from other projects' servers, with the configuration that "netroot export"
+// writes.
 func TestServerKernel(t *testing.T) {
 	needLab(t)
 	needTools(t, "nbd-server", "tgtd", "tgt-admin", "busybox", "rpcbind", "rpc.nfsd", "rpc.mountd", "exportfs")
@@ -45,9 +46,9 @@ true`)
 	}
 }
 
-// TestPxelinux is the way of a site with servers of its own: a BIOS machine gets pxelinux, kernel and initramfs by TFTP
-// from the directory that was exported, and its root from nbd-server with the section that was. A layer comes from
-// "netroot serve".
+// TestPxelinux boots as at a site with its own servers: a BIOS machine gets pxelinux, kernel and
+// initramfs over TFTP from the exported directory, and its root from nbd-server with the exported
+// section. A layer comes from "netroot serve".
 func TestPxelinux(t *testing.T) {
 	needLab(t)
 	needTools(t, "nbd-server")
@@ -127,7 +128,8 @@ cat /live/image/root/.ssh/authorized_keys 2>&1 | wc -l`, &out, &errs)
 	}
 }
 
-// startNBDServer starts nbd-server with what was exported to dir/out, as a site's configuration includes it.
+// startNBDServer starts nbd-server with the files exported to dir/out, which its configuration
+// includes as at a site.
 func startNBDServer(ctx context.Context, t *testing.T, dir, port string) {
 	t.Helper()
 	config := filepath.Join(dir, "nbd-server.conf")
@@ -139,7 +141,7 @@ func startNBDServer(ctx context.Context, t *testing.T, dir, port string) {
 	if out, err := exec.CommandContext(ctx, "nbd-server", "-C", config, "-p", pid).CombinedOutput(); err != nil {
 		t.Fatalf("nbd-server: %v\n%s", err, out)
 	}
-	if err := waitFor(ctx, pid, "\n"); err != nil { // it goes into the background first
+	if err := waitFor(ctx, pid, "\n"); err != nil { // it writes its pid after it has gone into the background
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

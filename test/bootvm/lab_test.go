@@ -1,11 +1,10 @@
-// Package bootvm goes the whole way as a user would: it builds the programs and
-// the Debian recipe, boots the image in qemu machines with real firmware and
-// kernel, and asserts from inside. It needs root, qemu and a Debian mirror, and
-// runs where NETROOT_BOOT=1 asks for it.
+// Package bootvm tests the whole way of a user: it builds the programs and the Debian recipe, boots
+// the image in qemu machines with real firmware and kernel, and checks the machines from inside. It
+// requires root, qemu and a Debian mirror, and runs only with NETROOT_BOOT=1.
 //
-// A test here begins with needLab and t.Parallel, for two machines run at once,
-// and asks one machine many questions rather than booting many. [machine] boots
-// one; what it cost becomes a row of the table that ends the run.
+// A test here begins with needLab and t.Parallel, because two machines run at once, and asks one
+// machine many questions instead of booting many machines. [machine] boots a machine; its figures
+// become a row of the table at the end of the run.
 package bootvm
 
 import (
@@ -26,16 +25,15 @@ import (
 	"time"
 )
 
-// bootLimit is for a test that boots one machine. An emulated one takes a
-// minute where it has a core for itself.
+// bootLimit is the limit for a test that boots one machine. An emulated machine takes a minute if
+// it has a core for itself.
 const bootLimit = 12 * time.Minute
 
-// lab is what the tests share: the programs, and a state directory with the
-// Debian image in it.
+// lab is what the tests share: the programs, and a state directory with the Debian image.
 var lab struct {
 	once    sync.Once
 	err     error
-	dir     string // of everything
+	dir     string // directory for everything
 	netroot string
 	state   string
 }
@@ -52,15 +50,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// needLab builds the programs and the image, once. NETROOT_BOOT_STATE names a
-// state directory to use, and to keep, instead of a new one.
+// needLab builds the programs and the image once. NETROOT_BOOT_STATE may name a state directory to
+// use and keep instead of a new one.
 func needLab(t *testing.T) {
 	t.Helper()
 	if os.Getenv("NETROOT_BOOT") != "1" {
-		t.Skip("boots machines in qemu for minutes; NETROOT_BOOT=1 asks for it (make test does)")
+		t.Skip("boots machines in qemu for minutes; set NETROOT_BOOT=1 to run it (make test does)")
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("building a tree needs root")
+		t.Skip("building a tree requires root")
 	}
 	needTools(t, "qemu-system-x86_64", "mksquashfs", "mmdebstrap")
 	lab.once.Do(func() { lab.err = setUpLab() })
@@ -69,7 +67,8 @@ func needLab(t *testing.T) {
 	}
 }
 
-// needTools skips a test without a foreign program; where CI installed them, that is a failure.
+// needTools skips a test if an external program is missing. Where CI installs the programs, the
+// test fails.
 func needTools(t *testing.T, tools ...string) {
 	t.Helper()
 	for _, tool := range tools {
@@ -84,7 +83,7 @@ func needTools(t *testing.T, tools ...string) {
 
 func setUpLab() error {
 	var err error
-	// Beside the trees of a real installation, and not in a memory file system.
+	// Trees lie there like those of a real installation, and not in a memory file system.
 	if lab.dir, err = os.MkdirTemp("/var/tmp", "netroot-bootvm-"); err != nil {
 		return err
 	}
@@ -111,30 +110,30 @@ func setUpLab() error {
 	return nil
 }
 
-// result is how a command ended. Its console is that of the machine that it booted.
+// result is the result of a command, including the console of the machine that it booted.
 type result struct {
 	stdout, stderr, console string
 	status                  int
-	err                     error // of a status that is not 0, too
+	err                     error // also set if the status is not 0
 }
 
-// all is what to show of a command that did not do as it should.
+// all returns the output to show when a command has failed.
 func (r result) all() string {
 	return fmt.Sprintf("%v\nstdout:\n%s\nstderr:\n%s\nconsole:\n%s", r.err, r.stdout, r.stderr, r.console)
 }
 
-// command is netroot with the lab's state and the repository's configuration.
-// An end of its context is a Ctrl-C to it.
+// command returns netroot with the lab's state and the repository's configuration. When ctx ends,
+// it gets a Ctrl-C.
 func command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, lab.netroot, append([]string{"--state", lab.state}, args...)...)
-	cmd.Dir = "../.." // where netroot.yaml is
+	cmd.Dir = "../.." // directory of netroot.yaml
 	cmd.Env = append(os.Environ(), "no_proxy="+strings.TrimPrefix(os.Getenv("no_proxy")+",127.0.0.1", ","))
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = 20 * time.Second
 	return cmd
 }
 
-// finish runs a command to its end.
+// finish runs a command and returns its result.
 func finish(cmd *exec.Cmd) result {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -142,17 +141,17 @@ func finish(cmd *exec.Cmd) result {
 	return result{stdout: out.String(), stderr: errs.String(), status: cmd.ProcessState.ExitCode(), err: err}
 }
 
-// run runs netroot to its end.
+// run runs netroot and returns its result.
 func run(ctx context.Context, args ...string) result { return finish(command(ctx, args...)) }
 
-// limit bounds a test.
+// limit bounds the time of a test.
 func limit(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// freePort is an address of loopback that a server can be started on again.
+// freePort returns an address of loopback on which a server can be started repeatedly.
 func freePort(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -162,8 +161,8 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// startServe starts "netroot serve" with one transport, and more of its flags,
-// and returns when it listens. It is killed when the test ends, or by the test: [stop].
+// startServe starts "netroot serve" with one transport and further flags, and returns when it
+// listens. It is killed when the test ends, or by the test with [stop].
 func startServe(t *testing.T, transport, address string, more ...string) *exec.Cmd {
 	t.Helper()
 	args := append([]string{"serve", "--http", "127.0.0.1:0"}, more...)
@@ -179,7 +178,7 @@ func startServe(t *testing.T, transport, address string, more ...string) *exec.C
 	return cmd
 }
 
-// startCommand starts a "netroot serve", and returns when it listens.
+// startCommand starts a "netroot serve" command, and returns when it listens.
 func startCommand(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	pipe, err := cmd.StderrPipe()
@@ -194,7 +193,7 @@ func startCommand(t *testing.T, cmd *exec.Cmd) {
 	go func() {
 		lines := bufio.NewScanner(pipe)
 		serving := false
-		for !serving && lines.Scan() { // it may tell of layers before
+		for !serving && lines.Scan() { // messages about layers may come first
 			serving = strings.Contains(lines.Text(), "netroot: serving ")
 		}
 		ready <- serving
@@ -205,7 +204,7 @@ func startCommand(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
-// stop kills a process outright, as a power cut would.
+// stop kills a process without warning, as a power failure would.
 func stop(cmd *exec.Cmd) {
 	if cmd.ProcessState == nil {
 		cmd.Process.Kill()
@@ -213,7 +212,7 @@ func stop(cmd *exec.Cmd) {
 	}
 }
 
-// waitFor waits until a file holds all words.
+// waitFor waits until a file contains all words.
 func waitFor(ctx context.Context, file string, words ...string) error {
 	missing := ""
 	if until(ctx, func() bool {
@@ -228,10 +227,10 @@ func waitFor(ctx context.Context, file string, words ...string) error {
 	}) {
 		return nil
 	}
-	return errors.New("never said " + missing)
+	return errors.New("never contained " + missing)
 }
 
-// until asks until the answer is yes, and is false when the context ended first.
+// until calls ask until it returns true, and returns false if the context ends first.
 func until(ctx context.Context, ask func() bool) bool {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -245,7 +244,7 @@ func until(ctx context.Context, ask func() bool) bool {
 	return true
 }
 
-// treeDir is the tree that the Debian image was made of. It is not to be changed.
+// treeDir returns the tree of the Debian image. It must not be changed.
 func treeDir() string { return filepath.Join(lab.state, "trees", "debian12") }
 
 func must(t *testing.T, err error) {

@@ -10,16 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLayers boots a tree that has layers of its own, and has the server lay its
-// own over them: who wins, what is deleted, how files arrive, what is said of
-// what cannot be done. The root is the tree itself, by NFS, so that no image is
-// made for it.
+// TestLayers boots a tree that has its own layers, with further layers of the server: which layer
+// wins, what is deleted, how files arrive, and how errors are reported. The root is the tree itself
+// over NFS, so that no image is made for it.
 func TestLayers(t *testing.T) {
 	needLab(t)
 	t.Parallel()
 	for _, flavour := range []struct {
-		label, initramfs string // of the image that is booted
-		tells            bool   // on the console, of what cannot be done
+		label, initramfs string // of the booted image
+		tells            bool   // the console reports what cannot be done
 	}{
 		{"debian12", "", true},
 	} {
@@ -37,7 +36,7 @@ func TestLayers(t *testing.T) {
 					"layers: FAILED: none: the root has no /etc/rootovl/none",
 					`layers: FAILED: b: .rootovldel line 3: "relative" is not an absolute path`,
 					`layers: FAILED: b: .rootovldel line 2: "/etc/spared" is a directory`,
-					"layers: 3 of 4 in the tree, 3 of the server, ", // the third brings the key
+					"layers: 3 of 4 in the tree, 3 of the server, ", // the third adds the key
 				} {
 					if !strings.Contains(r.console, want) {
 						t.Errorf("the console lacks %q", want)
@@ -70,14 +69,14 @@ echo "service: $(systemctl is-active by-layer.service) $(cat /run/by-layer)"
 func checkLayers(t *testing.T, said string) {
 	for _, want := range []string{
 		"tree: a server: c all: c", "a: a b: b c: c d: d",
-		"issue: gone", "issue.net: gone", // by b, and by a layer that is nothing but a list
-		"l/from-a: there", // which b deletes, before a brings it
-		"l/from-b: gone",  // which a deletes, after b has brought it
-		"l/from-d: gone",  // the same, of the server's
-		"doomed: gone",    // a directory, by the server's
-		"spared: there",   // a directory, by the tree's
+		"issue: gone", "issue.net: gone", // by b, and by a layer that has only a list
+		"l/from-a: there", // b deletes it before a adds it
+		"l/from-b: gone",  // a deletes it after b has added it
+		"l/from-d: gone",  // the same with layers of the server
+		"doomed: gone",    // a directory, by a layer of the server
+		"spared: there",   // a directory, by a layer of the tree
 		"../.top: there",  // a file of a layer whose name begins with a dot
-		"program: gone",   // by way of /bin, a link
+		"program: gone",   // through /bin, a link
 		"spared/file: gone", "../.rootovldel: gone",
 		"image: 3 tree", "stat: 2644 7:8 981173106 2 1755 3:4 /nowhere/at all", "caps: l/capable cap_net_raw=ep",
 		"nobody: reads", "service: active started", "root: overlay nfs running",
@@ -88,8 +87,8 @@ func checkLayers(t *testing.T, said string) {
 	}
 }
 
-// layeredSite makes a configuration whose label has a copy of the lab's tree
-// with layers in it, and layers of the server beside it.
+// layeredSite makes a configuration whose label has a copy of the lab's tree with layers, and
+// further layers of the server.
 func layeredSite(t *testing.T, label string) (config string) {
 	t.Helper()
 	dir, err := os.MkdirTemp(lab.dir, "layers-")

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// TestServerLoss kills the root's server outright under a node that reads what
-// it has not read before, and starts a new one a minute later.
+// TestServerLoss kills the root's server while a node reads what it has not read before, and starts
+// a new server a minute later.
 func TestServerLoss(t *testing.T) {
 	needLab(t)
 	t.Parallel()
@@ -24,8 +24,7 @@ func TestServerLoss(t *testing.T) {
 	}
 }
 
-// testServerLoss expects the trace in the kernel's log when the connection was
-// lost and found again.
+// testServerLoss expects trace in the kernel's log after the connection was lost and restored.
 func testServerLoss(t *testing.T, transport, trace string) {
 	const away = 60 * time.Second
 	address := freePort(t)
@@ -38,7 +37,7 @@ echo 3 > /proc/sys/vm/drop_caches
 `+hurt+`
 dmesg | grep -c '`+trace+`'`)
 	stop(server)
-	select { // the time the server is away is what is tested
+	select { // this tests an absence of the server of that length
 	case <-time.After(away):
 	case <-ctx.Done():
 	}
@@ -61,9 +60,8 @@ dmesg | grep -c '`+trace+`'`)
 	b.note("server away %s, longest stall %s s", away, f[1])
 }
 
-// readMuch reads what a node has not read before its login, for tens of
-// seconds, and prints how long it once got nothing, in seconds, and a digest of
-// what it read.
+// readMuch reads files that a node has not read before its login, for tens of seconds. It prints
+// the longest time without data in seconds, and a digest of what it read.
 const readMuch = `
 { find /usr/lib/x86_64-linux-gnu /usr/bin -xdev -type f -size -4M -print0 | sort -z | {
 	longest=0 last=${EPOCHREALTIME/./}
@@ -77,14 +75,14 @@ const readMuch = `
 } | sha256sum | cut -d' ' -f1; } 3>&1
 `
 
-// hurt counts what a node lost while its root did not answer: processes killed by the kernel, failed units, and services
-// that had to be started again.
+// hurt counts what a node lost while its root did not answer: processes killed by the kernel,
+// failed units, and services that were started again.
 const hurt = `
 dmesg | grep -cE 'Out of memory|Killed process'
 systemctl --failed --plain --no-legend | wc -l
 systemctl show --property NRestarts --value '*.service' | awk '{ n += $1 } END { print n + 0 }'`
 
-// treeDigest is what the node computes, computed from the tree.
+// treeDigest returns the same digest, computed from the tree on the host.
 func treeDigest(t *testing.T) string { return digestIn(t, treeDir()) }
 
 func digestIn(t *testing.T, tree string) string {

@@ -12,26 +12,26 @@ import (
 	"time"
 )
 
-// machine is a boot of an image by "netroot vm". Fields that are empty are left
-// to it, and to the label.
+// machine describes a boot of an image by "netroot vm". An empty field means the default of the
+// command or of the label.
 type machine struct {
 	Label     string // empty: debian12
 	Transport string // these four are flags of "netroot vm" with the same names
 	Firmware  string
 	Pack      string
 	Initramfs string
-	Args      []string // more of its flags
+	Args      []string // further flags
 }
 
-// boot boots the machine, runs the script in it as root by ssh, and powers it
-// off. The script's status is the result's.
+// boot boots the machine, runs the script in it as root over ssh, and powers it off. The status of
+// the script is the status of the result.
 func (m machine) boot(ctx context.Context, t *testing.T, script string) result {
 	t.Helper()
 	return m.start(ctx, t, script).wait()
 }
 
-// start is boot for a test that does something meanwhile: it returns when the
-// script has begun, or the boot has failed, which wait tells.
+// start is boot for a test that does something meanwhile. It returns when the script has begun or
+// the boot has failed, which wait reports.
 func (m machine) start(ctx context.Context, t *testing.T, script string) *booted {
 	t.Helper()
 	b := m.launch(ctx, t, "--ssh-port", "0", "--run", greeting+script)
@@ -42,7 +42,7 @@ func (m machine) start(ctx context.Context, t *testing.T, script string) *booted
 	return b
 }
 
-// launch starts "netroot vm" with the machine's flags and others.
+// launch starts "netroot vm" with the machine's flags and further flags.
 func (m machine) launch(ctx context.Context, t *testing.T, flags ...string) *booted {
 	t.Helper()
 	label := m.Label
@@ -67,22 +67,22 @@ func (m machine) launch(ctx context.Context, t *testing.T, flags ...string) *boo
 		b.err = b.cmd.Wait()
 		close(b.ended)
 	}()
-	t.Cleanup(b.end) // of a test that has failed
+	t.Cleanup(b.end) // for a test that has failed
 	return b
 }
 
-// greeting is the first line that a machine prints, and not part of what its
-// script prints: what it finds that it booted by, for the table.
+// greeting makes a machine print a first line, which is not part of the output of its script. The
+// line says how the machine was booted, for the table.
 const greeting = `echo "@ $([ -d /sys/firmware/efi ] && echo uefi || echo bios) $(findmnt -no FSTYPE /live/image || findmnt -no FSTYPE / || echo -) $(tr ' ' '\n' < /proc/cmdline | grep -E '^(net)?root=' | tail -n 1)"
 `
 
-// booted is a machine whose script runs.
+// booted is a machine that runs its script.
 type booted struct {
 	row     *row
 	cmd     *exec.Cmd
-	serial  string // file of its console
+	serial  string // file with its console
 	started time.Time
-	login   chan struct{} // closed when it has greeted
+	login   chan struct{} // closed when the greeting was received
 	ended   chan struct{} // closed after err is set
 	err     error
 	stderr  bytes.Buffer
@@ -91,7 +91,7 @@ type booted struct {
 	out bytes.Buffer
 }
 
-// Write takes what the machine prints.
+// Write receives the output of the machine.
 func (b *booted) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -108,7 +108,7 @@ func (b *booted) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// said is what the script has printed so far.
+// said returns what the script has printed so far.
 func (b *booted) said() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -130,5 +130,6 @@ func (b *booted) end() {
 	<-b.ended
 }
 
-// note adds words to the machine's row of the table: how long its longest stall was, for example.
+// note adds a remark to the machine's row of the table, for example the length of its longest
+// stall.
 func (b *booted) note(format string, args ...any) { b.row.note(format, args...) }

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// combination is a way to boot that must work.
+// combination is a combination of transport and firmware that must work.
 type combination struct {
 	machine
-	disk string // what lsblk says of the root's: NAME TRAN RO FSTYPE
+	disk string // expected output of lsblk for the root's disk: NAME TRAN RO FSTYPE
 }
 
-// TestMatrix boots by each transport and each firmware that the other tests do
-// not. A root by any transport outlives a reboot and lets the machine power off.
+// TestMatrix boots with each transport and each firmware that the other tests do not cover. Over
+// every transport, the root must survive a reboot and allow the machine to power off.
 func TestMatrix(t *testing.T) {
 	needLab(t)
 	t.Parallel()
@@ -41,8 +41,8 @@ func TestMatrix(t *testing.T) {
 // questioned is a file that no boot reads.
 const questioned = "usr/bin/perl"
 
-// check boots, compares what the machine says of itself with the tree that its
-// image was made of, starts it again, compares that, and ends it.
+// check boots, compares what the machine reports with the tree of its image, reboots it, compares
+// again, and ends it.
 func (c combination) check(t *testing.T, tree string) {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(tree, questioned))
@@ -54,7 +54,7 @@ func (c combination) check(t *testing.T, tree string) {
 	want := fmt.Sprintf("%s\nroot overlay\nstate running\nkeeper -1000 locked small\ndigest %x\nacl %s\n", c.disk, sha256.Sum256(content), accessOf(t, filepath.Join(tree, questioned)))
 	ask := s.ask
 	if c.Transport == "http" {
-		ask = s.alone // the root is in memory, all of it
+		ask = s.alone // the whole root is in memory
 	}
 	if got := ask(questions); got != want {
 		t.Errorf("it says\n%s\nwant\n%s", got, want)
@@ -68,7 +68,7 @@ func (c combination) check(t *testing.T, tree string) {
 	}
 }
 
-// questions are answered in the same way before a reboot and after it.
+// questions must have the same answers before and after a reboot.
 const questions = `
 lsblk -rno NAME,TRAN,RO,FSTYPE
 echo "root $(findmnt -no FSTYPE /)"
@@ -78,8 +78,9 @@ echo "digest $(sha256sum < /` + questioned + ` | cut -d' ' -f1)"
 echo "acl $(ls -l /` + questioned + ` | cut -c11 | tr ' ' -)"
 `
 
-// keeper asks whether the keeper, which every node has whose address is leased, is spared by the OOM killer and locked in
-// memory, all but what the kernel maps into it, and takes the memory that it uses: what Go reserves is 40 MiB more.
+// keeper checks the keeper, which every node with a leased address has: the OOM killer spares it,
+// it is locked in memory except for what the kernel maps into it, and it takes only the memory that
+// it uses. Go reserves 40 MiB more.
 const keeper = `
 keeper=$(pgrep -f ^@netroot-keeper)
 echo "keeper $(cat /proc/$keeper/oom_score_adj) $(awk '{ kib[$1] = $2 } END {
@@ -87,7 +88,7 @@ echo "keeper $(cat /proc/$keeper/oom_score_adj) $(awk '{ kib[$1] = $2 } END {
 }' /proc/$keeper/status)"
 `
 
-// accessOf is how ls marks a file with an ACL, + or -.
+// accessOf returns the mark of ls for a file with an ACL, + or -.
 func accessOf(t *testing.T, file string) string {
 	t.Helper()
 	_, err := unix.Getxattr(file, aclName, nil)
@@ -101,13 +102,15 @@ func accessOf(t *testing.T, file string) string {
 	return ""
 }
 
-// TestErofs packs the tree as EROFS, as its label says and then without compression, which a kernel reads in another way
-// (erofs_map_blocks in fs/erofs/data.c, z_erofs_map_blocks_iter in zmap.c), and boots both.
+// TestErofs packs the tree as EROFS, as its label says and then without compression, which a kernel
+// reads in another way (erofs_map_blocks in fs/erofs/data.c, z_erofs_map_blocks_iter in zmap.c),
+// and boots both.
 func TestErofs(t *testing.T) {
 	needLab(t)
 	needTools(t, "mkfs.erofs")
 	t.Parallel()
-	// The lab's own tree belongs to all tests. The record beside it says what it was built from.
+	// All tests share the lab's own tree. The record beside the tree says what it was built
+	// from.
 	state := filepath.Join(lab.dir, "erofs")
 	trees := filepath.Join(state, "trees")
 	tree := filepath.Join(trees, "debian12")
@@ -136,9 +139,9 @@ func TestErofs(t *testing.T) {
 	}
 }
 
-// aclName is the attribute that holds a file's ACL, and forDaemon one that lets
-// user 1 read beside everybody who may already: version 2, then tag,
-// permissions and id of each entry (include/uapi/linux/posix_acl_xattr.h).
+// aclName is the attribute with a file's ACL. forDaemon is an ACL that lets user 1 read in addition
+// to those who already may: version 2, then tag, permissions and id of each entry
+// (include/uapi/linux/posix_acl_xattr.h).
 const (
 	aclName   = "system.posix_acl_access"
 	forDaemon = "\x02\x00\x00\x00" +

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// nfsConfig writes a configuration in which debian12 has a tree that is exported, with more keys.
+// nfsConfig writes a configuration in which debian12 has an exported tree and further keys.
 func nfsConfig(t *testing.T, tree, keys string) string {
 	t.Helper()
 	recipe, err := filepath.Abs("../../recipes/debian12.def")
@@ -28,7 +28,7 @@ func nfsConfig(t *testing.T, tree, keys string) string {
 	return file
 }
 
-// copyTree gives a test a tree of its own, beside the lab's.
+// copyTree makes a copy of the lab's tree for a test.
 func copyTree(t *testing.T, name string) string {
 	t.Helper()
 	tree := filepath.Join(lab.dir, name)
@@ -54,7 +54,7 @@ func (b *booted) says(ctx context.Context, t *testing.T, word string) {
 	}
 }
 
-// has wants lines in what a machine printed.
+// has checks that a machine has printed the lines.
 func (r result) has(t *testing.T, lines ...string) {
 	t.Helper()
 	for _, want := range lines {
@@ -67,8 +67,8 @@ func (r result) has(t *testing.T, lines ...string) {
 	}
 }
 
-// TestNFS boots from a live tree: what is changed in it on the host is seen by the node, and a server that is
-// killed outright for a minute is waited for.
+// TestNFS boots from a live tree: the node sees changes in the tree on the host, and waits for a
+// server that is killed for a minute.
 func TestNFS(t *testing.T) {
 	needLab(t)
 	t.Parallel()
@@ -108,7 +108,7 @@ echo reads
 	started := time.Now()
 	write("changed", "new content\n")
 	write("new", "new file\n")
-	write("replaced~", "new\n") // as editors and package managers do it
+	write("replaced~", "new\n") // as editors and package managers do
 	if err := os.Rename(filepath.Join(dir, "replaced~"), filepath.Join(dir, "replaced")); err != nil {
 		t.Error(err)
 	}
@@ -152,10 +152,10 @@ echo reads
 	readThroughLoss(t, b, r)
 }
 
-// away kills a server and lets time pass.
+// away kills a server and waits.
 func away(ctx context.Context, server *exec.Cmd) {
 	stop(server)
-	select { // the time the server is away is what is tested
+	select { // this tests an absence of the server of that length
 	case <-time.After(serverAway):
 	case <-ctx.Done():
 	}
@@ -163,7 +163,8 @@ func away(ctx context.Context, server *exec.Cmd) {
 
 const serverAway = time.Minute
 
-// readThroughLoss wants the right digest from readMuch, after a stall that shows that the loss was in the middle of it.
+// readThroughLoss expects the right digest from readMuch, after a stall that proves that the loss
+// happened during the read.
 func readThroughLoss(t *testing.T, b *booted, r result) {
 	t.Helper()
 	f := strings.Fields(r.stdout[strings.LastIndex(r.stdout, "reads\n"):])
@@ -180,8 +181,8 @@ func readThroughLoss(t *testing.T, b *booted, r result) {
 	b.note("server away %s, longest stall %s", serverAway, longest)
 }
 
-// TestNFSRW gives a tree to one node to write to: what it writes is in the tree on the host, and after its reboot.
-// Then the exerciser holds the node's root against a local file system.
+// TestNFSRW lets one node write to a tree: what it writes is in the tree on the host, and still
+// there after a reboot. Then the exerciser compares the node's root with a local file system.
 func TestNFSRW(t *testing.T) {
 	needLab(t)
 	t.Parallel()
@@ -199,7 +200,8 @@ func TestNFSRW(t *testing.T) {
 	t.Run("exercise", func(t *testing.T) { nfsExercise(t, tree, config) })
 }
 
-// nfsWrite has a node write, as root and as somebody else, and another ask for the same tree meanwhile.
+// nfsWrite makes a node write as root and as another user, while another machine requests the same
+// tree.
 func nfsWrite(t *testing.T, tree, config string) {
 	ctx := limit(t, bootLimit)
 	b := machine{Args: []string{"--config", config}}.start(ctx, t, `
@@ -222,7 +224,7 @@ until [ -e /srv/written/continue ]; do sleep 1; done
 	if other.status == 0 || !strings.Contains(other.stderr, "must be alone") {
 		t.Errorf("a second machine was not refused with the reason: %s", other.all())
 	}
-	// The node's own writes are on the host by now.
+	// The node's own writes are on the host at this point.
 	if text, err := os.ReadFile(filepath.Join(tree, "srv/written/file")); string(text) != "from the node\n" {
 		t.Errorf("the host reads %q, %v", text, err)
 	}
@@ -247,8 +249,8 @@ until [ -e /srv/written/continue ]; do sleep 1; done
 	r.has(t, "root nfs rw", "state running", "forbidden Permission denied Permission denied", "allowed 12345:23456", "suid 0", "searched Permission denied")
 }
 
-// nfsExercise boots the tree again. A server that is killed while the node writes loses nothing of it, and then
-// everything is exercised.
+// nfsExercise boots the tree again. When a server is killed while the node writes, nothing is lost.
+// Then the exerciser runs.
 func nfsExercise(t *testing.T, tree, config string) {
 	ctx := limit(t, 2*bootLimit)
 	address := freePort(t)

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestMainJob is the README's: the image boots, its root is an overlay, and
-// systemd is content.
+// TestMainJob checks what the README promises: the image boots, its root is an overlay, and systemd
+// reports no failure.
 func TestMainJob(t *testing.T) {
 	needLab(t)
 	t.Parallel()
@@ -19,12 +19,12 @@ func TestMainJob(t *testing.T) {
 	}
 	for _, step := range []string{"modules:", "network:", "attach:", "mount:", "layers:", "identity:", "switch:"} {
 		if !strings.Contains(r.console, "netroot: "+step) {
-			t.Errorf("the console does not tell of the step %s", step)
+			t.Errorf("the console lacks the step %s", step)
 		}
 	}
 }
 
-// TestInside asks one machine everything else that a node must be.
+// TestInside checks in one machine everything else that a node must have.
 func TestInside(t *testing.T) {
 	needLab(t)
 	t.Parallel()
@@ -61,12 +61,12 @@ exit 42`
 	}
 }
 
-// TestBootSaysWhyItFails: an export that no server has is named on the console,
-// the boot tries again, and with --debug there is a shell.
+// TestBootSaysWhyItFails boots with an export that no server has: the console names the reason, the
+// boot is tried again, and with --debug there is a shell.
 func TestBootSaysWhyItFails(t *testing.T) {
 	needLab(t)
 	t.Parallel()
-	empty := freePort(t) // nobody listens there
+	empty := freePort(t) // no server listens there
 	serial := filepath.Join(t.TempDir(), "console.log")
 	ctx, cancel := context.WithCancel(limit(t, bootLimit))
 	defer cancel()

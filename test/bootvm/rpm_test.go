@@ -14,10 +14,12 @@ import (
 	"netroot/test/rpmrepo"
 )
 
-// rpmConfig is the configuration of the RPM world, seen from where the lab's commands run.
+// rpmConfig is the path of the RPM tests' configuration, relative to the working directory of the
+// lab's commands.
 const rpmConfig = "test/bootvm/testdata/rpm/netroot.yaml"
 
-// TestRPM makes an RPM distribution, builds six recipes of the old kind from it with the host's dnf, and boots one.
+// TestRPM makes an RPM distribution, builds six old recipes from it with the host's dnf, and boots
+// one of the images.
 func TestRPM(t *testing.T) {
 	needLab(t)
 	needTools(t, append(rpmrepo.Missing(), "dnf", "rpm")...)
@@ -49,7 +51,7 @@ func TestRPM(t *testing.T) {
 	t.Run("verify", func(t *testing.T) { verifyRPMTree(t, filepath.Join(state, "trees", "centos8-base")) })
 	t.Run("refused", func(t *testing.T) { refusedRPMs(t, url, key, filepath.Join(state, "trees"), rpm) })
 	if left, err := os.ReadDir(home); err != nil || len(left) > 0 {
-		t.Errorf("left in the home of who builds: %v %v", left, err)
+		t.Errorf("left in the home of the building user: %v %v", left, err)
 	}
 	if t.Failed() {
 		return
@@ -90,14 +92,15 @@ echo "failed $(systemctl --failed --plain --no-legend | wc -l)"
 systemctl --failed --plain --no-legend
 `
 
-// runAt runs netroot for somebody whose home is elsewhere.
+// runAt runs netroot with another home directory.
 func runAt(ctx context.Context, home string, args ...string) result {
 	cmd := command(ctx, args...)
 	cmd.Env = append(cmd.Env, "HOME="+home)
 	return finish(cmd)
 }
 
-// serveRPMs makes the repositories and serves them on loopback. It returns their URL and the file of their key.
+// serveRPMs makes the repositories and serves them on loopback. It returns their URL and the file
+// of their key.
 func serveRPMs(t *testing.T, dir string) (url, key string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -143,7 +146,7 @@ func serveRPMs(t *testing.T, dir string) (url, key string) {
 	return url, filepath.Join(dir, rpmrepo.KeyFile)
 }
 
-// checkRPMTree looks at a built tree from outside.
+// checkRPMTree checks the files of a built tree.
 func checkRPMTree(t *testing.T, tree string) {
 	t.Helper()
 	for name, want := range map[string]bool{
@@ -160,7 +163,7 @@ func checkRPMTree(t *testing.T, tree string) {
 	}
 }
 
-// readyRPMs builds the repository's own recipes of the RPM kind, with the made distribution in the place of theirs.
+// readyRPMs builds the repository's own RPM recipes from the distribution made for tests.
 func readyRPMs(t *testing.T, url, key, state, home string) {
 	for label, args := range map[string][]string{
 		"rocky9":         {"MIRROR=" + url + "/rocky"},
@@ -183,20 +186,21 @@ func readyRPMs(t *testing.T, url, key, state, home string) {
 	}
 }
 
-// verifyRPMTree has the tree's own rpm compare what it installed with what is there: owners, modes, capabilities,
-// links, digests. What the recipe's %post wrote is configuration.
+// verifyRPMTree makes the tree's own rpm compare the installed files with its database: owners,
+// modes, capabilities, links, digests. Files that the recipe's %post wrote are configuration.
 func verifyRPMTree(t *testing.T, tree string) {
 	t.Helper()
-	out, _ := exec.Command("chroot", tree, "rpm", "-Va").CombinedOutput() // its status counts the changes
+	out, _ := exec.Command("chroot", tree, "rpm", "-Va").CombinedOutput() // its status counts the differences
 	for line := range strings.Lines(string(out)) {
-		// "S.5....T.  c /etc/hosts": the file's kind stands in column 11.
+		// "S.5....T.  c /etc/hosts": the kind of the file is in column 11.
 		if len(line) < 12 || line[11] != 'c' {
 			t.Errorf("changed: %s", line)
 		}
 	}
 }
 
-// refusedRPMs are builds that cannot be: each must say why in dnf's own words, and leave nothing.
+// refusedRPMs runs builds that cannot succeed: each must report dnf's own message, and leave
+// nothing.
 func refusedRPMs(t *testing.T, url, key, trees string, netroot func(t *testing.T, args ...string) result) {
 	notKey := filepath.Join(t.TempDir(), "not-a-key")
 	if err := os.WriteFile(notKey, []byte("x\n"), 0o644); err != nil {

@@ -15,14 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// session is a machine that is asked one thing after another, and may be
-// rebooted in between: each question is a login of its own.
+// session is a machine that answers questions in turn and may be rebooted in between. Each question
+// is a separate login.
 type session struct {
 	*booted
 	t    *testing.T
 	ctx  context.Context
-	key  string // file of the private key that lets in
-	port string // of 127.0.0.1
+	key  string // file with the private key for the login
+	port string // port of 127.0.0.1
 }
 
 // session boots the machine without a script.
@@ -38,10 +38,10 @@ func (m machine) session(ctx context.Context, t *testing.T) *session {
 	return s
 }
 
-// sshFailed is ssh's status when it has not got in, or was thrown out (ssh(1)).
+// sshFailed is ssh's exit status when it could not log in or was disconnected (ssh(1)).
 const sshFailed = 255
 
-// try runs a script, once.
+// try runs a script once.
 func (s *session) try(ctx context.Context, script string) (out string, status int) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, "ssh", "-p", s.port, "-i", s.key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
@@ -54,8 +54,8 @@ func (s *session) try(ctx context.Context, script string) (out string, status in
 	return stdout.String(), cmd.ProcessState.ExitCode()
 }
 
-// ask runs a script as soon as the machine lets it in, and returns what it
-// prints. The script's status must be 0.
+// ask runs a script as soon as the machine accepts a login, and returns its output. The script's
+// status must be 0.
 func (s *session) ask(script string) string {
 	s.t.Helper()
 	pause := time.NewTicker(time.Second)
@@ -79,9 +79,10 @@ func (s *session) ask(script string) string {
 	}
 }
 
-// alone asks a machine that has nothing cached and that nobody serves meanwhile: the whole "netroot vm" is stopped, and
-// qemu, which forwards the port, runs on. Before its answer a machine prints what connections it has beside this one: who
-// has none loses nothing when a server that answers no more is gone for good.
+// alone asks a machine that has nothing cached, while its server does not run: the whole "netroot
+// vm" is stopped, but qemu, which forwards the port, continues. Before the answer, the machine
+// prints which connections it has besides this one. Without one, it loses nothing when the server
+// is gone for good.
 func (s *session) alone(script string) string {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.ctx, 3*time.Minute)
@@ -105,7 +106,7 @@ func (s *session) greet() {
 	s.row.loggedIn(time.Since(s.started), strings.TrimSpace(line))
 }
 
-// reboot has the machine reboot, and waits until it is back.
+// reboot reboots the machine, and waits until it is back.
 func (s *session) reboot() time.Duration {
 	s.t.Helper()
 	before := s.ask("cat /proc/sys/kernel/random/boot_id")
@@ -117,7 +118,7 @@ func (s *session) reboot() time.Duration {
 	return time.Since(began)
 }
 
-// powerOff has the machine end by itself.
+// powerOff makes the machine power off.
 func (s *session) powerOff() result {
 	s.try(s.ctx, "systemctl poweroff")
 	return s.wait()

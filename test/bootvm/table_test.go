@@ -12,7 +12,7 @@ import (
 	"netroot/internal/term"
 )
 
-// table is what was booted in this run.
+// table has the boots of this run.
 var table boots
 
 type boots struct {
@@ -25,7 +25,7 @@ type row struct {
 	test                                 string
 	label                                string
 	firmware, transport, pack, initramfs string
-	login                                time.Duration // from qemu's start; 0: never
+	login                                time.Duration // time since the start of qemu; 0: never
 	status                               string
 	notes                                []string
 }
@@ -38,7 +38,7 @@ func (t *boots) add(test, label string, m machine) *row {
 	return r
 }
 
-// loggedIn takes a greeting: firmware, file system of the image, root=.
+// loggedIn parses a greeting: firmware, file system of the image, root=.
 func (r *row) loggedIn(after time.Duration, greeting string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -55,7 +55,7 @@ func (r *row) loggedIn(after time.Duration, greeting string) {
 	}
 }
 
-// transportOf names what root= says (internal/handoff).
+// transportOf returns the transport in root= (internal/handoff).
 func transportOf(root string) string {
 	name, rest, _ := strings.Cut(root, ":")
 	if name == "live" {
@@ -80,7 +80,7 @@ func (r *row) ended(res result) {
 	}
 }
 
-// print writes the table, and to a file as well when one is named.
+// print writes the table to w, and also to file if it is not empty.
 func (t *boots) print(w io.Writer, file string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -15,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// elsewhere is the address of the second server: not this host's loopback, to
-// which a machine behind qemu's user network has one address only.
+// elsewhere is the address of the second server. It is not on this host's loopback, for which a
+// machine behind qemu's user network has only one address.
 const elsewhere = "192.0.2.77"
 
-// TestTwoServers boots from two servers that the label names, and kills the one
-// that the node reads from for good.
+// TestTwoServers boots from two servers that the label names, and kills the server that the node
+// reads from.
 func TestTwoServers(t *testing.T) {
 	needLab(t)
 	t.Parallel()
@@ -55,14 +55,13 @@ func TestTwoServers(t *testing.T) {
 			state = "connecting"
 		}
 		if !strings.Contains(rest, "path "+host+" "+state+" ") {
-			t.Errorf("in the end the path by %s is not %s:\n%s", host, state, rest)
+			t.Errorf("finally the path through %s is not %s:\n%s", host, state, rest)
 		}
 	}
 	b.note("one of two servers killed for good, longest stall %s s", f[1])
 }
 
-// paths prints the ways to the root's disk: server, state, and sectors that were
-// read by it.
+// paths prints the paths to the root's disk: server, state, and the number of sectors read over it.
 const paths = `
 for c in /sys/class/nvme/nvme?; do
 	address=$(cat $c/address) read=0
@@ -73,8 +72,8 @@ done
 echo end
 `
 
-// usedPath waits until the machine has told of its two paths, and returns the
-// server that most was read from.
+// usedPath waits until the machine has reported its two paths, and returns the server from which it
+// has read most.
 func usedPath(ctx context.Context, t *testing.T, b *booted) (host string) {
 	t.Helper()
 	for tick := time.Tick(100 * time.Millisecond); !strings.Contains(b.said(), "end\n"); {
@@ -83,7 +82,7 @@ func usedPath(ctx context.Context, t *testing.T, b *booted) (host string) {
 		case <-b.ended:
 			t.Fatal(b.wait().all())
 		case <-ctx.Done():
-			t.Fatalf("the machine did not tell its paths: %s", b.said())
+			t.Fatalf("the machine did not print its paths: %s", b.said())
 		}
 	}
 	told, _, _ := strings.Cut(b.said(), "end\n")
@@ -100,17 +99,17 @@ func usedPath(ctx context.Context, t *testing.T, b *booted) (host string) {
 		}
 	}
 	if live != 2 {
-		t.Fatalf("%d paths, want one by each server:\n%s", live, told)
+		t.Fatalf("%d paths, want one for each server:\n%s", live, told)
 	}
 	return host
 }
 
-// ownNetwork puts this test, and what it starts from now on, into a network of
-// its own that has both addresses.
+// ownNetwork moves this test, and everything that it starts afterwards, into a network namespace
+// that has both addresses.
 func ownNetwork(t *testing.T) {
 	t.Helper()
 	needTools(t, "ip")
-	runtime.LockOSThread() // for good: the thread ends with the test
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}

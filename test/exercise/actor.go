@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// user is who makes a system call.
+// user is the user who makes a system call.
 type user struct {
 	uid, gid int
 	groups   []int
@@ -18,30 +18,32 @@ type user struct {
 
 func (u user) String() string { return fmt.Sprintf("%d:%d", u.uid, u.gid) }
 
-// users are root and four who share some groups and not others. One who is not root is alone.
+// users returns root and four users who share some groups but not others. Without root it returns
+// only the current user.
 func users() []user {
 	if os.Geteuid() != 0 {
 		return []user{{os.Getuid(), os.Getgid(), nil}}
 	}
-	many := []int{3000} // as many groups as NFS takes along
+	many := []int{3000} // the greatest number of groups in NFS
 	for i := range 15 {
 		many = append(many, 3001+i)
 	}
 	return []user{{0, 0, []int{0}}, {1000, 1000, []int{2000}}, {1001, 1001, []int{2000, 2001}}, {1002, 2001, nil}, {1003, 1003, many}}
 }
 
-// actor is a thread that is one user, with a working directory and a umask of its own. As root's it lives in a root
-// directory of its own too, which no link leads out of.
+// actor is a thread that runs as one user, with its own working directory and umask. As root, it
+// also has its own root directory, and links cannot lead out of that directory.
 type actor struct {
 	user user
 	todo chan func()
 }
 
-// confined says whether actors cannot leave their directory.
+// confined reports whether actors cannot leave their directory.
 func confined() bool { return os.Geteuid() == 0 }
 
-// newActor starts the thread, with work for its root and the directory inside for its working directory. It ends when
-// todo is closed; the kernel's thread ends with it, for no other goroutine may run as that user.
+// newActor starts the thread, with the root directory work and the working directory inside. The
+// actor ends when todo is closed. The kernel's thread ends with it, because no other goroutine may
+// run as that user.
 func newActor(u user, work, inside string) (*actor, error) {
 	a := &actor{u, make(chan func())}
 	ready := make(chan error)
@@ -55,11 +57,11 @@ func newActor(u user, work, inside string) (*actor, error) {
 	return a, <-ready
 }
 
-// become changes the ids and directories of this thread alone: the calls of package syscall change those of the
-// whole process.
+// become changes the ids and directories of this thread only. The functions of package syscall
+// would change those of the whole process.
 func become(u user, work, inside string) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("a working directory of its own for user %s: %w", u, err)
+		return fmt.Errorf("separate working directory for user %s: %w", u, err)
 	}
 	unix.Umask(0o022)
 	if err := unix.Chdir(filepath.Join(work, inside)); err != nil {
@@ -69,10 +71,10 @@ func become(u user, work, inside string) error {
 		return nil
 	}
 	if err := unix.Chroot(work); err != nil {
-		return fmt.Errorf("stay in %s: %w", work, err)
+		return fmt.Errorf("change the root to %s: %w", work, err)
 	}
 	if err := setGroups(u.groups); err != nil {
-		return fmt.Errorf("groups of user %s: %w", u, err)
+		return fmt.Errorf("set the groups of user %s: %w", u, err)
 	}
 	for _, call := range []struct{ number, id uintptr }{{unix.SYS_SETRESGID, uintptr(u.gid)}, {unix.SYS_SETRESUID, uintptr(u.uid)}} {
 		if _, _, errno := unix.RawSyscall(call.number, call.id, call.id, call.id); errno != 0 {
@@ -82,7 +84,7 @@ func become(u user, work, inside string) error {
 	return nil
 }
 
-// run has the actor do something, and waits for it.
+// run makes the actor do something, and waits for it.
 func (a *actor) run(do func() string) (outcome string) {
 	done := make(chan struct{})
 	a.todo <- func() {
@@ -93,7 +95,7 @@ func (a *actor) run(do func() string) (outcome string) {
 	return outcome
 }
 
-// errno is the name of an error of a system call.
+// errno returns the name of a system call's error.
 func errno(err error) string {
 	if err == nil {
 		return "ok"
@@ -104,9 +106,9 @@ func errno(err error) string {
 	return err.Error()
 }
 
-// setGroups sets the groups of this thread alone.
+// setGroups sets the groups of this thread only.
 func setGroups(groups []int) error {
-	list := make([]uint32, len(groups)+1) // never empty, for its address is taken
+	list := make([]uint32, len(groups)+1) // never empty, because its address is taken
 	for i, g := range groups {
 		list[i] = uint32(g)
 	}

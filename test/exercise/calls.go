@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Refusals for calls that are wrong in two ways. A client of NFS leaves it to the server whether a directory may be
-// written, which a local file system says first, and does not look for a name that it is to make.
+// These are alternative errors for calls that are wrong in two ways. An NFS client lets the server
+// decide whether a directory may be written, which a local file system checks first. An NFS client
+// does not look up a name before it makes it.
 const (
 	orNew    = "EEXIST>EACCES"
 	orDevice = orNew + " EEXIST>EPERM EACCES>EPERM"
@@ -17,7 +18,7 @@ const (
 	orGone   = "EACCES>EPERM EACCES>ENOTDIR EACCES>EISDIR"
 )
 
-// kind is one kind of call, and how often it is made.
+// kind is one kind of call and its frequency.
 type kind struct {
 	weight int
 	make   func(n *names) call
@@ -112,7 +113,7 @@ func (n *names) chown() call {
 	}}
 }
 
-// utimes sets times that were, that will be, that are, and none.
+// utimes sets times in the past, in the future, the present time, and no time.
 func (n *names) utimes() call {
 	p := n.path()
 	now, omit := unix.Timespec{Nsec: unix.UTIME_NOW}, unix.Timespec{Nsec: unix.UTIME_OMIT}
@@ -128,7 +129,7 @@ func (n *names) utimes() call {
 		return unix.Timespec{Sec: n.rng.Int64N(1 << 30), Nsec: n.rng.Int64N(1e9)}
 	}
 	times := []unix.Timespec{one(), one()}
-	for i := range times { // one at the present alone wants the owner on one side, and a writer on the other
+	for i := range times { // the present time for only one of the two requires the owner on one side, and a writer on the other
 		if times[i] == now && times[1-i] == omit {
 			times[1-i] = now
 		}
@@ -152,7 +153,7 @@ func (n *names) utimes() call {
 	}}
 }
 
-// mknod makes everything that mknod makes. The devices are ones that are harmless to open, and ones that nobody drives.
+// mknod makes all types of mknod. The devices are harmless to open or have no driver.
 func (n *names) mknod() call {
 	p, mode := n.fresh(), n.mode()
 	types := []uint32{unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFREG, 0, unix.S_IFDIR, unix.S_IFCHR, unix.S_IFBLK}
@@ -172,7 +173,7 @@ func (n *names) mknod() call {
 	}}
 }
 
-// truncate sets a size that no file has: where it has it, times may stay.
+// truncate sets a size that no file has. Where a file has the size already, its times may stay.
 func (n *names) truncate() call {
 	p, size := n.path(), int64(10000+n.journal.n)
 	if n.rng.IntN(3) == 0 {
@@ -193,8 +194,8 @@ func (n *names) access() call {
 	}}
 }
 
-// askable is what Linux' client of NFS can answer. It grants X to nothing that cannot be run or searched, and W to no
-// directory that cannot be searched, whatever the mode.
+// askable returns the bits of access that Linux' NFS client can answer. It grants X only for what
+// can be executed or searched, and W only for directories that can be searched, whatever the mode.
 func askable(kind, mode uint32) uint32 {
 	switch kind & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFLNK:
@@ -228,7 +229,7 @@ func (n *names) umask() call {
 	}}
 }
 
-// open opens with flags of all kinds and does something with the descriptor.
+// open opens a file with all kinds of flags and uses the descriptor.
 func (n *names) open() call {
 	p, mode := n.path(), n.mode()
 	flags := []int{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR, unix.O_RDWR}[n.rng.IntN(4)]
@@ -237,11 +238,11 @@ func (n *names) open() call {
 			flags |= flag
 		}
 	}
-	if flags&unix.O_CREAT != 0 && flags&unix.O_DIRECTORY != 0 { // kernels do not agree on what it means
+	if flags&unix.O_CREAT != 0 && flags&unix.O_DIRECTORY != 0 { // its meaning differs between kernels
 		flags &^= unix.O_DIRECTORY
 	}
 	if flags&unix.O_CREAT == 0 {
-		flags &^= unix.O_EXCL // means nothing then, but for devices
+		flags &^= unix.O_EXCL // without O_CREAT it has a meaning only for devices
 	}
 	what, use := n.use()
 	or := ""
@@ -251,7 +252,7 @@ func (n *names) open() call {
 	return call{fmt.Sprintf("open %s with flags %#o, mode %#o, and %s", short(p), flags, mode, what), []string{p}, true, or, func() string {
 		var st unix.Stat_t
 		if unix.Stat(p, &st) == nil && st.Size == 0 {
-			flags &^= unix.O_TRUNC // to the size that it has
+			flags &^= unix.O_TRUNC // a truncate to the present size
 		}
 		fd, err := unix.Open(p, flags|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, mode)
 		if err != nil {
@@ -262,7 +263,7 @@ func (n *names) open() call {
 	}}
 }
 
-// use is something to do with a descriptor.
+// use returns an operation on a descriptor.
 func (n *names) use() (what string, do func(fd int) string) {
 	data := make([]byte, 1+n.rng.IntN(7000))
 	for i := range data {
@@ -293,7 +294,7 @@ func (n *names) use() (what string, do func(fd int) string) {
 	return fmt.Sprintf("ftruncate to %d", size), func(fd int) string { return "ftruncate " + errno(unix.Ftruncate(fd, size)) }
 }
 
-// readdir reads a directory and holds what it says of each entry against the entry.
+// readdir reads a directory and compares each entry with the file.
 func (n *names) readdir() call {
 	p := n.path()
 	if n.rng.IntN(3) == 0 {

@@ -14,24 +14,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sizes of data's files. A few pages more than what NFS sends at once by default on small machines, so that requests
-// are split and joined.
+// These are the sizes of data's files. They are a few pages larger than the default size of an NFS
+// request on small machines, so that requests are split and joined.
 const (
 	maxSize  = 600 << 10
 	maxWrite = 96 << 10
 	pageSize = 4096
 )
 
-// far is where the far file's bytes begin: beyond 4 GiB, so that no offset has 32 bits. All before is a hole.
+// far is the offset of the bytes in the far file. It is beyond 4 GiB, so that offsets need more
+// than 32 bits. Everything before it is a hole.
 const far = 5<<30 + 4096
 
-// file is one file and the model of it.
+// file is a file and its model.
 type file struct {
 	number  int
-	path    string // "" when it has no name any more
-	second  string // another name of it, "" is none
-	silly   int    // names that it lost while it was open, and may still have under another name
-	base    int64  // bytes of hole before what the model holds
+	path    string // empty if the file has no name any more
+	second  string // another name of the file; empty: none
+	silly   int    // number of names removed while the file was open; it may still have them as hidden names
+	base    int64  // bytes of the hole before the content
 	content []byte
 	handles []*handle
 }
@@ -43,20 +44,20 @@ type handle struct {
 	append, direct bool
 }
 
-// worker exercises its files with one sequence of operations.
+// worker runs one sequence of operations on its files.
 type worker struct {
 	dir     string
 	rng     *rand.Rand
 	journal *journal
 	o       options
 	files   []*file
-	names   int // names given so far
+	names   int // number of names given so far
 	drops   int
-	without map[string]bool // what the file system does not have
+	without map[string]bool // features that the file system lacks
 	total   *totals
 }
 
-// totals are what all workers did.
+// totals count the work of all workers.
 type totals struct {
 	ops, written, verified atomic.Int64
 	mu                     sync.Mutex
@@ -103,7 +104,7 @@ func runData(ctx context.Context, o options, dir, _ string) (summary string, err
 	return summary, nil
 }
 
-// action is one kind of operation, and how often it is taken.
+// action is one kind of operation and its frequency.
 type action struct {
 	weight int
 	do     func(w *worker, f *file) error
@@ -156,7 +157,7 @@ func (w *worker) run(ctx context.Context) error {
 	return w.finish()
 }
 
-// finish verifies everything, and that nothing stays behind.
+// finish verifies everything, and checks that no files are left.
 func (w *worker) finish() error {
 	for _, f := range w.files {
 		if err := w.check(f); err != nil {
@@ -188,7 +189,7 @@ func (w *worker) finish() error {
 	return nil
 }
 
-// newName is one that no file has or had.
+// newName returns a name that no file has or had.
 func (w *worker) newName() string {
 	w.names++
 	name := fmt.Sprintf("f%d", w.names)
@@ -198,7 +199,7 @@ func (w *worker) newName() string {
 	return name
 }
 
-// create makes a file without bytes, with two descriptors.
+// create makes an empty file with two descriptors.
 func (w *worker) create(f *file) error {
 	f.path, f.second, f.silly, f.content = w.newName(), "", 0, nil
 	w.journal.note("create %s at %d", f.path, f.base)
@@ -236,7 +237,7 @@ func (w *worker) closeAll(f *file) {
 	f.handles = nil
 }
 
-// any returns a descriptor that the condition holds for; nil is none.
+// any returns a descriptor that satisfies the condition, or nil.
 func (w *worker) any(f *file, ok func(h *handle) bool) *handle {
 	first := w.rng.IntN(len(f.handles))
 	for i := range f.handles {
@@ -252,7 +253,7 @@ func writable(h *handle) bool { return h.flags&unix.O_ACCMODE != unix.O_RDONLY &
 func placed(h *handle) bool   { return writable(h) && !h.append }
 func both(h *handle) bool     { return readable(h) && placed(h) }
 
-// set changes the model: data is at off from now on, and zeros are where nothing was.
+// set changes the model: data is at off, and bytes that were never written are zeros.
 func (f *file) set(off int, data []byte) {
 	f.resize(max(len(f.content), off+len(data)))
 	copy(f.content[off:], data)
@@ -260,13 +261,13 @@ func (f *file) set(off int, data []byte) {
 
 func (f *file) resize(size int) {
 	if size <= len(f.content) {
-		f.content = f.content[:size:size] // what is behind is forgotten
+		f.content = f.content[:size:size] // the bytes after it are forgotten
 		return
 	}
 	f.content = append(f.content, make([]byte, size-len(f.content))...)
 }
 
-// compare holds what was read at off against the model.
+// compare compares what was read at off with the model.
 func (w *worker) compare(f *file, how string, off int, got []byte) error {
 	w.total.verified.Add(int64(len(got)))
 	return compareBytes(fmt.Sprintf("%s of %s", how, f), f.base+int64(off), got, f.content[off:off+len(got)])
@@ -298,11 +299,11 @@ func compareBytes(what string, off int64, got, want []byte) error {
 		}
 	}
 	end := min(first+8, len(got))
-	return fmt.Errorf("%s at %#x, %d bytes: differs from %#x to %#x in %d bytes; there is % x, want % x",
+	return fmt.Errorf("%s at %#x, %d bytes: differs from %#x to %#x in %d bytes; got % x, want % x",
 		what, off, len(got), off+int64(first), off+int64(last), n, got[first:end], want[first:end])
 }
 
-// checkSize asks for the size by a descriptor.
+// checkSize checks the size with a descriptor.
 func (w *worker) checkSize(f *file) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(f.handles[w.rng.IntN(len(f.handles))].fd, &st); err != nil {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reopen closes a descriptor and opens the file by its name with flags of all kinds. A file without a name, and so
-// without other descriptors to come, gives way to a new one in the end.
+// reopen closes a descriptor and opens the file by its name with all kinds of flags. A file without
+// a name cannot be opened again, so it is finally replaced with a new one.
 func (w *worker) reopen(f *file) error {
 	if f.path == "" {
 		if w.rng.IntN(2) > 0 {
@@ -52,7 +52,7 @@ func (w *worker) reopen(f *file) error {
 			return fmt.Errorf("truncate %s to %d: %w", f, f.base, err)
 		}
 	}
-	// There must be ways to read and to write.
+	// There must be descriptors to read and to write.
 	for w.any(f, both) == nil {
 		if err := w.open(f, unix.O_RDWR); err != nil {
 			return err
@@ -61,7 +61,7 @@ func (w *worker) reopen(f *file) error {
 	return w.checkSize(f)
 }
 
-// rename moves the file under its descriptors, to a name that is free.
+// rename renames the file to a free name while it is open.
 func (w *worker) rename(f *file) error {
 	if f.path == "" {
 		return nil
@@ -78,7 +78,7 @@ func (w *worker) rename(f *file) error {
 	return w.stat(f)
 }
 
-// replace moves the file over another, which is open and loses that name.
+// replace renames the file over another open file, which loses that name.
 func (w *worker) replace(f *file) error {
 	g := w.files[w.rng.IntN(len(w.files))]
 	if f.path == "" || g.path == "" || f == g {
@@ -116,7 +116,7 @@ func (w *worker) unlink(f *file) error {
 	return w.stat(f)
 }
 
-// gone says that a name is none any more.
+// gone checks that a name does not exist any more.
 func (w *worker) gone(name string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(filepath.Join(w.dir, name), &st); err != unix.ENOENT {
@@ -125,7 +125,7 @@ func (w *worker) gone(name string) error {
 	return nil
 }
 
-// link gives the file a second name, or reads by the one that it has.
+// link gives the file a second name, or reads it by its second name.
 func (w *worker) link(f *file) error {
 	if f.path == "" {
 		return nil
@@ -142,7 +142,7 @@ func (w *worker) link(f *file) error {
 	return w.checkPath(f, f.second)
 }
 
-// stat asks for the file by its name and by a descriptor.
+// stat compares the results of stat by name and by descriptor.
 func (w *worker) stat(f *file) error {
 	if f.path == "" {
 		return w.checkSize(f)
@@ -181,7 +181,8 @@ func (w *worker) check(f *file) error {
 	return w.readAt(f, "pread", h.fd, 0, make([]byte, len(f.content)+pageSize))
 }
 
-// checkPath compares the whole file, opened by one of its names, and the hole before it in three places.
+// checkPath compares the whole file, opened by one of its names, and the hole before it at three
+// positions.
 func (w *worker) checkPath(f *file, name string) error {
 	fd, err := unix.Open(filepath.Join(w.dir, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -203,7 +204,7 @@ func (w *worker) checkPath(f *file, name string) error {
 	return w.readAt(f, "pread by "+name, fd, 0, make([]byte, len(f.content)+pageSize))
 }
 
-// punch makes zeros by fallocate, where the file system can.
+// punch makes zeros with fallocate, if the file system supports it.
 func (w *worker) punch(f *file) error {
 	h := w.any(f, placed)
 	if h == nil || len(f.content) == 0 || w.without["fallocate"] {
@@ -224,7 +225,7 @@ func (w *worker) punch(f *file) error {
 	return w.checkSize(f)
 }
 
-// copyRange copies from one file to another inside the kernel.
+// copyRange copies from one file to another in the kernel.
 func (w *worker) copyRange(f *file) error {
 	g := w.files[w.rng.IntN(len(w.files))]
 	from, to := w.any(f, readable), w.any(g, placed)

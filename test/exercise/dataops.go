@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fill makes bytes that no other write made.
+// fill returns bytes that no other write wrote.
 func (w *worker) fill(n int) []byte {
 	b := make([]byte, n)
 	for i := 0; i < n; i += 8 {
@@ -22,7 +22,7 @@ func (w *worker) fill(n int) []byte {
 	return b
 }
 
-// span is a place to write to: often small, often at the borders of pages, sometimes beyond the end.
+// span returns a range to write: often small, often at page borders, sometimes beyond the end.
 func (w *worker) span(f *file) (off, n int) {
 	switch w.rng.IntN(4) {
 	case 0:
@@ -42,7 +42,8 @@ func (w *worker) span(f *file) (off, n int) {
 	return off, n
 }
 
-// wrote is what follows each write: the count is right, the model knows, and the size is seen.
+// wrote checks the result of a write: the count must be right, and the new size visible. It updates
+// the model.
 func (w *worker) wrote(f *file, off, n int, err error, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("write to %s: %w", f, err)
@@ -82,7 +83,7 @@ func (w *worker) appendTo(f *file) error {
 	return w.wrote(f, off, n, err, data)
 }
 
-// seekAndWrite writes at the descriptor's own place, in pieces.
+// seekAndWrite writes at the descriptor's own position, in pieces.
 func (w *worker) seekAndWrite(f *file) error {
 	h := w.any(f, placed)
 	if h == nil {
@@ -116,7 +117,7 @@ func (w *worker) read(f *file) error {
 	return w.readAt(f, "pread", h.fd, off, buf)
 }
 
-// readAt reads and compares; as much as there is must come, not less.
+// readAt reads and compares. A short read before the end of the file is an error.
 func (w *worker) readAt(f *file, how string, fd, off int, buf []byte) error {
 	n, err := unix.Pread(fd, buf, f.base+int64(off))
 	if err != nil {
@@ -131,14 +132,14 @@ func (w *worker) readAt(f *file, how string, fd, off int, buf []byte) error {
 	return w.compare(f, how, off, buf[:n])
 }
 
-// aligned is memory as O_DIRECT wants it.
+// aligned returns memory with the alignment that O_DIRECT requires.
 func aligned(n int) []byte {
 	buf := make([]byte, n+pageSize)
 	skip := -int(uintptr(unsafe.Pointer(unsafe.SliceData(buf)))) & (pageSize - 1)
 	return buf[skip : skip+n : skip+n]
 }
 
-// settle writes what mappings and buffers hold, which the direct ways of reading and writing do not see.
+// settle writes the data of mappings and buffers, which direct reads and writes do not see.
 func (w *worker) settle(f *file) error {
 	if err := unix.Fsync(f.handles[0].fd); err != nil {
 		return fmt.Errorf("fsync of %s: %w", f, err)
@@ -210,7 +211,7 @@ func (w *worker) truncate(f *file) error {
 	return w.checkSize(f)
 }
 
-// window maps a part of the file that has bytes. Its first byte is off in the model.
+// window maps a part of the file that has bytes. The first byte is at off in the model.
 func (w *worker) window(f *file, prot int) (h *handle, off int, mem []byte, err error) {
 	h = w.any(f, both)
 	if h == nil || len(f.content) == 0 {
@@ -257,7 +258,8 @@ func (w *worker) mapWrite(f *file) error {
 	return w.compare(f, "mapping", off, mem)
 }
 
-// mapAndWrite writes by the descriptor under a mapping, which must show it, and the other way round.
+// mapAndWrite writes with the descriptor while the file is mapped; the mapping must show the bytes.
+// It also does the reverse.
 func (w *worker) mapAndWrite(f *file) error {
 	h, off, mem, err := w.window(f, unix.PROT_READ|unix.PROT_WRITE)
 	if h == nil {
@@ -293,7 +295,7 @@ func (w *worker) sync(f *file) error {
 	return nil
 }
 
-// drop makes the next reads come from where the file is.
+// drop drops caches, so that the next reads come from the file system.
 func (w *worker) drop(f *file) error {
 	w.drops++
 	all := w.o.drop && w.drops%8 == 0

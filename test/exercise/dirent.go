@@ -10,15 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// entry is one entry of a directory as getdents64(2) tells it.
+// entry is a directory entry as returned by getdents64(2).
 type entry struct {
 	ino  uint64
-	next int64 // where the next entry is, for lseek(2)
+	next int64 // position of the next entry, for lseek(2)
 	kind byte  // DT_*
 	name string
 }
 
-// readSome reads the next entries. No entries and no error are the end. A small buffer makes more requests.
+// readSome reads the next entries. At the end there are no entries and no error. A small buffer
+// leads to more requests.
 func readSome(fd int, buf []byte) ([]entry, error) {
 	n, err := unix.Getdents(fd, buf)
 	if err != nil {
@@ -47,7 +48,8 @@ func readAll(fd int) ([]entry, error) {
 	}
 }
 
-// summarize lists the names, sorted, with what is wrong with them. A type may be unknown; one that is told must be right.
+// summarize lists the names, sorted, with their errors. A type may be unknown, but must not be
+// wrong.
 func summarize(fd int, list []entry) string {
 	slices.SortFunc(list, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 	var b strings.Builder
@@ -58,11 +60,11 @@ func summarize(fd int, list []entry) string {
 			continue
 		}
 		if st.Ino != e.ino {
-			fmt.Fprintf(&b, " (inode %d is called %d)", st.Ino, e.ino)
+			fmt.Fprintf(&b, " (inode %d is listed as %d)", st.Ino, e.ino)
 		}
 		// DT_* are the bits of the type in a mode.
 		if kind := byte(st.Mode & unix.S_IFMT >> 12); e.kind != unix.DT_UNKNOWN && e.kind != kind {
-			fmt.Fprintf(&b, " (type %d is called %d)", kind, e.kind)
+			fmt.Fprintf(&b, " (type %d is listed as %d)", kind, e.kind)
 		}
 	}
 	return b.String()

@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// brief are options of a short run.
+// brief returns the options of a short run.
 func brief(seed uint64) options {
 	return options{seed: seed, ops: 800, workers: 2, files: 200, threads: 60, log: io.Discard}
 }
 
-// two are directories of two local file systems, where the machine has two: they must not differ.
+// two returns directories of two local file systems, if the machine has two: they must not differ.
 func two(t *testing.T) (dir, ref string) {
 	dir = t.TempDir()
 	ref, err := os.MkdirTemp("/dev/shm", "exercise-test-")
@@ -29,7 +29,7 @@ func two(t *testing.T) (dir, ref string) {
 	return dir, ref
 }
 
-// TestLocal runs everything on local file systems, each as the one under test.
+// TestLocal runs all exercises on local file systems, each in turn as the one under test.
 func TestLocal(t *testing.T) {
 	dir, ref := two(t)
 	for _, p := range parts() {
@@ -48,7 +48,7 @@ func TestLocal(t *testing.T) {
 	}
 }
 
-// spoil does something to the first file for which it is not nothing, and says whether there was one.
+// spoil changes the first file for which do does something, and reports whether there was one.
 func spoil(t *testing.T, dir string, do func(p string, e fs.DirEntry) (bool, error)) (done bool) {
 	filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
 		if err == nil && p != dir && !done {
@@ -70,7 +70,7 @@ func regular(do func(p string) error) func(string, fs.DirEntry) (bool, error) {
 	}
 }
 
-// flip changes one bit, and nothing else: neither times nor mode.
+// flip changes one bit of the content, but neither times nor mode.
 func flip(p string) error {
 	var before unix.Stat_t
 	if err := unix.Stat(p, &before); err != nil {
@@ -108,11 +108,12 @@ func grow(p string) error {
 	return err
 }
 
-// TestFinds spoils the directory under test in the middle of each exercise, in one way at a time, and wants it told.
+// TestFinds changes the directory under test in the middle of each exercise, in one way at a time.
+// The exercise must find the change.
 func TestFinds(t *testing.T) {
 	for _, c := range []struct {
 		part, fault string
-		when        int // the operation before which it happens
+		when        int // number of the operation before which it happens
 		do          func(string, fs.DirEntry) (bool, error)
 		want        string
 	}{
@@ -127,8 +128,8 @@ func TestFinds(t *testing.T) {
 		{"names", "a link more", 797, regular(func(p string) error { return os.Link(p, filepath.Join(filepath.Dir(p), "more")) }), "links"},
 		{"names", "a lost file", 797, regular(os.Remove), "is missing"},
 
-		{"readdir", "a lost entry", 1, regularOrNot(os.Remove), "was told 0 times, want once"},
-		{"readdir", "an entry more", 3, regularOrNot(func(p string) error { return os.Mkdir(p+"more", 0o700) }), "and is it there: false"},
+		{"readdir", "a lost entry", 1, regularOrNot(os.Remove), "was listed 0 times, want once"},
+		{"readdir", "an entry more", 3, regularOrNot(func(p string) error { return os.Mkdir(p+"more", 0o700) }), "exists: false"},
 
 		{"root", "a bit", 100, regular(flip), "the trees differ"},
 		{"root", "a mode", 100, regular(func(p string) error { return unix.Chmod(p, 0o123) }), "0100123"},
@@ -137,7 +138,7 @@ func TestFinds(t *testing.T) {
 		{"root", "a link less", 100, linked(func(p string) error { return command(t.Context(), "cp", "--remove-destination", "-a", p, p+"~") }), "the trees differ"},
 	} {
 		t.Run(c.part+"/"+c.fault, func(t *testing.T) {
-			ref, dir := two(t) // what is under test is in memory, and fast
+			ref, dir := two(t) // the directory under test is in memory, which is fast
 			o, done := brief(1), false
 			o.disturb = func(n int, d string) {
 				if n >= c.when && !done {
@@ -160,7 +161,7 @@ func TestFinds(t *testing.T) {
 	}
 }
 
-// regularOrNot takes entries that can be removed, past the first few.
+// regularOrNot selects entries that can be removed, except for the first few.
 func regularOrNot(do func(p string) error) func(string, fs.DirEntry) (bool, error) {
 	n := 0
 	return func(p string, _ fs.DirEntry) (bool, error) {
@@ -169,7 +170,7 @@ func regularOrNot(do func(p string) error) func(string, fs.DirEntry) (bool, erro
 	}
 }
 
-// linked takes files that have another name.
+// linked selects files that have another name.
 func linked(do func(p string) error) func(string, fs.DirEntry) (bool, error) {
 	return func(p string, _ fs.DirEntry) (bool, error) {
 		var st unix.Stat_t
@@ -180,7 +181,7 @@ func linked(do func(p string) error) func(string, fs.DirEntry) (bool, error) {
 	}
 }
 
-// TestTornVersion: a reader of a file that is replaced tells a version that is none.
+// TestTornVersion checks that a reader of a file that is replaced detects a torn version.
 func TestTornVersion(t *testing.T) {
 	p := filepath.Join(t.TempDir(), "current")
 	for name, c := range map[string]struct {
@@ -204,7 +205,8 @@ func TestTornVersion(t *testing.T) {
 	}
 }
 
-// TestSameSeed: a seed is a sequence of operations, on which a report can be followed up.
+// TestSameSeed checks that a seed determines the sequence of operations, so that a report can be
+// reproduced.
 func TestSameSeed(t *testing.T) {
 	dir, ref := two(t)
 	for _, p := range []part{parts()[0], parts()[1]} {
@@ -227,10 +229,10 @@ func TestUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"stroll", "/tmp"}, `no exercise is called "stroll"`},
-		{[]string{"names", "/tmp"}, "names: name the directory and the reference"},
-		{[]string{"data"}, "data: name the directory"},
-		{[]string{"all", "/nonexistent"}, "all: name the directory and the reference"},
+		{[]string{"stroll", "/tmp"}, `there is no exercise "stroll"`},
+		{[]string{"names", "/tmp"}, "names: the directory and the reference are required"},
+		{[]string{"data"}, "data: the directory is required"},
+		{[]string{"all", "/nonexistent"}, "all: the directory and the reference are required"},
 		{[]string{"data", "/nonexistent"}, "/nonexistent"},
 	} {
 		if err := run(t.Context(), c.args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -244,7 +246,8 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestConfined: calls are made at random, with root's rights and by links to anywhere. None may reach the machine.
+// TestConfined makes random calls with root's rights and through links to arbitrary places. None
+// may reach files outside.
 func TestConfined(t *testing.T) {
 	if !confined() {
 		n := &names{rng: rand.New(rand.NewPCG(1, 0)), journal: &journal{}}

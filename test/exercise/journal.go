@@ -10,16 +10,16 @@ import (
 	"sync"
 )
 
-// journal keeps the last operations, for who has to find out what went wrong.
+// journal keeps the last operations, for finding the cause of an error.
 type journal struct {
 	mu   sync.Mutex
 	who  string
-	n    int // operations begun
+	n    int // number of operations
 	last [40]string
 	log  io.Writer
 }
 
-// note begins an operation.
+// note records the beginning of an operation.
 func (j *journal) note(format string, args ...any) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -29,7 +29,7 @@ func (j *journal) note(format string, args ...any) {
 	fmt.Fprintln(j.log, line)
 }
 
-// failure is err with the operations that led to it.
+// failure returns err with the operations that led to it.
 func (j *journal) failure(err error) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -40,7 +40,7 @@ func (j *journal) failure(err error) error {
 	return fmt.Errorf("%w\nthe last operations:%s", err, b.String())
 }
 
-// workplace makes a new directory in dir. Its end removes it when all went well.
+// workplace makes a new directory in dir. end removes it if there was no error.
 func workplace(dir, what string) (name string, end func(*error), err error) {
 	name, err = os.MkdirTemp(dir, "exercise-"+what+"-")
 	if err != nil {
@@ -50,7 +50,7 @@ func workplace(dir, what string) (name string, end func(*error), err error) {
 		if *failed != nil {
 			return
 		}
-		if os.Geteuid() != 0 { // who may have shut himself out
+		if os.Geteuid() != 0 { // a user may have removed the access to the own directory
 			filepath.WalkDir(name, func(p string, e fs.DirEntry, _ error) error {
 				if e.IsDir() {
 					return os.Chmod(p, 0o700)

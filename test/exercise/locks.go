@@ -25,8 +25,8 @@ func pair(dir, name string) (a, b *os.File, err error) {
 	return a, b, nil
 }
 
-// locks takes locks of all three kinds and sees who must wait: flock(2), and those of fcntl(2) that belong to a
-// process and to an open file.
+// locks takes locks of all three kinds and checks which of them must wait: those of flock(2), and
+// those of fcntl(2) that belong to a process and to an open file.
 func (s *system) locks(context.Context) error {
 	a, b, err := pair(s.dir, "locks")
 	if err != nil {
@@ -67,7 +67,7 @@ func (s *system) locks(context.Context) error {
 	return nil
 }
 
-// counter has threads count in a file, each under a lock that it waits for.
+// counter makes threads increment a number in a file, each under a lock that it waits for.
 func (s *system) counter(context.Context) error {
 	const threads, rounds = 20, 20
 	name := filepath.Join(s.dir, "counter")
@@ -96,8 +96,8 @@ func (s *system) counter(context.Context) error {
 	return err
 }
 
-// countOne adds one to the number in the file. Rewriting gives the file a moment without a number, which a
-// lock that does not hold lets others see.
+// countOne increments the number in the file. While the file is rewritten it has no number for a
+// moment, which other threads see if the lock does not work.
 func countOne(name string, wait bool) error {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
@@ -130,5 +130,5 @@ func countOne(name string, wait bool) error {
 	if _, err := f.WriteAt([]byte(fmt.Sprint(v+1)), 0); err != nil {
 		return err
 	}
-	return f.Close() // ends the lock
+	return f.Close() // this releases the lock
 }

@@ -1,6 +1,7 @@
-// Command exercise finds out whether a directory behaves as a local file system does. It is meant for a diskless
-// machine's root on NFS: copied into the machine, it runs with the machine's own kernel as the client. It knows
-// nothing of NFS but what NFS version 3 cannot do (below), and tells the same of any file system that is mounted.
+// Command exercise finds out whether a directory behaves as a local file system does. It is meant
+// for a diskless machine whose root is on NFS: it runs on the machine itself, with the machine's
+// own kernel as the client. The only assumption about NFS is the list below of what NFS version 3
+// cannot do; the command works with any mounted file system.
 //
 //	exercise [flags] data DIR           random reads, writes, mappings, renames against a model in memory
 //	exercise [flags] names DIR REF      random system calls of several users, the same in DIR and REF
@@ -8,27 +9,31 @@
 //	exercise [flags] root DIR REF       what a root needs: copies, locks, holes, threads, replaced files
 //	exercise [flags] all DIR REF        each of them
 //
-// DIR is tested and REF, a directory of a local file system of the same machine (tmpfs will do), is what is right.
-// Everything happens in new directories inside, which are removed when all is well and are left when not. The first
-// difference ends it, with the seed and the last operations; the same seed makes the same operations again. As root,
-// it is several users that make the calls of names, in a root directory of their own (chroot), for they also make
-// links that lead out.
+// DIR is tested. REF, a directory of a local file system of the same machine (tmpfs is sufficient),
+// shows the right behaviour. Everything happens in new directories inside, which are removed after
+// success and kept after a failure. The command ends at the first difference and prints the seed
+// and the last operations; the same seed gives the same operations. As root, the calls of names are
+// made as several users, in their own root directory (chroot), because they also make links that
+// lead out.
 //
-// What NFS version 3 and Linux' client of it cannot do as a local file system does is not asked:
+// These differences between NFS version 3, with Linux' client, and a local file system are not
+// tested:
 //
-//   - fallocate, holes punched and SEEK_HOLE; renameat2 with flags; O_TMPFILE; extended attributes; locks of other
-//     machines. (fallocate is tried, and where it does not work that is said.)
-//   - A file that is open and unlinked stays as .nfsXXXX beside its name until it is closed: the directory cannot
-//     be removed meanwhile, and the file has a link more than it has names.
-//   - Rights are asked at each read and write, not only at open: a descriptor of somebody who is not the owner
-//     ends with the right. The owner keeps it, which is tested.
-//   - chown to nobody (-1, -1) says nothing to the server, so set-user-ID bits stay. So does a truncate to the size
-//     that the file has, which may leave its time, too.
-//   - Of several reasons to refuse a call, another may be the first: whether a directory may be written is asked last.
-//   - One time set to the present and the other left wants a writer, not the owner.
-//   - access(2) grants X of a fifo, socket or device to nobody, and W of a directory to those who may search it.
-//   - What is written into a fifo does not change its time.
-//   - Times are seconds of 32 bits without sign (1970 to 2106), users have 16 groups.
+//   - fallocate, punched holes and SEEK_HOLE; renameat2 with flags; O_TMPFILE; extended attributes;
+//     locks of other machines. (fallocate is tried, and the output says if it does not work.)
+//   - An open file that is unlinked stays as .nfsXXXX in its directory until it is closed: the directory
+//     cannot be removed meanwhile, and the file has one link more than names.
+//   - Rights are checked at each read and write, not only at open: the descriptor of a user who is not
+//     the owner stops working with the right. The owner keeps access, which is tested.
+//   - chown to -1, -1 sends nothing to the server, so set-user-ID bits stay. So does a truncate to the
+//     present size, which may also leave the time.
+//   - If a call is wrong for several reasons, another reason may be reported: whether a directory may be
+//     written is checked last.
+//   - Setting one time to the present and leaving the other requires a writer, not the owner.
+//   - access(2) grants X of a fifo, socket or device to nobody, and W of a directory only to users who
+//     may search it.
+//   - Writing into a fifo does not change its time.
+//   - Times are unsigned seconds of 32 bits (1970 to 2106), and users have at most 16 groups.
 package main
 
 import (
@@ -55,25 +60,25 @@ func main() {
 	}
 }
 
-// options are what a run is told.
+// options are the options of a run.
 type options struct {
 	seed    uint64
 	ops     int  // operations of each worker of data, and of names
-	workers int  // of data
-	files   int  // of readdir and root, whose trees have that many
-	threads int  // of root
-	drop    bool // drop the machine's caches now and then (root only)
+	workers int  // workers of data
+	files   int  // files in readdir's directory and in root's tree
+	threads int  // threads of root
+	drop    bool // drop the machine's caches from time to time (only as root)
 	log     io.Writer
 
-	// disturb is called before the operation n, with the directory under test. Tests use it to spoil something,
-	// and see that it is found.
+	// disturb is called before the operation n, with the directory under test. Tests use it to
+	// change something that the exercise must find.
 	disturb func(n int, dir string)
 }
 
-// part is one of the exercises. Its summary says what it did, in numbers.
+// part is one of the exercises. Its summary gives the amount of work.
 type part struct {
 	name string
-	ref  bool // needs a reference
+	ref  bool // requires a reference
 	run  func(ctx context.Context, o options, dir, ref string) (summary string, err error)
 }
 
@@ -90,12 +95,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o := options{log: io.Discard}
 	flags := flag.NewFlagSet("exercise", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.Uint64Var(&o.seed, "seed", 0, "of the random operations; 0 is a new one")
+	flags.Uint64Var(&o.seed, "seed", 0, "seed of the random operations; 0: a new one")
 	flags.IntVar(&o.ops, "ops", 5000, "operations of names and of each worker of data")
-	flags.IntVar(&o.workers, "workers", 3, "workers of data, which have files of their own")
-	flags.IntVar(&o.files, "files", 2000, "files of readdir's directory and root's tree")
+	flags.IntVar(&o.workers, "workers", 3, "workers of data; each has its own files")
+	flags.IntVar(&o.files, "files", 2000, "files in readdir's directory and in root's tree")
 	flags.IntVar(&o.threads, "threads", 200, "threads of root")
-	flags.BoolVar(&o.drop, "drop-caches", false, "drop all caches of the machine now and then, as root")
+	flags.BoolVar(&o.drop, "drop-caches", false, "drop all caches of the machine from time to time (requires root)")
 	verbose := flags.Bool("v", false, "print each operation")
 	flags.Usage = func() {
 		fmt.Fprintln(stderr, "usage: exercise [flags] data|readdir DIR\n       exercise [flags] names|root|all DIR REF")
@@ -117,13 +122,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			continue
 		}
 		if dir == "" || p.ref && ref == "" {
-			return fmt.Errorf("%s: name the directory%s", what, map[bool]string{true: " and the reference"}[p.ref])
+			return fmt.Errorf("%s: the directory%s required", what, map[bool]string{true: " and the reference are", false: " is"}[p.ref])
 		}
 		chosen = append(chosen, p)
 	}
 	if len(chosen) == 0 {
 		flags.Usage()
-		return fmt.Errorf("no exercise is called %q", what)
+		return fmt.Errorf("there is no exercise %q", what)
 	}
 	for _, p := range chosen {
 		started := time.Now()

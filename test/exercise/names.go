@@ -13,36 +13,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// call is a system call, or a few with one descriptor, that is made in two directories.
+// call is a system call, or several with one descriptor, that is made in two directories.
 type call struct {
 	text  string
-	paths []string // what it may change, and its parents: looked at afterwards
-	time  bool     // whether the paths' modification times are looked at too
-	or    string   // other refusals that are as right, as "WANT>GOT WANT>GOT"
+	paths []string // paths that it may change, and their parents; described afterwards
+	time  bool     // also compare the paths' modification times
+	or    string   // other errors that are also right, as "WANT>GOT WANT>GOT"
 	do    func() string
 }
 
-// names makes calls, as several users, in the directory under test and in the reference.
+// names makes calls as several users in the directory under test and in the reference.
 type names struct {
 	rng     *rand.Rand
 	journal *journal
-	side    [2]side  // under test, and what is right
-	known   []string // paths of what is there
-	devices bool     // both sides have devices
-	links   bool     // both sides count a directory's subdirectories as links
+	side    [2]side  // directory under test, and reference
+	known   []string // existing paths
+	devices bool     // both sides support devices
+	links   bool     // both sides count the subdirectories of a directory as links
 	count   map[string]int
 }
 
 // side is one of the two directories.
 type side struct {
-	path   string   // all happens in top, inside of it
-	actors []*actor // one for each user; the first sees everything
+	path   string   // everything happens in top, inside of it
+	actors []*actor // one for each user; the first may see everything
 }
 
-// top is where actors work. It lies deep, for links may lead to a parent.
+// top is the directory in which actors work. It is deep, because links may lead to a parent.
 const top = "x/y/top"
 
-// old is a time that the clock does not tell: what has it was not changed.
+// old is a time that the clock does not return: a file that has it was not changed.
 var old = unix.Timespec{Sec: 981173106, Nsec: 7}
 
 func runNames(ctx context.Context, o options, dir, ref string) (summary string, err error) {
@@ -73,7 +73,7 @@ func runNames(ctx context.Context, o options, dir, ref string) (summary string, 
 		n.journal.n, len(n.side[0].actors), n.count["ok"], n.count["trees"], summary), nil
 }
 
-// newSide makes the directory in which all happens, and who works there.
+// newSide makes the directory for the calls, and its actors.
 func newSide(work string) (side, error) {
 	if err := os.Chmod(work, 0o755); err != nil {
 		return side{}, err
@@ -101,7 +101,7 @@ func (s side) close() {
 	}
 }
 
-// survey finds out what the two can be compared in.
+// survey finds out in which features the two file systems can be compared.
 func (n *names) survey() error {
 	n.devices, n.links = confined(), true
 	for _, s := range n.side {
@@ -138,7 +138,7 @@ func (n *names) run(ctx context.Context, o options) error {
 		pick := n.rng.IntN(sum)
 		for _, k := range all {
 			if pick -= k.weight; pick < 0 {
-				if err := n.both(n.by(k.make(n))); err != nil {
+				if err := n.both(n.chooseCaller(k.make(n))); err != nil {
 					return err
 				}
 				break
@@ -153,8 +153,9 @@ func (n *names) run(ctx context.Context, o options) error {
 	return nil
 }
 
-// by chooses who makes the call, by the number: anybody, and often the owner of what it is about.
-func (n *names) by(c call) (call, int) {
+// chooseCaller chooses the user who makes the call, from its number: any user, and often the owner of the
+// file.
+func (n *names) chooseCaller(c call) (call, int) {
 	who := n.rng.IntN(len(n.side[1].actors))
 	if len(c.paths) == 0 || n.rng.IntN(3) == 0 {
 		return c, who
@@ -178,10 +179,10 @@ func (n *names) by(c call) (call, int) {
 	return c, who
 }
 
-// judge is who sees everything in the reference.
+// judge returns the actor who may see everything in the reference.
 func (n *names) judge() *actor { return n.side[1].actors[0] }
 
-// both makes the call on both sides and compares what came of it.
+// both makes the call on both sides and compares the results.
 func (n *names) both(c call, who int) error {
 	user := n.side[1].actors[who].user
 	n.journal.note("%s: %s", user, c.text)
@@ -210,7 +211,7 @@ func (n *names) both(c call, who int) error {
 	return fmt.Errorf("%s: %s:\n  gave  %s\n  want  %s", user, c.text, got, want)
 }
 
-// withParents adds the directories that the paths are in.
+// withParents adds the parent directories of the paths.
 func withParents(paths []string) []string {
 	var out []string
 	for _, p := range paths {
@@ -241,13 +242,14 @@ func (n *names) look(paths []string, times bool) string {
 		}
 		fmt.Fprintf(&b, " %s", describe(&st, n.links))
 		if times && st.Mtim == old && !isFifo(&st) {
-			b.WriteString(" as old as it was")
+			b.WriteString(" time unchanged")
 		}
 	}
 	return b.String()
 }
 
-// describe says what both sides must have the same; the links of directories where they are counted.
+// describe describes what must be the same on both sides. It includes the links of directories if
+// links is set.
 func describe(st *unix.Stat_t, links bool) string {
 	text := fmt.Sprintf("%#o %d:%d", st.Mode, st.Uid, st.Gid)
 	dir := st.Mode&unix.S_IFMT == unix.S_IFDIR
@@ -263,13 +265,15 @@ func describe(st *unix.Stat_t, links bool) string {
 	return text
 }
 
-// isFifo says whether a file's times may differ: NFS does not change them when something is written into it.
+// isFifo reports whether a file's times may differ: NFS does not change them when data is written
+// into a fifo.
 func isFifo(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == unix.S_IFIFO }
 
-// when is a modification time as it can be compared: the present is not the same on both sides.
+// when returns a modification time in a form that can be compared: the present differs between the
+// two sides.
 func when(st *unix.Stat_t) string {
 	if isFifo(st) {
-		return "some time"
+		return "present"
 	}
 	return whenAt(st.Mtim)
 }
@@ -281,7 +285,7 @@ func whenAt(t unix.Timespec) string {
 	return fmt.Sprintf("%d.%09d", t.Sec, t.Nsec)
 }
 
-// short is a path for people.
+// short returns a shortened path for messages.
 func short(p string) string {
 	q := fmt.Sprintf("%q", p)
 	if len(q) > 60 {
@@ -290,12 +294,12 @@ func short(p string) string {
 	return q
 }
 
-// words are the names of files. They are few, so that calls meet.
+// words returns the names of files. They are few, so that calls concern the same files.
 func words() []string {
 	return []string{"a", "b", "c", "d", "e", "f", "a", "b", "c", "ü\xff\xfe", "new\nline ", `back\slash*`, strings.Repeat("long", 63) + "255"}
 }
 
-// path is one that is there, one below or beside it, or any.
+// path returns an existing path, one below or beside it, or any.
 func (n *names) path() string {
 	all := words()
 	word := all[n.rng.IntN(len(all))]
@@ -323,7 +327,7 @@ func (n *names) path() string {
 	return p
 }
 
-// fresh is often a path that is not there.
+// fresh returns a path that often does not exist.
 func (n *names) fresh() string {
 	p := n.path()
 	for range 4 {
@@ -335,7 +339,7 @@ func (n *names) fresh() string {
 	return p
 }
 
-// learn keeps in mind what is there, of the paths that were looked at. None leads upwards.
+// learn records which of the described paths exist. None leads upwards.
 func (n *names) learn(paths []string) string {
 	for _, p := range paths {
 		var st unix.Stat_t
@@ -351,7 +355,7 @@ func (n *names) learn(paths []string) string {
 	return ""
 }
 
-// mode is a file's mode: of usual ones and any.
+// mode returns a mode for a file, common or arbitrary.
 func (n *names) mode() uint32 {
 	usual := []uint32{0o755, 0o644, 0o777, 0o666, 0o700, 0o600, 0o4755, 0o2755, 0o2775, 0o1777, 0o6711, 0o400, 0o200, 0o000, 0o711, 0o070, 0o007}
 	switch n.rng.IntN(8) {
@@ -363,7 +367,7 @@ func (n *names) mode() uint32 {
 	return usual[n.rng.IntN(len(usual))]
 }
 
-// id is a user's or group's, or -1: as it was.
+// id returns the id of a user or group, or -1, which means no change.
 func (n *names) id() int {
 	ids := []int{-1, 0, 1000, 1001, 1002, 1003, 2000, 2001, 3005, 3015, 65534, 4000000000}
 	return ids[n.rng.IntN(len(ids))]

@@ -24,8 +24,8 @@ type listing struct {
 	names    []string
 }
 
-// runReaddir holds readdir to what POSIX says of it: what is there all the time is told once, whatever happens to the
-// other entries meanwhile; what is removed may be told once or not.
+// runReaddir checks the rules of POSIX for readdir: an entry that exists all the time is returned
+// once, whatever happens to the others meanwhile; a removed entry is returned once or not at all.
 func runReaddir(ctx context.Context, o options, dir, _ string) (summary string, err error) {
 	dir, end, err := workplace(dir, "readdir")
 	if err != nil {
@@ -85,7 +85,7 @@ func (l *listing) open() (int, error) {
 	return unix.Open(l.dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
-// rest reads to the end into seen, which counts.
+// rest reads to the end and counts the names in seen.
 func rest(fd int, buf []byte, seen map[string]int) error {
 	for {
 		some, err := readSome(fd, buf)
@@ -98,24 +98,24 @@ func rest(fd int, buf []byte, seen map[string]int) error {
 	}
 }
 
-// expect holds what was seen against what must be seen once, and what may be.
+// expect checks the counts: each name of must exactly once, and each name of may at most once.
 func expect(seen map[string]int, must []string, may map[string]bool) error {
 	must = append([]string{".", ".."}, must...)
 	for _, name := range must {
 		if seen[name] != 1 {
-			return fmt.Errorf("%s was told %d times, want once", short(name), seen[name])
+			return fmt.Errorf("%s was listed %d times, want once", short(name), seen[name])
 		}
 		delete(seen, name)
 	}
 	for name, n := range seen {
 		if !may[name] || n > 1 {
-			return fmt.Errorf("%s was told %d times, and is it there: %v", short(name), n, may[name])
+			return fmt.Errorf("%s was listed %d times; exists: %v", short(name), n, may[name])
 		}
 	}
 	return nil
 }
 
-// read lists the directory with a buffer of that size. It counts the names.
+// read lists the directory with a buffer of that size, and counts the names.
 func (l *listing) read(size int) (map[string]int, error) {
 	fd, err := l.open()
 	if err != nil {
@@ -126,7 +126,7 @@ func (l *listing) read(size int) (map[string]int, error) {
 	return seen, rest(fd, make([]byte, size), seen)
 }
 
-// list reads with buffers of several sizes, and compares inodes and types.
+// list lists with buffers of several sizes, and compares inodes and types.
 func (l *listing) list() error {
 	for _, size := range []int{300, 1 << 10, 32 << 10, 1 << 20} {
 		seen, err := l.read(size)
@@ -146,13 +146,13 @@ func (l *listing) list() error {
 	if err != nil {
 		return err
 	}
-	if text := summarize(fd, all); strings.Contains(text, "is called") {
+	if text := summarize(fd, all); strings.Contains(text, "is listed as") {
 		return fmt.Errorf("inodes or types are wrong: %s", text)
 	}
 	return nil
 }
 
-// seek goes to places that readdir told, in any order.
+// seek seeks to positions that readdir returned, in any order.
 func (l *listing) seek() error {
 	fd, err := l.open()
 	if err != nil {
@@ -167,21 +167,22 @@ func (l *listing) seek() error {
 	for range 100 {
 		i := l.rng.IntN(len(all) - 1)
 		if _, err := unix.Seek(fd, all[i].next, unix.SEEK_SET); err != nil {
-			return fmt.Errorf("lseek to %#x, behind %s: %w", all[i].next, short(all[i].name), err)
+			return fmt.Errorf("lseek to %#x, after %s: %w", all[i].next, short(all[i].name), err)
 		}
 		some, err := readSome(fd, buf)
 		if err != nil || len(some) == 0 || some[0].name != all[i+1].name {
-			return fmt.Errorf("after lseek behind %s, there are %d entries of %v (%v); want %s first",
+			return fmt.Errorf("after lseek to the position after %s, there are %d entries of %v (%v); want %s first",
 				short(all[i].name), len(some), some[:min(1, len(some))], err, short(all[i+1].name))
 		}
 	}
 	return nil
 }
 
-// remove deletes an entry of any kind.
+// remove removes an entry of any type.
 func (l *listing) remove(name string) error { return os.Remove(filepath.Join(l.dir, name)) }
 
-// deleteWhileReading deletes of what was read, and of what was not, in the middle of it.
+// deleteWhileReading deletes entries that were read and entries that were not read yet, in the
+// middle of reading.
 func (l *listing) deleteWhileReading() error {
 	fd, err := l.open()
 	if err != nil {
@@ -192,7 +193,7 @@ func (l *listing) deleteWhileReading() error {
 	for len(seen) < len(l.names)/4 {
 		some, err := readSome(fd, buf)
 		if err != nil || len(some) == 0 {
-			return fmt.Errorf("the end after %d entries: %v", len(seen), err)
+			return fmt.Errorf("reading ended after %d entries: %v", len(seen), err)
 		}
 		for _, e := range some {
 			seen[e.name]++
@@ -227,7 +228,7 @@ func (l *listing) deleteWhileReading() error {
 	return expect(seen, stay, nil)
 }
 
-// changeWhileReading lists while others make, rename and delete other names.
+// changeWhileReading lists the directory while others make, rename and delete other names.
 func (l *listing) changeWhileReading(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -270,7 +271,7 @@ func (l *listing) listUnderChange() error {
 		}
 		for name := range seen {
 			if strings.HasPrefix(name, "other") {
-				delete(seen, name) // its comings and goings are its own
+				delete(seen, name) // the other thread makes and removes it
 			}
 		}
 		if err := expect(seen, l.names, nil); err != nil {
@@ -280,7 +281,7 @@ func (l *listing) listUnderChange() error {
 	return nil
 }
 
-// deleteWhatWasRead empties the directory as rm -r does: nothing may be passed over.
+// deleteWhatWasRead empties the directory as rm -r does: no entry may be skipped.
 func (l *listing) deleteWhatWasRead() error {
 	fd, err := l.open()
 	if err != nil {
@@ -307,7 +308,7 @@ func (l *listing) deleteWhatWasRead() error {
 		}
 	}
 	if n != len(l.names) {
-		return fmt.Errorf("%d of %d entries were told and deleted, the others were passed over", n, len(l.names))
+		return fmt.Errorf("%d of %d entries were listed and deleted, the others were skipped", n, len(l.names))
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// system is the exercise of what a root file system is used for.
+// system is the exercise of the common uses of a root file system.
 type system struct {
 	o        options
 	rng      *rand.Rand
@@ -52,7 +52,7 @@ func runRoot(ctx context.Context, o options, dir, ref string) (summary string, e
 	return fmt.Sprintf("%s, with %d files and %d threads", strings.Join(done, ", "), o.files, o.threads), nil
 }
 
-// copies has cp and tar copy a tree to the directory under test, and cp copy it back.
+// copies copies a tree with cp and tar to the directory under test, and back with cp.
 func (s *system) copies(ctx context.Context) error {
 	source := filepath.Join(s.ref, "source")
 	if err := s.makeTree(source); err != nil {
@@ -97,7 +97,7 @@ func command(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// tar copies by GNU tar, in the format that has times in nanoseconds.
+// tar copies with GNU tar, in the format that has times in nanoseconds.
 func tar(ctx context.Context, from, to string) error {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return err
@@ -139,7 +139,7 @@ func (s *system) makeTree(root string) error {
 			if err := os.Link(files[s.rng.IntN(len(files))], p); err != nil {
 				return err
 			}
-			continue // its rights are the other name's
+			continue // its rights are those of the other name
 		case kind == 1:
 			dirs = append(dirs, p)
 		case kind > 4:
@@ -149,7 +149,7 @@ func (s *system) makeTree(root string) error {
 			return err
 		}
 	}
-	for i := len(dirs) - 1; i >= 0; i-- { // what is inside is made by now
+	for i := len(dirs) - 1; i >= 0; i-- { // their content is complete by now
 		if err := s.setTime(dirs[i]); err != nil {
 			return err
 		}

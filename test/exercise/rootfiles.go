@@ -18,7 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sparse writes across the borders that offsets of 31 and 32 bits have, and takes no more room than that.
+// sparse writes at the limits of offsets of 31 and 32 bits, and checks that the file takes little
+// space.
 func (s *system) sparse(context.Context) error {
 	name := filepath.Join(s.dir, "sparse")
 	f, err := os.Create(name)
@@ -73,7 +74,7 @@ func (s *system) sparse(context.Context) error {
 	return os.Remove(name)
 }
 
-// sizes wants the file's size, and that it takes no more room than that.
+// sizes checks the size of the file, and that it takes at most room bytes on disk.
 func sizes(f *os.File, size, room int64) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -85,7 +86,8 @@ func sizes(f *os.File, size, room int64) error {
 	return nil
 }
 
-// threads has hundreds of threads make, write, read, rename and remove files of one directory, and append to one file.
+// threads makes hundreds of threads make, write, read, rename and remove files of one directory,
+// and append to one file.
 func (s *system) threads(context.Context) error {
 	const rounds = 4
 	dir := filepath.Join(s.dir, "threads")
@@ -99,7 +101,7 @@ func (s *system) threads(context.Context) error {
 	for i := range s.o.threads {
 		wg.Go(func() {
 			runtime.LockOSThread()
-			<-start // when all are there
+			<-start // start when all threads exist
 			for round := range rounds {
 				if errs[i] = oneThread(dir, log, i, round); errs[i] != nil {
 					return
@@ -126,7 +128,7 @@ func (s *system) threads(context.Context) error {
 	for i := range s.o.threads {
 		for round := range rounds {
 			if seen[record(i, round)] != 1 {
-				return fmt.Errorf("what thread %d appended in round %d is in the log %d times", i, round, seen[record(i, round)])
+				return fmt.Errorf("the line of thread %d in round %d is in the log %d times", i, round, seen[record(i, round)])
 			}
 		}
 	}
@@ -170,8 +172,8 @@ func oneThread(dir, log string, i, round int) error {
 	return os.Remove(p + "-renamed")
 }
 
-// replace puts new versions in the place of a file, as editors and package managers do, while others read it: each
-// sees a whole version, and never an older one than before.
+// replace replaces a file with new versions, as editors and package managers do, while others read
+// it: each reader must see a whole version, and never an older one than before.
 func (s *system) replace(context.Context) error {
 	const versions, size = 150, 20000
 	name := filepath.Join(s.dir, "current")
@@ -223,7 +225,7 @@ func readVersion(name string, size int, last byte) (byte, error) {
 	return text[0], nil
 }
 
-// pipes sends bytes through a fifo and a socket that have names there.
+// pipes sends bytes through a fifo and a socket that have names in the directory.
 func (s *system) pipes(context.Context) error {
 	fifo := filepath.Join(s.dir, "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
@@ -236,7 +238,7 @@ func (s *system) pipes(context.Context) error {
 	if err := errors.Join(err, <-sent); err != nil {
 		return err
 	}
-	if err := compareBytes("what came out of a fifo", 0, got, data); err != nil {
+	if err := compareBytes("data from a fifo", 0, got, data); err != nil {
 		return err
 	}
 	d, err := os.Open(s.dir)
@@ -244,7 +246,7 @@ func (s *system) pipes(context.Context) error {
 		return err
 	}
 	defer d.Close()
-	name := fmt.Sprintf("/proc/self/fd/%d/socket", d.Fd()) // a socket's path is no longer than 107 bytes
+	name := fmt.Sprintf("/proc/self/fd/%d/socket", d.Fd()) // the path of a socket has at most 107 bytes
 	l, err := net.Listen("unix", name)
 	if err != nil {
 		return err
@@ -269,10 +271,10 @@ func (s *system) pipes(context.Context) error {
 	if _, err := io.ReadFull(c, got); err != nil {
 		return err
 	}
-	return compareBytes("what came back from a socket", 0, got, data[:1000])
+	return compareBytes("data from a socket", 0, got, data[:1000])
 }
 
-// deep makes directories in directories, as far as a path can go, and moves the first.
+// deep makes nested directories until the path has its greatest length, and renames the first.
 func (s *system) deep(context.Context) error {
 	top := filepath.Join(s.dir, "deep")
 	p, word := top, strings.Repeat("d", 30)
@@ -289,16 +291,16 @@ func (s *system) deep(context.Context) error {
 		return err
 	}
 	if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the deep file is where it was: %v", err)
+		return fmt.Errorf("the deep file still has its old path: %v", err)
 	}
 	text, err := os.ReadFile(top + "er" + strings.TrimPrefix(p, top))
 	if err == nil && string(text) != "bottom" {
-		err = fmt.Errorf("the deep file holds %q", text)
+		err = fmt.Errorf("the deep file contains %q", text)
 	}
 	return err
 }
 
-// programs runs programs that lie there, which nobody may write meanwhile.
+// programs runs programs in the directory, which nobody may write meanwhile.
 func (s *system) programs(ctx context.Context) error {
 	for program, want := range map[string]int{"true": 0, "false": 1} {
 		from, err := exec.LookPath(program)

@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// compareTrees holds everything that is in the two directories against each other.
+// compareTrees compares everything in the two directories.
 func (n *names) compareTrees() error {
 	n.count["trees"]++
 	var trees [2]map[string]string
 	for i, s := range n.side {
-		if err := os.Chmod(filepath.Join(s.path, top), 0o777); err != nil { // a link may have led there
+		if err := os.Chmod(filepath.Join(s.path, top), 0o777); err != nil { // a call may have reached it through a link
 			return err
 		}
 		var err error
@@ -30,18 +30,19 @@ func (n *names) compareTrees() error {
 	return compareScans(trees[0], trees[1])
 }
 
-// scan describes each file of a tree: type, mode, owner, links, size, target or content, modification time, and which other name
-// is the same file. Times of directories and links are theirs too.
+// scan describes each file of a tree: type, mode, owner, links, size, target or content,
+// modification time, and which other name refers to the same file. It includes the times of
+// directories and links.
 func scan(root string, links bool, when func(*unix.Stat_t) string) (map[string]string, error) {
 	tree := map[string]string{}
-	first := map[uint64]string{} // inode to the first name
+	first := map[uint64]string{} // first name by inode
 	err := filepath.WalkDir(root, func(p string, _ fs.DirEntry, err error) error {
 		name, _ := filepath.Rel(root, p)
 		var st unix.Stat_t
 		if err == nil {
 			err = unix.Lstat(p, &st)
 		}
-		if errors.Is(err, fs.ErrPermission) { // of somebody who is not root
+		if errors.Is(err, fs.ErrPermission) { // the directory of another user
 			tree[name] += " " + reason(err)
 			return nil
 		}
@@ -67,7 +68,8 @@ func scan(root string, links bool, when func(*unix.Stat_t) string) (map[string]s
 	return tree, err
 }
 
-// digest is of the content; of its beginning and its end, where it is large and so has holes.
+// digest returns a digest of the content, or of its beginning and end if the file is large and
+// therefore has holes.
 func digest(p string, size int64) string {
 	f, err := os.Open(p)
 	if err != nil {
@@ -86,7 +88,7 @@ func digest(p string, size int64) string {
 	return fmt.Sprintf("%x", h.Sum(nil)[:8])
 }
 
-// reason is an error without the path, which is not the same on both sides.
+// reason returns an error without the path, which differs between the two sides.
 func reason(err error) string {
 	var e unix.Errno
 	if errors.As(err, &e) {
@@ -119,7 +121,7 @@ func compareScans(got, want map[string]string) error {
 		case !inGot:
 			out = append(out, fmt.Sprintf("%s is missing; want %s", short(p), w))
 		case !inWant:
-			out = append(out, fmt.Sprintf("%s should not be: %s", short(p), g))
+			out = append(out, fmt.Sprintf("%s should not exist: %s", short(p), g))
 		case g != w:
 			out = append(out, fmt.Sprintf("%s is   %s\n    want %s", short(p), g, w))
 		}

@@ -1,3 +1,4 @@
-// Package oracle holds our codecs against those of others, which the product is not to depend on: it is a module of its
-// own, with tests only. What differs and may is said where it is let pass.
+// Package oracle compares our codecs with those of other projects. It is a separate module with
+// tests only, so that the product does not depend on those projects. Permitted differences are
+// described where the tests accept them.
 package oracle

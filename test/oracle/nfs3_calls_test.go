@@ -11,7 +11,7 @@ import (
 	"github.com/buildbarn/go-xdr/pkg/protocols/rpcv2"
 )
 
-// procedure is the oracle's half of one: what its arguments are, and how its result is read.
+// procedure is how the oracle decodes the arguments and the result of a procedure.
 type procedure struct {
 	args func() io.ReaderFrom // nil: none
 	res  func(io.Reader) (io.WriterTo, error)
@@ -31,7 +31,7 @@ func args[T any, P interface {
 	return func() io.ReaderFrom { return P(new(T)) }
 }
 
-// written is what a function writes.
+// written is a function that writes a value.
 type written func(io.Writer) (int64, error)
 
 func (w written) WriteTo(out io.Writer) (int64, error) { return w(out) }
@@ -84,7 +84,7 @@ var mountProcedures = []procedure{
 	}},
 }
 
-// expect is how the oracle takes a record, and the procedure if it is a good call.
+// expect returns what the oracle makes of a record, and the procedure of a good call.
 func expect(record []byte) (verdict, *procedure) {
 	var m rpcv2.RpcMsg
 	r := bytes.NewReader(record)
@@ -94,7 +94,7 @@ func expect(record []byte) (verdict, *procedure) {
 	}
 	c, ok := m.Body.(*rpcv2.RpcMsgBody_CALL)
 	if err != nil || !ok {
-		if len(record) >= 12 && !bytes.Equal(record[8:12], words(2)) { // of another version of RPC, no more needs to be there
+		if len(record) >= 12 && !bytes.Equal(record[8:12], words(2)) { // for another version of RPC, the record may end here
 			return either, nil
 		}
 		return closed, nil
@@ -114,7 +114,7 @@ func expect(record []byte) (verdict, *procedure) {
 		return unknown, nil
 	}
 	p := &procs[body.Proc]
-	if v := authentic(body); body.Proc != 0 && v != accepted { // NULL is for all
+	if v := authentic(body); body.Proc != 0 && v != accepted { // everyone may call NULL
 		return v, nil
 	}
 	if p.args == nil {
@@ -149,12 +149,14 @@ func authentic(body *rpcv2.CallBody) verdict {
 	return badAuth
 }
 
-// may says that the oracle refuses what is let pass here: names that are not ASCII, padding that is not zero.
+// may reports whether the oracle refuses what our server may accept: names that are not ASCII, and
+// padding that is not zero.
 func may(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), "non-ASCII") || strings.Contains(err.Error(), "padding contains"))
 }
 
-// unnamed says that arguments have a number that an enumeration has no name for, which the oracle lets pass.
+// unnamed reports whether arguments have a number that is not in an enumeration, which the oracle
+// accepts.
 func unnamed(a io.ReaderFrom) bool {
 	times := func(s *nfsv3.Sattr3) bool { return uint32(s.Atime.GetSetIt()) > 2 || uint32(s.Mtime.GetSetIt()) > 2 }
 	switch a := a.(type) {
@@ -188,12 +190,12 @@ func unnamed(a io.ReaderFrom) bool {
 	return false
 }
 
-// compare says one record to the server and holds what it answers against the oracle.
+// compare sends one record to the server and compares its answer with the oracle's.
 func compare(t *testing.T, b *bench, record []byte) {
 	want, p := expect(record)
 	got, res := decodeReply(t, b.ask(t, record))
 	if want != either && got != want {
-		t.Fatalf("taken for %s, the oracle says %s: %x", got, want, record)
+		t.Fatalf("treated as %s, but the oracle says %s: %x", got, want, record)
 	}
 	if got != accepted || p == nil || p.res == nil {
 		if got == accepted && len(res) > 0 && p != nil {
@@ -207,7 +209,7 @@ func compare(t *testing.T, b *bench, record []byte) {
 		return
 	}
 	if err != nil || r.Len() > 0 {
-		t.Fatalf("a result that is none: %v, %d bytes more: %x", err, r.Len(), res)
+		t.Fatalf("an invalid result: %v, %d bytes more: %x", err, r.Len(), res)
 	}
 	var again bytes.Buffer
 	if v.WriteTo(&again); !bytes.Equal(again.Bytes(), res) {
@@ -215,7 +217,8 @@ func compare(t *testing.T, b *bench, record []byte) {
 	}
 }
 
-// good are good arguments of every procedure behind its first handle, by program and procedure.
+// good returns good arguments for every procedure, after its first handle, by program and
+// procedure.
 func good(b *bench) map[[2]uint32][][]byte {
 	dir, file := string(b.dir), string(b.file)
 	set := words(1, 0o640, 1, 0, 0, 1, 0, 5, 1, 2, 1<<30, 5)
@@ -248,7 +251,7 @@ func good(b *bench) map[[2]uint32][][]byte {
 	}
 }
 
-// records are good calls of every procedure for a directory, a file and a link.
+// records returns good calls of every procedure for a directory, a file and a link.
 func records(b *bench) (all [][]byte) {
 	for k, list := range good(b) {
 		for _, a := range list {
@@ -263,7 +266,7 @@ func records(b *bench) (all [][]byte) {
 	return append(all, call(programNFS, 22, nil), call(programMount, 6, nil), call(100021, 1, nil))
 }
 
-// TestCalls makes every call, cut at every word too.
+// TestCalls makes every call, complete and cut at every word.
 func TestCalls(t *testing.T) {
 	b := start(t)
 	for _, r := range records(b) {
@@ -273,15 +276,16 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// TestCallsOfOneNumber: a request is a repeated one only if it says the same, whatever is credential and what argument.
+// TestCallsOfOneNumber checks that a request is a repetition only if all its bytes are the same,
+// however they are divided into credential and arguments.
 func TestCallsOfOneNumber(t *testing.T) {
 	b := start(t)
 	head := words(7, 0, 2, programNFS, 3, 11, 0)
 	compare(t, b, bytes.Join([][]byte{head, words(4, 0, 0, 0, 0, 0)}, nil)) // a credential of four bytes, and too few arguments
-	compare(t, b, bytes.Join([][]byte{head, words(0, 0, 0, 0, 0, 0)}, nil)) // none, and as many bytes of arguments as were said before
+	compare(t, b, bytes.Join([][]byte{head, words(0, 0, 0, 0, 0, 0)}, nil)) // no credential, and as many bytes of arguments as before
 }
 
-// FuzzCall says arbitrary records.
+// FuzzCall sends arbitrary records.
 func FuzzCall(f *testing.F) {
 	b := start(f)
 	for _, r := range records(b) {
@@ -290,7 +294,7 @@ func FuzzCall(f *testing.F) {
 	f.Fuzz(func(t *testing.T, record []byte) { compare(t, b, record) })
 }
 
-// FuzzArguments puts arbitrary arguments behind a good handle.
+// FuzzArguments sends arbitrary arguments after a good handle.
 func FuzzArguments(f *testing.F) {
 	b := start(f)
 	for k, list := range good(b) {

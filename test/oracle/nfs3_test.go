@@ -20,9 +20,9 @@ import (
 	"netroot/internal/proto/nfs3"
 )
 
-// What is compared: github.com/buildbarn/go-xdr compiles the text of RFC 1813 and RFC 5531 to Go. Our server must refuse
-// the calls that it cannot decode, accept those that it can, and answer in bytes that it decodes and encodes to the
-// same bytes.
+// These tests compare our server with code that github.com/buildbarn/go-xdr compiles from the text
+// of RFC 1813 and RFC 5531. Our server must refuse the calls that this code cannot decode, accept
+// those that it can, and answer in bytes that it decodes and encodes to the same bytes.
 
 const (
 	programNFS   = 100003
@@ -30,7 +30,7 @@ const (
 	lastFragment = 1 << 31
 )
 
-// wire is a listener of pipes, from an address that is like a client's.
+// wire is a listener of pipes whose address is like a client's.
 type wire struct {
 	next   chan net.Conn
 	closed chan struct{}
@@ -60,8 +60,8 @@ func (w *wire) Close() error {
 
 func (w *wire) Addr() net.Addr { return &net.TCPAddr{} }
 
-// bench is a server of a small tree. Without root it exports nothing, and every handle is stale: arguments are decoded
-// all the same.
+// bench is a server of a small tree. Without root it exports nothing, and every handle is stale,
+// but arguments are still decoded.
 type bench struct {
 	*wire
 	dir, file, link []byte // handles
@@ -142,14 +142,14 @@ func words(v ...uint32) (b []byte) {
 	return b
 }
 
-// call is the record of a call by root, without its mark.
+// call returns the record of a call by root, without the record mark.
 func call(prog, proc uint32, args []byte) []byte {
 	b := words(7, 0, 2, prog, 3, proc, 1, 20, 0, 0, 0, 0, 0, 0, 0)
 	return append(b, args...)
 }
 
-// ask says one record to the server on a new connection and returns the record that it answers, nil when it closes the
-// connection instead.
+// ask sends one record to the server on a new connection, and returns the record of its answer, or
+// nil if the server closes the connection.
 func (b *bench) ask(t testing.TB, record []byte) []byte {
 	near, far := net.Pipe()
 	b.next <- end{far}
@@ -183,7 +183,7 @@ func (b *bench) result(t testing.TB, prog, proc uint32, args []byte) []byte {
 	return res
 }
 
-// verdict is how a call is taken.
+// verdict is the reaction to a call.
 type verdict string
 
 const (
@@ -195,7 +195,7 @@ const (
 	either   verdict = "that may be taken in two ways"
 )
 
-// decodeReply has the oracle decode a whole reply, and returns the bytes of its result.
+// decodeReply decodes a whole reply with the oracle, and returns the bytes of its result.
 func decodeReply(t testing.TB, reply []byte) (verdict, []byte) {
 	if reply == nil {
 		return closed, nil
@@ -203,11 +203,11 @@ func decodeReply(t testing.TB, reply []byte) (verdict, []byte) {
 	var m rpcv2.RpcMsg
 	r := bytes.NewReader(reply)
 	if _, err := m.ReadFrom(r); err != nil {
-		t.Fatalf("a reply that is none: %v: %x", err, reply)
+		t.Fatalf("an invalid reply: %v: %x", err, reply)
 	}
 	body, ok := m.Body.(*rpcv2.RpcMsgBody_REPLY)
 	if !ok || m.Xid != binary.BigEndian.Uint32(reply) {
-		t.Fatalf("a reply that is none: %x", reply)
+		t.Fatalf("an invalid reply: %x", reply)
 	}
 	var out bytes.Buffer
 	if m.WriteTo(&out); !bytes.HasPrefix(reply, out.Bytes()) {

@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// rpmNames are the names by which recipes call a package on Fedora and EL, where Debian has another one.
+// rpmNames are the names of packages on Fedora and EL that recipes use and that differ from
+// Debian's.
 var rpmNames = map[string]string{
 	"libc6":          "glibc",
 	"libc-bin":       "glibc-common",
@@ -23,8 +24,8 @@ var rpmNames = map[string]string{
 	"udev":           "systemd-udev",
 }
 
-// isDropped reports whether a Debian package has no place in an RPM distribution. What other packages want of it they
-// want in maintainer scripts, which are not taken over.
+// isDropped reports whether a Debian package has no place in an RPM distribution. Other packages
+// require it only in maintainer scripts, which are not converted.
 func isDropped(name string) bool {
 	switch name {
 	case "adduser", "apt", "base-files", "base-passwd", "cdebconf", "dash", "debconf", "debconf-2.0", "debianutils", "debugedit", "dpkg",
@@ -36,21 +37,23 @@ func isDropped(name string) bool {
 		strings.HasPrefix(name, "linux-image-") && !isKernel(name)
 }
 
-// isKernel tells the package with a kernel (linux-image-6.1.0-9-amd64) from the one that depends on the newest.
+// isKernel reports whether a package contains a kernel (linux-image-6.1.0-9-amd64), as opposed to
+// the package that depends on the newest one.
 func isKernel(name string) bool {
 	release, ok := strings.CutPrefix(name, "linux-image-")
 	return ok && release[0] >= '0' && release[0] <= '9'
 }
 
-// implied is what RPM distributions say and Debian does not, because the package is essential or recommended there.
+// implied has dependencies that RPM distributions state and Debian does not, because the package is
+// essential or recommended there.
 var implied = map[string][]string{
 	"coreutils":      {"/bin/sh", "glibc-common", "sed", "grep", "findutils", "gzip", "tar", "util-linux"},
-	"dnf":            {"rpm"}, // whose rpmkeys checks signatures
+	"dnf":            {"rpm"}, // its rpmkeys checks signatures
 	"openssh-server": {"shadow-utils"},
 	"systemd":        {"systemd-sysv", "systemd-udev", "dbus"},
 }
 
-// convert makes packages of the .deb files that are wanted, and puts their files below b.root.
+// convert makes packages from the wanted .deb files, and unpacks their files below b.root.
 func (b *builder) convert(debs []*deb) ([]*Package, error) {
 	u := universe{names: map[string]string{}, virtual: map[string][]string{}}
 	debs = slices.DeleteFunc(debs, func(d *deb) bool { return isDropped(d.name()) })
@@ -79,7 +82,8 @@ func (b *builder) convert(debs []*deb) ([]*Package, error) {
 	return packages, nil
 }
 
-// wanted is what remains of a closure when some of its packages are dropped, and those that only they needed.
+// wanted returns the rest of a closure when some of its packages are dropped, and also those that
+// only these required.
 func wanted(debs []*deb, u universe, roots []string) []*deb {
 	byName := map[string]*deb{}
 	for _, d := range debs {
@@ -136,7 +140,7 @@ func (b *builder) fromDeb(d *deb, u universe) (*Package, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Directories that filesystem owns need no other owner.
+	// Directories of the package filesystem need no other owner.
 	p.Files = slices.DeleteFunc(files, func(f File) bool { return f.Mode.IsDir() && filesystemDirs[f.Path] != 0 })
 	if mend := mends[name]; mend != nil {
 		if err := mend(b, p); err != nil {
@@ -146,11 +150,12 @@ func (b *builder) fromDeb(d *deb, u universe) (*Package, error) {
 	return p, checkOwners(p)
 }
 
-// checkOwners refuses owners that the package setup does not know: rpm would make the files root's, with a warning.
+// checkOwners refuses owners that the package setup does not have: rpm would give the files to
+// root, with a warning.
 func checkOwners(p *Package) error {
 	for _, f := range p.Files {
 		if !hasName(passwd, f.User) || !hasName(group, f.Group) {
-			return fmt.Errorf("%s: %s belongs to %s:%s, whom setup does not know: add them there", p.Name, f.Path, f.User, f.Group)
+			return fmt.Errorf("%s: %s belongs to %s:%s, which the package setup does not have: add them there", p.Name, f.Path, f.User, f.Group)
 		}
 	}
 	return nil
@@ -160,7 +165,7 @@ func hasName(table, name string) bool {
 	return strings.HasPrefix(table, name+":") || strings.Contains(table, "\n"+name+":")
 }
 
-// add writes a file below b.root and gives it to a package.
+// add writes a file below b.root and adds it to a package.
 func (b *builder) add(p *Package, name string, mode fs.FileMode, text string) error {
 	at := filepath.Join(b.root, name)
 	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
@@ -173,7 +178,7 @@ func (b *builder) add(p *Package, name string, mode fs.FileMode, text string) er
 	return nil
 }
 
-// link makes a symbolic link below b.root and gives it to a package.
+// link makes a symbolic link below b.root and adds it to a package.
 func (b *builder) link(p *Package, name, target string) error {
 	if err := os.MkdirAll(filepath.Dir(filepath.Join(b.root, name)), 0o755); err != nil {
 		return err
@@ -182,7 +187,7 @@ func (b *builder) link(p *Package, name, target string) error {
 	return os.Symlink(target, filepath.Join(b.root, name))
 }
 
-// drop takes files away from a package.
+// drop removes files from a package.
 func (p *Package) drop(match func(name string) bool) {
 	p.Files = slices.DeleteFunc(p.Files, func(f File) bool { return match(f.Path) })
 }

@@ -18,14 +18,15 @@ import (
 // deb is a downloaded Debian package.
 type deb struct {
 	path    string
-	control map[string]string // deb-control(5); of a value only its first line
+	control map[string]string // deb-control(5); only the first line of each value
 	config  []string          // conffiles
 }
 
 func (d *deb) name() string { return d.control["Package"] }
 
-// download gets packages and all that they depend on, as for a machine without any package, with the host's apt and its
-// sources. Lists of packages that are older than the archive fail; then they are fetched anew, into a place of our own.
+// download fetches packages and all their dependencies, as for a machine without any package, with
+// the host's apt and its sources. If the host's package lists are older than the archive, this
+// fails; download then fetches the lists again, into its own directory.
 func (b *builder) download() ([]*deb, error) {
 	status, dir := b.path("status"), b.path("debs")
 	if err := os.WriteFile(status, nil, 0o644); err != nil {
@@ -65,7 +66,7 @@ func (b *builder) download() ([]*deb, error) {
 	return debs, nil
 }
 
-// openDeb reads what a package says of itself.
+// openDeb reads the control data of a package.
 func (b *builder) openDeb(file string) (*deb, error) {
 	d := &deb{path: file, control: map[string]string{}}
 	err := b.eachIn("--ctrl-tarfile", file, func(h *tar.Header, r io.Reader) error {
@@ -87,12 +88,12 @@ func (b *builder) openDeb(file string) (*deb, error) {
 		return err
 	})
 	if err == nil && d.name() == "" {
-		err = fmt.Errorf("%s says no name", file)
+		err = fmt.Errorf("%s has no package name", file)
 	}
 	return d, err
 }
 
-// eachIn calls visit for each entry of one of a package's two archives.
+// eachIn calls visit for each entry of one of the two archives of a package.
 func (b *builder) eachIn(which, file string, visit func(*tar.Header, io.Reader) error) error {
 	cmd := exec.CommandContext(b.ctx, "dpkg-deb", which, file)
 	var said bytes.Buffer
@@ -112,7 +113,7 @@ func (b *builder) eachIn(which, file string, visit func(*tar.Header, io.Reader) 
 		}
 	}
 	if err == io.EOF {
-		_, err = io.Copy(io.Discard, out) // the padding: without it dpkg-deb dies of SIGPIPE
+		_, err = io.Copy(io.Discard, out) // the padding: without this, dpkg-deb ends with SIGPIPE
 	} else {
 		cmd.Process.Kill()
 	}
@@ -125,8 +126,8 @@ func (b *builder) eachIn(which, file string, visit func(*tar.Header, io.Reader) 
 	return nil
 }
 
-// unpack puts a package's files below b.root, and returns them with owners and modes, which the files there do not
-// have: rpmbuild gets them in words, so nobody needs to be root.
+// unpack unpacks the files of a package below b.root. It returns them with their owners and modes,
+// which the unpacked files do not have: rpmbuild gets them as text, so that root is not required.
 func (b *builder) unpack(d *deb) ([]File, error) {
 	var files []File
 	err := b.eachIn("--fsys-tarfile", d.path, func(h *tar.Header, r io.Reader) error {
@@ -160,10 +161,11 @@ func (b *builder) place(h *tar.Header, name string, r io.Reader) error {
 	case tar.TypeSymlink:
 		return os.Symlink(h.Linkname, at)
 	}
-	return fmt.Errorf("%s is of a kind that is not expected in a package: %c", h.Name, h.Typeflag)
+	return fmt.Errorf("%s has a type that is not expected in a package: %c", h.Name, h.Typeflag)
 }
 
-// writeNew writes a file that must not be there: two packages with one file would be an error of ours.
+// writeNew writes a file that must not exist: one file in two packages would be an error of this
+// package.
 func writeNew(at string, h *tar.Header, r io.Reader) error {
 	f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644|fs.FileMode(h.Mode)&0o111)
 	if err != nil {
@@ -176,7 +178,7 @@ func writeNew(at string, h *tar.Header, r io.Reader) error {
 	return os.Chtimes(at, h.ModTime, h.ModTime)
 }
 
-// merged is a path's place where /bin, /sbin and /lib* are links into /usr.
+// merged returns the path of a file where /bin, /sbin and /lib* are links into /usr.
 func merged(name string) string {
 	first, _, _ := strings.Cut(name[1:], "/")
 	if slices.Contains(mergedDirs, first) {
@@ -187,7 +189,7 @@ func merged(name string) string {
 
 var mergedDirs = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"}
 
-// isLeftOut reports whether a path is documentation, or of use to dpkg and its kin alone.
+// isLeftOut reports whether a path is documentation, or is used only by dpkg and related tools.
 func isLeftOut(name string) bool {
 	for _, dir := range []string{"/usr/share/doc", "/usr/share/man", "/usr/share/info", "/usr/share/lintian", "/usr/share/bug",
 		"/usr/share/locale", "/usr/share/doc-base", "/usr/share/initramfs-tools", "/etc/init.d", "/etc/runit", "/etc/sv", "/etc/ufw",

@@ -7,8 +7,9 @@ import (
 // relation is one alternative of a Debian dependency: "libc6 (>= 2.36)".
 type relation struct{ name, op, version string }
 
-// relations reads a dependency field: groups that commas separate, each of alternatives: deb-control(5), debian-policy
-// chapter 7. Architecture qualifiers (":any") fall away, as there is one architecture.
+// relations parses a dependency field: groups separated by commas, each with alternatives:
+// deb-control(5), debian-policy chapter 7. It ignores architecture qualifiers (":any"), because
+// there is one architecture.
 func relations(field string) [][]relation {
 	var groups [][]relation
 	for group := range strings.SplitSeq(field, ",") {
@@ -32,8 +33,8 @@ func relations(field string) [][]relation {
 	return groups
 }
 
-// evr turns a Debian version into RPM's: a '-' left in the upstream version, which RPM forbids, becomes '.'. A
-// missing revision equals 0: deb-version(7).
+// evr converts a Debian version to RPM's: a '-' in the upstream version, which RPM forbids, becomes
+// '.'. A missing revision equals 0: deb-version(7).
 func evr(debian string) EVR {
 	var v EVR
 	rest := debian
@@ -48,8 +49,8 @@ func evr(debian string) EVR {
 	return v
 }
 
-// require is the relation as a spec file writes it. A version without a revision stands before those that have one, as
-// with dpkg; to RPM alone it would match them all.
+// require returns the relation as a spec file writes it. A version without a revision sorts before
+// those with one, as in dpkg; in RPM alone it would match them all.
 func (r relation) require(name string) string {
 	op, ok := map[string]string{"<<": "<", "<=": "<=", "=": "=", ">=": ">=", ">>": ">"}[r.op]
 	if !ok {
@@ -58,17 +59,17 @@ func (r relation) require(name string) string {
 	return name + " " + op + " " + evr(r.version).String()
 }
 
-// universe is what the relations of the packages at hand can mean.
+// universe has the packages that relations can refer to.
 type universe struct {
-	names   map[string]string   // Debian name of a package -> its name as an RPM
-	virtual map[string][]string // Debian name that packages provide -> their Debian names
+	names   map[string]string   // name of a package as an RPM, by its Debian name
+	virtual map[string][]string // Debian names of the packages that provide a Debian name
 }
 
 func (u universe) known(name string) bool {
 	return u.names[name] != "" || len(u.virtual[name]) > 0
 }
 
-// rpmName is the name of a package, or of what packages provide.
+// rpmName returns the RPM name of a package, or of a package that provides the name.
 func (u universe) rpmName(name string) string {
 	if n := u.names[name]; n != "" {
 		return n
@@ -76,7 +77,8 @@ func (u universe) rpmName(name string) string {
 	return name
 }
 
-// requires translates a dependency field. What is dropped on purpose is required by nobody, alternatives to it neither.
+// requires converts a dependency field. Packages that are dropped on purpose, and alternatives to
+// them, are left out.
 func (u universe) requires(field string) []string {
 	var out []string
 	for _, group := range relations(field) {
@@ -99,7 +101,8 @@ func (u universe) requires(field string) []string {
 	return out
 }
 
-// conflicts translates Breaks and Conflicts with packages at hand; of others there is nothing to fear.
+// conflicts converts Breaks and Conflicts with known packages. Conflicts with other packages do not
+// matter.
 func (u universe) conflicts(field string) []string {
 	var out []string
 	for _, group := range relations(field) {
@@ -112,7 +115,7 @@ func (u universe) conflicts(field string) []string {
 	return out
 }
 
-// provides translates Provides.
+// provides converts Provides.
 func (u universe) provides(field string) []string {
 	var out []string
 	for _, group := range relations(field) {

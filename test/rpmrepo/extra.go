@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// passwd and group are those of the package setup. Users of services come from systemd-sysusers.
+// passwd and group are the files of the package setup. systemd-sysusers makes the users of
+// services.
 const (
 	passwd = `root:x:0:0:root:/root:/bin/bash
 bin:x:1:1:bin:/bin:/sbin/nologin
@@ -64,7 +65,7 @@ var filesystemDirs = func() map[string]fs.FileMode {
 	return dirs
 }()
 
-// extra makes the packages that no Debian package becomes.
+// extra makes the packages that are not converted from Debian packages.
 func (b *builder) extra(packages []*Package) ([]*Package, error) {
 	all := []func() (*Package, error){b.filesystem, b.setup}
 	for _, s := range b.opt.Stubs {
@@ -97,7 +98,7 @@ func (b *builder) filesystem() (*Package, error) {
 		p.Files = append(p.Files, File{Path: name, User: "root", Group: "root", Mode: filesystemDirs[name] | fs.ModeDir})
 	}
 	for _, name := range mergedDirs {
-		_ = os.Remove(filepath.Join(b.root, name)) // depmod's
+		_ = os.Remove(filepath.Join(b.root, name)) // made by depmod
 		if err := b.link(p, "/"+name, "usr/"+name); err != nil {
 			return nil, err
 		}
@@ -138,8 +139,8 @@ func (b *builder) setup() (*Package, error) {
 	return p, nil
 }
 
-// release makes a release package or its update: the package that says which distribution this is. The update differs in
-// its version alone.
+// release makes a release package or its update: the package that identifies the distribution. The
+// update differs only in its version.
 func (b *builder) release(r *Release, update bool) (*Package, error) {
 	p := ours(r.Name, "Release files of "+r.System, "setup")
 	p.EVR = EVR{Version: r.Version, Release: "1"}

@@ -8,9 +8,10 @@ import (
 	"strings"
 )
 
-// mends do to a package what its Debian maintainer scripts did, or what its namesake on Fedora and EL is expected to be.
+// mends change a package as its Debian maintainer scripts would, or make it match the package of
+// the same name on Fedora and EL.
 var mends = map[string]func(*builder, *Package) error{
-	"bash": func(b *builder, p *Package) error { // the only shell: Debian's /bin/sh is dash's
+	"bash": func(b *builder, p *Package) error { // it has the only shell; Debian's /bin/sh is dash's
 		p.Provides = append(p.Provides, "/bin/sh", "/bin/bash")
 		return b.link(p, "/usr/bin/sh", "bash")
 	},
@@ -53,8 +54,8 @@ var mends = map[string]func(*builder, *Package) error{
 	},
 }
 
-// mendKernel puts the kernel where kernel-core has it since EL 8, and lists the modules, which Debian leaves to the
-// machine that the package is installed on.
+// mendKernel moves the kernel to its place in kernel-core since EL 8, and makes the index of the
+// modules, which Debian makes on the machine where the package is installed.
 func mendKernel(b *builder, p *Package) error {
 	images, err := filepath.Glob(filepath.Join(b.root, "boot/vmlinuz-*"))
 	if err != nil || len(images) != 1 {
@@ -73,7 +74,7 @@ func mendKernel(b *builder, p *Package) error {
 		}
 		p.Files[i].Path = to
 	}
-	// depmod looks in /lib.
+	// depmod searches /lib.
 	if err := os.Symlink("usr/lib", filepath.Join(b.root, "lib")); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
@@ -98,7 +99,8 @@ func mendKernel(b *builder, p *Package) error {
 	return nil
 }
 
-// mendSSH gives the server EL's units: sshd.service, and keys made when the machine first boots.
+// mendSSH adds EL's units to the server: sshd.service, and units that make keys when the machine
+// first boots.
 func mendSSH(b *builder, p *Package) error {
 	config, err := os.ReadFile(filepath.Join(b.root, "usr/share/openssh/sshd_config"))
 	if err != nil {

@@ -1,14 +1,15 @@
-// Package rpmrepo makes an RPM distribution for tests: it downloads a closure of Debian packages with the host's own
-// apt, turns each into an RPM, adds what RPM distributions have and Debian has not (filesystem, setup, a release
-// package), and lays them out as repositories that dnf and yum install from. So a bootstrap of the RPM kind, with the
-// real dnf, its solver, scriptlets, signatures and a package database, can be tried where no RPM distribution is within
-// reach.
+// Package rpmrepo makes an RPM distribution for tests. It downloads a closure of Debian packages
+// with the host's own apt, converts each into an RPM, adds what RPM distributions have and Debian
+// does not (filesystem, setup, a release package), and makes repositories from which dnf and yum
+// can install. With it, a bootstrap of the RPM kind, with the real dnf, its solver, scriptlets,
+// signatures and a package database, can be tested where no RPM distribution can be reached.
 //
-// What it makes boots, and its rpm and dnf work. It is no distribution for use: packages are called as on Fedora and EL
-// only where a recipe would name them, maintainer scripts are replaced by the few scriptlets that a booting system
-// needs, and nobody mends its holes.
+// The result boots, and its rpm and dnf work. It is not a distribution for use: packages have the
+// names of Fedora and EL only where a recipe uses them, maintainer scripts are replaced with the
+// few scriptlets that a booting system requires, and security holes are not fixed.
 //
-// It needs dpkg-deb, apt-get, rpmbuild, createrepo_c and, for signatures, gpg and rpmsign; not root.
+// The package requires dpkg-deb, apt-get, rpmbuild, createrepo_c and, for signatures, gpg and
+// rpmsign, but not root.
 package rpmrepo
 
 import (
@@ -23,48 +24,50 @@ import (
 	"strings"
 )
 
-// Base is a list for Options.Debian: a system that boots, with ssh, a kernel for virtual machines, and an rpm of its own.
+// Base returns a list for Options.Debian: a system that boots, with ssh, a kernel for virtual
+// machines, and rpm.
 func Base() []string {
 	return strings.Fields("systemd systemd-sysv udev dbus kmod openssh-server iproute2 iputils-ping procps bash coreutils sed grep " +
 		"findutils gzip tar util-linux hostname login passwd libc-bin libpam-runtime rpm linux-image-cloud-" + runtime.GOARCH)
 }
 
-// Tools are the programs that Build runs.
+// Tools returns the programs that Build runs.
 func Tools() []string {
 	return []string{"apt-get", "dpkg-deb", "rpmbuild", "rpmsign", "createrepo_c", "gpg", "gpgconf", "depmod"}
 }
 
-// Options say what is in the repositories.
+// Options describe the content of the repositories.
 type Options struct {
-	Dir      string    // a new directory, where everything goes
-	Debian   []string  // Debian packages; what they depend on comes along
-	Stubs    []Stub    // packages that are little more than a name
+	Dir      string    // a new directory for the result
+	Debian   []string  // Debian packages; their dependencies are added
+	Stubs    []Stub    // packages with little more than a name
 	Releases []Release // each gets a repository, and one with updates
-	URL      string    // where Dir will be served: the release packages' own repositories point there
-	Sign     bool      // sign all packages with a key made for it
+	URL      string    // URL at which Dir will be served; the repositories of the release packages point to it
+	Sign     bool      // sign all packages with a new key
 }
 
-// Stub is a package with one file, for what a recipe installs and a test does not use.
+// Stub is a package with one file. A recipe installs it, but a test does not use it.
 type Stub struct {
 	Name    string
-	Service string // a unit that can be enabled, without ".service"; may be empty
+	Service string // name, without ".service", of a unit that can be enabled; may be empty
 }
 
-// Release is a distribution of which the repositories hold the release package: what tells one from the other.
+// Release is a distribution whose release package is in the repositories. The release package
+// identifies the distribution.
 type Release struct {
-	Name    string // centos-release: the package's name
-	Version string // 8
-	System  string // CentOS Linux: for os-release and /etc/redhat-release
-	ID      string // centos: os-release(5)
-	DBPath  string // where its rpm keeps the database
-	Repo    string // the repository's directory below Options.Dir
-	Updates string // that of the updates: a newer release package
+	Name    string // name of the package, such as centos-release
+	Version string // such as 8
+	System  string // name for os-release and /etc/redhat-release, such as CentOS Linux
+	ID      string // ID in os-release(5), such as centos
+	DBPath  string // directory in which its rpm keeps the database
+	Repo    string // directory of the repository below Options.Dir
+	Updates string // directory of the updates, with a newer release package
 }
 
 // KeyFile is the name of the public key below Options.Dir.
 const KeyFile = "RPM-GPG-KEY-test"
 
-// Build makes the repositories. On an error Dir is left as it is, for a look.
+// Build makes the repositories. After an error, Dir is kept for inspection.
 func Build(ctx context.Context, opt Options) error {
 	b := &builder{ctx: ctx, opt: opt, work: filepath.Join(opt.Dir, "work"), root: filepath.Join(opt.Dir, "work", "root")}
 	for _, dir := range []string{b.root, b.path("rpms")} {
@@ -111,12 +114,12 @@ type builder struct {
 	ctx  context.Context
 	opt  Options
 	work string
-	root string // the files of all packages together, with /usr merged
+	root string // files of all packages together, with /usr merged
 }
 
 func (b *builder) path(name string) string { return filepath.Join(b.work, name) }
 
-// run runs a program; what it said last is part of the error.
+// run runs a program. An error includes the last lines of its output.
 func (b *builder) run(name string, args ...string) error {
 	cmd := exec.CommandContext(b.ctx, name, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "HOME="+b.work, "GNUPGHOME="+b.path("gnupg"))
@@ -127,7 +130,8 @@ func (b *builder) run(name string, args ...string) error {
 	return nil
 }
 
-// releases makes the release packages. Each needs files of its own, and so a run of its own.
+// releases makes the release packages. Each has its own version of the same files, and therefore
+// its own run of rpmbuild.
 func (b *builder) releases() ([]*Package, error) {
 	var all []*Package
 	for i := range b.opt.Releases {
@@ -147,7 +151,7 @@ func (b *builder) releases() ([]*Package, error) {
 	return all, nil
 }
 
-// rpmbuild makes all packages in one run: that of a source package with many binary ones.
+// rpmbuild makes all packages in one run, as the binary packages of one source package.
 func (b *builder) rpmbuild(packages []*Package) error {
 	spec := b.root + ".spec"
 	if err := os.WriteFile(spec, []byte(Spec(packages)), 0o644); err != nil {
@@ -157,7 +161,7 @@ func (b *builder) rpmbuild(packages []*Package) error {
 	for _, d := range []string{
 		"_topdir " + b.path("top"), "_rpmdir " + b.path("rpms"), "_dbpath " + b.path("db"),
 		"_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm",
-		"debug_package %{nil}", "__os_install_post %{nil}", "_build_id_links none", "__spec_install_pre %{___build_pre}", // which would empty the build root
+		"debug_package %{nil}", "__os_install_post %{nil}", "_build_id_links none", "__spec_install_pre %{___build_pre}", // it would empty the build root
 		"_unpackaged_files_terminate_build 0", "_binary_payload w1.zstdio", "_buildhost test",
 	} {
 		args = append(args, "--define", d)
@@ -170,7 +174,7 @@ func (b *builder) sign() (err error) {
 	if err := os.Mkdir(b.path("gnupg"), 0o700); err != nil {
 		return err
 	}
-	// gpg leaves its agent behind.
+	// gpg leaves its agent running.
 	defer func() { err = errors.Join(err, b.run("gpgconf", "--kill", "all")) }()
 	const id = "netroot test <test@example.invalid>"
 	if err := b.run("gpg", "--batch", "--passphrase", "", "--quick-generate-key", id, "rsa2048", "sign", "never"); err != nil {
@@ -183,14 +187,15 @@ func (b *builder) sign() (err error) {
 	if err != nil {
 		return err
 	}
-	gpg, err := exec.LookPath("gpg") // Debian's rpmsign would look for gpg2
+	gpg, err := exec.LookPath("gpg") // Debian's rpmsign would use gpg2
 	if err != nil {
 		return err
 	}
 	return b.run("rpmsign", append([]string{"--define", "_gpg_name " + id, "--define", "__gpg " + gpg, "--addsign"}, rpms...)...)
 }
 
-// publish makes a release's two repositories: every package but those of other releases, and the update.
+// publish makes the two repositories of a release: one with every package except those of other
+// releases, and one with the update.
 func (b *builder) publish(r Release, packages []*Package) error {
 	repos := map[string][]*Package{r.Repo: nil, r.Updates: nil}
 	for _, p := range packages {
@@ -220,7 +225,7 @@ func (b *builder) publish(r Release, packages []*Package) error {
 	return nil
 }
 
-// Missing returns which of the Tools the host lacks.
+// Missing returns those of the Tools that the host lacks.
 func Missing() []string {
 	return slices.DeleteFunc(Tools(), func(tool string) bool {
 		_, err := exec.LookPath(tool)
@@ -228,7 +233,7 @@ func Missing() []string {
 	})
 }
 
-// rpmArch is RPM's name of a Debian architecture.
+// rpmArch returns RPM's name for a Debian architecture.
 func rpmArch(debian string) string {
 	switch debian {
 	case "all":

@@ -12,7 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestEVROrder holds translated versions against both package managers: RPM must order them as dpkg does.
+// TestEVROrder checks converted versions with both package managers: RPM must order them as dpkg
+// does.
 func TestEVROrder(t *testing.T) {
 	for _, tool := range []string{"rpm", "dpkg"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -46,9 +47,9 @@ func TestRequires(t *testing.T) {
 		"libc6 (>> 2.36), libc6 (<< 2.37)":       {"glibc > 2.36-0", "glibc < 2.37-0"},
 		"bash:any (= 5.2-1)":                     {"bash = 5.2-1"},
 		"mawk | gawk (>= 1:4), awk":              {"(mawk or gawk >= 1:4-0)", "awk"},
-		"systemd | bash":                         {"bash"}, // one that is not at hand does not matter
+		"systemd | bash":                         {"bash"}, // an unknown alternative does not matter
 		"debconf (>= 0.5) | debconf-2.0, libc6":  {"glibc"},
-		"dpkg (>= 1.17), perl-base | bash":       nil, // dropped, and what could stand in for it too
+		"dpkg (>= 1.17), perl-base | bash":       nil, // dropped, together with its alternatives
 		"default-dbus-system-bus | dbus-system":  {"default-dbus-system-bus"},
 		"linux-image-6.1.0-9-amd64 | bash, bash": {"bash", "bash"},
 	} {
@@ -119,10 +120,10 @@ func TestMerged(t *testing.T) {
 	}
 }
 
-// TestBuild makes a small distribution and asks rpm what came of it.
+// TestBuild makes a small distribution and queries the result with rpm.
 func TestBuild(t *testing.T) {
 	if os.Getenv("CI") != "true" && os.Getenv("NETROOT_BOOT") != "1" {
-		t.Skip("downloads from the host's mirror; NETROOT_BOOT=1 asks for it")
+		t.Skip("downloads from the host's mirror; set NETROOT_BOOT=1 to run it")
 	}
 	if missing := Missing(); len(missing) > 0 {
 		if os.Getenv("CI") == "true" {

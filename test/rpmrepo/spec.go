@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Package is one RPM to be.
+// Package is an RPM to make.
 type Package struct {
 	Name, Arch, Summary string
 	EVR                 EVR
@@ -18,10 +18,10 @@ type Package struct {
 	Files               []File
 
 	Of     *Release // nil: every release has it
-	Update bool     // belongs to the release's updates
+	Update bool     // belongs to the updates of the release
 }
 
-// EVR is a version as RPM orders it. Epoch may be empty.
+// EVR is a version in RPM's form. Epoch may be empty.
 type EVR struct{ Epoch, Version, Release string }
 
 func (v EVR) String() string {
@@ -36,22 +36,23 @@ func (p *Package) file() string {
 	return fmt.Sprintf("%s-%s-%s.%s.rpm", p.Name, p.EVR.Version, p.EVR.Release, p.Arch)
 }
 
-// Scriptlet runs when packages are installed. Kind is the spec file's word: "%post", "%transfiletriggerin".
+// Scriptlet runs when packages are installed. Kind is its name in a spec file: "%post",
+// "%transfiletriggerin".
 type Scriptlet struct {
 	Kind, Body string
-	Paths      []string // of a file trigger
+	Paths      []string // paths of a file trigger
 }
 
 // File is a file, directory or link of a package.
 type File struct {
-	Path        string // absolute
+	Path        string // absolute path
 	User, Group string
-	Mode        fs.FileMode // type, permissions, setuid, setgid, sticky
+	Mode        fs.FileMode // type, permissions, setuid, setgid and sticky
 	Config      bool
 	Caps        string // as for setcap(8)
 }
 
-// line is the file's line in a %files section. A link has no mode of its own.
+// line returns the line for the file in a %files section. A link has no mode.
 func (f File) line() string {
 	mode := fmt.Sprintf("%04o", unixMode(f.Mode))
 	if f.Mode&fs.ModeSymlink != 0 {
@@ -70,7 +71,7 @@ func (f File) line() string {
 	return strings.Join(append(words, `"`+strings.ReplaceAll(f.Path, "%", "%%")+`"`), " ")
 }
 
-// unixMode returns the permission bits as chmod(2) takes them.
+// unixMode returns the permission bits as in chmod(2).
 func unixMode(m fs.FileMode) uint32 {
 	bits := uint32(m.Perm())
 	for _, special := range []struct {
@@ -84,7 +85,7 @@ func unixMode(m fs.FileMode) uint32 {
 	return bits
 }
 
-// Spec is a spec file that makes all packages from the files that lie in the build root.
+// Spec returns a spec file that makes all packages from the files in the build root.
 func Spec(packages []*Package) string {
 	var b strings.Builder
 	b.WriteString("Name: test\nVersion: 1\nRelease: 1\nSummary: Packages for tests\nLicense: various\nAutoReqProv: no\n\n" +

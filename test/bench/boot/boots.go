@@ -18,16 +18,17 @@ import (
 	"netroot/test/bench/beside"
 )
 
-// sample is what one boot came to. Times are seconds since the kernel started, so without the firmware's.
+// sample is the result of one boot. Times are in seconds since the kernel started, so they exclude
+// the firmware.
 type sample struct {
 	init, switched, login float64
-	read                  float64 // bytes of the packed root, where the root is an NBD device
-	wire                  float64 // bytes that came in from the kernel's start to the login
-	memory                float64 // bytes that are in use and not to be had back, at the login
-	server                float64 // seconds of processor of the process that serves
+	read                  float64 // bytes read of the packed root, if the root is an NBD device
+	wire                  float64 // bytes received from the kernel's start to the login
+	memory                float64 // bytes in use that cannot be reclaimed, at the login
+	server                float64 // seconds of processor time of the serving process
 }
 
-// median is of one figure of all samples.
+// median returns the median of one figure of all samples.
 func median(all []sample, of func(sample) float64) float64 {
 	var v []float64
 	for _, s := range all {
@@ -37,7 +38,7 @@ func median(all []sample, of func(sample) float64) float64 {
 	return v[len(v)/2]
 }
 
-// boot measures one way to boot step by step.
+// boot measures the steps of one way to boot.
 func (b bench) boot(ctx context.Context, size int64) error {
 	all, err := b.sample(ctx, "nbd", "nbd", b.packs[0])
 	if err != nil {
@@ -55,9 +56,9 @@ func (b bench) boot(ctx context.Context, size int64) error {
 	return term.Table(os.Stdout, rows)
 }
 
-// byTransport boots the same image by each transport.
+// byTransport boots the same image over each transport.
 func (b bench) byTransport(ctx context.Context) error {
-	rows := [][]string{slices.Concat([]string{"THE SAME IMAGE BY"}, columns)}
+	rows := [][]string{slices.Concat([]string{"THE SAME IMAGE OVER"}, columns)}
 	for _, t := range b.transports {
 		all, err := b.sample(ctx, t, t, b.packs[0])
 		if err != nil {
@@ -69,7 +70,7 @@ func (b bench) byTransport(ctx context.Context) error {
 	return term.Table(os.Stdout, rows)
 }
 
-// packed is the newest image that is packed so; nil without one.
+// packed returns the newest image that is packed in the given way, or nil.
 func (b bench) packed(images []*store.Image, how string) *store.Image {
 	i := slices.IndexFunc(images, func(im *store.Image) bool {
 		return im.Label == b.label && pack.Method(how).Packed(im.Config.RootFormat, im.Config.Compressor)
@@ -80,7 +81,7 @@ func (b bench) packed(images []*store.Image, how string) *store.Image {
 	return images[i]
 }
 
-// byPack boots, by NBD, the newest image in each format that the store has.
+// byPack boots over NBD the newest image in each format that the store has.
 func (b bench) byPack(ctx context.Context, images []*store.Image) error {
 	rows := [][]string{slices.Concat([]string{"THE SAME TREE AS", "ROOT", "COMPRESSOR", "READ"}, columns)}
 	for _, p := range b.packs {
@@ -104,7 +105,7 @@ func (b bench) byPack(ctx context.Context, images []*store.Image) error {
 	return term.Table(os.Stdout, rows)
 }
 
-// columns are what row gives after a name.
+// columns are the columns of row after the name.
 var columns = []string{"LOGIN AFTER", "ON THE WIRE", "NODE'S MEMORY", "SERVER'S CPU"}
 
 func row(name string, all []sample) []string {
@@ -118,7 +119,7 @@ func row(name string, all []sample) []string {
 
 func seconds(s float64) string { return fmt.Sprintf("%.2f s", s) }
 
-// sample boots as often as is asked for.
+// sample boots as often as requested.
 func (b bench) sample(ctx context.Context, name, transport, packed string) ([]sample, error) {
 	var all []sample
 	for i := range b.boots {
@@ -132,7 +133,8 @@ func (b bench) sample(ctx context.Context, name, transport, packed string) ([]sa
 	return all, nil
 }
 
-// ask has the node print each figure behind its name: sysfs, proc(5), Documentation/block/stat.rst.
+// ask makes the node print each figure after its name: sysfs, proc(5),
+// Documentation/block/stat.rst.
 const ask = `
 echo login $(cut -d' ' -f1 /proc/uptime)
 echo wire $(cat /sys/class/net/*/statistics/rx_bytes | sort -n | tail -n 1)
@@ -161,7 +163,7 @@ func (b bench) once(ctx context.Context, transport, packed string) (sample, erro
 	for line := range strings.Lines(out.said.String()) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if said[name], err = strconv.ParseFloat(value, 64); err != nil {
-			return sample{}, fmt.Errorf("the node said %q", out.said.String())
+			return sample{}, fmt.Errorf("the node printed %q", out.said.String())
 		}
 	}
 	s := sample{login: said["login"], wire: said["wire"], memory: said["memory"] * 1024, read: said["sectors"] * 512, server: out.spent}
@@ -180,17 +182,17 @@ func (b bench) once(ctx context.Context, transport, packed string) (sample, erro
 	return s, nil
 }
 
-// watched takes a program's output, and reads its processor time when the first of it arrives. For "netroot vm" that is
-// its servers' and its own, for qemu is another process.
+// watched receives the output of a program, and reads the program's processor time when the first
+// output arrives. For "netroot vm" that includes its servers, while qemu is another process.
 type watched struct {
-	said    bytes.Buffer // not embedded: its ReadFrom would take Write's place
+	said    bytes.Buffer // not embedded, because its ReadFrom would be used instead of Write
 	process *exec.Cmd
 	spent   float64
 }
 
 func (w *watched) Write(p []byte) (int, error) {
 	if w.said.Len() == 0 {
-		w.spent, _ = beside.CPU(w.process.Process.Pid) // 0 of one that has ended
+		w.spent, _ = beside.CPU(w.process.Process.Pid) // 0 for a process that has ended
 	}
 	return w.said.Write(p)
 }

@@ -1,15 +1,13 @@
-// Command boot measures what a node costs before its login: the size of its
-// initramfs and the time to make it, the time from the kernel's first process to
-// the switch to the root, and the bytes it reads of the packed root. Beside the
-// initramfs stands dracut's of the same kernel, where dracut is installed, and
-// beside the bytes the whole image, which a root in memory would cost.
+// Command boot measures what a node needs before its login: the size of its initramfs and the time
+// to make it, the time from the kernel's first process to the switch to the root, and the bytes
+// that it reads of the packed root. It compares the initramfs with dracut's for the same kernel, if
+// dracut is installed, and the bytes with the whole image, which a root in memory would read.
 //
-// Then it boots the same image by all transports (-transports), and the same tree
-// in all formats that the store has it packed in (-packs), and prints a table of
-// each. All but the last is of the first of the formats.
+// Then it boots the same image over all transports (-transports), and the same tree in all formats
+// in which the store has it (-packs), and prints a table of each. All but the last table use the
+// first of the formats.
 //
-// It is not a test: nothing fails when a figure is bad. It boots images that
-// "netroot build" made.
+// It is not a test: it does not fail if a figure is bad. It boots images that "netroot build" made.
 //
 //	go run ./test/bench/boot -netroot bin/netroot -state /var/lib/netroot -label debian12
 package main
@@ -72,7 +70,7 @@ func (b bench) run(ctx context.Context) error {
 	}
 	im := b.packed(images, b.packs[0])
 	if im == nil {
-		return fmt.Errorf("no image of %s is packed as %s: \"netroot build %[1]s --pack %[2]s\" makes one", b.label, b.packs[0])
+		return fmt.Errorf("no image of %s is packed as %s: run \"netroot build %[1]s --pack %[2]s\"", b.label, b.packs[0])
 	}
 	if err := b.generator(ctx); err != nil {
 		return err
@@ -108,7 +106,7 @@ func rootSize(im *store.Image) (int64, error) {
 	return root.Size(), nil
 }
 
-// generator measures the initramfs: ours, and dracut's of the same kernel.
+// generator measures the initramfs: ours, and dracut's for the same kernel.
 func (b bench) generator(ctx context.Context) error {
 	tree := filepath.Join(b.state, "trees", b.label)
 	k, err := kernel.Find(tree, "")
@@ -138,7 +136,7 @@ func (b bench) generator(ctx context.Context) error {
 	return term.Table(os.Stdout, rows)
 }
 
-// dracut makes an initramfs of the tree's kernel with this machine's programs.
+// dracut makes an initramfs for the tree's kernel with this machine's programs.
 func dracut(ctx context.Context, tree string, k *kernel.Kernel, dir string, ours int64, took time.Duration) []string {
 	path, err := exec.LookPath("dracut")
 	if err != nil {

@@ -1,12 +1,12 @@
-// Command build measures what a build costs beside the tools that it uses, in the
-// same rounds, since figures of different hours on a shared machine say nothing:
-// the bootstrap of a debootstrap recipe beside mmdebstrap alone with the same
-// packages, packing beside mksquashfs alone with the same options, and a build
-// with a changed last line of %post beside one from nothing.
+// Command build compares the time of a build with the time of the tools that it uses, in the same
+// rounds, because figures from different times on a shared machine cannot be compared: the
+// bootstrap of a debootstrap recipe with mmdebstrap alone and the same packages, packing with
+// mksquashfs alone and the same options, and a build with a changed last line of %post with a build
+// from nothing.
 //
-// It is not a test: nothing fails when a figure is bad. It needs root, a mirror
-// that the host's apt knows, and a few GiB in -dir. Every round begins with an
-// empty state directory, so that nothing is in the cache.
+// It is not a test: it does not fail if a figure is bad. It requires root, a mirror that the host's
+// apt uses, and a few GiB in -dir. Every round begins with an empty state directory, so that
+// nothing is in the cache.
 //
 //	go run ./test/bench/build -netroot bin/netroot -recipe recipes/debian12.def -rounds 3
 package main
@@ -36,13 +36,13 @@ type bench struct {
 	netroot, dir string
 	recipe       *recipe.Recipe
 	text         string
-	took         map[string][]time.Duration // by measure, one a round
+	took         map[string][]time.Duration // by measure, one for each round
 }
 
 func main() {
 	netroot := flag.String("netroot", "bin/netroot", "the program")
 	file := flag.String("recipe", "recipes/debian12.def", "a debootstrap recipe of one stage, with a %pre and a %post")
-	dir := flag.String("dir", "", "where to work (default: the directory for temporary files)")
+	dir := flag.String("dir", "", "working directory (default: the directory for temporary files)")
 	rounds := flag.Int("rounds", 3, "rounds; the medians are printed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -78,14 +78,14 @@ func run(ctx context.Context, netroot, file, dir string, rounds int) (err error)
 	return b.print(rounds)
 }
 
-// measures in the order of the table: ours, and the peer's.
+// measures are in the order of the table: ours, and the tool's.
 var measures = []struct{ what, ours, peer, goal string }{
 	{"bootstrap beside mmdebstrap alone", "bootstrap", "mmdebstrap", "at most 1.1"},
 	{"pack beside mksquashfs alone", "pack", "mksquashfs", "at most 1.1"},
 	{"changed %post beside from nothing", "again", "first", "at most 0.2"},
 }
 
-// round runs everything once: peers before and after ours by turns.
+// round runs everything once, with the tools alternately before and after ours.
 func (b *bench) round(ctx context.Context, i int) error {
 	state := filepath.Join(b.dir, "state")
 	tree := filepath.Join(state, "trees/bench")
@@ -108,14 +108,14 @@ func (b *bench) round(ctx context.Context, i int) error {
 	return nil
 }
 
-// changed is the recipe with another last line of %post.
+// changed returns the recipe with another last line of %post.
 func (b *bench) changed(i int) string {
 	post := b.recipe.Stages[0].Post.Body
 	return strings.Replace(b.text, post, post+fmt.Sprintf("    echo %d > /etc/changed\n", i), 1)
 }
 
-// build builds with netroot and notes what it took: the whole as measure, and of
-// a build from nothing the parts that have a peer.
+// build builds with netroot and records the times: the total as measure and, for a build from
+// nothing, the parts that have a tool to compare with.
 func (b *bench) build(ctx context.Context, state, text, measure string) error {
 	file := filepath.Join(b.dir, "bench.def")
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -130,7 +130,7 @@ func (b *bench) build(ctx context.Context, state, text, measure string) error {
 	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
 	var r build.Result
 	if err := json.Unmarshal(lines[len(lines)-1], &r); err != nil {
-		return fmt.Errorf("what netroot build said last: %w", err)
+		return fmt.Errorf("parse the output of netroot build: %w", err)
 	}
 	b.note(measure, r.Took)
 	for _, p := range r.Phases {
@@ -143,7 +143,7 @@ func (b *bench) build(ctx context.Context, state, text, measure string) error {
 	return nil
 }
 
-// mmdebstrap installs the same packages, with what %pre has dpkg leave out.
+// mmdebstrap installs the same packages. dpkg leaves out what the recipe's %pre says.
 func (b *bench) mmdebstrap(ctx context.Context) error {
 	st := b.recipe.Stages[0]
 	suite, _ := st.Header.Get("OSVersion")
@@ -162,7 +162,7 @@ func (b *bench) mmdebstrap(ctx context.Context) error {
 	return b.peer(cmd, "mmdebstrap")
 }
 
-// mksquashfs packs the tree as package pack has it packed.
+// mksquashfs packs the tree with the options of package pack.
 func (b *bench) mksquashfs(ctx context.Context, tree string) error {
 	out := filepath.Join(b.dir, "peer.squashfs")
 	defer os.Remove(out)

@@ -1,5 +1,5 @@
-// Command http measures our HTTP server beside nginx: curl fetches the packed root by one and by several streams at once.
-// It needs curl; nginx is left out where it is not installed.
+// Command http measures our HTTP server beside nginx: curl fetches the packed root by one and by
+// several streams at once. It needs curl; nginx is left out where it is not installed.
 //
 //	go run ./test/bench/http -size 256 -rounds 5
 package main
@@ -30,8 +30,8 @@ func run(ctx context.Context, b beside.Bench) error {
 	})
 }
 
-// fetch returns the speed of as many curls as there are streams, each of which fetches the file so many times that its
-// start is no matter.
+// fetch returns the speed of one curl for each stream. Each fetches the file so often that its
+// start does not matter.
 func fetch(size, streams int) func(context.Context, string) (float64, error) {
 	const times = 8
 	return func(ctx context.Context, url string) (float64, error) {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The load client: it keeps so many calls under way on a connection, and looks at no more of a reply than says whether
-// it is one. RFC 5531 and RFC 1813 have the numbers.
+// The load client keeps a number of calls in progress on a connection, and checks only whether a
+// reply is a successful one. RFC 5531 and RFC 1813 have the numbers.
 
 var be = binary.BigEndian
 
@@ -23,7 +23,7 @@ const (
 	procLookup   = 3
 	procRead     = 6
 	lastFragment = 1 << 31
-	replyHead    = 28 // bytes of an accepted reply and the status behind it
+	replyHead    = 28 // bytes of an accepted reply and the status after it
 	markSize     = 4
 )
 
@@ -39,7 +39,7 @@ func callTo(prog, proc uint32, args []byte) []byte {
 	for _, v := range []uint32{0, 0, 2, prog, 3, proc, 1} {
 		b = be.AppendUint32(b, v)
 	}
-	b = opaque(b, make([]byte, 20)) // AUTH_SYS: stamp, machine, user, group, no more groups
+	b = opaque(b, make([]byte, 20)) // AUTH_SYS: stamp, machine, user, group, no further groups
 	b = be.AppendUint64(b, 0)
 	b = append(b, args...)
 	be.PutUint32(b, lastFragment|uint32(len(b)-markSize))
@@ -61,7 +61,7 @@ func dial(port string) (*conn, error) {
 	return &conn{nc, bufio.NewReaderSize(nc, 256<<10), bufio.NewWriterSize(nc, 64<<10)}, nil
 }
 
-// reply reads one, and returns what follows its status when keep is set.
+// reply reads a reply. If keep is set, it returns what follows the status.
 func (c *conn) reply(keep bool) (rest []byte, size int, err error) {
 	head, err := c.r.Peek(markSize + replyHead)
 	if err != nil {
@@ -101,7 +101,7 @@ func (c *conn) once(prog, proc uint32, args []byte) ([]byte, error) {
 	return rest, err
 }
 
-// handle cuts the first handle off a result.
+// handle splits the first handle off a result.
 func handle(rest []byte) ([]byte, error) {
 	if len(rest) < 4 || len(rest) < 4+int(be.Uint32(rest)) {
 		return nil, errors.New("a result without a handle")
@@ -131,19 +131,19 @@ func (c *conn) lookup(dir []byte, name string) ([]byte, error) {
 	return handle(rest)
 }
 
-// load is a kind of calls: ith is the record of one of them.
+// load is a kind of calls. ith returns the record of one of them.
 type load struct {
 	ith   func(i int) []byte
-	depth int // calls under way on each connection
+	depth int // calls in progress on each connection
 	conns int
 }
 
-// fixed is a load of one call.
+// fixed returns a load that repeats one call.
 func fixed(call []byte, depth, conns int) load {
 	return load{func(int) []byte { return call }, depth, conns}
 }
 
-// run puts a load on a server for a time, and returns calls and bytes of replies a second.
+// run runs a load on a server for a time, and returns calls and bytes of replies per second.
 func (l load) run(port string, d time.Duration) (calls, bytes float64, err error) {
 	var all sync.WaitGroup
 	var mu sync.Mutex

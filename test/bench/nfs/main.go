@@ -1,10 +1,12 @@
-// Command nfs measures our NFS server beside go-nfs and nfs-ganesha, with the same client on the same directory in the
-// same run, since figures of different runs on a shared machine say nothing. It prints a table: reads of three sizes,
-// attributes and look-ups; and again when the server has handles of many files, as it has for a root file system.
+// Command nfs compares our NFS server with go-nfs and nfs-ganesha, with the same client on the same
+// directory in the same run, because figures of different runs on a shared machine cannot be
+// compared. It prints a table: reads of three sizes, attributes and look-ups, and the same again
+// when the server has handles of many files, as for a root file system.
 //
-// It is not a test: nothing fails when a figure is bad. All servers are processes of their own. go-nfs is built from
-// test/oracle; nfs-ganesha is left out when it is not installed or does not run. It needs root, as our server does.
-// Everything is in the page cache throughout, so servers and protocol are measured, not a disk.
+// It is not a test: it does not fail if a figure is bad. Each server is a separate process. go-nfs
+// is built from test/oracle; nfs-ganesha is skipped if it is not installed or does not run. The
+// command requires root, as our server does. Everything is in the page cache, so that servers and
+// protocol are measured, and not a disk.
 //
 //	go run ./test/bench/nfs -files 100000 -rounds 3 -seconds 2
 package main
@@ -31,7 +33,7 @@ func main() {
 	files := flag.Int("files", 100_000, "files that are looked up before the second half")
 	rounds := flag.Int("rounds", 3, "rounds; the median is printed")
 	seconds := flag.Float64("seconds", 2, "seconds of each measure")
-	serve := flag.String("serve", "", "serve this directory with our server, on -port: the benchmark runs itself so")
+	serve := flag.String("serve", "", "serve this directory with our server on -port (the benchmark starts itself with this flag)")
 	port := flag.String("port", "", "port of -serve")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -49,25 +51,25 @@ func main() {
 }
 
 const (
-	bigSize = 256 << 20 // bytes of the file that is read
+	bigSize = 256 << 20 // bytes of the file for reads
 	perDir  = 1000      // files in a directory
 	fillFor = 15 * time.Second
 )
 
-// target is a running server, and what the loads need of it.
+// target is a running server, and what the loads require.
 type target struct {
 	port             string
 	pid              int
 	root, big, small []byte   // handles
-	many             [][]byte // of those that were looked up
+	many             [][]byte // handles of the files that were looked up
 }
 
-// measure is one row of the table: more is better.
+// measure is one row of the table. Greater is better.
 type measure struct {
 	name string
 	load func(t *target) load
-	mega bool // MiB a second, not calls
-	many bool // once many files were looked up
+	mega bool // the unit is MiB/s, not calls/s
+	many bool // measured after many files were looked up
 }
 
 func readCall(h []byte, off uint64, n uint32) []byte {
@@ -80,7 +82,7 @@ func reads(size, depth, conns int) func(t *target) load {
 		calls := make([][]byte, min(bigSize/size, 1024))
 		for i := range calls {
 			off := i * size
-			if size < 64<<10 { // small reads jump about
+			if size < 64<<10 { // small reads are at random positions
 				off = int(rand.Uint32N(bigSize/uint32(size))) * size
 			}
 			calls[i] = readCall(t.big, uint64(off), uint32(size))
@@ -97,7 +99,7 @@ func lookup(t *target) load {
 	return fixed(callTo(programNFS, procLookup, opaque(opaque(nil, t.root), []byte("small"))), 32, 1)
 }
 
-// getattrAll asks for one file after the other of those that were looked up, in no order.
+// getattrAll requests one after the other of the files that were looked up, in random order.
 func getattrAll(t *target) load {
 	return load{func(i int) []byte {
 		return callTo(programNFS, procGetattr, opaque(nil, t.many[uint(i)*2654435761%uint(len(t.many))]))
@@ -121,7 +123,7 @@ func measures() []measure {
 
 func run(ctx context.Context, files, rounds int, d time.Duration, out io.Writer) error {
 	if os.Geteuid() != 0 {
-		return errors.New("NFS servers need root")
+		return errors.New("NFS servers require root")
 	}
 	dir, err := os.MkdirTemp("", "nfs-bench-")
 	if err != nil {
@@ -137,8 +139,8 @@ func run(ctx context.Context, files, rounds int, d time.Duration, out io.Writer)
 		return err
 	}
 	rows := measures()
-	results := make([][][]figure, len(all)) // server, measure, round
-	known := make([]int, len(all))          // files that were looked up
+	results := make([][][]figure, len(all)) // by server, measure, round
+	known := make([]int, len(all))          // number of files that were looked up
 	for i := range all {
 		results[i] = make([][]figure, len(rows))
 	}
@@ -152,7 +154,7 @@ func run(ctx context.Context, files, rounds int, d time.Duration, out io.Writer)
 	return table(out, all, rows, results, known)
 }
 
-// round starts a server, takes each measure once, and stops it.
+// round starts a server, takes each measure once, and stops the server.
 func round(ctx context.Context, s server, tree string, files int, d time.Duration, rows []measure, results [][]figure) (int, error) {
 	t, stop, err := begin(ctx, s, tree)
 	if err != nil {
@@ -174,8 +176,8 @@ func round(ctx context.Context, s server, tree string, files int, d time.Duratio
 	return len(t.many), nil
 }
 
-// figure is what a measure gives: how much a second, and the server's processor time for each call. On a busy machine
-// the second is the one that means something.
+// figure is the result of a measure: the rate per second, and the server's processor time for each
+// call in microseconds. On a busy machine, the processor time is the more reliable one.
 type figure struct{ rate, micros float64 }
 
 func (t *target) take(m measure, d time.Duration) (f figure, err error) {
@@ -197,13 +199,13 @@ func (t *target) take(m measure, d time.Duration) (f figure, err error) {
 	return f, err
 }
 
-// cpuTime is what a process has used (proc(5): stat, in hundredths of a second).
+// cpuTime returns the processor time of a process (proc(5): stat, in hundredths of a second).
 func cpuTime(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(text), ") ") // behind the program's name
+	_, rest, _ := strings.Cut(string(text), ") ") // after the program's name
 	fields := strings.Fields(rest)
 	var ticks int
 	for _, f := range fields[11:13] { // utime, stime
@@ -216,7 +218,7 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(ticks) * 10 * time.Millisecond, nil
 }
 
-// begin starts a server and finds the files.
+// begin starts a server and looks up the files.
 func begin(ctx context.Context, s server, tree string) (t *target, stop func(), err error) {
 	t = &target{}
 	mountPort, err := freePort()
@@ -272,7 +274,7 @@ func (t *target) find() error {
 	return err
 }
 
-// fill looks up as many files as it can in fillFor.
+// fill looks up as many files as possible in fillFor.
 func (t *target) fill(files int) error {
 	c, err := dial(t.port)
 	if err != nil {
@@ -296,7 +298,7 @@ func (t *target) fill(files int) error {
 	return nil
 }
 
-// fill makes a directory with a big file, a small one, and many in directories.
+// fill makes a directory with a big file, a small one, and many files in directories.
 func fill(tree string, files int) error {
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return err
@@ -323,7 +325,7 @@ func fill(tree string, files int) error {
 	return nil
 }
 
-// table prints medians, and in brackets how many times as much as the first server.
+// table prints medians, and in brackets the ratio to the first server.
 func table(out io.Writer, all []server, rows []measure, results [][][]figure, known []int) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	for _, part := range []struct {

@@ -15,15 +15,15 @@ import (
 	"netroot/internal/proto/nfs3"
 )
 
-// server is one that is measured: it is started on ports and stopped by the function it returns. The path of its export
-// is that of the directory.
+// server is a server to measure. start starts it on ports and returns a function that stops it. The
+// path of its export is that of the directory.
 type server struct {
 	name     string
-	twoPorts bool // MOUNT has one of its own
+	twoPorts bool // MOUNT has a separate port
 	start    func(ctx context.Context, tree, port, mountPort string) (pid int, stop func(), err error)
 }
 
-// servers are those that can run here; for the others there is a line that says why not.
+// servers returns the servers that can run here. For each other server it prints the reason.
 func servers(ctx context.Context, dir, tree string, out io.Writer) ([]server, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -36,20 +36,20 @@ func servers(ctx context.Context, dir, tree string, out io.Writer) ([]server, er
 	build := exec.CommandContext(ctx, "go", "build", "-o", peer, "./gonfs")
 	build.Dir = filepath.Join("test", "oracle")
 	if text, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(out, "go-nfs is left out: %v: %s\n", err, strings.TrimSpace(string(text)))
+		fmt.Fprintf(out, "go-nfs is skipped: %v: %s\n", err, strings.TrimSpace(string(text)))
 	} else {
 		all = append(all, server{"go-nfs", false, func(ctx context.Context, tree, port, _ string) (int, func(), error) {
 			return child(exec.CommandContext(ctx, peer, tree, port))
 		}})
 	}
 	if _, err := exec.LookPath("ganesha.nfsd"); err != nil {
-		fmt.Fprintln(out, "nfs-ganesha is left out: install the packages nfs-ganesha and nfs-ganesha-vfs")
+		fmt.Fprintln(out, "nfs-ganesha is skipped: install the packages nfs-ganesha and nfs-ganesha-vfs")
 		return all, nil
 	}
 	g := server{"nfs-ganesha", true, ganesha(dir)}
 	_, stop, err := begin(ctx, g, tree)
 	if err != nil {
-		fmt.Fprintf(out, "nfs-ganesha is left out: it does not run here: %v\n", err)
+		fmt.Fprintf(out, "nfs-ganesha is skipped: it does not run here: %v\n", err)
 		return all, nil
 	}
 	stop()
@@ -97,8 +97,9 @@ func serveOurs(ctx context.Context, tree, port string) error {
 	return s.Serve(ctx, l)
 }
 
-// ganesha runs nfs-ganesha with its VFS back end, in the foreground, without NFSv4, locks and Kerberos. It will not
-// start when it cannot register with rpcbind, so it gets one that says yes, in a /run of its own.
+// ganesha runs nfs-ganesha with its VFS back end, in the foreground, without NFSv4, locks and
+// Kerberos. It does not start unless it can register with rpcbind, so it gets a simulated one in a
+// separate /run.
 func ganesha(dir string) func(ctx context.Context, tree, port, mountPort string) (int, func(), error) {
 	return func(ctx context.Context, tree, port, mountPort string) (int, func(), error) {
 		run := filepath.Join(dir, "run")
@@ -138,7 +139,7 @@ LOG { Default_Log_Level = FATAL; }
 `, port, mountPort, tree)
 }
 
-// rpcbind says yes to every call.
+// rpcbind answers every call with success.
 func rpcbind(l net.Listener) {
 	for {
 		nc, err := l.Accept()

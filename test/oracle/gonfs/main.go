@@ -1,5 +1,6 @@
-// Command gonfs serves a directory with github.com/willscott/go-nfs, for the benchmark to compare with: gonfs DIR PORT.
-// It is the library's own example of a server, with room for all handles; netroot has no part in it.
+// Command gonfs serves a directory with github.com/willscott/go-nfs: gonfs DIR PORT. The NFS
+// benchmark compares our server with it. It is the library's own example of a server, with enough
+// space for all handles; it does not use netroot.
 package main
 
 import (

@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// Pieces that generated recipes are made of: the usual, and what people get
-// wrong.
+// These are the pieces of generated recipes: common text, and common mistakes.
 var (
 	keys = []string{
 		"From: debian:12", "OSVersion: bookworm", "MirrorURL: http://m.example/x", "MIRRORURL: http://m.example/#frag", "UpdateURL :x", "OtherURL3: y",
@@ -28,10 +27,10 @@ var (
 	}
 )
 
-// generate writes one recipe; most are nearly right.
+// generate returns a recipe. Most recipes are almost right.
 func generate(rnd *rand.Rand) string {
 	pick := func(from []string) string { return from[rnd.IntN(len(from))] }
-	usual := func(from []string, n int) string { // one of the first n, mostly
+	usual := func(from []string, n int) string { // mostly one of the first n
 		if rnd.IntN(4) > 0 {
 			return from[rnd.IntN(n)]
 		}

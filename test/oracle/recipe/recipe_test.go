@@ -1,7 +1,7 @@
-// Package recipe holds our parser of definition files in its strict dialect
-// against Apptainer's own, over sample files and over generated ones: what one
-// takes, the other takes, and means the same by it. Where ours refuses more, it is
-// because Apptainer would fail or misread later: the table allowed says which.
+// Package recipe compares our parser of definition files, in its strict dialect, with Apptainer's
+// parser, on sample files and on generated ones. If one accepts a recipe, the other must accept it
+// too, with the same meaning. Where our parser refuses more, Apptainer would fail or misread the
+// recipe later: the table allowed has the reasons.
 package recipe
 
 import (
@@ -25,14 +25,14 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	log.SetOutput(io.Discard) // Apptainer's parser logs what it returns
+	log.SetOutput(io.Discard) // Apptainer's parser logs the errors that it returns
 	os.Exit(m.Run())
 }
 
-// stage is what both parsers can say of a stage.
+// stage is the part of a stage that both parsers return.
 type stage struct {
 	Header  map[string]string
-	Scripts map[string]script // by section, with the app's name behind
+	Scripts map[string]script // by section, with the name of the app appended
 	Labels  map[string]string
 	Files   []files
 	Apps    []string // in order
@@ -51,8 +51,8 @@ type files struct {
 
 var scripts = []string{"pre", "setup", "post", "environment", "runscript", "startscript", "test", "help"}
 
-// theirs reads a text with Apptainer's parser. A panic is an error, and so is
-// what its build refuses first of all.
+// theirs parses a text with Apptainer's parser. A panic counts as an error, as does a recipe that
+// its build refuses at the start.
 func theirs(text []byte) (stages []stage, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -102,7 +102,7 @@ func fromDefinition(d types.Definition) stage {
 	return st
 }
 
-// fromStage says the same of one of ours.
+// fromStage returns the same for one of our stages.
 func fromStage(s *recipe.Stage) stage {
 	st := stage{Header: map[string]string{}, Scripts: map[string]script{}, Labels: map[string]string{}}
 	for _, f := range s.Header {
@@ -122,7 +122,7 @@ func fromStage(s *recipe.Stage) stage {
 	for _, app := range s.Apps {
 		st.Apps = append(st.Apps, app.Name)
 	}
-	// Apptainer keeps the text of app sections alone.
+	// Apptainer keeps the text of app sections only.
 	for _, sec := range s.Sections {
 		if strings.HasPrefix(sec.Name, "app") {
 			name := sec.Name + " " + strings.Fields(sec.Args)[0]
@@ -139,8 +139,8 @@ func lines(entries []recipe.FileEntry) (out [][2]string) {
 	return out
 }
 
-// add notes a script down, if it says anything. Blank lines at the end of a
-// section are Apptainer's only: here no blank line counts.
+// add records a script that is not empty. Only Apptainer keeps blank lines at the end of a section,
+// so blank lines do not count here.
 func (st *stage) add(name, args, body string) {
 	var kept []string
 	for line := range strings.Lines(body) {
@@ -154,7 +154,7 @@ func (st *stage) add(name, args, body string) {
 	}
 }
 
-// addFiles joins sections of one kind, as Apptainer does with those of the same
+// addFiles joins sections of one kind, as Apptainer does with sections that have the same
 // arguments.
 func (st *stage) addFiles(from string, lines [][2]string) {
 	if len(lines) == 0 {
@@ -168,23 +168,23 @@ func (st *stage) addFiles(from string, lines [][2]string) {
 	st.Files[i].Lines = append(st.Files[i].Lines, lines...)
 }
 
-// allowed are our errors where Apptainer's parser is content, and what becomes of
+// allowed are errors of our parser for recipes that Apptainer's parser accepts, and what happens to
 // such a recipe there.
 var allowed = []struct{ says, because string }{
 	{"Apptainer has no agent", "its build ends with: invalid build source"},
 	{"no earlier stage \"", "its build ends with: stage was not found"},
-	{"does not name one stage", "it leaves the section out and says nothing"},
+	{"does not name one stage", "it silently ignores the section"},
 	{"-c requires a program", "its build ends with: missing arguments"},
-	{"Apptainer misreads single quotes", "it takes the quote for a part of the name"},
-	{"Apptainer ends a word at a quote inside it", "it takes one name for two"},
-	{"a quote is not closed", "it takes the quote for a part of the name, or for none"},
-	{"no Bootstrap line", "it leaves out empty sections above the first stage"},
-	{"the name of the app is missing", "it makes an app of no name"},
+	{"Apptainer misreads single quotes", "it treats the quote as part of the name"},
+	{"Apptainer ends a word at a quote inside it", "it treats one name as two"},
+	{"a quote is not closed", "it treats the quote as part of the name, or ignores it"},
+	{"no Bootstrap line", "it ignores empty sections before the first stage"},
+	{"the name of the app is missing", "it makes an app without a name"},
 	{"cannot name an app", "its build ends with: could not open"},
 	{"contains a zero byte", "its shell stops there"},
 	{"the source is empty", "its cp fails"},
 	{"but nothing continues it", "it drops the value, or panics"},
-	{"the value begins on the next line", "it takes the value for missing, and the next line for a key"},
+	{"the value begins on the next line", "it treats the value as missing, and the next line as a key"},
 	{"which begins a stage", "its build ends with: all must have headers"},
 }
 
@@ -194,16 +194,16 @@ func isAllowed(text []byte, err error) bool {
 			return true
 		}
 	}
-	// A line that the next one should continue is dropped at the end of a header, whatever its key.
+	// A line that the next line should continue is dropped at the end of a header, whatever its
+	// key.
 	if e, ok := errors.AsType[*recipe.Error](err); ok && strings.Contains(err.Error(), "unknown key") {
 		line, _, _ := strings.Cut(strings.Split(string(text), "\n")[e.Line-1], "#")
 		return strings.HasSuffix(strings.TrimSpace(line), "\\")
 	}
-	return strings.Contains(err.Error(), "build argument") // another part of Apptainer's
+	return strings.Contains(err.Error(), "build argument") // another part of Apptainer handles these
 }
 
-// compare holds the two against each other, and returns what is wrong, if
-// anything is.
+// compare compares the two parsers, and returns the difference, or "".
 func compare(text []byte) string {
 	_, refused := theirs(text)
 	r, err := recipe.Parse("x.def", text, recipe.Options{Strict: true})
@@ -224,7 +224,7 @@ func compare(text []byte) string {
 		return fmt.Sprintf("with build arguments Apptainer refuses it: %v", refused)
 	}
 	if bytes.Contains(r.Source, []byte("{{")) {
-		return "" // what is no build argument, and is still kept together as one in %files
+		return "" // text in %files that is not a build argument, but that Apptainer keeps together as if it were one
 	}
 	var got []stage
 	for _, st := range r.Stages {
@@ -238,7 +238,7 @@ func compare(text []byte) string {
 	}), cmp.Comparer(func(a, b []string) bool { return slices.Equal(a, b) }))
 }
 
-// TestSamples reads the project's recipes and Apptainer's own.
+// TestSamples parses the project's recipes and Apptainer's own.
 func TestSamples(t *testing.T) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/apptainer/apptainer").Output()
 	if err != nil {
