@@ -20,7 +20,8 @@ func quiet() (report.Step, *bytes.Buffer) {
 	return report.Step{Name: "attach", To: report.NewConsole(&said)}, &said
 }
 
-// TestAddresses: a server whose name says nothing, or what another's says, is left out; only no server is an error.
+// TestAddresses: a server whose name says nothing, or what another's says, is left out; only no
+// server is an error.
 func TestAddresses(t *testing.T) {
 	step, told := quiet()
 	root := handoff.Root{Transport: handoff.NVMe, Servers: []string{"192.0.2.1", "no..name", "2001:db8::1", "192.0.2.1"}}
@@ -73,7 +74,8 @@ func TestWaitHangup(t *testing.T) {
 	}
 }
 
-// nbdMessage is what the kernel sends when a connection of a device is dead: nbd_mcast_index of drivers/block/nbd.c.
+// nbdMessage is what the kernel sends when a connection of a device is dead: nbd_mcast_index of
+// drivers/block/nbd.c.
 func nbdMessage(command byte, index uint32) []byte {
 	return append([]byte{command, 1, 0, 0}, nl.NewRtAttr(nbdAttrIndex, nl.Uint32Attr(index)).Serialize()...)
 }

@@ -19,8 +19,8 @@ import (
 	"netroot/internal/nodeinit/devices"
 )
 
-// webRoot serves content as netroot does, and lets the test spoil a request: one for which spoil returns true has been
-// answered.
+// webRoot serves content as netroot does, and lets the test spoil a request: one for which spoil
+// returns true has been answered.
 func webRoot(t *testing.T, content []byte, spoil func(n int, w http.ResponseWriter, r *http.Request) bool) (url string, asked *[]string) {
 	t.Helper()
 	asked = new([]string)
@@ -85,7 +85,8 @@ func (w *shortWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// TestDownloadGoesOn: what broke off is asked for from there, however often the server fails meanwhile.
+// TestDownloadGoesOn: what broke off is asked for from there, however often the server fails
+// meanwhile.
 func TestDownloadGoesOn(t *testing.T) {
 	content := bytes.Repeat([]byte("netroot "), 64<<10)
 	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -112,7 +113,8 @@ func TestDownloadGoesOn(t *testing.T) {
 	}
 }
 
-// TestDownloadFromSeveral: of several servers each is asked in its turn, and one goes on where another broke off.
+// TestDownloadFromSeveral: of several servers each is asked in its turn, and one goes on where
+// another broke off.
 func TestDownloadFromSeveral(t *testing.T) {
 	content := bytes.Repeat([]byte("netroot "), 64<<10)
 	good := func(int, http.ResponseWriter, *http.Request) bool { return false }
@@ -168,7 +170,8 @@ func TestDownloadFromSeveral(t *testing.T) {
 	}
 }
 
-// TestDownloadStalls: a download of which nothing more arrives is given up, so that the boot can ask for a new plan.
+// TestDownloadStalls: a download of which nothing more arrives is given up, so that the boot can
+// ask for a new plan.
 func TestDownloadStalls(t *testing.T) {
 	content := make([]byte, 1<<20)
 	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -209,7 +212,8 @@ func TestDownloadTrickles(t *testing.T) {
 	file.Close()
 }
 
-// TestDownloadBeginsAnew: a server that knows no ranges, or has another file by now, sends all of it.
+// TestDownloadBeginsAnew: a server that knows no ranges, or has another file by now, sends all of
+// it.
 func TestDownloadBeginsAnew(t *testing.T) {
 	old, content := bytes.Repeat([]byte("old"), 100_000), bytes.Repeat([]byte("new"), 50_000)
 	url, _ := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
