@@ -126,7 +126,7 @@ func announce(fd uintptr) error {
 	return errors.Join(err, f.Close())
 }
 
-// lockMemory prevents that this process is swapped out to a disk that it keeps itself. Memory that
+// lockMemory prevents this process from being swapped out to a disk that it keeps itself. Memory that
 // Go reserves but does not use is not taken, except by kernels without MCL_ONFAULT, which are those
 // before 4.4 (mlockall(2)).
 func lockMemory() error {
