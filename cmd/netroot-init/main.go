@@ -1,7 +1,7 @@
-// Command netroot-init is /init of the initramfs: process 1 of a booting node. Under other names it is
-// the keeper that stays on the node, and the modprobe that the kernel runs for modules that it needs;
-// our dracut module calls "netroot-init dracut" in an initramfs that dracut made. All of its work is in
-// package nodeinit and the packages below it.
+// Command netroot-init is /init of the initramfs: process 1 of a booting node. Under other names it
+// is the keeper that stays on the node, and the modprobe that the kernel runs for modules that it
+// needs; our dracut module calls "netroot-init dracut" in an initramfs that dracut made. All of its
+// work is in package nodeinit and the packages below it.
 package main
 
 import (

@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// The portable ASCII format of cpio: Documentation/driver-api/early-userspace/buffer-format.rst. A header is a magic and
-// thirteen fields of eight hexadecimal digits.
+// The portable ASCII format of cpio: Documentation/driver-api/early-userspace/buffer-format.rst. A
+// header is a magic number and thirteen fields of eight hexadecimal digits.
 const (
 	cpioMagic  = "070701"
 	cpioHeader = len(cpioMagic) + 13*8
@@ -17,11 +17,12 @@ const (
 	cpioSize   = 6
 	cpioName   = 11
 	cpioEnd    = "TRAILER!!!\x00"
-	// cpioPath is the longest name that is believed: PATH_MAX.
+	// cpioPath is the longest name that is accepted: PATH_MAX.
 	cpioPath = 4096
 )
 
-// timeless copies an archive and sets all times to zero: those of files that dracut made tell when it did.
+// timeless copies an archive and sets all times to zero: the files that dracut makes have the time
+// of the run.
 func timeless(w io.Writer, r io.Reader) error {
 	in := bufio.NewReaderSize(r, 1<<20)
 	header := make([]byte, cpioHeader)

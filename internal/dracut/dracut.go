@@ -1,11 +1,13 @@
-// Package dracut makes the other flavour of initramfs: the one of the tree's own dracut, with our module in it. Drivers,
-// network and most transports are dracut's and the distribution's programs'; the module (folder module, and package
-// nodeinit's side of it) brings what they have not: memory and layers over the root, the node's identity, the transports
-// that dracut has no module for, and a keeper for those whose programs give up.
+// Package dracut makes the other flavour of initramfs: that of the tree's own dracut, with our
+// module in it. Drivers, network and most transports are the work of dracut and the distribution's
+// programs. The module (folder module, and nodeinit/dracut.go) adds what they do not have: memory
+// and layers over the root, the node's identity, the transports that dracut has no module for, and
+// a keeper for those whose programs give up.
 //
-// Nothing of it stays in the tree, which dracut sees read-only: our module lies in a copy of its modules folder that is
-// shown in the original's place while it runs. It is no dracut module for a tree's own use, and no initramfs generator:
-// that is package initramfs.
+// The tree does not change; dracut sees it read-only. Our module lies in a copy of dracut's modules
+// folder, which is mounted in place of the original while dracut runs. The package is not an
+// initramfs generator, which is package initramfs, and does not install a module for the tree's own
+// use.
 package dracut
 
 import (
@@ -33,19 +35,19 @@ import (
 type Options struct {
 	Tree       string
 	Kernel     *kernel.Kernel
-	Transports []handoff.Transport // that the kernel can take a root by
-	Must       []handoff.Transport // that must work; those that do not are otherwise reported
+	Transports []handoff.Transport // that the kernel supports
+	Must       []handoff.Transport // that must work; others that do not are reported
 	Init       string              // path of the static netroot-init
-	Dir        string              // for work, on a disk; the initramfs is put there
-	Log        io.Writer           // what dracut says
+	Dir        string              // for work, on a disk; the initramfs is written there
+	Log        io.Writer           // for the output of dracut
 }
 
 // Result is an initramfs.
 type Result struct {
 	Path       string
 	Size       int64               // bytes
-	Transports []handoff.Transport // that it can take a root by, in the order of Options.Transports
-	Warnings   []string            // why it cannot by others that the kernel could
+	Transports []handoff.Transport // that it can attach a root by, in the order of Options.Transports
+	Warnings   []string            // why it cannot by the others
 }
 
 //go:embed module
@@ -58,19 +60,21 @@ const (
 	moduleName = "90netroot"
 )
 
-// omitted are modules of dracut that would do what ours does, or look for a root on disks, passwords and keyboards.
-// overlay-root is a relative of ours that Debian's dracut brings, and minds the same argument.
+// omitted are modules of dracut that would do what ours does, or look for a root on disks,
+// passwords and keyboards. Debian's dracut has overlay-root, which reads the same argument as our
+// module.
 var omitted = []string{
 	"overlay-root", "livenet", "dmsquash-live", "dmsquash-live-ntfs", "ifcfg",
 	"lvm", "dm", "dmraid", "mdraid", "multipath", "crypt", "btrfs", "resume", "plymouth", "i18n",
 }
 
-// filesystems are what a root is packed as, and what a site's own hooks may want of a disk. All that a kernel has would be
-// a fifth of the archive.
+// filesystems are those that a root is packed as, and those of disks that a site's own hooks may
+// need. All that a kernel has would be a fifth of the archive.
 const filesystems = "squashfs erofs overlay ext4 xfs vfat"
 
-// Make runs the tree's dracut. The initramfs depends on the tree and on netroot-init alone: a second run gives the same
-// bytes. It is an error when dracut, its network or a transport that must work cannot be had, and says what to install.
+// Make runs the tree's dracut. The initramfs depends on the tree and on netroot-init alone: a
+// second run gives the same bytes. If dracut, its network or a transport that must work is missing,
+// the error says what to install.
 func Make(ctx context.Context, opt Options) (*Result, error) {
 	root, err := os.OpenRoot(opt.Tree)
 	if err != nil {
@@ -79,7 +83,7 @@ func Make(ctx context.Context, opt Options) (*Result, error) {
 	defer root.Close()
 	t := tree{root}
 	if !t.has(program) {
-		return nil, fmt.Errorf("the tree has no dracut, which initramfs: dracut asks for: have the recipe install %s", t.packages(basePackages))
+		return nil, fmt.Errorf("the tree has no dracut, which initramfs: dracut requires: have the recipe install %s", t.packages(basePackages))
 	}
 	add, err := t.network()
 	if err != nil {
@@ -118,14 +122,14 @@ func (opt Options) run(ctx context.Context, t tree, modules []string) error {
 	out := io.MultiWriter(opt.Log, &said)
 	s := sandbox.Sandbox{
 		Root: opt.Tree, Name: "dracut", ReadOnly: true, Stdout: out, Stderr: out,
-		// /tmp, because it is there in every tree, and is not the tree's own in any case.
+		// Every tree has /tmp, and it is never the tree's own.
 		Binds: []sandbox.Bind{{Source: opt.Dir, Target: "/tmp"}, {Source: folder, Target: modulesDir, ReadOnly: true}},
 	}
 	argv := []string{
 		program, "--force", "--no-hostonly", "--no-hostonly-cmdline", "--no-early-microcode", "--no-compress",
 		"--filesystems", filesystems, "--tmpdir", "/tmp", "--kver", opt.Kernel.Release, "--add", strings.Join(modules, " "), "--omit", strings.Join(omitted, " "),
 	}
-	if t.says(program, "--reproducible") { // EL 7 has none
+	if t.contains(program, "--reproducible") { // not in EL 7
 		argv = append(argv, "--reproducible")
 	}
 	if err := s.Run(ctx, append(argv, "/tmp/"+plainName)); err != nil {
@@ -167,7 +171,8 @@ func (opt Options) modules(t tree) (string, error) {
 	return folder, nil
 }
 
-// Install writes our module to the folder name of root, with netroot-init, which does its work on the node.
+// Install writes our module to the folder name of root, together with netroot-init, which does the
+// work on the node.
 func Install(root *os.Root, name, init string) error {
 	files, err := fs.Sub(module, "module")
 	if err != nil {
@@ -196,7 +201,8 @@ func Install(root *os.Root, name, init string) error {
 	return root.WriteFile(filepath.Join(name, "netroot-init"), text, 0o755)
 }
 
-// finish makes the archive the same each time and compresses it as the kernel likes best.
+// finish removes what differs from run to run and compresses the archive as the kernel supports it
+// best.
 func (opt Options) finish(ctx context.Context, path string) (int64, error) {
 	plain := filepath.Join(opt.Dir, plainName)
 	in, err := os.Open(plain)
@@ -213,7 +219,7 @@ func (opt Options) finish(ctx context.Context, path string) (int64, error) {
 
 var includedLine = regexp.MustCompile(`\*\*\* Including module: (\S+) \*\*\*`)
 
-// includes lists the modules that dracut said it put in.
+// includes lists the modules that dracut reported as included.
 func includes(said string) []string {
 	var out []string
 	for _, m := range includedLine.FindAllStringSubmatch(said, -1) {
@@ -222,7 +228,7 @@ func includes(said string) []string {
 	return out
 }
 
-// complaint is the last line by which dracut may have said what is wrong.
+// complaint is the last line in which dracut may have said what is wrong.
 func complaint(said string) string {
 	last := ""
 	for line := range strings.Lines(said) {

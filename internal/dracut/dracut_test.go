@@ -47,13 +47,13 @@ func TestAttaches(t *testing.T) {
 		module, lacking string
 	}{
 		{"all of it", handoff.ISCSI, iscsi, "iscsi", ""},
-		{"no program", handoff.NBD, []string{moduleFile("95nbd"), dpkg}, "", "install nbd-client (nbd-client is not there)"},
-		{"no program of RPM", handoff.NBD, []string{moduleFile("95nbd"), rpm}, "", "install nbd (nbd-client is not there)"},
-		{"no module", handoff.NBD, []string{"/usr/sbin/nbd-client", dpkg}, "", "install nbd-client and dracut-network (its module nbd is not there)"},
-		{"neither", handoff.ISCSI, append(iscsi[1:], rpm), "", "install iscsi-initiator-utils and dracut-network (its module iscsi is not there)"},
+		{"no program", handoff.NBD, []string{moduleFile("95nbd"), dpkg}, "", "install nbd-client (nbd-client is missing)"},
+		{"no program of RPM", handoff.NBD, []string{moduleFile("95nbd"), rpm}, "", "install nbd (nbd-client is missing)"},
+		{"no module", handoff.NBD, []string{"/usr/sbin/nbd-client", dpkg}, "", "install nbd-client and dracut-network (its module nbd is missing)"},
+		{"neither", handoff.ISCSI, append(iscsi[1:], rpm), "", "install iscsi-initiator-utils and dracut-network (its module iscsi is missing)"},
 		{"one of two", handoff.NFS, []string{moduleFile("95nfs"), "/sbin/rpcbind", "/sbin/rpc.statd", "/sbin/mount.nfs", "/usr/sbin/mount.nfs4"}, "nfs", ""},
-		{"a tree of nobody's", handoff.NFS, []string{moduleFile("95nfs"), "/sbin/rpc.statd"}, "", "install nfs-common (Debian, Ubuntu), or nfs-utils (Enterprise Linux, Fedora) (rpcbind or portmap, mount.nfs, mount.nfs4 is not there)"},
-		{"another's module", handoff.NBD, []string{moduleFile("95xnbd"), "/usr/sbin/nbd-client", dpkg}, "", "install nbd-client and dracut-network (its module nbd is not there)"},
+		{"a tree of nobody's", handoff.NFS, []string{moduleFile("95nfs"), "/sbin/rpc.statd"}, "", "install nfs-common (Debian, Ubuntu), or nfs-utils (Enterprise Linux, Fedora) (rpcbind or portmap, mount.nfs, mount.nfs4 is missing)"},
+		{"another's module", handoff.NBD, []string{moduleFile("95xnbd"), "/usr/sbin/nbd-client", dpkg}, "", "install nbd-client and dracut-network (its module nbd is missing)"},
 		{"ours", handoff.HTTP, nil, "", ""},
 		{"ours, too", handoff.NVMe, nil, "", ""},
 	} {
@@ -190,7 +190,8 @@ func TestTimeless(t *testing.T) {
 	}
 }
 
-// An archive that goes through is as long as before, but for what follows its end, and going through again changes nothing.
+// An archive that goes through is as long as before, but for what follows its end, and going
+// through again changes nothing.
 func FuzzTimeless(f *testing.F) {
 	header := func(name, size int) string {
 		b := []byte(cpioMagic + strings.Repeat("00000001", 13))

@@ -29,8 +29,8 @@ func scripts(t *testing.T) []string {
 	return found
 }
 
-// dracut runs module-setup.sh with bash, and the hooks with whatever the distribution's sh is; all that these are have
-// "local", as dash does.
+// dracut runs module-setup.sh with bash, and the hooks with whatever the distribution's sh is; all
+// that these are have "local", as dash does.
 func TestShellcheck(t *testing.T) {
 	if _, err := exec.LookPath("shellcheck"); err != nil {
 		missing(t, "shellcheck")
@@ -59,8 +59,8 @@ func shells(t *testing.T) map[string][]string {
 	return out
 }
 
-// dracutLib is dracut's own library of shell functions, from the package dracut-core, with the other that it reads where
-// it is here, and not where it is in an initramfs.
+// dracutLib is dracut's own library of shell functions, from the package dracut-core, with the
+// other that it reads where it is here, and not where it is in an initramfs.
 func dracutLib(t *testing.T) string {
 	t.Helper()
 	found, _ := filepath.Glob("/usr/lib/dracut/modules.d/*base/dracut-lib.sh")
@@ -84,7 +84,8 @@ func dracutLib(t *testing.T) string {
 	return lib
 }
 
-// inShell runs a script after dracut's library, as dracut does, in a root of its own (PREFIX), with a kernel command line.
+// inShell runs a script after dracut's library, as dracut does, in a root of its own (PREFIX), with
+// a kernel command line.
 func inShell(t *testing.T, shell []string, lib, prefix, cmdline, script string) string {
 	t.Helper()
 	script = `. "$LIB" && getcmdline() { printf '%s' "$LINE"; } && ` + script
@@ -100,7 +101,8 @@ func inShell(t *testing.T, shell []string, lib, prefix, cmdline, script string) 
 	return string(out)
 }
 
-// Roots that are ours go to the handler that dracut runs by their first word; others are left alone.
+// Roots that are ours go to the handler that dracut runs by their first word; others are left
+// alone.
 func TestCmdlineHook(t *testing.T) {
 	lib := dracutLib(t)
 	for name, shell := range shells(t) {
@@ -130,7 +132,8 @@ func TestCmdlineHook(t *testing.T) {
 	}
 }
 
-// The generator says how /dev/root is mounted where it is ours, and in any case that it may be long in coming.
+// The generator says how /dev/root is mounted where it is ours, and in any case that it may be long
+// in coming.
 func TestGenerator(t *testing.T) {
 	lib := dracutLib(t)
 	const wait = "early/dev-root.device.d/netroot.conf\n[Unit]\nJobTimeoutSec=infinity\nJobRunningTimeoutSec=infinity\n"

@@ -12,7 +12,7 @@ import (
 	"netroot/internal/layer"
 )
 
-// packages are the names that something has in Debian and its kin, and in Enterprise Linux and Fedora.
+// packages are the names of something in Debian and Ubuntu, and in Enterprise Linux and Fedora.
 type packages struct{ deb, rpm string }
 
 var (
@@ -20,7 +20,7 @@ var (
 	networkPackages = packages{"dracut-network, isc-dhcp-client and iputils-arping", "dracut-network and NetworkManager"}
 )
 
-// need is what one of dracut's modules for a transport wants in the tree.
+// need is what one of dracut's modules for a transport requires in the tree.
 type need struct {
 	transport handoff.Transport
 	module    string
@@ -28,14 +28,15 @@ type need struct {
 	packages  packages
 }
 
-// needs are those of the modules of dracut 059: what their check() asks for. The other transports are netroot-init's.
+// needs are those of the modules of dracut 059, as their check() says. The other transports are the
+// work of netroot-init.
 var needs = []need{
 	{handoff.NBD, "nbd", [][]string{{"nbd-client"}}, packages{"nbd-client", "nbd"}},
 	{handoff.ISCSI, "iscsi", [][]string{{"iscsi-iname"}, {"iscsiadm"}, {"iscsid"}}, packages{"open-iscsi", "iscsi-initiator-utils"}},
 	{handoff.NFS, "nfs", [][]string{{"rpcbind", "portmap"}, {"rpc.statd"}, {"mount.nfs"}, {"mount.nfs4"}}, packages{"nfs-common", "nfs-utils"}},
 }
 
-// tree answers what is in a root filesystem.
+// tree is a root filesystem that is searched.
 type tree struct{ root *os.Root }
 
 func (t tree) has(name string) bool {
@@ -43,7 +44,7 @@ func (t tree) has(name string) bool {
 	return err == nil
 }
 
-// hasProgram looks where dracut does.
+// hasProgram looks in the directories that dracut searches.
 func (t tree) hasProgram(name string) bool {
 	for _, dir := range []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
 		if t.has(path.Join(dir, name)) {
@@ -53,7 +54,7 @@ func (t tree) hasProgram(name string) bool {
 	return false
 }
 
-// hasModule tells whether dracut has a module, whose folder's name begins with two digits.
+// hasModule reports whether dracut has a module. The name of its folder begins with two digits.
 func (t tree) hasModule(name string) bool {
 	place, err := layer.Resolve(t.root, modulesDir)
 	if err != nil {
@@ -63,8 +64,8 @@ func (t tree) hasModule(name string) bool {
 	return err == nil && len(found) > 0
 }
 
-// says tells whether a text file holds a word.
-func (t tree) says(name, word string) bool {
+// contains reports whether a text file contains a word.
+func (t tree) contains(name, word string) bool {
 	place, err := layer.Resolve(t.root, name)
 	if err != nil {
 		return false
@@ -73,7 +74,7 @@ func (t tree) says(name, word string) bool {
 	return err == nil && bytes.Contains(text, []byte(word))
 }
 
-// packages names them as the tree's distribution does, or both ways.
+// packages returns the names of the tree's distribution, or both if it is not known.
 func (t tree) packages(p packages) string {
 	switch {
 	case t.has("/var/lib/dpkg/status"):
@@ -84,8 +85,8 @@ func (t tree) packages(p packages) string {
 	return fmt.Sprintf("%s (Debian, Ubuntu), or %s (Enterprise Linux, Fedora)", p.deb, p.rpm)
 }
 
-// attaches returns the module of dracut that attaches roots by a transport, "" where netroot-init does. What it lacks is
-// told with what to install.
+// attaches returns the module of dracut that attaches roots by a transport, "" if netroot-init
+// does. lacking says what to install if the module or its programs are missing.
 func (t tree) attaches(transport handoff.Transport) (module, lacking string) {
 	for _, n := range needs {
 		if n.transport != transport {
@@ -105,7 +106,7 @@ func (t tree) attaches(transport handoff.Transport) (module, lacking string) {
 			if !t.hasModule(n.module) {
 				p = packages{p.deb + " and dracut-network", p.rpm + " and dracut-network"}
 			}
-			return "", fmt.Sprintf("install %s (%s is not there)", t.packages(p), strings.Join(missing, ", "))
+			return "", fmt.Sprintf("install %s (%s is missing)", t.packages(p), strings.Join(missing, ", "))
 		}
 		return n.module, ""
 	}
@@ -121,9 +122,10 @@ func (t tree) hasAny(programs []string) bool {
 	return false
 }
 
-// network returns the modules to add for a network in the initramfs. dracut takes NetworkManager where its generator for
-// that is there, and else systemd-networkd before its own scripts (modules.d/40network); those are the better known, and
-// are preferred where the programs that they run are there.
+// network returns the modules to add for a network in the initramfs. dracut uses NetworkManager if
+// its generator for that exists, and otherwise prefers systemd-networkd to its own scripts
+// (modules.d/40network). The scripts are better known, and are preferred here if the programs that
+// they run exist.
 func (t tree) network() ([]string, error) {
 	manager := t.hasModule("network-manager") && (t.has("/usr/libexec/nm-initrd-generator") || t.has("/usr/lib/nm-initrd-generator"))
 	legacy := t.hasModule("network-legacy") && t.hasProgram("dhclient") && t.hasProgram("ip") && t.hasAny([]string{"arping", "arping2"})

@@ -19,16 +19,17 @@ import (
 	"netroot/internal/nodeinit/report"
 )
 
-// Dracut is called by the hooks of our dracut module, in an initramfs that dracut made. There dracut
-// owns the machine: it loads drivers, brings up the network, attaches and mounts most roots, and
-// switches to them. The rest is done here, by the same steps as in our own initramfs:
+// Dracut is called by the hooks of our dracut module, in an initramfs that dracut made. There
+// dracut owns the machine: it loads drivers, brings up the network, attaches and mounts most roots,
+// and switches to them. The rest is done here, by the same steps as in our own initramfs:
 //
 //	attach CMDLINE     attach the root by a transport that dracut does not have, and print its device
-//	pivot CMDLINE      put memory and layers over the root that dracut mounted, and give it its identity
+//	pivot CMDLINE      put memory and layers over the root, and give it the identity of this node
 //	initiator CMDLINE  print the name of this node as an iSCSI initiator
 //
-// CMDLINE is the kernel command line together with dracut's own files. A step is tried again until it
-// succeeds, or, with rd.shell, ends with its error: dracut has a shell of its own.
+// CMDLINE is the kernel command line together with dracut's own files. A step is tried again until
+// it succeeds, or, with rd.shell, ends with its error: dracut has a shell of its own. If the root
+// cannot be attached for minutes, the machine restarts for a new plan.
 func Dracut(args []string, stdout io.Writer) error {
 	if len(args) != 2 {
 		return errors.New("expected attach, pivot or initiator, and the kernel command line")
@@ -163,8 +164,8 @@ func mountedType(mountinfo, place string) (string, error) {
 // initiatorFile is where open-iscsi reads the node's name.
 const initiatorFile = "etc/iscsi/initiatorname.iscsi"
 
-// keepInitiator writes the name by which the root's iSCSI session was opened into the root. The name
-// in the image is the same on every node, and two nodes of one name end each other's sessions.
+// keepInitiator writes the name by which the root's iSCSI session was opened into the root. The
+// name in the image is the same on every node, and two nodes of one name end each other's sessions.
 func (n *node) keepInitiator(context.Context, report.Step) (string, error) {
 	name := devices.Attribute("/run/initiatorname.iscsi")
 	if n.boot.Root.Transport != handoff.ISCSI || name == "" || !n.writable() {
@@ -181,8 +182,9 @@ func (n *node) keepInitiator(context.Context, report.Step) (string, error) {
 	return name, replaceFile(root, initiatorFile, name+"\n", 0o600)
 }
 
-// keepDracut makes reads of the root wait for as long as its server is away, and starts the keeper for
-// what nothing else keeps: the connection of an NBD root, and the lease, whose client dracut ends.
+// keepDracut makes reads of the root wait for as long as its server is away, and starts the keeper
+// for what nothing else keeps: the connection of an NBD root, and the lease, whose client dracut
+// ends.
 func (n *node) keepDracut(ctx context.Context, out report.Step) (said string, err error) {
 	state, kept := keeper.State{Net: n.net, Live: n.live()}, []string{}
 	switch n.boot.Root.Transport {
@@ -216,9 +218,9 @@ func (n *node) keepDracut(ctx context.Context, out report.Step) (said string, er
 	return strings.Join(kept, " and ") + ": a keeper has taken over", nil
 }
 
-// waitForTargets makes the kernel wait for a lost target without a limit; its default is two minutes.
-// iscsid(8), in the root, logs in again. A value that is set in sysfs stays when iscsid sets its own
-// (drivers/scsi/scsi_transport_iscsi.c, recovery_tmo_sysfs_override).
+// waitForTargets makes the kernel wait for a lost target without a limit; its default is two
+// minutes. iscsid(8), in the root, logs in again. A value that is set in sysfs stays when iscsid
+// sets its own (drivers/scsi/scsi_transport_iscsi.c, recovery_tmo_sysfs_override).
 func waitForTargets(sessions string) error {
 	files, err := filepath.Glob(filepath.Join(sessions, "*/recovery_tmo"))
 	for _, f := range files {

@@ -103,9 +103,9 @@ func needsResolvConf(root *os.Root) bool {
 // productUUID is the machine's name in its firmware (SMBIOS).
 const productUUID = "/sys/class/dmi/id/product_uuid"
 
-// machineID derives the node's identity (machine-id(5)) from its hardware, so that it is the same at
-// every boot and no two nodes share the one of an image. The identifier is hashed, as machine-id(5)
-// requires, and marked as a version 4 UUID.
+// machineID derives the node's identity (machine-id(5)) from its hardware, so that it is the same
+// at every boot and no two nodes share the one of an image. The identifier is hashed, as
+// machine-id(5) requires, and marked as a version 4 UUID.
 func machineID(uuid, mac string) string {
 	seed := strings.ToLower(uuid)
 	if isFiller(seed) {
@@ -131,8 +131,9 @@ func isFiller(uuid string) bool {
 	return strings.Trim(uuid, "0-") == "" || strings.Trim(uuid, "f-") == ""
 }
 
-// hideIfcfg keeps the network scripts (EL 7 and earlier, and NetworkManager's ifcfg plugin later) away
-// from the boot interface: a file that names it, or its address, is replaced by one that says so.
+// hideIfcfg keeps the network scripts (EL 7 and earlier, and NetworkManager's ifcfg plugin later)
+// away from the boot interface: a file that names it, or its address, is replaced by one that says
+// so.
 func hideIfcfg(root *os.Root, c *network.Config) error {
 	const dir = "etc/sysconfig/network-scripts"
 	d, err := root.Open(dir)

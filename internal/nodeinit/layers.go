@@ -23,8 +23,8 @@ import (
 // digest that the command line names.
 //
 // A layer that the root does not have, a file that does not fit, or a line of a deletion list that
-// cannot be executed is reported, and the boot continues: another attempt would not help. An archive
-// that cannot be fetched is requested again, because the plan says that this node needs it.
+// cannot be executed is reported, and the boot continues: another attempt would not help. An
+// archive that cannot be fetched is requested again, because the plan says that this node needs it.
 func (n *node) applyLayers(ctx context.Context, out report.Step) (string, error) {
 	place := newRoot
 	if !n.boot.Overlay.Enabled {
@@ -80,8 +80,8 @@ func (n *node) applyTreeLayers(out report.Step, root *os.Root) string {
 	return fmt.Sprintf("%d of %d in the tree", applied, len(names))
 }
 
-// fetchLayers fetches all archives. For a root without an overlay they may contain only what belongs
-// below /run.
+// fetchLayers fetches all archives. For a root without an overlay they may contain only what
+// belongs below /run.
 func (n *node) fetchLayers(ctx context.Context) ([][]byte, error) {
 	var out [][]byte
 	for _, l := range n.boot.Layers {

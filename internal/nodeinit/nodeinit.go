@@ -1,13 +1,14 @@
-// Package nodeinit is the first process of a diskless node: it runs from the initramfs, brings up the
-// network, attaches and mounts the root, puts memory and layers over it, and hands the machine to the
-// distribution's own init. Its steps are here, in their order; package network, package attach and
-// package devices do the work of three of them, and package keeper is the process that stays.
+// Package nodeinit is the first process of a diskless node: it runs from the initramfs, brings up
+// the network, attaches and mounts the root, puts memory and layers over it, and hands the machine
+// to the distribution's own init. Its steps are here, in their order; package network, package
+// attach and package devices do the work of three of them, and package keeper is the process that
+// stays.
 //
-// It ships to every node, so it stays small: it is not a server, keeps no state and has no templates.
-// Its orders are the kernel command line alone (package handoff). It never stops silently: each step
-// reports what it did and how long it took (package report), and a step that fails says why and is
-// tried again. If the root cannot be attached for minutes, the machine restarts for a new plan; with
-// rd.shell there is a shell instead.
+// It ships to every node, so it stays small: it is not a server, keeps no state and has no
+// templates. Its orders are the kernel command line alone (package handoff). It never stops
+// silently: each step reports what it did and how long it took (package report), and a step that
+// fails says why and is tried again. If the root cannot be attached for minutes, the machine
+// restarts for a new plan; with rd.shell there is a shell instead.
 package nodeinit
 
 import (
@@ -93,7 +94,8 @@ func (n *node) run(ctx context.Context) error {
 		{name: "modules", run: n.loadModules},
 		{name: "network", run: n.bringUpNetwork},
 		{name: "attach", run: n.attachRoot, needsPlan: true},
-		// The attach of a tree over NFS only finds a server; the mount shows whether it has the tree.
+		// The attach of a tree over NFS only finds a server; the mount shows whether it has the
+		// tree.
 		{name: "mount", run: n.mountRoot, needsPlan: n.boot.Root.Transport == handoff.NFS},
 		{name: "layers", run: n.applyLayers},
 		{name: "identity", run: n.giveIdentity},
@@ -114,7 +116,8 @@ func (n *node) run(ctx context.Context) error {
 	return switchRoot(init)
 }
 
-// loadModules loads what every boot needs, and at the same time the drivers of this machine's devices.
+// loadModules loads what every boot needs, and at the same time the drivers of this machine's
+// devices.
 func (n *node) loadModules(_ context.Context, out report.Step) (string, error) {
 	if n.modules == nil {
 		l, err := devices.NewLoader()
@@ -140,8 +143,8 @@ func (n *node) bringUpNetwork(ctx context.Context, out report.Step) (said string
 	return n.net.String(), nil
 }
 
-// attachRoot attaches the root by the transport that root= names, and starts the keeper if something
-// is to be kept: a connection, or the lease of the address.
+// attachRoot attaches the root by the transport that root= names, and starts the keeper if
+// something is to be kept: a connection, or the lease of the address.
 func (n *node) attachRoot(ctx context.Context, out report.Step) (string, error) {
 	r := n.boot.Root
 	attachBy := attach.For(r.Transport)

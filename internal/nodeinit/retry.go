@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// firstPause and longestPause bound the pauses between two attempts of a step: 1, 2, 4 and so on
-	// to 30 s. A server that restarts is found soon, and one that is away is not flooded.
+	// firstPause and longestPause bound the pauses between two attempts of a step: 1, 2, 4 and so
+	// on to 30 s. A server that restarts is found soon, and one that is away is not flooded.
 	firstPause   = time.Second
 	longestPause = 30 * time.Second
-	// defaultPatience is how long a step that depends on the plan may fail before the machine restarts
-	// to ask for a new one, unless rd.retry= says otherwise. A boot server that is restarted or
-	// updated is back within minutes, and no node restarts for that; an image that was withdrawn, or
-	// a server that has moved, never is.
+	// defaultPatience is how long a step that depends on the plan may fail before the machine
+	// restarts to ask for a new one, unless rd.retry= says otherwise. A boot server that is
+	// restarted or updated is back within minutes, and no node restarts for that; an image that was
+	// withdrawn, or a server that has moved, never is.
 	defaultPatience = 10 * time.Minute
-	// leastFailures is how often the step must have failed by then: one attempt may wait for minutes
-	// for servers that do not respond, and must not use up the patience.
+	// leastFailures is how often the step must have failed by then: one attempt may wait for
+	// minutes for servers that do not respond, and must not use up the patience.
 	leastFailures = 5
 	// restartPause leaves time to read the console.
 	restartPause = 30 * time.Second
@@ -78,9 +78,9 @@ func reasonOf(err error) report.Reason {
 	return report.BootFailed
 }
 
-// try runs one step until it succeeds. Between two attempts it offers the rescue shell if the command
-// line asks for one, and waits otherwise, longer each time. It returns an error only if the machine
-// should restart for a new plan, or if another initramfs has a shell to offer.
+// try runs one step until it succeeds. Between two attempts it offers the rescue shell if the
+// command line asks for one, and waits otherwise, longer each time. It returns an error only if the
+// machine should restart for a new plan, or if another initramfs has a shell to offer.
 func (n *node) try(ctx context.Context, s step) error {
 	out := report.Step{Name: s.name, To: n.to}
 	limit := defaultPatience

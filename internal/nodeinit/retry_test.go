@@ -33,7 +33,8 @@ type events []report.Event
 
 func (e *events) Report(event report.Event) { *e = append(*e, event) }
 
-// TestTry: a step is tried until it succeeds, with the pauses that were announced, and each attempt is reported.
+// TestTry: a step is tried until it succeeds, with the pauses that were announced, and each attempt
+// is reported.
 func TestTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, said := quiet()
@@ -75,8 +76,8 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
-// TestRestartForNewPlan: an attach that fails for the whole of the patience, and often enough, ends with a restart; a server
-// that is only restarted never causes one, and neither does another step.
+// TestRestartForNewPlan: an attach that fails for the whole of the patience, and often enough, ends
+// with a restart; a server that is only restarted never causes one, and neither does another step.
 func TestRestartForNewPlan(t *testing.T) {
 	const ever = 1000 * time.Hour
 	for name, tt := range map[string]struct {
@@ -129,7 +130,8 @@ func TestReasonOf(t *testing.T) {
 	}
 }
 
-// TestTryAsGuest: with rd.shell, the shell of the other initramfs comes after the first failure; without, the step is repeated.
+// TestTryAsGuest: with rd.shell, the shell of the other initramfs comes after the first failure;
+// without, the step is repeated.
 func TestTryAsGuest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _ := quiet()

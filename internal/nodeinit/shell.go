@@ -20,8 +20,8 @@ import (
 	"netroot/internal/nodeinit/report"
 )
 
-// rescue offers a shell when a boot has failed. It has a few commands of our own, because the initramfs
-// contains no other program; once the root is mounted, "sh" is the root's own shell.
+// rescue offers a shell when a boot has failed. It has a few commands of our own, because the
+// initramfs contains no other program; once the root is mounted, "sh" is the root's own shell.
 func (n *node) rescue(out report.Step, why string) {
 	tty, err := os.OpenFile("/dev/console", os.O_RDWR, 0)
 	if err != nil {

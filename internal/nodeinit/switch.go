@@ -95,14 +95,15 @@ func moveMount(from, to string) error {
 	return nil
 }
 
-// Magic numbers of the file systems that an initramfs is unpacked into (include/uapi/linux/magic.h).
+// Magic numbers of the file systems that an initramfs is unpacked into
+// (include/uapi/linux/magic.h).
 const (
 	ramfsMagic = 0x858458f6
 	tmpfsMagic = 0x01021994
 )
 
-// emptyInitramfs deletes the files of the initramfs, which cannot be reached any more but would stay
-// in memory. It changes one file system only, and only if that is an initramfs.
+// emptyInitramfs deletes the files of the initramfs, which cannot be reached any more but would
+// stay in memory. It changes one file system only, and only if that is an initramfs.
 func emptyInitramfs() {
 	var sfs unix.Statfs_t
 	var root unix.Stat_t

@@ -1,11 +1,12 @@
 #!/bin/bash
-# netroot's dracut module: a root over the network, with memory and configuration layers over it. dracut runs this when it
-# makes the initramfs; the hooks beside it run when a machine boots. netroot-init, a static program, does their work.
+# netroot's dracut module: a root over the network, with memory and configuration layers over it.
+# dracut runs this when it makes the initramfs; the hooks beside it run when a machine boots.
+# netroot-init, a static program, does their work.
 
 # called by dracut
 check() {
     [ -x "${moddir:?}/netroot-init" ] || return 1
-    return 255 # wanted only by who asks for it
+    return 255 # only on request
 }
 
 # called by dracut
@@ -15,8 +16,8 @@ depends() {
 
 # called by dracut
 installkernel() {
-    # What lies over a root, what it is packed as, and what brings it where dracut has no module of its own for that.
-    # Not every kernel has all of them, or has them as modules.
+    # The overlay, the file systems of packed roots, and the transports that dracut has no module
+    # for. Not every kernel has all of them, or has them as modules.
     hostonly='' instmods overlay squashfs erofs loop nvme_tcp nfs nfsv3
 }
 

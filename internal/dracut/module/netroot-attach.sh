@@ -1,6 +1,7 @@
 #!/bin/sh
-# What dracut runs when the network is up, as /sbin/liveroot or /sbin/nvmeroot INTERFACE NETROOT NEWROOT: attaches the root
-# and makes /dev/root of its device, which the rest of dracut waits for.
+# dracut runs this when the network is up, as /sbin/liveroot or /sbin/nvmeroot INTERFACE NETROOT
+# NEWROOT. It attaches the root and makes /dev/root of its device, which the rest of dracut waits
+# for.
 
 type getarg > /dev/null 2>&1 || . /lib/dracut-lib.sh
 
@@ -12,7 +13,7 @@ case "$2" in
     *) modprobe loop ;;
 esac
 until device=$(netroot-init dracut attach "$(getcmdline)"); do
-    emergency_shell -n netroot "The root could not be attached; the reason is above. Leaving this shell tries again."
+    emergency_shell -n netroot "The root could not be attached; the reason is above. Exit this shell to try again."
 done
 
 echo "KERNEL==\"${device#/dev/}\", SYMLINK+=\"root\"" > /etc/udev/rules.d/99-netroot.rules

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sourced by dracut before its own parsers of root=. Takes the roots that dracut has no module for, and names the node for
-# the iSCSI initiator: a name that an image holds would be the same on every node.
+# Sourced by dracut before its own parsers of root=. Claims the roots that dracut has no module for,
+# and names the node as an iSCSI initiator: the name in an image would be the same on every node.
 
 # shellcheck disable=SC2034 # root, netroot and rootok are dracut's
 
@@ -19,7 +19,7 @@ esac
 case "$root $(getargs netroot=)" in
     *iscsi:*)
         if [ ! -e /run/initiatorname.iscsi ] && [ ! -d /sys/firmware/ibft ] && ! getarg rd.iscsi.initiator= > /dev/null; then
-            # Without a name of ours dracut makes one up.
+            # Without our name dracut makes one up.
             if initiator=$(netroot-init dracut initiator "$(getcmdline)"); then
                 echo "$initiator" > /run/initiatorname.iscsi
                 mkdir -p /etc/iscsi

@@ -1,6 +1,7 @@
 #!/bin/sh
-# A systemd generator of the initramfs: how the root is mounted that netroot-attach.sh brings. systemd itself would take
-# root= for the name of a device. And /dev/root may be long in coming, whoever brings it.
+# A systemd generator of the initramfs: writes the mount unit of the root that netroot-attach.sh
+# attaches. systemd itself would read root= as the name of a device. Removes the time limit of
+# /dev/root, which may take long.
 
 type getarg > /dev/null 2>&1 || . /lib/dracut-lib.sh
 

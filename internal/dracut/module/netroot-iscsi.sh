@@ -1,7 +1,8 @@
 #!/bin/sh
-# Sourced by dracut when the network is up, before it logs in to an iSCSI target: notes the target at the address that the
-# command line names. dracut asks the server for its targets and believes the address in the answer, which behind a router
-# that translates addresses is not the one that the server is reached by.
+# Sourced by dracut when the network is up, before it logs in to an iSCSI target: records the target
+# at the address that the command line names. dracut asks the server for its targets and uses the
+# address in the response. Behind a router that translates addresses, the server cannot be reached
+# at that address.
 # shellcheck disable=SC2154 # netroot is dracut's, the others parse_iscsi_root sets
 
 type parse_iscsi_root > /dev/null 2>&1 || . /lib/net-lib.sh

@@ -20,7 +20,8 @@ func quiet() (report.Step, *bytes.Buffer) {
 	return report.Step{Name: "attach", To: report.NewConsole(&said)}, &said
 }
 
-// TestAddresses: a server whose name says nothing, or what another's says, is left out; only no server is an error.
+// TestAddresses: a server whose name does not resolve, or resolves to the address of another, is
+// left out. It is an error only if none is left.
 func TestAddresses(t *testing.T) {
 	step, told := quiet()
 	root := handoff.Root{Transport: handoff.NVMe, Servers: []string{"192.0.2.1", "no..name", "2001:db8::1", "192.0.2.1"}}
@@ -73,7 +74,8 @@ func TestWaitHangup(t *testing.T) {
 	}
 }
 
-// nbdMessage is what the kernel sends when a connection of a device is dead: nbd_mcast_index of drivers/block/nbd.c.
+// nbdMessage is what the kernel sends when a connection of a device is dead: nbd_mcast_index of
+// drivers/block/nbd.c.
 func nbdMessage(command byte, index uint32) []byte {
 	return append([]byte{command, 1, 0, 0}, nl.NewRtAttr(nbdAttrIndex, nl.Uint32Attr(index)).Serialize()...)
 }
@@ -81,11 +83,11 @@ func nbdMessage(command byte, index uint32) []byte {
 func TestLinkDead(t *testing.T) {
 	whole := nbdMessage(nbdCmdLinkDead, 3)
 	if !isLinkDead(whole, 3) {
-		t.Error("the death of a link is not heard")
+		t.Error("the dead link is not recognised")
 	}
 	for name, m := range map[string][]byte{"another device": nbdMessage(nbdCmdLinkDead, 4), "another command": nbdMessage(nbdCmdConnect, 3), "half": whole[:6], "an end within padding": {nbdCmdLinkDead, 1, 0, 0, 5, 0, 9, 0, 1}, "nothing": nil} {
 		if isLinkDead(m, 3) {
-			t.Errorf("%s is taken for it", name)
+			t.Errorf("%s is taken for that", name)
 		}
 	}
 }

@@ -75,9 +75,9 @@ const (
 	stalled = 10 * time.Minute
 )
 
-// run fetches the file, from the first server that has it. A download that was interrupted continues
-// where it ended, from one server after the other, until no byte has arrived for the time stalled: to
-// start again would cost everything that has arrived.
+// run fetches the file, from the first server that has it. A download that was interrupted
+// continues where it ended, from one server after the other, until no byte has arrived for the time
+// stalled: to start again would cost everything that has arrived.
 func (d *download) run(ctx context.Context) (*os.File, error) {
 	fd, err := unix.MemfdCreate("netroot-root", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -117,8 +117,8 @@ func (d *download) run(ctx context.Context) (*os.File, error) {
 
 var errNoMemory = errors.New("not enough memory")
 
-// Web sends requests. A server that has vanished is noticed within half a minute, by keepalive or by
-// the lack of a response.
+// Web sends requests. A server that has vanished is noticed within half a minute, by keepalive or
+// by the lack of a response.
 var Web = &http.Client{Transport: &http.Transport{DialContext: keepAlive.DialContext, ResponseHeaderTimeout: requestTimeout}}
 
 // fetch makes one request to the first server, for what is missing.

@@ -19,8 +19,8 @@ import (
 	"netroot/internal/nodeinit/devices"
 )
 
-// webRoot serves content as netroot does, and lets the test spoil a request: one for which spoil returns true has been
-// answered.
+// webRoot serves content as netroot does, and lets the test spoil a request: one for which spoil
+// returns true has been answered.
 func webRoot(t *testing.T, content []byte, spoil func(n int, w http.ResponseWriter, r *http.Request) bool) (url string, asked *[]string) {
 	t.Helper()
 	asked = new([]string)
@@ -64,7 +64,7 @@ func digestOf(content []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// breakOff sends the beginning of what was asked for and hangs up.
+// breakOff sends the first n bytes of what was requested and closes the connection.
 func breakOff(w http.ResponseWriter, r *http.Request, content []byte, n int) {
 	short := &shortWriter{ResponseWriter: w, left: n}
 	http.ServeContent(short, r, "", time.Time{}, bytes.NewReader(content))
@@ -85,7 +85,8 @@ func (w *shortWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// TestDownloadGoesOn: what broke off is asked for from there, however often the server fails meanwhile.
+// TestDownloadGoesOn: an interrupted download continues where it ended, however often the server
+// fails meanwhile.
 func TestDownloadGoesOn(t *testing.T) {
 	content := bytes.Repeat([]byte("netroot "), 64<<10)
 	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -112,7 +113,8 @@ func TestDownloadGoesOn(t *testing.T) {
 	}
 }
 
-// TestDownloadFromSeveral: of several servers each is asked in its turn, and one goes on where another broke off.
+// TestDownloadFromSeveral: several servers are asked in turn, and one continues where another was
+// interrupted.
 func TestDownloadFromSeveral(t *testing.T) {
 	content := bytes.Repeat([]byte("netroot "), 64<<10)
 	good := func(int, http.ResponseWriter, *http.Request) bool { return false }
@@ -168,7 +170,8 @@ func TestDownloadFromSeveral(t *testing.T) {
 	}
 }
 
-// TestDownloadStalls: a download of which nothing more arrives is given up, so that the boot can ask for a new plan.
+// TestDownloadStalls: a download is given up if nothing more arrives, so that the boot can ask for a
+// new plan.
 func TestDownloadStalls(t *testing.T) {
 	content := make([]byte, 1<<20)
 	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -209,7 +212,8 @@ func TestDownloadTrickles(t *testing.T) {
 	file.Close()
 }
 
-// TestDownloadBeginsAnew: a server that knows no ranges, or has another file by now, sends all of it.
+// TestDownloadBeginsAnew: a server that does not support ranges, or whose file has changed, sends the
+// whole file.
 func TestDownloadBeginsAnew(t *testing.T) {
 	old, content := bytes.Repeat([]byte("old"), 100_000), bytes.Repeat([]byte("new"), 50_000)
 	url, _ := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -255,7 +259,7 @@ func TestDownloadRefuses(t *testing.T) {
 	}
 }
 
-// TestDownloadEnds: a boot that is given up waits for no server.
+// TestDownloadEnds: when the boot is cancelled, the download ends, too.
 func TestDownloadEnds(t *testing.T) {
 	content := make([]byte, 1<<20)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -276,7 +280,7 @@ func TestDownloadEnds(t *testing.T) {
 	}
 }
 
-// TestLoop: what is let go of is let go of, so that its memory can be had again.
+// TestLoop: a loop device that is detached releases its file, and with it the memory.
 func TestLoop(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a loop device needs root")
@@ -308,6 +312,6 @@ func TestLoop(t *testing.T) {
 		t.Errorf("%s still holds %s", device, behind)
 	}
 	if err := detachLoop(device); err == nil {
-		t.Error("let go of nothing")
+		t.Error("detached a device that has no file")
 	}
 }

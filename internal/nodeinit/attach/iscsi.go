@@ -182,8 +182,8 @@ func (d *ISCSI) Inherit(fd uintptr) error {
 	return d.Kernel.open()
 }
 
-// Release ends the present process's part in the session when a keeper has taken over. An error says
-// that the connection was lost before the keeper listened: nobody else was told of it.
+// Release ends the present process's part in the session when a keeper has taken over. An error
+// says that the connection was lost before the keeper listened: nobody else was told of it.
 func (d *ISCSI) Release() error {
 	d.Kernel.poll()
 	if d.Kernel.lost {
@@ -226,8 +226,8 @@ func (d *ISCSI) Watch() error {
 }
 
 // Reconnect stops the kernel's use of the dead connection, which suspends its commands, and logs in
-// again where the command numbers of the session end: the kernel continues with the commands that it
-// has, under the next numbers.
+// again where the command numbers of the session end: the kernel continues with the commands that
+// it has, under the next numbers.
 func (d *ISCSI) Reconnect(ctx context.Context) error {
 	if !d.stopped {
 		if err := d.Kernel.stop(iscsiStopRecover); err != nil {

@@ -33,8 +33,8 @@ const (
 	iscsiStopRecover = 3 // STOP_CONN_RECOVER: commands wait for another connection
 )
 
-// Offsets in struct iscsi_uevent, the same in both directions: the head, the union u of the request,
-// the union r of the response.
+// Offsets in struct iscsi_uevent, the same in both directions: the head, the union u of the
+// request, the union r of the response.
 const (
 	ueventType     = 0
 	ueventError    = 4
@@ -200,8 +200,8 @@ func (k *iscsiKernel) create(cmdSN uint32) (host uint32, err error) {
 	return host, nil
 }
 
-// Commands that the kernel has in flight at a time, of a session and of its disk. Powers of two, and
-// below the window that targets grant.
+// Commands that the kernel has in flight at a time, of a session and of its disk. Powers of two,
+// and below the window that targets grant.
 const iscsiCommands, iscsiDepth = 64, 32
 
 // createSessionEvent holds two 16-bit fields, cmds_max and queue_depth.

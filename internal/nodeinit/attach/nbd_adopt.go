@@ -87,7 +87,8 @@ func isLinkDead(message []byte, index uint32) bool {
 		return false
 	}
 	// nl.ParseRouteAttr advances by the aligned length of each attribute and checks only the length
-	// itself. An attribute list that ends within the padding makes it panic, so the padding is added.
+	// itself. An attribute list that ends within the padding makes it panic, so the padding is
+	// added.
 	list := append([]byte{}, message[header:]...)
 	for len(list)%unix.NLA_ALIGNTO != 0 {
 		list = append(list, 0)

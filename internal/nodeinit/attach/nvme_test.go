@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestNVMeDisk: the disk is the one that stands for all paths of the subsystem, never one path of it, a partition, or the
-// disk of another subsystem.
+// TestNVMeDisk: the disk is the one that stands for all paths of the subsystem, never one path of
+// it, a partition, or the disk of another subsystem.
 func TestNVMeDisk(t *testing.T) {
 	const nqn, other = "nqn.2026-11.invalid.netroot:debian12", "nqn.2014-08.org.example:local"
 	for name, tt := range map[string]struct {

@@ -21,9 +21,9 @@ import (
 const moduleList = "/etc/netroot/modules"
 
 // parameters are given to modules that the initramfs loads, before those of the kernel's command
-// line. A root needs one NBD device; each more is a device for udev to settle at every boot, and the
-// kernel makes further ones on request. Two servers of one NVMe image are two paths to it, which
-// EL 8 would take for two disks.
+// line. A root needs one NBD device; each more is a device for udev to settle at every boot, and
+// the kernel makes further ones on request. Two servers of one NVMe image are two paths to it,
+// which EL 8 would take for two disks.
 var parameters = map[string]string{"nbd": "nbds_max=1", "nvme_core": "multipath=Y"}
 
 // Loader loads kernel modules, each once.

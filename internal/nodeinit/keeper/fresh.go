@@ -34,9 +34,9 @@ func keepFresh(ctx context.Context, step report.Step, root int) {
 	}
 }
 
-// dropNames empties a file system's part of the dentry cache. Each reconfiguration does that, even if
-// it changes nothing (fs/super.c, reconfigure_super). Unlike mount(2) with MS_REMOUNT it does not
-// change a mount, which systemd would be told of.
+// dropNames empties a file system's part of the dentry cache. Each reconfiguration does that, even
+// if it changes nothing (fs/super.c, reconfigure_super). Unlike mount(2) with MS_REMOUNT it does
+// not change a mount, which systemd would be told of.
 func dropNames(root int) error {
 	fs, err := unix.Fspick(root, "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
 	if err != nil {

@@ -3,8 +3,8 @@
 // ends, and keeps an overlay over a live tree fresh.
 //
 // Start runs in the init, Run is the keeper's life. It attaches nothing and mounts nothing; what it
-// reads is in memory before the root is there, because it must not depend on the root that it keeps.
-// It is not a monitoring agent: it reports to the kernel's log alone.
+// reads is in memory before the root is there, because it must not depend on the root that it
+// keeps. It is not a monitoring agent: it reports to the kernel's log alone.
 package keeper
 
 import (
@@ -27,9 +27,9 @@ import (
 	"netroot/internal/nodeinit/report"
 )
 
-// name is the keeper's argv[0]. systemd spares a process of the initramfs whose name begins with '@'
-// when it kills all others at shutdown: the root is needed until the end (systemd, "Storage Daemons
-// for the Root File System").
+// name is the keeper's argv[0]. systemd spares a process of the initramfs whose name begins with
+// '@' when it kills all others at shutdown: the root is needed until the end (systemd, "Storage
+// Daemons for the Root File System").
 const name = "@netroot-keeper"
 
 // State is what there is to keep. The keeper reads it on its standard input.
@@ -126,8 +126,8 @@ func announce(fd uintptr) error {
 	return errors.Join(err, f.Close())
 }
 
-// lockMemory prevents that this process is swapped out to a disk that it keeps itself. Memory that Go
-// reserves but does not use is not taken, except by kernels without MCL_ONFAULT, which are those
+// lockMemory prevents this process from being swapped out to a disk that it keeps itself. Memory that
+// Go reserves but does not use is not taken, except by kernels without MCL_ONFAULT, which are those
 // before 4.4 (mlockall(2)).
 func lockMemory() error {
 	const all = unix.MCL_CURRENT | unix.MCL_FUTURE
@@ -144,8 +144,8 @@ const (
 	longestPause = 2 * time.Second
 )
 
-// reconnect returns when the device has a working connection again. It tries for as long as it takes:
-// reads of the root wait, and nothing is lost.
+// reconnect returns when the device has a working connection again. It tries for as long as it
+// takes: reads of the root wait, and nothing is lost.
 func reconnect(ctx context.Context, step report.Step, d device) {
 	lost := time.Now()
 	step.Note(fmt.Sprintf("the connection to %s ended; reads of the root wait until there is another", d.Peer()))

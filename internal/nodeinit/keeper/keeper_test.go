@@ -82,7 +82,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestStart: a keeper is there when it says that it has taken over, and one that cannot read its orders is an error.
+// TestStart: a keeper is there when it says that it has taken over, and one that cannot read its
+// orders is an error.
 func TestStart(t *testing.T) {
 	for orders, want := range map[string]string{`{"Live": true}`: "", `{"Live": `: "has not taken over"} {
 		stdin, err := filledPipe([]byte(orders))
@@ -126,7 +127,8 @@ func (f *flaky) Reconnect(context.Context) error {
 	return f.failures[len(f.attempts)-1]
 }
 
-// TestReconnect: the keeper tries until the server is back, soon at first, and names each reason once.
+// TestReconnect: the keeper tries until the server is back, soon at first, and names each reason
+// once.
 func TestReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused, reset := errors.New("refused"), errors.New("reset")

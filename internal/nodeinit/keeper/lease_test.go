@@ -15,8 +15,8 @@ import (
 	"netroot/internal/nodeinit/report"
 )
 
-// TestKeepLease: a lease is renewed at half of its duration, and, while the server is away, at each tenth of it; one of
-// seconds does not flood the network.
+// TestKeepLease: a lease is renewed at half of its duration, and, while the server is away, at each
+// tenth of it; one of seconds does not flood the network.
 func TestKeepLease(t *testing.T) {
 	for name, tt := range map[string]struct {
 		duration time.Duration

@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// readyLimit is how long the keeper may take until it has taken over. It takes a fraction of a second,
-// and more on an emulated machine.
+// readyLimit is how long the keeper may take until it has taken over. It takes a fraction of a
+// second, and more on an emulated machine.
 const readyLimit = 30 * time.Second
 
 // Process is a keeper that has taken over.
 type Process struct{ cmd *exec.Cmd }
 
-// Start starts the keeper and returns when it has taken over. The program, and everything the keeper
-// needs later, lies in memory. root is the place of the new root, whose top directory the keeper of a
-// live tree inherits.
+// Start starts the keeper and returns when it has taken over. The program, and everything the
+// keeper needs later, lies in memory. root is the place of the new root, whose top directory the
+// keeper of a live tree inherits.
 func Start(state State, root string) (*Process, error) {
 	files := []*os.File{}
 	if d := state.device(); d != nil {

@@ -97,8 +97,8 @@ func fromACK(ack *dhcpv4.DHCPv4) (*Config, error) {
 	return cfg, nil
 }
 
-// routes are the classless static routes. Only if there are none, the Router option counts: RFC 3442
-// has a client ignore it otherwise.
+// routes are the classless static routes. Only if there are none, the Router option counts: RFC
+// 3442 has a client ignore it otherwise.
 func routes(ack *dhcpv4.DHCPv4) []Route {
 	var rs []Route
 	for _, r := range ack.ClasslessStaticRoute() {
