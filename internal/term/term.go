@@ -5,7 +5,6 @@ package term
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -232,7 +231,7 @@ func (ph *Phase) report() {
 func (p *Printer) say(e Event) {
 	if p.opt.JSON {
 		e.Time = time.Now()
-		json.NewEncoder(p.w).Encode(e) //nolint:errcheck // see Printer
+		JSONLine(p.w, e) // for errors see Printer
 		return
 	}
 	if p.drawn {
