@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -298,6 +299,33 @@ func TestAllMemory(t *testing.T) {
 			t.Errorf("%d bytes in use", n)
 		}
 	})
+}
+
+// TestBudget: many that take, wait and give back never hold more than there is, and all come to an end.
+func TestBudget(t *testing.T) {
+	b := newBudget(100)
+	var all sync.WaitGroup
+	for i := range int64(8) {
+		all.Go(func() {
+			for j := range int64(2000) {
+				n := 1 + (i*7+j)%100
+				if (i+j)%2 == 0 && b.tryAcquire(n) || b.acquire(t.Context(), n) == nil {
+					if held := b.held.Load(); held > 100 || held < n {
+						t.Errorf("%d held", held)
+					}
+					b.release(n)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if b.held.Load() != 0 || b.waiting.Load() != 0 {
+		t.Errorf("%d held, %d waiting", b.held.Load(), b.waiting.Load())
+	}
+	b.waiting.Add(1)
+	if b.tryAcquire(1) {
+		t.Error("taken though another one waits")
+	}
 }
 
 // TestFailedConnectionsWaitForNothing: a request that waits for memory is let go of when its connection fails.

@@ -380,3 +380,22 @@ func TestKeepAliveTimeoutOfHosts(t *testing.T) {
 		t.Errorf("%+v, %+v", c, no)
 	}
 }
+
+// TestConnectOfOldHosts: Linux before 6.0 puts the data of an I/O queue's Connect into the capsule only if IOCCSZ says
+// that it fits, and offers it by a transport SGL otherwise, which no target answers with R2T.
+func TestConnectOfOldHosts(t *testing.T) {
+	addr, _ := start(t, &Server{})
+	admin := attach(t, addr, rootNQN)
+	page := admin.must(sqe(opIdentify, 0, cnsController).returning(identifySize)).data
+	if room := 16*int(le.Uint32(page[1792:])) - sqeSize; room != connectSize {
+		t.Errorf("room for %d bytes in a capsule", room)
+	}
+	q := ic(t, dial(t, addr), 0, 4)
+	c := connectCommand(1, 127, admin.id, 0, 0, rootNQN, hostNQN)
+	c.data = nil
+	if a := q.do(c.returning(connectSize)); a.status != statusSGLType {
+		t.Errorf("without data: status %#x", a.status)
+	}
+	q.must(connectCommand(1, 127, admin.id, 0, 0, rootNQN, hostNQN)) // and the connection goes on
+	q.must(read(0, 1, 512))
+}
