@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -370,9 +371,17 @@ func TestReason(t *testing.T) {
 			t.Errorf("%v: %q", err, got)
 		}
 	}
-	c.Fail(errors.New("no data taken"))
-	if cancel(); !c.Stopping() || c.Reason(io.EOF, "closed") != "the server stops" {
-		t.Errorf("when the loop has ended: %q", c.Reason(io.EOF, "closed"))
+	cancel()
+	for err, want := range map[error]string{
+		nil: "the server stops", os.ErrDeadlineExceeded: "the server stops", context.Canceled: "the server stops",
+		fmt.Errorf("reply: %w", net.ErrClosed): "the server stops", io.EOF: "closed", errors.New("wrong digest"): "wrong digest",
+	} {
+		if got := c.Reason(err, "closed"); !c.Stopping() || got != want {
+			t.Errorf("%v, when the loop has ended: %q", err, got)
+		}
+	}
+	if got := c.Reason(Announced("logged out"), "closed"); got != "logged out" {
+		t.Errorf("of a peer that said so before: %q", got)
 	}
 }
 

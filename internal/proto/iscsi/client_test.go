@@ -80,7 +80,7 @@ func (c *client) manage(tag uint32, function byte, about uint32) error {
 // next reads one PDU.
 func (c *client) next() (header, []byte, error) {
 	var h header
-	data, err := c.digests.read(c.conn, &h, mostLength)
+	data, err := c.digests.read(c.conn, &h, dataLengthMask)
 	c.most = be.Uint32(h[32:])
 	return h, data, err
 }

@@ -87,7 +87,7 @@ func FuzzLogin(f *testing.F) {
 		if err != nil && s != (Session{}) {
 			t.Errorf("%+v beside error %v", s, err)
 		}
-		if err == nil && (s.MaxSend < minReceive || s.MaxBurst < minReceive || s.FirstBurst > s.MaxBurst || s.MaxR2T != 1 || s.ErrorRecovery != 0) {
+		if err == nil && (s.MaxSend < receiveLength.low || s.MaxBurst < receiveLength.low || s.FirstBurst > s.MaxBurst || s.MaxR2T != 1 || s.ErrorRecovery != 0) {
 			t.Errorf("accepted %+v", s)
 		}
 	})
@@ -138,7 +138,7 @@ func FuzzText(f *testing.F) {
 		for _, p := range in {
 			terms.answer(p)
 		}
-		if terms.maxSend < minReceive || terms.maxBurst < minReceive || terms.maxSend > mostLength || terms.maxBurst > mostLength {
+		if terms.maxSend < receiveLength.low || terms.maxBurst < receiveLength.low || terms.maxSend > receiveLength.high || terms.maxBurst > receiveLength.high {
 			t.Errorf("%+v", terms)
 		}
 	})
