@@ -192,7 +192,7 @@ func (l *Loop) live(ctx context.Context, c *Conn) {
 	defer c.cancel()
 	Tune(c.Conn)
 	if tc, ok := c.Conn.(*net.TCPConn); ok && waitInKernel {
-		c.Conn = newConn(tc)
+		c.Conn = newSocket(tc)
 	}
 	c.SetReadDeadline(time.Now().Add(FirstRequest))
 	left := make(chan struct{})

@@ -63,7 +63,7 @@ func TestConnect(t *testing.T) {
 		h.must(connectCommand(0, 31, anyController, 0, 0, rootNQN, hostNQN)) // it may try again
 		h.conn.Close()
 	}
-	if !log.has(`unknown subsystem: no label \"nqn.x\"`)() {
+	if !log.Has(`unknown subsystem: no label \"nqn.x\"`)() {
 		t.Errorf("log:\n%s", log)
 	}
 	if a := disabled.do(sqe(opIdentify, 0, cnsController).returning(4096)); a.status != statusSequence {
@@ -263,7 +263,7 @@ func TestDiscovery(t *testing.T) {
 	}
 	failing := func(context.Context) ([]Subsystem, error) { return nil, errors.New("no store") }
 	addr, log := start(t, &Server{List: failing})
-	if a := attach(t, addr, DiscoveryNQN).do(logCommand(logDiscovery, 0, 1024, 0)); a.status != statusInternal || !log.has("no store")() {
+	if a := attach(t, addr, DiscoveryNQN).do(logCommand(logDiscovery, 0, 1024, 0)); a.status != statusInternal || !log.Has("no store")() {
 		t.Errorf("status %#x, log %s", a.status, log)
 	}
 }
