@@ -12,10 +12,8 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 )
 
@@ -82,8 +80,7 @@ type Loop struct {
 	TellSurplus bool
 
 	limits Limits
-	memory *semaphore.Weighted // of MaxBuffer bytes
-	held   atomic.Int64        // bytes of it
+	memory *budget // of MaxBuffer bytes
 	log    refusals
 
 	mu      sync.Mutex
@@ -108,7 +105,7 @@ func NewLoop(protocol string, o Options, limits Limits) *Loop {
 	o.MaxBuffer = max(o.MaxBuffer, limits.LeastBuffer)
 	return &Loop{
 		Options: o, Protocol: protocol, limits: limits,
-		memory: semaphore.NewWeighted(o.MaxBuffer), log: refusals{log: o.Log, protocol: protocol},
+		memory: newBudget(o.MaxBuffer), log: refusals{log: o.Log, protocol: protocol},
 		conns: make(map[*Conn]struct{}), peers: make(map[string]*peer), active: make(map[*Attachment]struct{}),
 	}
 }
@@ -194,8 +191,8 @@ func (l *Loop) live(ctx context.Context, c *Conn) {
 	defer l.leave(c)
 	defer c.cancel()
 	Tune(c.Conn)
-	if tc, ok := c.Conn.(*net.TCPConn); ok {
-		c.Conn = newConn(tc)
+	if tc, ok := c.Conn.(*net.TCPConn); ok && waitInKernel {
+		c.Conn = newSocket(tc)
 	}
 	c.SetReadDeadline(time.Now().Add(FirstRequest))
 	left := make(chan struct{})

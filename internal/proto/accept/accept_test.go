@@ -265,7 +265,7 @@ func TestVanishedPeersAreNoticed(t *testing.T) {
 	l, _ := newLoop(2)
 	options := make(chan [5]int, 2)
 	l.Serve = func(ctx context.Context, nc *Conn) {
-		raw, err := nc.Conn.(*conn).idle.Load().SyscallConn()
+		raw, err := nc.Conn.(*socket).idle.Load().SyscallConn()
 		if err != nil {
 			t.Error(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -145,14 +146,32 @@ func (c *Conn) Misused(what, why string, attrs ...any) {
 // ErrServerStops is why connections end with the loop.
 var ErrServerStops = errors.New("the server stops")
 
+// Announced ends the requests of a peer that said that it leaves, with the reason that is logged.
+type Announced string
+
+func (a Announced) Error() string { return string(a) }
+
 // Reason says why a connection ended: err is what ended its requests, and unannounced is said of a peer that closed the
 // connection.
 func (c *Conn) Reason(err error, unannounced string) string {
+	if a, ok := err.(Announced); ok {
+		return string(a)
+	}
 	switch err = c.Cause(err); {
-	case c.Stopping():
+	case c.Stopping() && interrupted(err):
 		return ErrServerStops.Error()
 	case err == nil || errors.Is(err, io.EOF):
 		return unannounced
 	}
 	return err.Error()
+}
+
+// interrupted reports whether err is what the end of the loop makes of reads, writes and waits.
+func interrupted(err error) bool {
+	for _, e := range []error{ErrServerStops, os.ErrDeadlineExceeded, net.ErrClosed, io.ErrClosedPipe, context.Canceled} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return err == nil
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -300,6 +302,33 @@ func TestAllMemory(t *testing.T) {
 	})
 }
 
+// TestBudget: many that take, wait and give back never hold more than there is, and all come to an end.
+func TestBudget(t *testing.T) {
+	b := newBudget(100)
+	var all sync.WaitGroup
+	for i := range int64(8) {
+		all.Go(func() {
+			for j := range int64(2000) {
+				n := 1 + (i*7+j)%100
+				if (i+j)%2 == 0 && b.tryAcquire(n) || b.acquire(t.Context(), n) == nil {
+					if held := b.held.Load(); held > 100 || held < n {
+						t.Errorf("%d held", held)
+					}
+					b.release(n)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if b.held.Load() != 0 || b.waiting.Load() != 0 {
+		t.Errorf("%d held, %d waiting", b.held.Load(), b.waiting.Load())
+	}
+	b.waiting.Add(1)
+	if b.tryAcquire(1) {
+		t.Error("taken though another one waits")
+	}
+}
+
 // TestFailedConnectionsWaitForNothing: a request that waits for memory is let go of when its connection fails.
 func TestFailedConnectionsWaitForNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -342,9 +371,17 @@ func TestReason(t *testing.T) {
 			t.Errorf("%v: %q", err, got)
 		}
 	}
-	c.Fail(errors.New("no data taken"))
-	if cancel(); !c.Stopping() || c.Reason(io.EOF, "closed") != "the server stops" {
-		t.Errorf("when the loop has ended: %q", c.Reason(io.EOF, "closed"))
+	cancel()
+	for err, want := range map[error]string{
+		nil: "the server stops", os.ErrDeadlineExceeded: "the server stops", context.Canceled: "the server stops",
+		fmt.Errorf("reply: %w", net.ErrClosed): "the server stops", io.EOF: "closed", errors.New("wrong digest"): "wrong digest",
+	} {
+		if got := c.Reason(err, "closed"); !c.Stopping() || got != want {
+			t.Errorf("%v, when the loop has ended: %q", err, got)
+		}
+	}
+	if got := c.Reason(Announced("logged out"), "closed"); got != "logged out" {
+		t.Errorf("of a peer that said so before: %q", got)
 	}
 }
 

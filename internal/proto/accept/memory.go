@@ -1,9 +1,69 @@
 package accept
 
-import "context"
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
 
 // unshared is how many bytes a connection may hold for one request when it cannot have memory of the loop's.
 const unshared = 144 << 10
+
+// budget bounds bytes of memory that many connections hold. It takes a lock only when one of them has to wait.
+type budget struct {
+	size    int64
+	held    atomic.Int64
+	waiting atomic.Int64 // in acquire
+
+	mu    sync.Mutex
+	freed chan struct{} // closed and made anew when something is given back while others wait
+}
+
+func newBudget(size int64) *budget { return &budget{size: size, freed: make(chan struct{})} }
+
+// tryAcquire takes n bytes if they are there and nothing waits for bytes.
+func (b *budget) tryAcquire(n int64) bool { return b.waiting.Load() == 0 && b.take(n) }
+
+func (b *budget) take(n int64) bool {
+	for {
+		held := b.held.Load()
+		if held+n > b.size {
+			return false
+		}
+		if b.held.CompareAndSwap(held, held+n) {
+			return true
+		}
+	}
+}
+
+// acquire waits until n bytes are there.
+func (b *budget) acquire(ctx context.Context, n int64) error {
+	b.waiting.Add(1) // before take: a release that does not see it was before take, too
+	defer b.waiting.Add(-1)
+	for {
+		b.mu.Lock()
+		freed := b.freed
+		b.mu.Unlock()
+		if b.take(n) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-freed:
+		}
+	}
+}
+
+func (b *budget) release(n int64) {
+	b.held.Add(-n)
+	if b.waiting.Load() > 0 {
+		b.mu.Lock()
+		close(b.freed)
+		b.freed = make(chan struct{})
+		b.mu.Unlock()
+	}
+}
 
 // Permit is what one request holds of its connection's and of the loop's memory, in bytes. The zero value holds nothing.
 type Permit struct{ own, shared int64 }
@@ -43,9 +103,8 @@ func (c *Conn) Admit(ctx context.Context, n, least int64) (p Permit, full bool, 
 // Leave gives back what a request held.
 func (c *Conn) Leave(p Permit) {
 	if p.shared > 0 {
-		c.loop.held.Add(-p.shared)
-		c.loop.memory.Release(p.shared)
-		c.peer.memory.Release(p.shared)
+		c.loop.memory.release(p.shared)
+		c.peer.memory.release(p.shared)
 	}
 	if p.own > 0 {
 		c.own.Release(p.own)
@@ -59,25 +118,23 @@ func (c *Conn) Wait() {
 }
 
 func (c *Conn) tryMemory(n int64) bool {
-	if !c.peer.memory.TryAcquire(n) {
+	if !c.peer.memory.tryAcquire(n) {
 		return false
 	}
-	if !c.loop.memory.TryAcquire(n) {
-		c.peer.memory.Release(n)
+	if !c.loop.memory.tryAcquire(n) {
+		c.peer.memory.release(n)
 		return false
 	}
-	c.loop.held.Add(n)
 	return true
 }
 
 func (c *Conn) awaitMemory(ctx context.Context, n int64) error {
-	if err := c.peer.memory.Acquire(ctx, n); err != nil {
+	if err := c.peer.memory.acquire(ctx, n); err != nil {
 		return err
 	}
-	if err := c.loop.memory.Acquire(ctx, n); err != nil {
-		c.peer.memory.Release(n)
+	if err := c.loop.memory.acquire(ctx, n); err != nil {
+		c.peer.memory.release(n)
 		return err
 	}
-	c.loop.held.Add(n)
 	return nil
 }

@@ -183,6 +183,6 @@ func (l *Loop) Counters() Counters {
 		n.Errors += a.errored.Load()
 	}
 	n.Refused = l.log.total.Load()
-	n.Open, n.Attached, n.Memory = len(l.conns), len(l.active), l.held.Load()
+	n.Open, n.Attached, n.Memory = len(l.conns), len(l.active), l.memory.held.Load()
 	return n
 }

@@ -1,15 +1,11 @@
 package accept
 
-import (
-	"fmt"
-
-	"golang.org/x/sync/semaphore"
-)
+import "fmt"
 
 // peer is an address that has connections.
 type peer struct {
 	conns  int
-	memory *semaphore.Weighted // its share of the loop's
+	memory *budget // its share of the loop's
 }
 
 // peerConns is how many connections one address may have.
@@ -48,7 +44,7 @@ func (l *Loop) enter(c *Conn) {
 	}
 	p := l.peers[c.key()]
 	if p == nil {
-		p = &peer{memory: semaphore.NewWeighted(l.peerMemory())}
+		p = &peer{memory: newBudget(l.peerMemory())}
 		l.peers[c.key()] = p
 	}
 	p.conns++

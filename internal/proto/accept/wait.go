@@ -30,7 +30,7 @@ var (
 	maxBusy = int64(runtime.GOMAXPROCS(0) / 2)
 )
 
-// conn is a TCP connection that waits in one of two ways. While it is idle its goroutine waits by the runtime's poller,
+// socket is a TCP connection that waits in one of two ways. While it is idle its goroutine waits by the runtime's poller,
 // like any of Go's, and takes no thread. While it is busy with small requests a thread waits in read(2) and write(2), so
 // that a request and its reply cost little more than these two calls. By the poller they cost the wake-up of a thread in
 // epoll_wait(2) besides, and that of another which looks for more to do: a third of the processor time of a 4 KiB read,
@@ -39,7 +39,7 @@ var (
 // The poller does not know the socket of a busy connection, for epoll wakes its thread for each packet of a socket that
 // it watches, whoever else waits for it. So being busy means a duplicate of the file descriptor, with the one that is
 // watched closed; and being idle again another duplicate that is watched.
-type conn struct {
+type socket struct {
 	local, remote net.Addr
 
 	writing sync.Mutex              // one Write at a time
@@ -65,17 +65,17 @@ type pollable interface {
 	SyscallConn() (syscall.RawConn, error)
 }
 
-// newConn takes over tc.
-func newConn(tc *net.TCPConn) *conn {
-	c := &conn{local: tc.LocalAddr(), remote: tc.RemoteAddr(), fd: -1}
+// newSocket takes over tc.
+func newSocket(tc *net.TCPConn) *socket {
+	c := &socket{local: tc.LocalAddr(), remote: tc.RemoteAddr(), fd: -1}
 	c.idle.Store(&watched{tc})
 	return c
 }
 
-func (c *conn) LocalAddr() net.Addr  { return c.local }
-func (c *conn) RemoteAddr() net.Addr { return c.remote }
+func (c *socket) LocalAddr() net.Addr  { return c.local }
+func (c *socket) RemoteAddr() net.Addr { return c.remote }
 
-func (c *conn) Read(p []byte) (n int, err error) {
+func (c *socket) Read(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -94,7 +94,7 @@ func (c *conn) Read(p []byte) (n int, err error) {
 }
 
 // Write writes all of p.
-func (c *conn) Write(p []byte) (sent int, err error) {
+func (c *socket) Write(p []byte) (sent int, err error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if len(p) > bulk {
@@ -117,7 +117,7 @@ func (c *conn) Write(p []byte) (sent int, err error) {
 }
 
 // call makes one system call of a busy connection.
-func (c *conn) call(do func(fd int, p []byte) (int, error), p []byte, by *atomic.Int64) (int, error) {
+func (c *socket) call(do func(fd int, p []byte) (int, error), p []byte, by *atomic.Int64) (int, error) {
 	c.use.RLock()
 	defer c.use.RUnlock()
 	if c.closed.Load() {
@@ -131,7 +131,7 @@ func (c *conn) call(do func(fd int, p []byte) (int, error), p []byte, by *atomic
 }
 
 // again says whether what failed so should be done again: interrupted, or the connection has become busy or idle.
-func (c *conn) again(err error) bool {
+func (c *socket) again(err error) bool {
 	switch {
 	case err == unix.EINTR:
 		return true
@@ -145,7 +145,7 @@ func (c *conn) again(err error) bool {
 }
 
 // failed makes an error what net's own connections return.
-func (c *conn) failed(what string, err error) error {
+func (c *socket) failed(what string, err error) error {
 	var file *os.PathError
 	var op *net.OpError
 	switch errno, isErrno := err.(syscall.Errno); {
@@ -166,7 +166,7 @@ func (c *conn) failed(what string, err error) error {
 }
 
 // work makes an idle connection busy, if not too many are.
-func (c *conn) work() {
+func (c *socket) work() {
 	if busy.Add(1) > maxBusy {
 		busy.Add(-1)
 		return
@@ -184,7 +184,7 @@ func (c *conn) work() {
 }
 
 // take gives the connection a file descriptor of its own.
-func (c *conn) take(w *watched) bool {
+func (c *socket) take(w *watched) bool {
 	raw, err := w.SyscallConn()
 	if err != nil {
 		return false
@@ -207,7 +207,7 @@ func (c *conn) take(w *watched) bool {
 func duplicate(fd uintptr) (int, error) { return unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }
 
 // rest makes a busy connection idle. Without a file descriptor to be had it stays busy.
-func (c *conn) rest() {
+func (c *socket) rest() {
 	if c.idle.Load() != nil {
 		return
 	}
@@ -233,7 +233,7 @@ func (c *conn) rest() {
 }
 
 // Close ends what waits in Read and Write.
-func (c *conn) Close() error {
+func (c *socket) Close() error {
 	c.change.Lock()
 	was := c.closed.Swap(true)
 	w := c.idle.Load()
@@ -258,7 +258,7 @@ func (c *conn) Close() error {
 }
 
 // CloseWrite tells the peer that nothing more comes.
-func (c *conn) CloseWrite() error {
+func (c *socket) CloseWrite() error {
 	c.change.Lock()
 	defer c.change.Unlock()
 	switch {
@@ -267,25 +267,25 @@ func (c *conn) CloseWrite() error {
 	case c.fd >= 0:
 		return c.failed("close", unix.Shutdown(c.fd, unix.SHUT_WR))
 	}
-	return c.idle.Load().pollable.(*net.TCPConn).CloseWrite() // as newConn was given it
+	return c.idle.Load().pollable.(*net.TCPConn).CloseWrite() // as newSocket was given it
 }
 
 // SetDeadline is net.Conn's, but a busy connection that waits already may not see it until patience has passed.
-func (c *conn) SetDeadline(t time.Time) error {
+func (c *socket) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // SetReadDeadline is described at SetDeadline.
-func (c *conn) SetReadDeadline(t time.Time) error {
+func (c *socket) SetReadDeadline(t time.Time) error {
 	return c.setDeadline(t, &c.readBy, pollable.SetReadDeadline)
 }
 
 // SetWriteDeadline is described at SetDeadline.
-func (c *conn) SetWriteDeadline(t time.Time) error {
+func (c *socket) SetWriteDeadline(t time.Time) error {
 	return c.setDeadline(t, &c.writeBy, pollable.SetWriteDeadline)
 }
 
-func (c *conn) setDeadline(t time.Time, by *atomic.Int64, set func(pollable, time.Time) error) error {
+func (c *socket) setDeadline(t time.Time, by *atomic.Int64, set func(pollable, time.Time) error) error {
 	c.change.Lock()
 	defer c.change.Unlock()
 	if c.closed.Load() {

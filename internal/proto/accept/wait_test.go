@@ -13,7 +13,7 @@ import (
 )
 
 // connected returns a connection as a Loop makes it, and its peer.
-func connected(t *testing.T) (*conn, *net.TCPConn) {
+func connected(t *testing.T) (*socket, *net.TCPConn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -29,7 +29,7 @@ func connected(t *testing.T) (*conn, *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newConn(nc.(*net.TCPConn))
+	c := newSocket(nc.(*net.TCPConn))
 	t.Cleanup(func() { c.Close() })
 	return c, peer.(*net.TCPConn)
 }
@@ -42,7 +42,7 @@ func allowBusy(t *testing.T, n int64) {
 }
 
 // exchange has the peer ask and the connection answer, n times.
-func exchange(t *testing.T, c *conn, peer net.Conn, n int) {
+func exchange(t *testing.T, c *socket, peer net.Conn, n int) {
 	t.Helper()
 	var b [4]byte
 	for range n {
@@ -61,10 +61,10 @@ func exchange(t *testing.T, c *conn, peer net.Conn, n int) {
 	}
 }
 
-func (c *conn) isBusy() bool { return c.idle.Load() == nil }
+func (c *socket) isBusy() bool { return c.idle.Load() == nil }
 
 // settle waits in a read until the connection is idle.
-func settle(t *testing.T, c *conn, peer net.Conn) {
+func settle(t *testing.T, c *socket, peer net.Conn) {
 	t.Helper()
 	read := make(chan error, 1)
 	go func() {
@@ -85,17 +85,17 @@ func settle(t *testing.T, c *conn, peer net.Conn) {
 }
 
 // states are the ways in which a connection can wait, and how it comes to that.
-var states = map[string]func(t *testing.T, c *conn, peer net.Conn){
-	"new":  func(*testing.T, *conn, net.Conn) {},
-	"busy": func(t *testing.T, c *conn, peer net.Conn) { exchange(t, c, peer, eager) },
-	"idle again": func(t *testing.T, c *conn, peer net.Conn) {
+var states = map[string]func(t *testing.T, c *socket, peer net.Conn){
+	"new":  func(*testing.T, *socket, net.Conn) {},
+	"busy": func(t *testing.T, c *socket, peer net.Conn) { exchange(t, c, peer, eager) },
+	"idle again": func(t *testing.T, c *socket, peer net.Conn) {
 		exchange(t, c, peer, eager)
 		settle(t, c, peer)
 	},
 }
 
 // inEachState runs a test for a connection in each state, and sees that nothing of it is left.
-func inEachState(t *testing.T, test func(t *testing.T, c *conn, peer *net.TCPConn)) {
+func inEachState(t *testing.T, test func(t *testing.T, c *socket, peer *net.TCPConn)) {
 	allowBusy(t, 1)
 	for name, enter := range states {
 		t.Run(name, func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestBusyAndIdle(t *testing.T) {
 }
 
 func TestReadDeadline(t *testing.T) {
-	inEachState(t, func(t *testing.T, c *conn, peer *net.TCPConn) {
+	inEachState(t, func(t *testing.T, c *socket, peer *net.TCPConn) {
 		for _, when := range []time.Duration{-time.Second, 0, 3 * patience} {
 			c.SetReadDeadline(time.Now().Add(when))
 			timedOut(t, func() (int, error) { return c.Read(make([]byte, 1)) })
@@ -173,7 +173,7 @@ func TestReadDeadline(t *testing.T) {
 }
 
 func TestWriteDeadline(t *testing.T) {
-	inEachState(t, func(t *testing.T, c *conn, peer *net.TCPConn) {
+	inEachState(t, func(t *testing.T, c *socket, peer *net.TCPConn) {
 		// In pieces that do not make it idle, to a peer that takes nothing.
 		c.SetWriteDeadline(time.Now().Add(5 * patience))
 		timedOut(t, func() (n int, err error) {
@@ -195,7 +195,7 @@ func timedOut(t *testing.T, do func() (int, error)) {
 }
 
 func TestClose(t *testing.T) {
-	inEachState(t, func(t *testing.T, c *conn, peer *net.TCPConn) {
+	inEachState(t, func(t *testing.T, c *socket, peer *net.TCPConn) {
 		outcome := make(chan error, 2)
 		go func() {
 			_, err := c.Read(make([]byte, 1))
@@ -227,7 +227,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestCloseWrite(t *testing.T) {
-	inEachState(t, func(t *testing.T, c *conn, peer *net.TCPConn) {
+	inEachState(t, func(t *testing.T, c *socket, peer *net.TCPConn) {
 		if err := c.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
@@ -246,7 +246,7 @@ func TestCloseWrite(t *testing.T) {
 }
 
 func TestPeerLeaves(t *testing.T) {
-	inEachState(t, func(t *testing.T, c *conn, peer *net.TCPConn) {
+	inEachState(t, func(t *testing.T, c *socket, peer *net.TCPConn) {
 		peer.Write([]byte("bye"))
 		peer.CloseWrite()
 		if b, err := io.ReadAll(c); string(b) != "bye" || err != nil {

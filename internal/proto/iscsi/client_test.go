@@ -6,6 +6,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"netroot/internal/prototest"
 )
 
 // client is an initiator in the full feature phase.
@@ -25,7 +27,7 @@ func config(target string) LoginConfig {
 
 func loginAs(t testing.TB, addr string, cfg LoginConfig) *client {
 	t.Helper()
-	conn := dial(t, addr)
+	conn := prototest.Dial(t, addr)
 	s, err := Login(t.Context(), conn, cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +82,7 @@ func (c *client) manage(tag uint32, function byte, about uint32) error {
 // next reads one PDU.
 func (c *client) next() (header, []byte, error) {
 	var h header
-	data, err := c.digests.read(c.conn, &h, mostLength)
+	data, err := c.digests.read(c.conn, &h, dataLengthMask)
 	c.most = be.Uint32(h[32:])
 	return h, data, err
 }
@@ -114,20 +116,5 @@ func (c *client) mustRead(t *testing.T, blocks uint32) {
 	}
 	if _, data, err := c.wants(map[uint32][]byte{}); err != nil || len(data) != int(blocks)*blockSize {
 		t.Fatalf("%d bytes, %v", len(data), err)
-	}
-}
-
-// until waits for a fact.
-func until(t *testing.T, what string, fact func() bool) {
-	t.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !fact() {
-		select {
-		case <-end:
-			t.Fatalf("waited %v for: %s", patience, what)
-		case <-tick.C:
-		}
 	}
 }

@@ -82,7 +82,7 @@ func (c *conn) answerText(ctx context.Context, in text) ([]byte, error) {
 				return nil, err
 			}
 		case keyMaxReceive:
-			if n, err := number(p.value, minReceive, mostLength); err == nil {
+			if n, err := receiveLength.parse(p.value); err == nil {
 				c.maxSend.Store(n &^ 3)
 			} else {
 				out.add(p.key, valueReject)
@@ -113,12 +113,12 @@ func (c *conn) sendTargets(ctx context.Context, which string) ([]byte, error) {
 			return nil, fmt.Errorf("list of targets: %w", err)
 		}
 		for _, t := range all {
-			if which == "All" || which == t.Name {
+			if which == sendAll || which == t.Name {
 				names = append(names, t.Name)
 			}
 		}
 	}
-	if which == "All" && c.target != nil {
+	if which == sendAll && c.target != nil {
 		return text{{keySendTargets, valueReject}}.encode(), nil
 	}
 	var b strings.Builder

@@ -3,28 +3,11 @@ package iscsi
 import (
 	"bytes"
 	"context"
-	"io"
-	"net"
 	"strings"
 	"testing"
-	"time"
+
+	"netroot/internal/prototest"
 )
-
-// feed is a connection whose peer says what r holds, then goes; what is written to it is counted and gone.
-type feed struct {
-	net.Conn // nil: everything used is below
-	r        io.Reader
-	written  int
-}
-
-func (f *feed) Read(p []byte) (int, error)       { return f.r.Read(p) }
-func (f *feed) Write(p []byte) (int, error)      { f.written += len(p); return len(p), nil }
-func (f *feed) Close() error                     { return nil }
-func (f *feed) LocalAddr() net.Addr              { return &net.TCPAddr{} }
-func (f *feed) RemoteAddr() net.Addr             { return &net.IPAddr{} }
-func (f *feed) SetDeadline(time.Time) error      { return nil }
-func (f *feed) SetReadDeadline(time.Time) error  { return nil }
-func (f *feed) SetWriteDeadline(time.Time) error { return nil }
 
 // FuzzServer feeds a server arbitrary bytes: it must return, with every target released, every byte of memory
 // given back, and no more said than the requests can ask for.
@@ -52,7 +35,7 @@ func FuzzServer(f *testing.F) {
 			List: list,
 		}
 		s.once.Do(s.setup)
-		conn := &feed{r: bytes.NewReader(data)}
+		conn := &prototest.Feed{R: bytes.NewReader(data)}
 		s.loop.ServeConn(t.Context(), conn)
 		if held != 0 {
 			t.Errorf("%d targets not released", held)
@@ -64,8 +47,8 @@ func FuzzServer(f *testing.F) {
 			t.Error("session not left")
 		}
 		// A request can ask for the whole disk in PDUs of 512 bytes, and a key of 2 bytes for a longer answer.
-		if most := 1024 + (len(data)/headerSize)*2*(smallDisk+1024) + 16*len(data); conn.written > most {
-			t.Errorf("%d bytes said to %d", conn.written, len(data))
+		if most := 1024 + (len(data)/headerSize)*2*(smallDisk+1024) + 16*len(data); conn.Written > most {
+			t.Errorf("%d bytes said to %d", conn.Written, len(data))
 		}
 	})
 }
@@ -83,11 +66,11 @@ func FuzzLogin(f *testing.F) {
 		if chap {
 			cfg.CHAP = &CHAP{Name: "node", Secret: "node-secret-12"}
 		}
-		s, err := Login(t.Context(), &feed{r: bytes.NewReader(data)}, cfg)
+		s, err := Login(t.Context(), &prototest.Feed{R: bytes.NewReader(data)}, cfg)
 		if err != nil && s != (Session{}) {
 			t.Errorf("%+v beside error %v", s, err)
 		}
-		if err == nil && (s.MaxSend < minReceive || s.MaxBurst < minReceive || s.FirstBurst > s.MaxBurst || s.MaxR2T != 1 || s.ErrorRecovery != 0) {
+		if err == nil && (s.MaxSend < receiveLength.low || s.MaxBurst < receiveLength.low || s.FirstBurst > s.MaxBurst || s.MaxR2T != 1 || s.ErrorRecovery != 0) {
 			t.Errorf("accepted %+v", s)
 		}
 	})
@@ -138,7 +121,7 @@ func FuzzText(f *testing.F) {
 		for _, p := range in {
 			terms.answer(p)
 		}
-		if terms.maxSend < minReceive || terms.maxBurst < minReceive || terms.maxSend > mostLength || terms.maxBurst > mostLength {
+		if terms.maxSend < receiveLength.low || terms.maxBurst < receiveLength.low || terms.maxSend > receiveLength.high || terms.maxBurst > receiveLength.high {
 			t.Errorf("%+v", terms)
 		}
 	})

@@ -72,7 +72,6 @@ func (e *LoginError) Is(target error) bool {
 const (
 	firstCmdSN     = 1
 	maxLoginRounds = 32
-	defaultReceive = 256 << 10
 )
 
 // Login logs in on a fresh connection to a target portal, and leaves the connection where the full feature phase
@@ -111,14 +110,15 @@ type initiator struct {
 
 func newInitiator(conn net.Conn, cfg LoginConfig) *initiator {
 	if cfg.MaxReceive == 0 {
-		cfg.MaxReceive = defaultReceive
+		cfg.MaxReceive = defaultReceiveLength
 	}
-	cfg.MaxReceive = min(max(cfg.MaxReceive, minReceive), mostLength)
+	cfg.MaxReceive = min(max(cfg.MaxReceive, receiveLength.low), receiveLength.high)
 	return &initiator{conn: conn, cfg: cfg, s: Session{
 		CmdSN: firstCmdSN + cfg.Sent, MaxReceive: cfg.MaxReceive,
-		// Defaults of keys that the target does not answer (§13).
-		MaxSend: 8192, MaxBurst: 262144, FirstBurst: 65536, MaxR2T: 1, InitialR2T: true, ImmediateData: true,
-		PDUInOrder: true, SeqInOrder: true, TimeToWait: 2, TimeToRetain: 20,
+		// These hold for keys that the target does not answer (§13).
+		MaxSend: receiveLength.standard, MaxBurst: burstLength.standard, FirstBurst: firstBurstLength.standard,
+		MaxR2T: maxOutstandingR2T.standard, TimeToWait: timeToWait.standard, TimeToRetain: timeToRetain.standard,
+		InitialR2T: true, ImmediateData: true, PDUInOrder: true, SeqInOrder: true,
 	}}
 }
 
@@ -225,10 +225,11 @@ func (l *initiator) operational() error {
 	}
 	out := text{
 		{keyHeaderDigest, digest(l.cfg.HeaderDigest)}, {keyDataDigest, digest(l.cfg.DataDigest)},
-		{keyMaxConns, "1"}, {keyRecovery, "0"}, {keyTimeToWait, "0"}, {keyTimeToRetain, "0"},
-		{keyInitialR2T, valueYes}, {keyImmediateData, valueYes}, {keyMaxR2T, "1"},
+		maxConnections.offer(offerConnections), recoveryLevel.offer(offerRecovery),
+		timeToWait.offer(offerTimeToWait), timeToRetain.offer(offerTimeToRetain),
+		{keyInitialR2T, valueYes}, {keyImmediateData, valueYes}, maxOutstandingR2T.offer(offerR2T),
 		{keyPDUInOrder, valueYes}, {keySeqInOrder, valueYes},
-		{keyMaxReceive, fmt.Sprint(l.cfg.MaxReceive)}, {keyMaxBurst, "1048576"}, {keyFirstBurst, "65536"},
+		receiveLength.offer(l.cfg.MaxReceive), burstLength.offer(offerBurst), firstBurstLength.offer(offerFirstBurst),
 	}
 	for l.stage != stageFull {
 		in, err := l.round(out, true, stageFull)
@@ -266,21 +267,21 @@ func (l *initiator) take(p pair) (answer string, err error) {
 	case keyDataDigest:
 		s.DataDigest, err = l.digestAnswer(p.value, l.cfg.DataDigest)
 	case keyMaxReceive:
-		s.MaxSend, err = number(p.value, minReceive, mostLength)
+		s.MaxSend, err = receiveLength.parse(p.value)
 	case keyMaxBurst:
-		s.MaxBurst, err = number(p.value, minReceive, 1048576)
+		s.MaxBurst, err = burstLength.atMost(p.value, offerBurst)
 	case keyFirstBurst:
-		s.FirstBurst, err = number(p.value, minReceive, 65536)
+		s.FirstBurst, err = firstBurstLength.atMost(p.value, offerFirstBurst)
 	case keyMaxR2T:
-		s.MaxR2T, err = number(p.value, 1, 1)
+		s.MaxR2T, err = maxOutstandingR2T.atMost(p.value, offerR2T)
 	case keyMaxConns:
-		_, err = number(p.value, 1, 1)
+		_, err = maxConnections.atMost(p.value, offerConnections)
 	case keyRecovery:
-		s.ErrorRecovery, err = number(p.value, 0, 0)
+		s.ErrorRecovery, err = recoveryLevel.atMost(p.value, offerRecovery)
 	case keyTimeToWait:
-		s.TimeToWait, err = number(p.value, 0, 3600)
+		s.TimeToWait, err = timeToWait.parse(p.value)
 	case keyTimeToRetain:
-		s.TimeToRetain, err = number(p.value, 0, 0)
+		s.TimeToRetain, err = timeToRetain.atMost(p.value, offerTimeToRetain)
 	case keyInitialR2T:
 		s.InitialR2T, err = boolean(p.value)
 	case keyImmediateData:

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"netroot/internal/prototest"
 )
 
 var node = LoginConfig{Initiator: prefix + "node", Target: prefix + "root", ISID: [6]byte{0x80, 0, 0, 0, 0, 1}}
@@ -25,7 +27,7 @@ func TestLoginScripts(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			conn := dial(t, l.Addr().String())
+			conn := prototest.Dial(t, l.Addr().String())
 			got := make(chan string, 1)
 			go func() {
 				session, err := Login(t.Context(), conn, node)
@@ -61,7 +63,7 @@ func TestLoginWithOurTarget(t *testing.T) {
 		MaxR2T: 1, InitialR2T: true, PDUInOrder: true, SeqInOrder: true}
 	cfg := node
 	cfg.HeaderDigest, cfg.DataDigest, cfg.MaxReceive = true, true, 4096
-	s, err := Login(t.Context(), dial(t, addr), cfg)
+	s, err := Login(t.Context(), prototest.Dial(t, addr), cfg)
 	if err != nil || s != want {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -81,11 +83,11 @@ func TestLoginWithOurTarget(t *testing.T) {
 	}
 	cfg.Target = prefix + "rot"
 	var refused *LoginError
-	if _, err = Login(t.Context(), dial(t, addr), cfg); !errors.Is(err, ErrUnknown) || !errors.As(err, &refused) || refused.Status != StatusNotFound {
+	if _, err = Login(t.Context(), prototest.Dial(t, addr), cfg); !errors.Is(err, ErrUnknown) || !errors.As(err, &refused) || refused.Status != StatusNotFound {
 		t.Errorf("unknown target: %v\n%s", err, log)
 	}
 	cfg.Target = prefix + "failing"
-	if _, err = Login(t.Context(), dial(t, addr), cfg); !errors.As(err, &refused) || !refused.Status.Temporary() {
+	if _, err = Login(t.Context(), prototest.Dial(t, addr), cfg); !errors.As(err, &refused) || !refused.Status.Temporary() {
 		t.Errorf("target with an error: %v", err)
 	}
 	for _, bad := range []LoginConfig{{Target: "a"}, {Initiator: "a"}, {Initiator: "a", Target: "b c"},
@@ -118,12 +120,12 @@ func TestCHAP(t *testing.T) {
 	} {
 		cfg := node
 		cfg.Target, cfg.CHAP = prefix+tt.target, tt.chap
-		_, err := Login(t.Context(), dial(t, addr), cfg)
+		_, err := Login(t.Context(), prototest.Dial(t, addr), cfg)
 		if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %v", tt.what, err)
 		}
 	}
-	until(t, "the wrong name in the log", func() bool { return strings.Contains(log.String(), `wrong CHAP name (\"nod\") or secret`) })
+	prototest.Until(t, "the wrong name in the log", func() bool { return strings.Contains(log.String(), `wrong CHAP name (\"nod\") or secret`) })
 	if s := log.String(); strings.Contains(s, "secret-1") {
 		t.Errorf("log:\n%s", s)
 	}
@@ -132,7 +134,7 @@ func TestCHAP(t *testing.T) {
 // TestCHAPReflected: who sends our own challenge back must not be told what answers it (RFC 7143 §9.2.1).
 func TestCHAPReflected(t *testing.T) {
 	addr, log, _ := start(t, &Server{})
-	l := newInitiator(dial(t, addr), LoginConfig{})
+	l := newInitiator(prototest.Dial(t, addr), LoginConfig{})
 	_, err := l.round(text{{keyInitiatorName, "iqn.a"}, {keyTargetName, prefix + "secret"}, {keyAuth, methodCHAP}}, false, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +153,7 @@ func TestCHAPReflected(t *testing.T) {
 	if _, err := l.round(out, true, stageOperational); err == nil {
 		t.Error("logged in")
 	}
-	until(t, "the reason in the log", func() bool { return strings.Contains(log.String(), "the initiator sends our challenge back") })
+	prototest.Until(t, "the reason in the log", func() bool { return strings.Contains(log.String(), "the initiator sends our challenge back") })
 }
 
 func TestBinaryValues(t *testing.T) {
@@ -178,7 +180,7 @@ func TestDigestOfRFC(t *testing.T) {
 // TestLoginLeavesTheRest: the kernel must find the first byte behind the login in the socket.
 func TestLoginLeavesTheRest(t *testing.T) {
 	for _, file := range glob(t, "testdata/captured/target-*.hex") {
-		conn := &feed{r: strings.NewReader(string(captured(t, file)) + "rest")}
+		conn := &prototest.Feed{R: strings.NewReader(string(captured(t, file)) + "rest")}
 		cfg := node
 		if strings.Contains(file, "chap") {
 			cfg.CHAP = &CHAP{Name: "node", Secret: "node-secret-12"}
@@ -187,7 +189,7 @@ func TestLoginLeavesTheRest(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		if s.TSIH == 0 || s.MaxSend < minReceive {
+		if s.TSIH == 0 || s.MaxSend < receiveLength.low {
 			t.Errorf("%s: %+v", file, s)
 		}
 		if rest, _ := io.ReadAll(conn); string(rest) != "rest" {
@@ -229,7 +231,7 @@ func TestLoginIsBounded(t *testing.T) {
 		be.PutUint32(h[24:], uint32(i))
 		b = digests{}.appendPDU(b, &h, nil)
 	}
-	_, err := Login(t.Context(), &feed{r: strings.NewReader(string(b))}, node)
+	_, err := Login(t.Context(), &prototest.Feed{R: strings.NewReader(string(b))}, node)
 	if err == nil || !strings.Contains(err.Error(), "more than 32 requests") {
 		t.Errorf("error %v", err)
 	}
@@ -256,7 +258,7 @@ func TestLoginWritesRequests(t *testing.T) {
 	addr, _, _ := start(t, &Server{})
 	cfg := config("secret")
 	cfg.CHAP = &CHAP{"node", "node-secret-12", "server", "server-secret-12"}
-	conn := &requests{Conn: dial(t, addr), t: t}
+	conn := &requests{Conn: prototest.Dial(t, addr), t: t}
 	if _, err := Login(t.Context(), conn, cfg); err != nil || conn.n != 4 {
 		t.Errorf("%d writes, %v", conn.n, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"netroot/internal/proto/accept"
+	"netroot/internal/prototest"
 )
 
 const bufferSize = maxBuffer + headRoom // of the largest piece of a READ
@@ -58,7 +59,7 @@ func TestManyClients(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	until(t, "memory to come back", func() bool { return s.Counters().Memory == 0 })
+	prototest.Until(t, "memory to come back", func() bool { return s.Counters().Memory == 0 })
 }
 
 // gate is a disk whose reads wait until they are let through.
@@ -96,7 +97,7 @@ func TestCommandsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "commands that run", func() bool { return g.waiting.Load() == maxRunning })
+	prototest.Until(t, "commands that run", func() bool { return g.waiting.Load() == maxRunning })
 	c.ping(1000)
 	if h, _, err := c.next(); err != nil || h.op() != opNopIn || be.Uint32(h[28:]) != firstCmdSN+window || c.most != firstCmdSN+window-1 {
 		t.Errorf("% x, %v", h, err)
@@ -156,7 +157,7 @@ func TestAbort(t *testing.T) {
 	for i := range uint32(tasks) {
 		c.read(i, 0, bigBlocks)
 	}
-	until(t, "tasks that run", func() bool { return g.waiting.Load() == maxRunning })
+	prototest.Until(t, "tasks that run", func() bool { return g.waiting.Load() == maxRunning })
 	answered := func(want byte) {
 		t.Helper()
 		if h, _, err := c.next(); err != nil || h.op() != opTaskResponse || h[2] != want {
@@ -194,7 +195,7 @@ func TestLogoutEndsTasks(t *testing.T) {
 	addr, _, _ := start(t, &Server{Lookup: serving(g)})
 	c := attach(t, addr, "")
 	c.read(1, 0, bigBlocks)
-	until(t, "the read", func() bool { return g.waiting.Load() == 1 })
+	prototest.Until(t, "the read", func() bool { return g.waiting.Load() == 1 })
 	h := header{opLogout | flagImmediate, flagFinal}
 	be.PutUint32(h[24:], c.sn)
 	c.send(h)
@@ -226,7 +227,7 @@ func TestSlowBackendGoesParallel(t *testing.T) {
 	for i := range uint32(maxRunning + 1) {
 		c.read(i, 0, 1)
 	}
-	until(t, "reads beside each other", func() bool { return g.waiting.Load() == maxRunning })
+	prototest.Until(t, "reads beside each other", func() bool { return g.waiting.Load() == maxRunning })
 	close(g.open)
 	for range maxRunning + 1 {
 		if _, _, err := c.wants(map[uint32][]byte{}); err != nil {
@@ -242,7 +243,7 @@ func TestStalledClientsDoNotStopOthers(t *testing.T) {
 	addr, _, _ := start(t, s)
 	stalled := attach(t, addr, "big")
 	stalled.read(1, 0, maxBlocks)
-	until(t, "all memory to be taken", func() bool { return s.Counters().Memory == bufferSize })
+	prototest.Until(t, "all memory to be taken", func() bool { return s.Counters().Memory == bufferSize })
 	c := attach(t, addr, "big")
 	for i := range uint32(40) {
 		c.read(i, 0, 1+2048*(i&1))

@@ -18,10 +18,7 @@ const (
 	stageFull        byte = 3
 )
 
-const (
-	maxLoginPDUs = 64
-	portalGroup  = 1 // every portal of a Server is in it
-)
+const maxLoginPDUs = 64
 
 // login is the target's side of a login phase (RFC 7143 §6, §11.12).
 type login struct {
@@ -242,7 +239,7 @@ func (l *login) negotiate(in text) error {
 	}
 	if l.stage == stageOperational && !l.declared {
 		l.declared = true
-		l.out.add(keyMaxReceive, fmt.Sprint(maxReceive))
+		l.out = append(l.out, receiveLength.offer(maxReceive))
 	}
 	return nil
 }

@@ -5,39 +5,6 @@ import (
 	"strings"
 )
 
-// Keys of the operational negotiation (RFC 7143 §13).
-const (
-	keyHeaderDigest  = "HeaderDigest"
-	keyDataDigest    = "DataDigest"
-	keyMaxReceive    = "MaxRecvDataSegmentLength"
-	keyMaxBurst      = "MaxBurstLength"
-	keyFirstBurst    = "FirstBurstLength"
-	keyInitialR2T    = "InitialR2T"
-	keyImmediateData = "ImmediateData"
-	keyMaxR2T        = "MaxOutstandingR2T"
-	keyMaxConns      = "MaxConnections"
-	keyPDUInOrder    = "DataPDUInOrder"
-	keySeqInOrder    = "DataSequenceInOrder"
-	keyRecovery      = "ErrorRecoveryLevel"
-	keyTimeToWait    = "DefaultTime2Wait"
-	keyTimeToRetain  = "DefaultTime2Retain"
-	keyReporting     = "TaskReporting"
-	keyProtocolLevel = "iSCSIProtocolLevel" // RFC 7144
-
-	keyInitiatorName  = "InitiatorName"
-	keyInitiatorAlias = "InitiatorAlias"
-	keyTargetName     = "TargetName"
-	keyTargetAlias    = "TargetAlias"
-	keyTargetAddress  = "TargetAddress"
-	keyPortalGroup    = "TargetPortalGroupTag"
-	keySessionType    = "SessionType"
-	keySendTargets    = "SendTargets"
-
-	digestCRC32C   = "CRC32C"
-	sessionNormal  = "Normal"
-	sessionListing = "Discovery"
-)
-
 // terms is what a connection goes by; the zero value is not the default, newTerms is.
 type terms struct {
 	digests
@@ -46,7 +13,11 @@ type terms struct {
 	firstBurst uint32
 }
 
-func newTerms() terms { return terms{maxSend: 8192, maxBurst: 262144, firstBurst: 65536} }
+func newTerms() terms {
+	return terms{
+		maxSend: receiveLength.standard, maxBurst: burstLength.standard, firstBurst: firstBurstLength.standard,
+	}
+}
 
 // answer settles one key that the peer offered, and returns the answer to it: "" for a declaration, which has
 // none. A value that cannot be is rejected and changes nothing.
@@ -65,52 +36,41 @@ func (o *terms) settle(p pair) (string, error) {
 	case keyDataDigest:
 		return chooseDigest(p.value, &o.data)
 	case keyMaxReceive:
-		n, err := number(p.value, minReceive, mostLength)
+		n, err := receiveLength.parse(p.value)
 		if err == nil {
 			o.maxSend = n
 		}
 		return "", err
 	case keyMaxBurst:
-		return least(p.value, minReceive, mostLength, mostLength, &o.maxBurst)
+		return burstLength.least(p.value, burstLength.high, &o.maxBurst)
 	case keyFirstBurst:
-		return least(p.value, minReceive, mostLength, o.maxBurst, &o.firstBurst)
-	case keyMaxConns, keyMaxR2T:
-		return least(p.value, 1, 65535, 1, nil)
+		return firstBurstLength.least(p.value, o.maxBurst, &o.firstBurst)
+	case keyMaxConns:
+		return maxConnections.least(p.value, targetConnections, nil)
+	case keyMaxR2T:
+		return maxOutstandingR2T.least(p.value, targetR2T, nil)
 	case keyRecovery:
-		return least(p.value, 0, 2, 0, nil)
+		return recoveryLevel.least(p.value, targetRecovery, nil)
 	case keyTimeToRetain:
-		return least(p.value, 0, 3600, 0, nil)
-	case keyTimeToWait: // the larger one, ours is 0
-		return least(p.value, 0, 3600, 3600, nil)
+		return timeToRetain.least(p.value, targetTimeToRetain, nil)
+	case keyTimeToWait: // the larger value is agreed on; ours is 0
+		return timeToWait.least(p.value, timeToWait.high, nil)
 	case keyProtocolLevel:
-		return least(p.value, 0, 31, 1, nil)
+		return protocolLevel.least(p.value, targetProtocolLevel, nil)
 	case keyInitialR2T, keyPDUInOrder, keySeqInOrder: // Yes wins
 		return constant(p.value, true)
 	case keyImmediateData: // No wins
 		return constant(p.value, false)
 	case keyReporting:
-		return choose(p.value, "RFC3720")
-	case "IFMarker", "OFMarker": // obsolete, §13.25
+		return choose(p.value, reportingRFC3720)
+	case keyMarkIn, keyMarkOut:
 		return constant(p.value, false)
-	case "IFMarkInt", "OFMarkInt":
+	case keyMarkInInterval, keyMarkOutInterval:
 		return valueReject, nil
 	case keyInitiatorAlias, keyTargetAlias:
 		return "", nil
 	}
 	return valueNotUnderstood, nil
-}
-
-// least answers with the smaller of the offer and ours, and stores it.
-func least(value string, low, high, ours uint32, to *uint32) (string, error) {
-	n, err := number(value, low, high)
-	if err != nil {
-		return "", err
-	}
-	n = min(n, ours)
-	if to != nil {
-		*to = n
-	}
-	return fmt.Sprint(n), nil
 }
 
 func constant(value string, ours bool) (string, error) {

@@ -52,14 +52,10 @@ const (
 )
 
 const (
-	headerSize = 48
-	digestSize = 4
-	noTag      = 0xffffffff // reserved task tag
-
-	// maxReceive is the MaxRecvDataSegmentLength of the target: RFC 7143's default, and the most for login.
-	maxReceive = 8192
-	minReceive = 512       // the least that a peer may declare,
-	mostLength = 1<<24 - 1 // and the most
+	headerSize     = 48
+	digestSize     = 4
+	noTag          = 0xffffffff // reserved task tag
+	dataLengthMask = 1<<24 - 1  // DataSegmentLength has 24 bits
 )
 
 var (
@@ -74,7 +70,7 @@ func (h *header) op() byte            { return h[0] & 0x3f }
 func (h *header) immediate() bool     { return h[0]&flagImmediate != 0 }
 func (h *header) final() bool         { return h[1]&flagFinal != 0 }
 func (h *header) ahsLen() int         { return int(h[4]) * 4 }
-func (h *header) dataLen() int        { return int(be.Uint32(h[4:]) & mostLength) }
+func (h *header) dataLen() int        { return int(be.Uint32(h[4:]) & dataLengthMask) }
 func (h *header) tag() uint32         { return be.Uint32(h[16:]) }
 func (h *header) transferTag() uint32 { return be.Uint32(h[20:]) }
 func (h *header) cmdSN() uint32       { return be.Uint32(h[24:]) }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"netroot/internal/proto/accept"
 )
 
 // requests serves the full feature phase until the initiator logs out (errLoggedOut), or leaves (io.EOF
@@ -16,11 +18,11 @@ func (c *conn) requests(ctx context.Context) error {
 		c.Close()
 	}
 	c.workers.Wait()
-	return c.Cause(err)
+	return err
 }
 
-// errLoggedOut ends the requests of an initiator that said so.
-var errLoggedOut = errors.New("logged out")
+// errLoggedOut ends the requests of an initiator that sent a Logout.
+const errLoggedOut = accept.Announced("logged out")
 
 func (c *conn) loop(ctx context.Context) error {
 	var h header
@@ -34,6 +36,9 @@ func (c *conn) loop(ctx context.Context) error {
 		data, err := c.read(c.r, &h, maxReceive)
 		if errors.Is(err, errDataDigest) { // recovery level 0: the session ends (§7.8)
 			return errors.Join(err, c.reject(&h, rejectDigest), c.replies.Hold(false))
+		}
+		if err != nil && c.Stopping() {
+			return accept.ErrServerStops
 		}
 		if err != nil {
 			return timedOut(err)

@@ -7,14 +7,12 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
 
-	"netroot/internal/testlog"
+	"netroot/internal/prototest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -88,43 +86,21 @@ func list(context.Context) ([]Target, error) {
 	return []Target{{Name: prefix + "root"}, {Name: prefix + "big"}}, nil
 }
 
-// logged collects a server's log as text, without ports.
-type logged struct{ testlog.Buffer }
-
-var port = regexp.MustCompile(`((?:peer|from)=[0-9.]+):[0-9]+`)
-
-func (l *logged) String() string {
-	return port.ReplaceAllString(l.Buffer.String(), "$1")
-}
-
 // start runs s on a port of 127.0.0.1. stop ends it, fails the test when that is not clean, and may be
 // called twice.
-func start(t testing.TB, s *Server) (addr string, log *logged, stop func()) {
+func start(t testing.TB, s *Server) (addr string, log *prototest.Log, stop func()) {
 	return startOn(t, s, func(l net.Listener) net.Listener { return l })
 }
 
-func startOn(t testing.TB, s *Server, wrap func(net.Listener) net.Listener) (addr string, log *logged, stop func()) {
+func startOn(t testing.TB, s *Server, wrap func(net.Listener) net.Listener) (addr string, log *prototest.Log, stop func()) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	log = new(logged)
+	log = new(prototest.Log)
 	if s.Lookup == nil {
 		s.Lookup = targets
 	}
 	s.Log = slog.New(slog.NewTextHandler(log, nil))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, wrap(l)) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
-	t.Cleanup(stop)
-	return l.Addr().String(), log, stop
+	addr, stop = prototest.Serve(t, func(ctx context.Context, l net.Listener) error { return s.Serve(ctx, wrap(l)) })
+	return addr, log, stop
 }
 
 // fixedAddr gives connections a local address that scripts can name.
@@ -142,16 +118,6 @@ func (l fixedAddr) Accept() (net.Conn, error) {
 	return fixedConn{c.(*net.TCPConn)}, nil
 }
 
-func dial(t testing.TB, addr string) *net.TCPConn {
-	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn.(*net.TCPConn)
-}
-
 // TestServerScripts holds the server to conversations written byte for byte. "L:" lines are parts of its
 // log; with "-" in front, what must not be there. "NoList:" takes discovery away.
 func TestServerScripts(t *testing.T) {
@@ -164,7 +130,7 @@ func TestServerScripts(t *testing.T) {
 				}
 			}
 			addr, log, stop := startOn(t, srv, func(l net.Listener) net.Listener { return fixedAddr{l} })
-			s.play(t, dial(t, addr), "C:")
+			s.play(t, prototest.Dial(t, addr), "C:")
 			stop()
 			for _, l := range s.lines {
 				if l.who != "L:" {

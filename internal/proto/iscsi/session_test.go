@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"netroot/internal/proto/accept"
+	"netroot/internal/prototest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -38,7 +39,7 @@ func TestSessionIsTakenOver(t *testing.T) {
 	if _, _, err := old.next(); err == nil {
 		t.Error("the old session lives")
 	}
-	until(t, "the old session to leave", func() bool {
+	prototest.Until(t, "the old session to leave", func() bool {
 		return strings.Contains(log.String(), `why="the initiator logged in again"`) && len(s.Active()) == 4
 	})
 	if !strings.Contains(log.String(), `msg="iscsi: session taken over" peer=127.0.0.1 from=127.0.0.1 client=`+cfg.Initiator) {
@@ -51,13 +52,13 @@ func TestSessionIsTakenOver(t *testing.T) {
 func TestRejoin(t *testing.T) {
 	addr, _, _ := start(t, &Server{})
 	cfg := config("root")
-	conn := dial(t, addr)
+	conn := prototest.Dial(t, addr)
 	s, err := Login(t.Context(), conn, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	join := func(tsih, cid uint16, isid [6]byte) header {
-		again := dial(t, addr)
+		again := prototest.Dial(t, addr)
 		h := header{opLoginRequest | flagImmediate, flagFinal | stageOperational<<2 | stageFull}
 		copy(h[8:], isid[:])
 		be.PutUint16(h[14:], tsih)
@@ -91,7 +92,7 @@ func TestListingsDoNotEndEachOther(t *testing.T) {
 	addr, _, _ := start(t, &Server{List: list})
 	var conns []net.Conn
 	for range 2 {
-		conn := dial(t, addr)
+		conn := prototest.Dial(t, addr)
 		conn.SetDeadline(time.Now().Add(patience))
 		h := header{opLoginRequest | flagImmediate, flagFinal | stageFull}
 		conn.Write(digests{}.appendPDU(nil, &h, text{{keyInitiatorName, "iqn.a"}, {keySessionType, sessionListing}}.encode()))
@@ -114,11 +115,11 @@ func TestListingsDoNotEndEachOther(t *testing.T) {
 func TestServeEnds(t *testing.T) {
 	s := &Server{List: list}
 	addr, log, stop := start(t, s)
-	dial(t, addr)           // says nothing
+	prototest.Dial(t, addr) // says nothing
 	attach(t, addr, "root") // idle
 	stalled := attach(t, addr, "big")
 	stalled.read(1, 0, maxBlocks)
-	until(t, "all clients", func() bool {
+	prototest.Until(t, "all clients", func() bool {
 		return len(s.Active()) == 2 && s.Counters().Open == 3 && s.Counters().Memory > 0
 	})
 	begin := time.Now()
@@ -140,18 +141,18 @@ func TestMaxConns(t *testing.T) {
 	addr, log, _ := start(t, s)
 	first := attach(t, addr, "root")
 	attach(t, addr, "root")
-	_, err := Login(t.Context(), dial(t, addr), config("root"))
+	_, err := Login(t.Context(), prototest.Dial(t, addr), config("root"))
 	if refused := new(LoginError); !errors.As(err, &refused) || refused.Status != StatusNoResources || !refused.Status.Temporary() {
 		t.Errorf("third: %v", err)
 	}
-	until(t, "the refusal in the log", func() bool { return strings.Contains(log.String(), `why="more than 2 connections"`) })
+	prototest.Until(t, "the refusal in the log", func() bool { return strings.Contains(log.String(), `why="more than 2 connections"`) })
 	first.conn.Close()
-	until(t, "the first to be gone", func() bool { return s.Counters().Open == 1 })
+	prototest.Until(t, "the first to be gone", func() bool { return s.Counters().Open == 1 })
 	attach(t, addr, "root")
 	for range accept.Spare + 8 {
-		dial(t, addr)
+		prototest.Dial(t, addr)
 	}
-	until(t, "no more to be let in", func() bool { return strings.Count(log.String(), "more than 2 connections") > 1 })
+	prototest.Until(t, "no more to be let in", func() bool { return strings.Count(log.String(), "more than 2 connections") > 1 })
 }
 
 // TestPanicEndsOneConnection, in the connection's goroutine (a small read) and in a command's.
@@ -187,10 +188,10 @@ func TestReleaseOnce(t *testing.T) {
 	for _, target := range []string{"root", "empty", "no-secret", "one-way"} {
 		opened.Store(0)
 		released.Store(0)
-		conn := dial(t, addr)
+		conn := prototest.Dial(t, addr)
 		Login(t.Context(), conn, config(target))
 		conn.Close()
-		until(t, "the connection to be gone", func() bool { return s.Counters().Open == 0 })
+		prototest.Until(t, "the connection to be gone", func() bool { return s.Counters().Open == 0 })
 		if o, r := opened.Load(), released.Load(); o != 1 || r != 1 {
 			t.Errorf("%s: opened %d, released %d", target, o, r)
 		}
@@ -213,9 +214,9 @@ func TestObserver(t *testing.T) {
 	read := accept.Session{Protocol: "iscsi", Peer: c.conn.LocalAddr().(*net.TCPAddr).AddrPort(), Client: node.Initiator,
 		Export: prefix + "big", Number: 1, Connections: 1, Reads: 2, ReadBytes: bytes}
 	apart := cmp.Options{cmpopts.IgnoreFields(accept.Session{}, "Since"), cmpopts.EquateComparable(netip.AddrPort{})}
-	until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []accept.Session{read}, apart) })
+	prototest.Until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []accept.Session{read}, apart) })
 	c.conn.Close()
-	until(t, "the client to leave", func() bool { return len(s.Active()) == 0 })
+	prototest.Until(t, "the client to leave", func() bool { return len(s.Active()) == 0 })
 	stop()
 	begun := read
 	begun.Reads, begun.ReadBytes = 0, 0

@@ -15,16 +15,6 @@ const (
 	maxPairs = 64 // answers to as many fit in one PDU
 )
 
-// Values that answer instead of a value.
-const (
-	valueReject        = "Reject"
-	valueNotUnderstood = "NotUnderstood"
-	valueIrrelevant    = "Irrelevant"
-	valueNone          = "None"
-	valueYes           = "Yes"
-	valueNo            = "No"
-)
-
 // pair is one key=value.
 type pair struct{ key, value string }
 

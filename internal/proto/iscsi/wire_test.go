@@ -220,7 +220,7 @@ func (s *script) play(t *testing.T, conn net.Conn, me string) {
 func (s *script) expect(t *testing.T, conn net.Conn, i int, d digests) {
 	t.Helper()
 	var h header
-	data, err := d.read(conn, &h, mostLength)
+	data, err := d.read(conn, &h, dataLengthMask)
 	if err != nil {
 		t.Fatalf("%s:%d: %v", s.file, i+1, err)
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"netroot/internal/prototest"
 )
 
 // TestClientScripts holds the handshake to conversations written byte for byte. Their last line is what it
@@ -23,7 +25,7 @@ func TestClientScripts(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			conn := dial(t, l.Addr().String())
+			conn := prototest.Dial(t, l.Addr().String())
 			got := make(chan string, 1)
 			go func() {
 				info, err := Handshake(t.Context(), conn, "root")
@@ -50,7 +52,7 @@ func TestClientScripts(t *testing.T) {
 // TestHandshakeLeavesTheRest: the kernel must find the first byte of the transmission in the socket.
 func TestHandshakeLeavesTheRest(t *testing.T) {
 	for _, f := range []string{"nbdkit", "qemu-nbd"} {
-		conn := &feed{r: strings.NewReader(string(captured(t, "testdata/captured/server-"+f+".hex")) + "rest")}
+		conn := &prototest.Feed{R: strings.NewReader(string(captured(t, "testdata/captured/server-"+f+".hex")) + "rest")}
 		info, err := Handshake(t.Context(), conn, "root")
 		if err != nil {
 			t.Fatalf("%s: %v", f, err)
@@ -66,16 +68,16 @@ func TestHandshakeLeavesTheRest(t *testing.T) {
 
 func TestHandshakeWithOurServer(t *testing.T) {
 	addr, _, _ := start(t, &Server{})
-	info, err := Handshake(t.Context(), dial(t, addr), "root")
+	info, err := Handshake(t.Context(), prototest.Dial(t, addr), "root")
 	want := Info{smallDisk, FlagHasFlags | FlagReadOnly | FlagCanMultiConn | FlagSendCache, 1, 4096, 32 << 20}
 	if err != nil || info != want {
 		t.Errorf("%+v, %v", info, err)
 	}
-	_, err = Handshake(t.Context(), dial(t, addr), "rot")
+	_, err = Handshake(t.Context(), prototest.Dial(t, addr), "rot")
 	if !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), `no label \"rot\"`) {
 		t.Errorf("unknown export: %v", err)
 	}
-	if _, err = Handshake(t.Context(), dial(t, addr), strings.Repeat("n", maxString+1)); err == nil {
+	if _, err = Handshake(t.Context(), prototest.Dial(t, addr), strings.Repeat("n", maxString+1)); err == nil {
 		t.Error("no error for a name that is too long")
 	}
 }
@@ -110,7 +112,7 @@ func TestHandshakeBoundsReplies(t *testing.T) {
 	for range maxReplies {
 		b = appendReply(b, optGo, repInfo, []byte("\x77\x77"))
 	}
-	_, err = Handshake(t.Context(), &feed{r: strings.NewReader(string(b))}, "root")
+	_, err = Handshake(t.Context(), &prototest.Feed{R: strings.NewReader(string(b))}, "root")
 	if err == nil || !strings.Contains(err.Error(), "more than 64 replies") {
 		t.Errorf("error %v", err)
 	}

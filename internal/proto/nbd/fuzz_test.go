@@ -3,26 +3,10 @@ package nbd
 import (
 	"bytes"
 	"context"
-	"io"
-	"net"
 	"testing"
-	"time"
+
+	"netroot/internal/prototest"
 )
-
-// feed is a connection whose peer says what r holds, then goes; what is written to it is counted and gone.
-type feed struct {
-	net.Conn // nil: everything used is below
-	r        io.Reader
-	written  int
-}
-
-func (f *feed) Read(p []byte) (int, error)       { return f.r.Read(p) }
-func (f *feed) Write(p []byte) (int, error)      { f.written += len(p); return len(p), nil }
-func (f *feed) Close() error                     { return nil }
-func (f *feed) RemoteAddr() net.Addr             { return &net.IPAddr{} }
-func (f *feed) SetDeadline(time.Time) error      { return nil }
-func (f *feed) SetReadDeadline(time.Time) error  { return nil }
-func (f *feed) SetWriteDeadline(time.Time) error { return nil }
 
 // FuzzServer feeds a server arbitrary bytes: it must return, with every export released, every byte of memory
 // given back, and no more said than the requests can ask for.
@@ -50,7 +34,7 @@ func FuzzServer(f *testing.F) {
 			List: func(context.Context) ([]Export, error) { return []Export{{Name: "root"}}, nil },
 		}
 		s.once.Do(s.setup)
-		conn := &feed{r: bytes.NewReader(data)}
+		conn := &prototest.Feed{R: bytes.NewReader(data)}
 		s.loop.ServeConn(t.Context(), conn)
 		if held != 0 {
 			t.Errorf("%d exports not released", held)
@@ -59,8 +43,8 @@ func FuzzServer(f *testing.F) {
 			t.Errorf("%d bytes of memory are not given back", n)
 		}
 		// A request of 28 bytes can ask for the whole disk, an option of 16 for an error text.
-		if most := 1024 + (len(data)/requestHead)*(smallDisk+64) + (len(data)/optionHead)*(maxString+64); conn.written > most {
-			t.Errorf("%d bytes said to %d", conn.written, len(data))
+		if most := 1024 + (len(data)/requestHead)*(smallDisk+64) + (len(data)/optionHead)*(maxString+64); conn.Written > most {
+			t.Errorf("%d bytes said to %d", conn.Written, len(data))
 		}
 	})
 }
@@ -74,7 +58,7 @@ func FuzzHandshake(f *testing.F) {
 		f.Add(captured(f, file))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		info, err := Handshake(t.Context(), &feed{r: bytes.NewReader(data)}, "root")
+		info, err := Handshake(t.Context(), &prototest.Feed{R: bytes.NewReader(data)}, "root")
 		if err == nil && info.check() != nil {
 			t.Errorf("accepted %+v: %v", info, info.check())
 		}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"netroot/internal/proto/accept"
+	"netroot/internal/prototest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -25,7 +26,7 @@ import (
 // attach returns a connection on which the transmission has begun, with simple replies.
 func attach(t testing.TB, addr, export string) *net.TCPConn {
 	t.Helper()
-	conn := dial(t, addr)
+	conn := prototest.Dial(t, addr)
 	if _, err := Handshake(t.Context(), conn, export); err != nil {
 		t.Fatal(err)
 	}
@@ -59,21 +60,6 @@ func answer(r io.Reader, n func(cookie uint64) uint32) (cookie uint64, code uint
 }
 
 func always(n uint32) func(uint64) uint32 { return func(uint64) uint32 { return n } }
-
-// until waits for a fact.
-func until(t *testing.T, what string, fact func() bool) {
-	t.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !fact() {
-		select {
-		case <-end:
-			t.Fatalf("waited %v for: %s", patience, what)
-		case <-tick.C:
-		}
-	}
-}
 
 // TestManyClients reads from many connections with many requests under way, of all sizes, and looks at
 // every byte. The race detector has most to say here.
@@ -155,7 +141,7 @@ func TestInFlightIsBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		until(t, "requests under way", func() bool { return g.waiting.Load() == tt.want })
+		prototest.Until(t, "requests under way", func() bool { return g.waiting.Load() == tt.want })
 		close(g.open)
 		seen := make(map[uint64]bool)
 		for range requests {
@@ -183,7 +169,7 @@ func TestStalledClientsDoNotStopOthers(t *testing.T) {
 	if err := ask(stalled, cmdRead, 1, 0, maxPayload); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "all memory to be taken", func() bool { return s.full() })
+	prototest.Until(t, "all memory to be taken", func() bool { return s.full() })
 	conn := attach(t, addr, "big")
 	conn.SetDeadline(time.Now().Add(patience))
 	for i := range 100 {
@@ -215,11 +201,11 @@ func (s *Server) full() bool {
 func TestServeEnds(t *testing.T) {
 	s := &Server{Options: accept.Options{MaxBuffer: 1}} // raised to one largest request
 	addr, log, stop := start(t, s)
-	dial(t, addr)           // says nothing
+	prototest.Dial(t, addr) // says nothing
 	attach(t, addr, "root") // idle
 	stalled := attach(t, addr, "big")
 	ask(stalled, cmdRead, 1, 0, maxPayload)
-	until(t, "all clients", func() bool { return len(s.Active()) == 2 && s.Counters().Open == 3 && s.full() })
+	prototest.Until(t, "all clients", func() bool { return len(s.Active()) == 2 && s.Counters().Open == 3 && s.full() })
 	begin := time.Now()
 	stop()
 	if d := time.Since(begin); d < accept.Grace || d > patience {
@@ -238,7 +224,7 @@ func TestMaxConns(t *testing.T) {
 	addr, log, _ := start(t, s)
 	first := attach(t, addr, "root")
 	attach(t, addr, "root")
-	refused := dial(t, addr)
+	refused := prototest.Dial(t, addr)
 	refused.SetDeadline(time.Now().Add(patience))
 	if n, err := refused.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("third connection read %d, %v", n, err)
@@ -247,7 +233,7 @@ func TestMaxConns(t *testing.T) {
 		t.Error(log)
 	}
 	first.Close()
-	until(t, "the first to be gone", func() bool { return s.Counters().Open == 1 })
+	prototest.Until(t, "the first to be gone", func() bool { return s.Counters().Open == 1 })
 	attach(t, addr, "root")
 }
 
@@ -315,11 +301,11 @@ func TestReleaseOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn := dial(t, addr)
+		conn := prototest.Dial(t, addr)
 		conn.Write(b)
 		conn.CloseWrite()
 		io.Copy(io.Discard, conn)
-		until(t, "the connection to be gone", func() bool { return s.Counters().Open == 0 })
+		prototest.Until(t, "the connection to be gone", func() bool { return s.Counters().Open == 0 })
 		if o, r := opened.Load(), released.Load(); o != tt.want || r != o {
 			t.Errorf("%s: opened %d, want %d; released %d", tt.said, o, tt.want, r)
 		}
@@ -346,7 +332,7 @@ func TestObserver(t *testing.T) {
 	read := accept.Session{Protocol: "nbd", Peer: conn.LocalAddr().(*net.TCPAddr).AddrPort(), Export: "broken",
 		Connections: 1, Reads: 2, ReadBytes: 4608}
 	apart := cmp.Options{cmpopts.IgnoreFields(accept.Session{}, "Since"), cmpopts.EquateComparable(netip.AddrPort{})}
-	until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []accept.Session{read}, apart) })
+	prototest.Until(t, "the second read to be counted", func() bool { return cmp.Equal(s.Active(), []accept.Session{read}, apart) })
 	for range 2 {
 		ask(conn, cmdRead, 1, 4096, 512)
 		if _, code, _, err := answer(conn, always(0)); code != errIO || err != nil {
@@ -447,5 +433,107 @@ func TestIdleConnectionsAreCheap(t *testing.T) {
 	}
 	if n := runtime.NumGoroutine() - goroutines; n > clients+10 {
 		t.Errorf("%d goroutines for %d connections", n, clients)
+	}
+}
+
+// TestLargeReads: a reply of more than a piece is whole, with nothing in between, to clients with simple and with
+// structured replies; and it takes no more memory than a piece.
+func TestLargeReads(t *testing.T) {
+	const length = 2*maxPiece + 4097
+	want := make([]byte, length)
+	(&disk{size: 128 << 20}).ReadAt(want, 11)
+	s := &Server{Options: accept.Options{MaxBuffer: 1}} // raised to one piece
+	addr, _, _ := start(t, s)
+	conn := attach(t, addr, "big")
+	conn.SetDeadline(time.Now().Add(patience))
+	for i := range uint64(4) { // large and small ones, and refused ones that are answered at once
+		ask(conn, cmdRead, 2*i, 11, length)
+		ask(conn, cmdRead, 2*i+1, 11, 16)
+		ask(conn, cmdTrim, 100, 0, 1)
+	}
+	seen := map[uint64]int{}
+	for range 12 {
+		cookie, code, data, err := answer(conn, func(cookie uint64) uint32 { return []uint32{length, 16}[cookie%2] })
+		if err != nil || (cookie == 100) != (code == errPerm) || code == 0 && !bytes.Equal(data, want[:len(data)]) {
+			t.Fatalf("reply to %d: error %d, %v, or wrong bytes", cookie, code, err)
+		}
+		seen[cookie]++
+		if n := s.Counters().Memory; n > headRoom+maxPiece {
+			t.Errorf("%d bytes in use", n)
+		}
+	}
+	if len(seen) != 9 || seen[100] != 4 {
+		t.Errorf("answered: %v", seen)
+	}
+
+	structured := prototest.Dial(t, addr)
+	structured.SetDeadline(time.Now().Add(patience))
+	say(t, structured, hello, flags, `C: "IHAVEOPT" 00000008 00000000`, `S: 0003e889045565a9 00000008 00000001 00000000`,
+		`C: "IHAVEOPT" 00000007 00000009 u32"big" 0000`)
+	io.CopyN(io.Discard, structured, 2*replyHead+12)
+	ask(structured, cmdRead, 5, 11, length)
+	b := make([]byte, dataChunkHead+length)
+	if _, err := io.ReadFull(structured, b); err != nil || be.Uint32(b) != magicStructured || be.Uint16(b[4:]) != chunkDone ||
+		be.Uint32(b[16:]) != 8+length || be.Uint64(b[20:]) != 11 || !bytes.Equal(b[dataChunkHead:], want) {
+		t.Errorf("%v, head % x", err, b[:dataChunkHead])
+	}
+}
+
+// TestLargeReadFails: in its first piece it is told, later only the end of the connection can tell it.
+func TestLargeReadFails(t *testing.T) {
+	bad := &disk{size: 64 << 20}
+	bad.read = func(p []byte, off int64) (int, error) {
+		if off <= 40<<20 && off+int64(len(p)) > 40<<20 {
+			return 0, errors.New("bad sector")
+		}
+		return len(p), nil
+	}
+	var failed atomic.Int32
+	s := &Server{Lookup: serving(bad), Options: accept.Options{Observer: func(e accept.Event) {
+		if e.Kind == accept.Failed {
+			failed.Add(1)
+		}
+	}}}
+	addr, log, _ := start(t, s)
+	conn := attach(t, addr, "")
+	conn.SetDeadline(time.Now().Add(patience))
+	ask(conn, cmdRead, 1, 40<<20, maxPayload/2)
+	if _, code, _, err := answer(conn, always(maxPayload/2)); code != errIO || err != nil {
+		t.Errorf("error %d, %v", code, err)
+	}
+	ask(conn, cmdRead, 2, 30<<20, maxPayload/2)
+	if _, code, _, err := answer(conn, always(maxPayload/2)); code != 0 || err != io.ErrUnexpectedEOF {
+		t.Errorf("error %d, %v", code, err)
+	}
+	prototest.Until(t, "the reason", func() bool { return strings.Contains(log.String(), `why="reply: bad sector"`) })
+	if n := s.Counters().Errors; n != 2 || failed.Load() != 1 {
+		t.Errorf("%d errors, %d told", n, failed.Load())
+	}
+}
+
+// TestResetStopsRequests: of what a client asked for before it reset the connection, no more is read than was under way.
+func TestResetStopsRequests(t *testing.T) {
+	g := newGate(64 << 20)
+	var reads atomic.Int32
+	gated := g.read
+	g.read = func(p []byte, off int64) (int, error) {
+		reads.Add(1)
+		return gated(p, off)
+	}
+	s := &Server{Lookup: serving(g)}
+	addr, _, _ := start(t, s)
+	conn := attach(t, addr, "")
+	for i := range uint64(36) {
+		ask(conn, cmdRead, i, 0, maxPayload)
+	}
+	prototest.Until(t, "reads under way", func() bool { return g.waiting.Load() == 2 })
+	conn.SetLinger(0)
+	conn.Close()
+	close(g.open)
+	prototest.Until(t, "the end", func() bool { n := s.Counters(); return n.Open == 0 && n.Attached == 0 && n.Memory == 0 })
+	// Each read finds the connection gone when it sends its first or second piece; the one that waited for them may have
+	// been admitted before.
+	if n := reads.Load(); n > 6 {
+		t.Errorf("%d pieces were read", n)
 	}
 }

@@ -10,16 +10,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
-	"netroot/internal/testlog"
+	"netroot/internal/prototest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -82,49 +80,17 @@ func exports(_ context.Context, name string) (*Export, error) {
 	return nil, fmt.Errorf("%w: no label %q", ErrUnknown, name)
 }
 
-// logged collects a server's log as text, without times and ports.
-type logged struct{ testlog.Buffer }
-
-var port = regexp.MustCompile(`(peer=[0-9.]+):[0-9]+`)
-
-func (l *logged) String() string {
-	return port.ReplaceAllString(l.Buffer.String(), "$1")
-}
-
 // start runs s on a port of 127.0.0.1. stop ends it, fails the test when that is not clean, and may be
 // called twice.
-func start(t testing.TB, s *Server) (addr string, log *logged, stop func()) {
+func start(t testing.TB, s *Server) (addr string, log *prototest.Log, stop func()) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	log = new(logged)
+	log = new(prototest.Log)
 	if s.Lookup == nil {
 		s.Lookup = exports
 	}
 	s.Log = slog.New(slog.NewTextHandler(log, nil))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
-	t.Cleanup(stop)
-	return l.Addr().String(), log, stop
-}
-
-func dial(t testing.TB, addr string) *net.TCPConn {
-	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn.(*net.TCPConn)
+	addr, stop = prototest.Serve(t, s.Serve)
+	return addr, log, stop
 }
 
 // TestServerScripts holds the server to conversations written byte for byte. "L:" lines are parts of its
@@ -135,7 +101,7 @@ func TestServerScripts(t *testing.T) {
 			addr, log, stop := start(t, &Server{List: func(context.Context) ([]Export, error) {
 				return []Export{{Name: "root", Description: "small disk"}, {Name: "big"}}, nil
 			}})
-			conn := dial(t, addr)
+			conn := prototest.Dial(t, addr)
 			s.play(t, conn, "C:")
 			conn.Close()
 			stop()
@@ -161,7 +127,7 @@ func TestCapturedClients(t *testing.T) {
 			addr, log, stop := start(t, &Server{Lookup: serving(asTheirs), List: func(context.Context) ([]Export, error) {
 				return []Export{{Name: "root"}}, nil
 			}})
-			conn := dial(t, addr)
+			conn := prototest.Dial(t, addr)
 			if _, err := conn.Write(captured(t, f)); err != nil {
 				t.Fatal(err)
 			}
@@ -181,7 +147,7 @@ func TestCapturedClients(t *testing.T) {
 func TestRefusedOnce(t *testing.T) {
 	addr, log, stop := start(t, &Server{})
 	const no = `S: 0003e889045565a9 %s 80000006 u32"unknown export: no label \"%s\""`
-	say(t, dial(t, addr), hello, flags,
+	say(t, prototest.Dial(t, addr), hello, flags,
 		`C: "IHAVEOPT" 00000006 0000000c u32"absent" 0000`, fmt.Sprintf(no, "00000006", "absent"),
 		`C: "IHAVEOPT" 00000007 0000000c u32"absent" 0000`, fmt.Sprintf(no, "00000007", "absent"),
 		`C: "IHAVEOPT" 00000007 0000000a u32"away" 0000`, fmt.Sprintf(no, "00000007", "away"),
@@ -206,7 +172,7 @@ func TestListRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr, _, _ := start(t, &Server{List: tt.list})
-			say(t, dial(t, addr), hello, flags, `C: "IHAVEOPT" 00000003 00000000`,
+			say(t, prototest.Dial(t, addr), hello, flags, `C: "IHAVEOPT" 00000003 00000000`,
 				`S: 0003e889045565a9 00000003 80000002 u32"`+tt.want+`"`)
 		})
 	}
@@ -214,7 +180,7 @@ func TestListRefusals(t *testing.T) {
 
 func TestTooManyOptions(t *testing.T) {
 	addr, log, stop := start(t, &Server{})
-	conn := dial(t, addr)
+	conn := prototest.Dial(t, addr)
 	b := be.AppendUint32(nil, 3)
 	for range maxOptions + 1 {
 		b = be.AppendUint64(b, magicOption)
@@ -316,7 +282,7 @@ func TestSlowBackendGoesParallel(t *testing.T) {
 	for i := range connInFlight + 1 {
 		ask(conn, cmdRead, uint64(i), 0, 512)
 	}
-	until(t, "reads beside each other", func() bool { return g.waiting.Load() == connInFlight })
+	prototest.Until(t, "reads beside each other", func() bool { return g.waiting.Load() == connInFlight })
 	close(g.open)
 	for range connInFlight + 1 {
 		if _, code, _, err := answer(conn, always(512)); code != 0 || err != nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/internal/prototest"
 )
 
 // certificate returns a server's configuration for 127.0.0.1 and a client's that trusts it.
@@ -64,7 +66,7 @@ const (
 func TestTLS(t *testing.T) {
 	serverTLS, clientTLS := certificate(t)
 	addr, log, stop := start(t, &Server{TLS: serverTLS, RequireTLS: true})
-	conn := dial(t, addr)
+	conn := prototest.Dial(t, addr)
 	say(t, conn, hello, flags,
 		`C: "IHAVEOPT" 00000007 0000000a u32"root" 0000`,
 		`S: 0003e889045565a9 00000007 80000005 u32"TLS is required here"`,
@@ -87,12 +89,12 @@ func TestTLS(t *testing.T) {
 	}
 
 	// Old clients cannot be told, and options behind STARTTLS in one packet are someone else's.
-	say(t, dial(t, addr), hello, flags, `C: "IHAVEOPT" 00000001 u32"root"`, `S: EOF`)
-	say(t, dial(t, addr), hello, flags, startTLS+` "IHAVEOPT" 00000008 00000000`, `S: EOF`)
-	say(t, dial(t, addr), hello, flags, startTLS, tlsAck, `C: "no TLS handshake is like this"`)
-	abort := dial(t, addr)
+	say(t, prototest.Dial(t, addr), hello, flags, `C: "IHAVEOPT" 00000001 u32"root"`, `S: EOF`)
+	say(t, prototest.Dial(t, addr), hello, flags, startTLS+` "IHAVEOPT" 00000008 00000000`, `S: EOF`)
+	say(t, prototest.Dial(t, addr), hello, flags, startTLS, tlsAck, `C: "no TLS handshake is like this"`)
+	abort := prototest.Dial(t, addr)
 	say(t, abort, hello, flags, `C: "IHAVEOPT" 00000002 00000000`, `S: 0003e889045565a9 00000002 00000001 00000000`, `S: EOF`)
-	until(t, "the last refusal", func() bool { return strings.Contains(log.String(), "TLS handshake: ") })
+	prototest.Until(t, "the last refusal", func() bool { return strings.Contains(log.String(), "TLS handshake: ") })
 	stop()
 	for _, want := range []string{"no TLS, which is required here", "EXPORT_NAME without TLS", "plain text behind STARTTLS"} {
 		if strings.Count(log.String(), want) != 1 {
@@ -105,7 +107,7 @@ func TestTLS(t *testing.T) {
 func TestTLSForgetsPlainText(t *testing.T) {
 	serverTLS, clientTLS := certificate(t)
 	addr, _, _ := start(t, &Server{TLS: serverTLS})
-	conn := dial(t, addr)
+	conn := prototest.Dial(t, addr)
 	say(t, conn, hello, flags,
 		`C: "IHAVEOPT" 00000008 00000000`,
 		`S: 0003e889045565a9 00000008 00000001 00000000`,
@@ -113,5 +115,5 @@ func TestTLSForgetsPlainText(t *testing.T) {
 	say(t, tls.Client(conn, clientTLS),
 		`C: "IHAVEOPT" 00000001 u32"root"`,
 		`S: 0000000000002000 0503`)
-	say(t, dial(t, addr), hello, flags, `C: "IHAVEOPT" 00000001 u32"root"`, `S: 0000000000002000 0503`)
+	say(t, prototest.Dial(t, addr), hello, flags, `C: "IHAVEOPT" 00000001 u32"root"`, `S: 0000000000002000 0503`)
 }

@@ -2,7 +2,6 @@ package nbd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -24,8 +23,8 @@ type request struct {
 	length uint32
 }
 
-// errDisconnected ends the requests of a client that said so.
-var errDisconnected = errors.New("disconnected")
+// errDisconnected ends the requests of a client that sent DISC.
+const errDisconnected = accept.Announced("disconnected")
 
 // transmit serves requests until the client leaves (errDisconnected, or io.EOF if it did not announce that) or an error
 // ends the connection. When it returns no request is under way.
@@ -34,7 +33,7 @@ func (c *conn) transmit(ctx context.Context) error {
 	err := c.requests(ctx)
 	c.replies.Hold(false) // to a client that sent a disconnect, or half of a request
 	c.Wait()
-	return c.Cause(err)
+	return err
 }
 
 func (c *conn) requests(ctx context.Context) error {

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/prototest"
 )
 
 // acl is the extended attribute of an access ACL (include/uapi/linux/posix_acl_xattr.h): owner, a named user, the
@@ -82,7 +84,7 @@ func TestAccess(t *testing.T) {
 	for _, n := range names {
 		handles[n.name] = c.walk(root, n.name)
 	}
-	until(t, "changes are settled, so that verdicts are kept", func() bool {
+	prototest.Until(t, "changes are settled, so that verdicts are kept", func() bool {
 		st := stat(t, filepath.Join(dir, names[len(names)-1].name))
 		return sinceTime(st.Ctim) > settled
 	})
@@ -160,7 +162,7 @@ func TestVerdictsEnd(t *testing.T) {
 	h := serveDir(t, dir, Export{})
 	c := h.dial(t).as(1000, 1000)
 	fh := c.walk(c.mount("/root"), "file")
-	until(t, "the file is settled", func() bool { return sinceTime(stat(t, name).Ctim) > settled })
+	prototest.Until(t, "the file is settled", func() bool { return sinceTime(stat(t, name).Ctim) > settled })
 	for i := range 50 {
 		s, _, _ := c.read(fh, 0, 4)
 		ok(t, "READ", s, statusOK)

@@ -4,32 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/proto/accept"
+	"netroot/internal/prototest"
 )
-
-// feed is a connection whose peer says what r holds, then goes; what is written to it is counted and gone.
-type feed struct {
-	net.Conn // nil: everything used is below
-	r        io.Reader
-	written  int
-}
-
-func (f *feed) Read(p []byte) (int, error)       { return f.r.Read(p) }
-func (f *feed) Write(p []byte) (int, error)      { f.written += len(p); return len(p), nil }
-func (f *feed) Close() error                     { return nil }
-func (f *feed) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IP{127, 0, 0, 1}, Port: 1000} }
-func (f *feed) SetDeadline(time.Time) error      { return nil }
-func (f *feed) SetReadDeadline(time.Time) error  { return nil }
-func (f *feed) SetWriteDeadline(time.Time) error { return nil }
 
 // exposed is a server of a small directory with one file, as root; without root it has no export to give.
 func exposed(f *testing.F, key [32]byte) (h *host, dir, file []byte) {
@@ -54,8 +37,8 @@ func exposed(f *testing.F, key [32]byte) (h *host, dir, file []byte) {
 }
 
 // hear gives a server bytes from a connection that then ends, and checks that nothing is left behind.
-func hear(t *testing.T, h *host, data []byte) *feed {
-	conn := &feed{r: bytes.NewReader(data)}
+func hear(t *testing.T, h *host, data []byte) *prototest.Feed {
+	conn := &prototest.Feed{R: bytes.NewReader(data)}
 	h.loop.ServeConn(t.Context(), conn)
 	if h.held != 0 {
 		t.Errorf("%d exports not released", h.held)
@@ -86,8 +69,8 @@ func FuzzServer(f *testing.F) {
 	f.Add([]byte{0x80, 0, 0xff, 0xff, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		conn := hear(t, h, data)
-		if most := len(data)/40*(maxDir+maxRecord) + 100; conn.written > most {
-			t.Errorf("%d bytes said to %d", conn.written, len(data))
+		if most := len(data)/40*(maxDir+maxRecord) + 100; conn.Written > most {
+			t.Errorf("%d bytes said to %d", conn.Written, len(data))
 		}
 	})
 }
@@ -118,7 +101,7 @@ func FuzzArguments(f *testing.F) {
 			}
 			data = append(data, c.request(prog, 3, uint32(proc)%n, b)...)
 		}
-		if conn := hear(t, h, data); conn.written == 0 {
+		if conn := hear(t, h, data); conn.Written == 0 {
 			t.Error("no answer")
 		}
 	})
@@ -145,6 +128,6 @@ func FuzzHandle(f *testing.F) {
 				t.Errorf("%x opened something", b)
 			}
 		}
-		h.loop.ServeConn(t.Context(), &feed{r: bytes.NewReader(nil)})
+		h.loop.ServeConn(t.Context(), &prototest.Feed{R: bytes.NewReader(nil)})
 	})
 }

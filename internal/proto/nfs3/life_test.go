@@ -20,22 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/proto/accept"
+	"netroot/internal/prototest"
 )
-
-// until waits for a fact.
-func until(t *testing.T, what string, fact func() bool) {
-	t.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !fact() {
-		select {
-		case <-end:
-			t.Fatalf("waited %v for: %s", patience, what)
-		case <-tick.C:
-		}
-	}
-}
 
 func sinceTime(ts unix.Timespec) time.Duration { return time.Since(time.Unix(ts.Unix())) }
 
@@ -430,7 +416,7 @@ func TestObserver(t *testing.T) {
 	if _, _, err := c.reply(); err == nil {
 		t.Error("still connected")
 	}
-	until(t, "nobody uses it", func() bool { return len(h.Active()) == 0 })
+	prototest.Until(t, "nobody uses it", func() bool { return len(h.Active()) == 0 })
 	if !strings.Contains(h.log.String(), `why="disconnected by the server"`) {
 		t.Errorf("log:\n%s", h.log)
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"netroot/internal/proto/accept"
+	"netroot/internal/prototest"
 )
 
 // words returns a record of 32-bit words.
@@ -99,7 +100,7 @@ func TestNoCalls(t *testing.T) {
 			if b, err := io.ReadAll(c.r); len(b) > 0 || err != nil && !strings.Contains(err.Error(), "reset") {
 				t.Errorf("said %x, %v", b, err)
 			}
-			until(t, "the line "+tt.why, func() bool { return strings.Contains(h.log.String(), `nfs3: refused`) })
+			prototest.Until(t, "the line "+tt.why, func() bool { return strings.Contains(h.log.String(), `nfs3: refused`) })
 			if !strings.Contains(h.log.String(), tt.why) {
 				t.Errorf("log:\n%s", h.log)
 			}
@@ -273,7 +274,7 @@ func TestMemory(t *testing.T) {
 		nc.(*net.TCPConn).SetReadBuffer(4096)
 		go nc.Write(bytes.Repeat(read, 64))
 	}
-	until(t, "the memory is taken", func() bool { return h.Counters().Memory > 2<<20 })
+	prototest.Until(t, "the memory is taken", func() bool { return h.Counters().Memory > 2<<20 })
 	for i := range 100 {
 		want := uint32(4096)
 		if i%2 == 1 {
@@ -316,7 +317,7 @@ func TestPanic(t *testing.T) {
 	}
 	d := h.dial(t)
 	d.call(programNFS, nfsVersion, procNull, nil)
-	until(t, "memory is given back", func() bool { return h.Counters().Memory == 0 })
+	prototest.Until(t, "memory is given back", func() bool { return h.Counters().Memory == 0 })
 }
 
 // TestExportList: EXPORT and DUMP tell what there is, no more than fits.

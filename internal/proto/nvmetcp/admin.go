@@ -47,8 +47,7 @@ func (c *conn) give(cmd *command, page padded, off, n int64, st status) error {
 	if st != statusSuccess {
 		return c.complete(cmd.id(), 0, st)
 	}
-	_, err := c.transfer(transfer{id: cmd.id(), src: page, off: off, n: int(n)}, int(min(n, leanChunk)))
-	return err
+	return c.transfer(transfer{id: cmd.id(), src: page, off: off, n: int(n)}, int(min(n, leanChunk)))
 }
 
 func (k *controller) holdEvent(id uint16) status {

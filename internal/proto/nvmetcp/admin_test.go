@@ -63,7 +63,7 @@ func TestConnect(t *testing.T) {
 		h.must(connectCommand(0, 31, anyController, 0, 0, rootNQN, hostNQN)) // it may try again
 		h.conn.Close()
 	}
-	if !log.has(`unknown subsystem: no label \"nqn.x\"`)() {
+	if !log.Has(`unknown subsystem: no label \"nqn.x\"`)() {
 		t.Errorf("log:\n%s", log)
 	}
 	if a := disabled.do(sqe(opIdentify, 0, cnsController).returning(4096)); a.status != statusSequence {
@@ -263,7 +263,7 @@ func TestDiscovery(t *testing.T) {
 	}
 	failing := func(context.Context) ([]Subsystem, error) { return nil, errors.New("no store") }
 	addr, log := start(t, &Server{List: failing})
-	if a := attach(t, addr, DiscoveryNQN).do(logCommand(logDiscovery, 0, 1024, 0)); a.status != statusInternal || !log.has("no store")() {
+	if a := attach(t, addr, DiscoveryNQN).do(logCommand(logDiscovery, 0, 1024, 0)); a.status != statusInternal || !log.Has("no store")() {
 		t.Errorf("status %#x, log %s", a.status, log)
 	}
 }
@@ -379,4 +379,23 @@ func TestKeepAliveTimeoutOfHosts(t *testing.T) {
 	if c, no := parseConnect(new(connectCommand(0, 31, anyController, 4, 15*time.Second, rootNQN, hostNQN))); no != nil || c.kato != 15*time.Second || !c.noFlow || c.size != 32 {
 		t.Errorf("%+v, %+v", c, no)
 	}
+}
+
+// TestConnectOfOldHosts: Linux before 6.0 puts the data of an I/O queue's Connect into the capsule only if IOCCSZ says
+// that it fits, and offers it by a transport SGL otherwise, which no target answers with R2T.
+func TestConnectOfOldHosts(t *testing.T) {
+	addr, _ := start(t, &Server{})
+	admin := attach(t, addr, rootNQN)
+	page := admin.must(sqe(opIdentify, 0, cnsController).returning(identifySize)).data
+	if room := 16*int(le.Uint32(page[1792:])) - sqeSize; room != connectSize {
+		t.Errorf("room for %d bytes in a capsule", room)
+	}
+	q := ic(t, dial(t, addr), 0, 4)
+	c := connectCommand(1, 127, admin.id, 0, 0, rootNQN, hostNQN)
+	c.data = nil
+	if a := q.do(c.returning(connectSize)); a.status != statusSGLType {
+		t.Errorf("without data: status %#x", a.status)
+	}
+	q.must(connectCommand(1, 127, admin.id, 0, 0, rootNQN, hostNQN)) // and the connection goes on
+	q.must(read(0, 1, 512))
 }

@@ -73,7 +73,7 @@ func (c *conn) end(err error) {
 	c.Wait()
 	err = c.Cause(err)
 	if err == nil {
-		err = io.EOF
+		err = accept.ErrServerStops
 	}
 	var wrong *fatal
 	told := errors.As(err, &wrong) && c.replies.Send(wrong.append(nil)) == nil

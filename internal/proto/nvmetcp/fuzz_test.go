@@ -4,25 +4,10 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"testing"
-	"time"
+
+	"netroot/internal/prototest"
 )
-
-// feed is a connection whose peer says what r holds, then goes; what is written to it is counted and gone.
-type feed struct {
-	net.Conn // nil: everything used is below
-	r        io.Reader
-	written  int
-}
-
-func (f *feed) Read(p []byte) (int, error)       { return f.r.Read(p) }
-func (f *feed) Write(p []byte) (int, error)      { f.written += len(p); return len(p), nil }
-func (f *feed) Close() error                     { return nil }
-func (f *feed) RemoteAddr() net.Addr             { return &net.IPAddr{} }
-func (f *feed) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv6loopback, Port: Port} }
-func (f *feed) SetReadDeadline(time.Time) error  { return nil }
-func (f *feed) SetWriteDeadline(time.Time) error { return nil }
 
 // closing is a reader without bytes that is closed by being read.
 type closing chan struct{}
@@ -61,8 +46,8 @@ func FuzzServer(f *testing.F) {
 		// The admin connection has to stay while the other one talks.
 		more, stop := io.Pipe()
 		heard := make(chan struct{})
-		first := &feed{r: io.MultiReader(bytes.NewReader(admin), closing(heard), more)}
-		second := &feed{r: bytes.NewReader(queue)}
+		first := &prototest.Feed{R: io.MultiReader(bytes.NewReader(admin), closing(heard), more)}
+		second := &prototest.Feed{R: bytes.NewReader(queue)}
 		idle := make(chan struct{})
 		go func() {
 			defer close(idle)
@@ -83,11 +68,11 @@ func FuzzServer(f *testing.F) {
 		}
 		// A command of 72 bytes can ask for a mebibyte of a log page, but of a small disk.
 		commands := len(admin)/commandSize + 1
-		if most := 1024 + commands*(maxTransfer+17*64); first.written > most {
-			t.Errorf("%d bytes said to %d", first.written, len(admin))
+		if most := 1024 + commands*(maxTransfer+17*64); first.Written > most {
+			t.Errorf("%d bytes said to %d", first.Written, len(admin))
 		}
-		if most := 1024 + (len(queue)/commandSize+1)*(smallDisk+1024); second.written > most {
-			t.Errorf("%d bytes said to %d on the queue", second.written, len(queue))
+		if most := 1024 + (len(queue)/commandSize+1)*(smallDisk+1024); second.Written > most {
+			t.Errorf("%d bytes said to %d on the queue", second.Written, len(queue))
 		}
 	})
 }

@@ -8,14 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"regexp"
-	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
-	"netroot/internal/testlog"
+	"netroot/internal/prototest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -89,19 +87,10 @@ func listed(context.Context) ([]Subsystem, error) {
 	return []Subsystem{{NQN: rootNQN}, {NQN: hugeNQN}}, nil
 }
 
-// logged collects a server's log as text, without times and ports.
-type logged struct{ testlog.Buffer }
-
-var varies = regexp.MustCompile(`time=\S+ |peer=\S+ |after=\S+ `)
-
-func (l *logged) String() string {
-	return varies.ReplaceAllString(l.Buffer.String(), "")
-}
-
 // start serves on a port of the loopback until the test ends. Controllers count from 1.
-func start(t testing.TB, s *Server) (addr string, log *logged) {
+func start(t testing.TB, s *Server) (addr string, log *prototest.Log) {
 	t.Helper()
-	log = &logged{}
+	log = &prototest.Log{}
 	s.Log = slog.New(slog.NewTextHandler(log, nil))
 	if s.Lookup == nil {
 		s.Lookup = subsystems
@@ -112,34 +101,20 @@ func start(t testing.TB, s *Server) (addr string, log *logged) {
 	if s.newID == nil {
 		s.newID = func() uint16 { return 1 }
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
+	t.Cleanup(func() { // runs after the server's end
 		if n := s.Counters(); len(s.controllers) != 0 || n.Open != 0 || n.Attached != 0 || n.Memory != 0 {
 			t.Errorf("left over: %d controllers, %+v", len(s.controllers), n)
 		}
 	})
-	return l.Addr().String(), log
+	addr, _ = prototest.Serve(t, s.Serve)
+	return addr, log
 }
 
 func dial(t testing.TB, addr string) *net.TCPConn {
 	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := prototest.Dial(t, addr)
 	conn.SetDeadline(time.Now().Add(6 * patience))
-	t.Cleanup(func() { conn.Close() })
-	return conn.(*net.TCPConn)
+	return conn
 }
 
 // host is one queue of a host: enough of one to ask things.
@@ -351,23 +326,4 @@ func (h *host) queue(addr string, qid uint16, digests uint8, align int, noFlow b
 		h.t.Fatalf("queue of controller %d: %d", h.id, a.result)
 	}
 	return q
-}
-
-// until waits for a fact.
-func until(t *testing.T, what string, fact func() bool) {
-	t.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !fact() {
-		select {
-		case <-end:
-			t.Fatalf("waited %v for: %s", patience, what)
-		case <-tick.C:
-		}
-	}
-}
-
-func (l *logged) has(text string) func() bool {
-	return func() bool { return strings.Contains(l.String(), text) }
 }

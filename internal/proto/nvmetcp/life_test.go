@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"netroot/internal/proto/accept"
+	"netroot/internal/prototest"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -80,7 +81,7 @@ func TestFatalErrors(t *testing.T) {
 		conn.CloseWrite()
 		ended(t, conn)
 	}
-	until(t, "refusals", func() bool { return s.Counters().Refused == 20 })
+	prototest.Until(t, "refusals", func() bool { return s.Counters().Refused == 20 })
 	if n := strings.Count(log.String(), `msg="nvmetcp: refused"`); n < 10 {
 		t.Errorf("%d lines:\n%s", n, log)
 	}
@@ -96,7 +97,7 @@ func TestHostEndsConnection(t *testing.T) {
 		h := ic(t, dial(t, addr), 0, 4)
 		h.conn.Write(b)
 		ended(t, h.conn)
-		until(t, "a line", log.has(text))
+		prototest.Until(t, "a line", log.Has(text))
 	}
 }
 
@@ -118,14 +119,14 @@ func TestControllerEnds(t *testing.T) {
 	one, two := admin.queue(addr, 1, 0, 4, false), admin.queue(addr, 2, 0, 4, true)
 	one.must(read(0, 2, 1024))
 	two.conn.Close()
-	until(t, "a queue less", func() bool { all := s.Active(); return len(all) == 1 && all[0].Connections == 1 })
+	prototest.Until(t, "a queue less", func() bool { all := s.Active(); return len(all) == 1 && all[0].Connections == 1 })
 	if released.Load() != 0 {
 		t.Error("released while in use")
 	}
 	admin.queue(addr, 2, 0, 4, false).must(read(3, 1, 512)) // its number is free again
 	admin.conn.Close()
 	ended(t, one.conn)
-	until(t, "the end", func() bool { return len(s.Active()) == 0 && released.Load() == 1 && len(*seen.Load()) == 2 })
+	prototest.Until(t, "the end", func() bool { return len(s.Active()) == 0 && released.Load() == 1 && len(*seen.Load()) == 2 })
 	begun := accept.Session{Protocol: "nvmetcp", Client: hostNQN, Export: rootNQN, Number: 1, Connections: 1}
 	done := begun
 	done.Reads, done.ReadBytes, done.Connections = 2, 1536, 0
@@ -137,10 +138,10 @@ func TestControllerEnds(t *testing.T) {
 	if a := q.do(connectCommand(1, 127, 1, 0, 0, rootNQN, hostNQN)); a.status != statusConnectParam {
 		t.Errorf("queue of a controller that has ended: status %#x", a.status)
 	}
-	const lines = `level=INFO msg="nvmetcp: attached" client=nqn.2026-01.test:host export=nqn.2026-01.test:root controller=1
-level=INFO msg="nvmetcp: left" client=nqn.2026-01.test:host export=nqn.2026-01.test:root controller=1 reads=2 bytes=1536 why="connection closed"
+	const lines = `level=INFO msg="nvmetcp: attached" peer=127.0.0.1 client=nqn.2026-01.test:host export=nqn.2026-01.test:root controller=1
+level=INFO msg="nvmetcp: left" peer=127.0.0.1 client=nqn.2026-01.test:host export=nqn.2026-01.test:root controller=1 reads=2 bytes=1536 why="connection closed"
 `
-	until(t, "lines of a life", log.has(lines))
+	prototest.Until(t, "lines of a life", log.Has(lines))
 }
 
 // TestResetEndsQueues: so the host can begin anew.
@@ -151,7 +152,7 @@ func TestResetEndsQueues(t *testing.T) {
 	admin.must(fabrics(fabricsPropertySet, 0, propCC, 0))
 	ended(t, q.conn)
 	admin.must(enable)
-	until(t, "a queue of the same number", func() bool {
+	prototest.Until(t, "a queue of the same number", func() bool {
 		q := ic(t, dial(t, addr), 0, 4)
 		return q.do(connectCommand(1, 127, admin.id, 0, 0, rootNQN, hostNQN)).status == statusSuccess
 	})
@@ -203,7 +204,7 @@ func TestKeepAlive(t *testing.T) {
 func TestSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		log := &logged{}
+		log := &prototest.Log{}
 		quiet := pipe(t, &Server{Options: accept.Options{Log: slog.New(slog.NewTextHandler(log, nil))}})
 		if _, err := quiet.Read(make([]byte, 1)); err != io.EOF || time.Since(began) != accept.FirstRequest {
 			t.Errorf("%v after %v", err, time.Since(began))
@@ -213,7 +214,7 @@ func TestSilence(t *testing.T) {
 		if _, err := h0.Read(make([]byte, 1)); err != io.EOF {
 			t.Error(err)
 		}
-		if synctest.Wait(); !log.has("no Connect within 10s")() {
+		if synctest.Wait(); !log.Has("no Connect within 10s")() {
 			t.Errorf("log: %s", log)
 		}
 		h := ic(t, pipe(t, &Server{}), 0, 4)
@@ -259,7 +260,7 @@ func TestServeEnds(t *testing.T) {
 	q := attach(t, addr, rootNQN).queue(addr, 1, 0, 4, false)
 	ic(t, dial(t, addr), 0, 4)
 	q.send(read(0, 256, 128<<10))
-	until(t, "a read under way", func() bool { return g.waiting.Load() == 1 })
+	prototest.Until(t, "a read under way", func() bool { return g.waiting.Load() == 1 })
 	cancel()
 	close(g.open)
 	// The admin connection ends at once, and with it the queue: the host has to ask again elsewhere.
@@ -274,7 +275,7 @@ func TestTooManyConnections(t *testing.T) {
 	first := attach(t, addr, rootNQN)
 	first.queue(addr, 1, 0, 4, false)
 	ended(t, dial(t, addr))
-	until(t, "a line", log.has("more than 2 connections"))
+	prototest.Until(t, "a line", log.Has("more than 2 connections"))
 	first.must(sqe(opKeepAlive, 0))
 }
 

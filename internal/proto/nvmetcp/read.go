@@ -24,10 +24,11 @@ const (
 
 // transfer is data that a command returns.
 type transfer struct {
-	id  uint16
-	src io.ReaderAt
-	off int64
-	n   int
+	id      uint16
+	src     io.ReaderAt
+	off     int64
+	n       int
+	session *accept.Attachment // that counts it; nil for a log page
 }
 
 // io answers a command of an I/O queue, or starts what takes time.
@@ -79,7 +80,7 @@ func (c *conn) parseRead(cmd *command) (transfer, status) {
 	default:
 		st = cmd.takes(size)
 	}
-	return transfer{id: cmd.id(), src: d.data, off: int64(block) << d.shift, n: int(size)}, st
+	return transfer{cmd.id(), d.data, int64(block) << d.shift, int(size), c.ctrl.session}, st
 }
 
 // start serves t once there is room for its data: beside others, or at once when that is likely to be quick. A small
@@ -107,43 +108,42 @@ func (c *conn) start(ctx context.Context, t transfer) error {
 func (c *conn) serveRead(t transfer, p accept.Permit, chunk int) {
 	defer c.Leave(p)
 	defer c.Survive("read")
-	sent, err := c.transfer(t, chunk)
-	if err != nil {
+	if err := c.transfer(t, chunk); err != nil {
 		c.Fail(err)
-	}
-	if sent && c.ctrl.session != nil {
-		c.ctrl.session.Read(t.n)
 	}
 }
 
-// transfer answers with t through a buffer of chunk bytes, and reports whether all of the data was sent. Data that
-// cannot be read in the middle is no harm: the completion says so.
-func (c *conn) transfer(t transfer, chunk int) (sent bool, err error) {
+// transfer answers with t through a buffer of chunk bytes. Data that cannot be read is harmless in the middle, too: the
+// completion says so.
+func (c *conn) transfer(t transfer, chunk int) error {
 	buf := c.srv.bufs.Get(chunk)
 	defer c.srv.bufs.Put(buf)
 	for done := 0; ; {
 		if c.Failed() {
-			return false, c.Cause(nil)
+			return c.Cause(nil)
 		}
 		n := min(t.n-done, chunk)
 		data := (*buf)[headRoom : headRoom+n]
 		begin := time.Now()
 		if _, err := t.src.ReadAt(data, t.off+int64(done)); err != nil {
-			if c.ctrl.session != nil {
-				c.ctrl.session.Failed("read failed, told the host so", err, "offset", t.off, "length", t.n)
+			if t.session != nil {
+				t.session.Failed("read failed, told the host so", err, "offset", t.off, "length", t.n)
 			}
-			return false, c.complete(t.id, 0, statusReadError)
+			return c.complete(t.id, 0, statusReadError)
 		}
 		if t.n <= quickRead {
 			c.slow.Store(time.Since(begin) > slowBackend)
 		}
 		pdu := c.dataPDU(*buf, t, done, n)
 		done += n
+		if done == t.n && t.session != nil {
+			t.session.Read(t.n)
+		}
 		if done == t.n && !c.noFlow {
 			pdu = c.appendResponse(pdu, t.id, 0, statusSuccess)
 		}
 		if err := c.replies.Send(pdu); err != nil || done == t.n {
-			return err == nil, err
+			return err
 		}
 	}
 }

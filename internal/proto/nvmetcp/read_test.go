@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"netroot/internal/proto/accept"
+	"netroot/internal/prototest"
 )
 
 // want is what a read of a disk of size bytes returns.
@@ -93,7 +94,7 @@ func TestIOCommands(t *testing.T) {
 		}
 	}
 	const told = `client=nqn.2026-01.test:host export=nqn.2026-01.test:root opcode=2 lba=0 blocks=18 why="past the end of the namespace"`
-	if !log.has(told)() || strings.Count(log.String(), "command refused") != 1 {
+	if !log.Has(told)() || strings.Count(log.String(), "command refused") != 1 {
 		t.Errorf("not one line with %s:\n%s", told, log)
 	}
 }
@@ -131,7 +132,7 @@ func TestBackendFails(t *testing.T) {
 	q = admin.queue(addr, 1, 0, 4, false)
 	q.send(read(0, 1, 512))
 	ended(t, q.conn)
-	until(t, "a line about it", log.has("panic"))
+	prototest.Until(t, "a line about it", log.Has("panic"))
 	admin.must(sqe(opKeepAlive, 0))
 }
 
@@ -202,10 +203,10 @@ func TestInFlightIsBounded(t *testing.T) {
 	for i := range 3 * connInFlight {
 		q.send(read(0, 2048, 1<<20).numbered(uint16(i)))
 	}
-	until(t, "reads under way", func() bool { return g.waiting.Load() == connInFlight })
+	prototest.Until(t, "reads under way", func() bool { return g.waiting.Load() == connInFlight })
 	second := admin.queue(addr, 2, 0, 4, false)
 	second.send(read(0, 1024, 512<<10))
-	until(t, "a read of another connection", func() bool { return g.waiting.Load() == connInFlight+1 })
+	prototest.Until(t, "a read of another connection", func() bool { return g.waiting.Load() == connInFlight+1 })
 	if n := s.Counters().Memory; n != connInFlight*bufferSize {
 		t.Errorf("%d bytes of memory are taken", n)
 	}

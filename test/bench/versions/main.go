@@ -4,6 +4,8 @@
 //	git worktree add /tmp/old COMMIT && (cd /tmp/old && go build -o /tmp/netroot-old ./cmd/netroot)
 //	go run ./test/bench/versions -netroot bin/netroot -other /tmp/netroot-old -clients 200 -delay 100us
 //
+// With "-tags poller" a program is built whose busy connections do not wait in the kernel (internal/proto/accept).
+//
 // The delay is added by the clients, between a request and its departure: it is what a server sees of a network, at a
 // fraction of what a proxy costs on the machine that is measured.
 package main
@@ -71,6 +73,8 @@ func run(ctx context.Context, b beside.Bench, o options) error {
 		{"1 client, 4 KiB", 1, 0, load.Pattern{Bytes: 4 << 10, Depth: 1, Random: true, For: last}},
 		{"1 client, 4 KiB, depth 16", 1, 0, load.Pattern{Bytes: 4 << 10, Depth: 16, Random: true, For: last}},
 		{"1 client, 1 MiB", 1, 0, load.Pattern{Bytes: 1 << 20, Depth: 1, For: last}},
+		{fmt.Sprintf("1 client, 4 KiB, +%v", o.delay), 1, o.delay,
+			load.Pattern{Bytes: 4 << 10, Depth: 1, Random: true, For: last}},
 		{fmt.Sprintf("%d clients, 4 KiB, +%v", o.clients, o.delay), o.clients, o.delay,
 			load.Pattern{Bytes: 4 << 10, Depth: 1, Random: true, For: last}},
 		{fmt.Sprintf("%d clients, 64 KiB, +%v", o.clients, o.delay), o.clients, o.delay,
