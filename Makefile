@@ -68,6 +68,8 @@ install: all
 	install -D -m 755 bin/netroot $(DESTDIR)$(PREFIX)/bin/netroot
 	install -D -m 755 bin/netroot-init $(DESTDIR)$(PREFIX)/lib/netroot/netroot-init
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 docs/man/*.5
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man7 docs/man/*.7
 	bin/netroot completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/netroot
 
 .PHONY: clean
