@@ -176,9 +176,9 @@ func TestWriteDeadline(t *testing.T) {
 	inEachState(t, func(t *testing.T, c *socket, peer *net.TCPConn) {
 		// In pieces that do not make it idle, to a peer that takes nothing.
 		c.SetWriteDeadline(time.Now().Add(5 * patience))
-		timedOut(t, func() (n int, err error) {
+		timedOut(t, func() (_ int, err error) {
 			for err == nil {
-				n, err = c.Write(make([]byte, bulk))
+				_, err = c.Write(make([]byte, bulk))
 			}
 			return 0, err
 		})
