@@ -109,8 +109,7 @@ func firstServer[T any](addresses []string, connect func(address string) (T, err
 		}
 		failures = append(failures, err)
 	}
-	var none T
-	return none, errors.Join(failures...)
+	return *new(T), errors.Join(failures...)
 }
 
 const (
@@ -142,18 +141,22 @@ func forKernel(conn net.Conn) (*os.File, error) {
 // waitHangup blocks until the connection has ended, from either side: the peer closed or reset it,
 // TCP timed out, or the kernel's NBD driver gave it up.
 func waitHangup(conn *os.File) error {
-	fds := []unix.PollFd{{Fd: int32(conn.Fd()), Events: unix.POLLRDHUP}}
+	return waitAny([]unix.PollFd{{Fd: int32(conn.Fd()), Events: unix.POLLRDHUP}})
+}
+
+// waitAny blocks until something has happened to one of the descriptors.
+func waitAny(fds []unix.PollFd) error {
 	for {
 		_, err := unix.Poll(fds, -1)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return err
-		case fds[0].Revents&unix.POLLNVAL != 0:
-			return unix.EBADF
-		default:
-			return nil
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
+		for _, fd := range fds {
+			if err == nil && fd.Revents&unix.POLLNVAL != 0 {
+				err = unix.EBADF
+			}
+		}
+		return err
 	}
 }
 

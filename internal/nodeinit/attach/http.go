@@ -1,7 +1,6 @@
 package attach
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -35,7 +33,7 @@ func attachHTTP(ctx context.Context, r Request) (*Root, error) {
 		return nil, err
 	}
 	defer file.Close() // the loop device keeps it
-	device, err := attachLoop(ctx, file)
+	device, err := devices.AttachLoop(ctx, file)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +43,7 @@ func attachHTTP(ctx context.Context, r Request) (*Root, error) {
 	}
 	said := fmt.Sprintf("%s holds %s of %s in memory, %s/s, %s", device, mib(d.size), d.urls[0],
 		mib(int64(float64(d.size)/time.Since(d.began).Seconds())), checked)
-	return &Root{Device: device, Said: said, detach: func() error { return detachLoop(device) }}, nil
+	return &Root{Device: device, Said: said, detach: func() error { return devices.DetachLoop(device) }}, nil
 }
 
 // download is one file on its way into memory.
@@ -174,7 +172,7 @@ func (d *download) begin(resp *http.Response, file *os.File) error {
 		d.tag = "" // If-Range requires a strong one (RFC 9110, 13.1.5)
 	}
 	d.sum.Reset()
-	if free := availableMemory(d.meminfo); free < d.size+memoryReserve {
+	if free := devices.AvailableMemory(d.meminfo); free < d.size+memoryReserve {
 		return fmt.Errorf("%w: the image is %s and %s are free, of which %s must stay: use a transport that reads on demand",
 			errNoMemory, mib(d.size), mib(free), mib(int64(memoryReserve)))
 	}
@@ -207,22 +205,4 @@ func (d *download) copy(body io.Reader, file *os.File) error {
 		}
 	}
 	return nil
-}
-
-// availableMemory reads MemAvailable of /proc/meminfo (proc(5)), in bytes. If the kernel does not
-// say, the memory is assumed to be enough.
-func availableMemory(path string) int64 {
-	f, err := os.Open(path)
-	if err != nil {
-		return 1 << 62
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		fields := strings.Fields(lines.Text())
-		if len(fields) == 3 && fields[0] == "MemAvailable:" {
-			kib, _ := strconv.ParseInt(fields[1], 10, 64)
-			return kib << 10
-		}
-	}
-	return 1 << 62
 }

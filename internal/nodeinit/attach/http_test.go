@@ -15,8 +15,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"netroot/internal/nodeinit/devices"
 )
 
 // webRoot serves content as netroot does, and lets the test spoil a request: one for which spoil
@@ -277,41 +275,5 @@ func TestDownloadEnds(t *testing.T) {
 	if file, err := d.run(ctx); err == nil {
 		file.Close()
 		t.Error("came to an end without the file")
-	}
-}
-
-// TestLoop: a loop device that is detached releases its file, and with it the memory.
-func TestLoop(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("a loop device needs root")
-	}
-	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		t.Skipf("the kernel here has no loop devices: %v", err)
-	}
-	name := filepath.Join(t.TempDir(), "root")
-	if err := os.WriteFile(name, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	device, err := attachLoop(t.Context(), file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sys := filepath.Join("/sys/class/block", filepath.Base(device))
-	if behind, ro := devices.Attribute(filepath.Join(sys, "loop/backing_file")), devices.Attribute(filepath.Join(sys, "ro")); behind != name || ro != "1" {
-		t.Errorf("behind %s is %q, read-only %s", device, behind, ro)
-	}
-	if err := detachLoop(device); err != nil {
-		t.Fatal(err)
-	}
-	if behind := devices.Attribute(filepath.Join(sys, "loop/backing_file")); behind != "" {
-		t.Errorf("%s still holds %s", device, behind)
-	}
-	if err := detachLoop(device); err == nil {
-		t.Error("detached a device that has no file")
 	}
 }

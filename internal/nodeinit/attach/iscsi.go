@@ -49,13 +49,11 @@ func attachISCSI(ctx context.Context, r Request) (*Root, error) {
 	}
 	d := newISCSI(addresses, r.Root.Name, r.HostID)
 	d.LUN = r.Root.LUN
-	err = devices.Until(ctx, 10*time.Second, iscsiHandle+" (module iscsi_tcp)", func() (bool, error) {
-		var err error
-		d.Kernel.Handle, err = strconv.ParseUint(devices.Attribute(iscsiHandle), 10, 64)
-		return err == nil, nil
-	})
-	if err != nil {
+	if err := devices.UntilFile(ctx, iscsiHandle, "iscsi_tcp"); err != nil {
 		return nil, err
+	}
+	if d.Kernel.Handle, err = strconv.ParseUint(devices.Attribute(iscsiHandle), 10, 64); err != nil {
+		return nil, fmt.Errorf("%s: %w", iscsiHandle, err)
 	}
 	if err := d.Kernel.open(); err != nil {
 		return nil, err
@@ -207,19 +205,11 @@ func (d *ISCSI) Watch() error {
 		{Fd: int32(d.Kernel.socket.GetFd()), Events: unix.POLLIN},
 	}
 	for !d.Kernel.lost {
-		_, err := unix.Poll(fds, -1)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
+		if err := waitAny(fds); err != nil || fds[0].Revents != 0 {
 			return err
-		case (fds[0].Revents|fds[1].Revents)&unix.POLLNVAL != 0:
-			return unix.EBADF
-		case fds[0].Revents != 0:
-			return nil
-		default:
-			if _, err := d.Kernel.receive(); err != nil && !errors.Is(err, unix.EAGAIN) {
-				return err
-			}
+		}
+		if _, err := d.Kernel.receive(); err != nil && !errors.Is(err, unix.EAGAIN) {
+			return err
 		}
 	}
 	return nil

@@ -42,25 +42,20 @@ type iscsiParam struct {
 // parameters are what the kernel must know to continue a session after the login.
 func (d *ISCSI) parameters(s iscsi.Session) []iscsiParam {
 	num := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
-	flag := func(b bool) string {
-		if b {
-			return "1"
-		}
-		return "0"
-	}
+	flag := map[bool]string{false: "0", true: "1"}
 	host, port, _ := net.SplitHostPort(d.Server)
 	return []iscsiParam{
 		{paramMaxRecvDataSegment, num(s.MaxReceive)},
 		{paramMaxXmitDataSegment, num(s.MaxSend)},
-		{paramHeaderDigest, flag(s.HeaderDigest)},
-		{paramDataDigest, flag(s.DataDigest)},
-		{paramInitialR2T, flag(s.InitialR2T)},
+		{paramHeaderDigest, flag[s.HeaderDigest]},
+		{paramDataDigest, flag[s.DataDigest]},
+		{paramInitialR2T, flag[s.InitialR2T]},
 		{paramMaxR2T, num(s.MaxR2T)},
-		{paramImmediateData, flag(s.ImmediateData)},
+		{paramImmediateData, flag[s.ImmediateData]},
 		{paramFirstBurst, num(s.FirstBurst)},
 		{paramMaxBurst, num(s.MaxBurst)},
-		{paramPDUInOrder, flag(s.PDUInOrder)},
-		{paramDataSeqInOrder, flag(s.SeqInOrder)},
+		{paramPDUInOrder, flag[s.PDUInOrder]},
+		{paramDataSeqInOrder, flag[s.SeqInOrder]},
 		{paramErrorRecovery, num(s.ErrorRecovery)},
 		{paramExpStatSN, num(s.ExpStatSN)},
 		{paramTargetName, d.Target},

@@ -89,10 +89,8 @@ func isLinkDead(message []byte, index uint32) bool {
 	// nl.ParseRouteAttr advances by the aligned length of each attribute and checks only the length
 	// itself. An attribute list that ends within the padding makes it panic, so the padding is
 	// added.
-	list := append([]byte{}, message[header:]...)
-	for len(list)%unix.NLA_ALIGNTO != 0 {
-		list = append(list, 0)
-	}
+	list := make([]byte, (len(message)-header+unix.NLA_ALIGNTO-1)/unix.NLA_ALIGNTO*unix.NLA_ALIGNTO)
+	copy(list, message[header:])
 	attrs, err := nl.ParseRouteAttr(list)
 	for _, a := range attrs {
 		if err == nil && a.Attr.Type == nbdAttrIndex && len(a.Value) == 4 {

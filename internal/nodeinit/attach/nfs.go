@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/handoff"
+	"netroot/internal/nodeinit/devices"
 )
 
 // attachNFS finds a server that accepts connections. The rest is the kernel's work: it mounts the
@@ -49,12 +50,12 @@ func attachNFSImage(ctx context.Context, r Request) (*Root, error) {
 		return nil, err
 	}
 	defer file.Close()
-	device, err := attachLoop(ctx, file)
+	device, err := devices.AttachLoop(ctx, file)
 	if err != nil {
 		return nil, err
 	}
 	return &Root{Device: device, Said: fmt.Sprintf("%s is %s of %s", device, r.Root.Name, server),
-		detach: func() error { return detachLoop(device) }}, nil
+		detach: func() error { return devices.DetachLoop(device) }}, nil
 }
 
 // imageDirectory describes the directory of a packed root as a root to mount.
@@ -75,8 +76,7 @@ func (r Request) findNFS(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return firstServer(addresses, func(address string) (string, error) {
-		d := net.Dialer{Timeout: 5 * time.Second}
-		conn, err := d.DialContext(ctx, "tcp", address)
+		conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
 		if err != nil {
 			return "", err
 		}

@@ -31,11 +31,7 @@ func attachNVMe(ctx context.Context, r Request) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = devices.Until(ctx, 10*time.Second, nvmeFabrics+" (module nvme_tcp)", func() (bool, error) {
-		_, err := os.Stat(nvmeFabrics)
-		return err == nil, nil
-	})
-	if err != nil {
+	if err := devices.UntilFile(ctx, nvmeFabrics, "nvme_tcp"); err != nil {
 		return nil, err
 	}
 	var paths []string

@@ -6,10 +6,12 @@
 package devices
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -41,6 +43,17 @@ func Pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// fileLimit is how long a module may take to make its files after it was loaded.
+const fileLimit = 10 * time.Second
+
+// UntilFile waits until a file exists that a kernel module makes.
+func UntilFile(ctx context.Context, path, module string) error {
+	return Until(ctx, fileLimit, path+" (module "+module+")", func() (bool, error) {
+		_, err := os.Stat(path)
+		return err == nil, nil
+	})
+}
+
 // blockLimit is how long the kernel may take to make a block device and to learn its size.
 const blockLimit = 20 * time.Second
 
@@ -61,4 +74,22 @@ func Attribute(path string) string {
 		return ""
 	}
 	return strings.TrimSpace(string(b))
+}
+
+// AvailableMemory reads MemAvailable of /proc/meminfo (proc(5)), in bytes. If the kernel does not
+// say, the memory is assumed to be enough.
+func AvailableMemory(path string) int64 {
+	f, err := os.Open(path)
+	if err != nil {
+		return 1 << 62
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 3 && fields[0] == "MemAvailable:" {
+			kib, _ := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10
+		}
+	}
+	return 1 << 62
 }

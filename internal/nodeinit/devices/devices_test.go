@@ -1,6 +1,8 @@
 package devices
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,4 +19,34 @@ func TestUntil(t *testing.T) {
 			t.Errorf("asked %d times: %v", asked, err)
 		}
 	})
+}
+
+func TestUntilFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "handle")
+	synctest.Test(t, func(t *testing.T) {
+		started := time.Now()
+		err := UntilFile(t.Context(), path, "iscsi_tcp")
+		if err == nil || err.Error() != path+" (module iscsi_tcp): nothing after 10s" || time.Since(started) > 11*time.Second {
+			t.Errorf("%v after %s", err, time.Since(started))
+		}
+	})
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := UntilFile(t.Context(), path, "iscsi_tcp"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAttribute(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "size")
+	if err := os.WriteFile(path, []byte(" 2048\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := Attribute(path); got != "2048" {
+		t.Errorf("%q", got)
+	}
+	if got := Attribute(path + "x"); got != "" {
+		t.Errorf("%q of a file that does not exist", got)
+	}
 }

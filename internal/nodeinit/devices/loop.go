@@ -1,4 +1,4 @@
-package attach
+package devices
 
 import (
 	"context"
@@ -9,12 +9,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"netroot/internal/nodeinit/devices"
 )
 
-// attachLoop makes a read-only loop device of a file (loop(4)).
-func attachLoop(ctx context.Context, file *os.File) (string, error) {
+// AttachLoop makes a read-only loop device of a file (loop(4)).
+func AttachLoop(ctx context.Context, file *os.File) (string, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return "", fmt.Errorf("the kernel's loop driver: %w", err)
@@ -26,7 +24,7 @@ func attachLoop(ctx context.Context, file *os.File) (string, error) {
 	}
 	path := "/dev/loop" + strconv.Itoa(index)
 	var loop *os.File
-	if err := devices.Until(ctx, 5*time.Second, path, func() (bool, error) {
+	if err := Until(ctx, 5*time.Second, path, func() (bool, error) {
 		loop, err = os.OpenFile(path, os.O_RDONLY, 0) // read-only makes the device read-only
 		return err == nil, nil
 	}); err != nil {
@@ -36,15 +34,15 @@ func attachLoop(ctx context.Context, file *os.File) (string, error) {
 	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_FD, int(file.Fd())); err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	if err := devices.UntilBlock(ctx, path); err != nil {
-		return "", errors.Join(err, detachLoop(path))
+	if err := UntilBlock(ctx, path); err != nil {
+		return "", errors.Join(err, DetachLoop(path))
 	}
 	return path, nil
 }
 
-// detachLoop releases the file of a loop device: another attempt fetches the image again, and the
+// DetachLoop releases the file of a loop device: another attempt fetches the image again, and the
 // memory may not hold it twice.
-func detachLoop(path string) error {
+func DetachLoop(path string) error {
 	loop, err := os.Open(path)
 	if err != nil {
 		return err
