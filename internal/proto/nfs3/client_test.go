@@ -145,7 +145,8 @@ func serveDir(t testing.TB, dir string, e Export) *host {
 	return h
 }
 
-// client speaks to a server over one connection. Its methods fail the test where the protocol is broken.
+// client speaks to a server over one connection. Its methods fail the test where the protocol is
+// broken.
 type client struct {
 	t    testing.TB
 	nc   net.Conn

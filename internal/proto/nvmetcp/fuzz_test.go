@@ -17,8 +17,9 @@ func (c closing) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// FuzzServer feeds a server what an admin connection and then an I/O connection may say: it must return, with every
-// subsystem released, every byte of memory given back, and no more said than the commands can ask for.
+// FuzzServer feeds a server what an admin connection and then an I/O connection may say: it must
+// return, with every subsystem released, every byte of memory given back, and no more said than the
+// commands can ask for.
 func FuzzServer(f *testing.F) {
 	for _, s := range scripts(f) {
 		f.Add(s.said(0), s.said(1))

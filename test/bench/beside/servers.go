@@ -15,8 +15,9 @@ import (
 	"netroot/internal/store"
 )
 
-// Netroot is "netroot serve" of the program at path, for the clients of one transport, with the file as the packed root
-// of an image. Each run of it is a process of its own that ends with this one, for then its standard input does.
+// Netroot is "netroot serve" of the program at path, for the clients of one transport, with the
+// file as the packed root of an image. Each run of it is a process of its own that ends with this
+// one, for then its standard input does.
 func Netroot(path string, t handoff.Transport) Server {
 	return Server{"netroot", func(_ context.Context, file string) (*Target, error) {
 		state, err := imageOf(file)
@@ -52,7 +53,8 @@ func Netroot(path string, t handoff.Transport) Server {
 	}}
 }
 
-// imageOf is a state directory beside the file, with an image of it, made when it is first asked for.
+// imageOf is a state directory beside the file, with an image of it, made when it is first asked
+// for.
 func imageOf(file string) (state string, err error) {
 	state = file + ".state"
 	if _, err := os.Stat(state); err == nil {

@@ -1,5 +1,6 @@
-// Command nbd measures our NBD server beside nbdkit and qemu-nbd: sequential copies by nbdcopy over one and several
-// connections, and random 4 KiB reads by fio. It needs nbdcopy and fio; a server that is not installed is left out.
+// Command nbd measures our NBD server beside nbdkit and qemu-nbd: sequential copies by nbdcopy over
+// one and several connections, and random 4 KiB reads by fio. It needs nbdcopy and fio; a server
+// that is not installed is left out.
 //
 //	go run ./test/bench/nbd -size 256 -rounds 3 -seconds 5
 package main
