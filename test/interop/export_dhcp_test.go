@@ -163,7 +163,7 @@ func askAll(t *testing.T, loader export.Loader, run []string) {
 	ended := make(chan struct{})
 	go func() {
 		cmd.Wait()
-		cancel() // nobody answers any more
+		cancel() // no server answers any more
 		close(ended)
 	}()
 	defer func() {

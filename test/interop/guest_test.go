@@ -157,7 +157,7 @@ func (g *guest) shell() (net.Conn, error) {
 	}
 }
 
-// run is sh for what has to succeed.
+// run is sh for a command that must succeed.
 func (g *guest) run(script string) string {
 	g.t.Helper()
 	out, err := g.sh(script)

@@ -13,8 +13,8 @@ import (
 // the tests send what would destroy data, which this disk refuses. What is left out would
 //
 //   - fail, because it writes and takes it for granted that this succeeds: CompareAndWrite, OrWrite, Write10 to Write16,
-//     WriteAtomic16, WriteSame*, WriteVerify*, iSCSIResiduals.Write*, iSCSITMF; or because it wants persistent
-//     reservations, which say who may write: Prin*, Prout*;
+//     WriteAtomic16, WriteSame*, WriteVerify*, iSCSIResiduals.Write*, iSCSITMF; or because it requires persistent
+//     reservations, which say which initiator may write: Prin*, Prout*;
 //   - skip itself, because the disk is not removable (NoMedia, PreventAllow, StartStopUnit) or thin (GetLBAStatus,
 //     Unmap), has one path (MultipathIO), or does not know the command: RESERVE, VERIFY, SANITIZE, copies, defect lists.
 var iscsiSuites = []struct {

@@ -133,7 +133,7 @@ func TestNFSCopy(t *testing.T) {
 }
 
 // TestNFSRights: libnfs is told what its user may not do. It is run as root, so that is what an
-// export that does not trust root lets nobody do, and a read-only one.
+// export that does not trust root refuses, and a read-only one.
 func TestNFSRights(t *testing.T) {
 	need(t, "nfs-cp", "libnfs-utils")
 	for want, e := range map[string]nfs3.Export{"NFS3ERR_ACCES": {}, "NFS3ERR_ROFS": {ReadOnly: true, TrustRoot: true}} {

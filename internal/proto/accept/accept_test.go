@@ -208,8 +208,8 @@ func TestListenerFails(t *testing.T) {
 	})
 }
 
-// TestEnd: who is idle ends at once, who has work under way may finish it, who does not come to an
-// end is ended.
+// TestEnd: an idle connection ends at once, one with work under way may finish it, one that does
+// not come to an end is ended.
 func TestEnd(t *testing.T) {
 	for name, tt := range map[string]struct {
 		serve func(ctx context.Context, nc *Conn)

@@ -72,7 +72,7 @@ func TestLeastPeerConnections(t *testing.T) {
 }
 
 // TestPeerSurplus: those above the share of an address are told, as those above the limit of all
-// are, and take nobody's place.
+// are, and take the place of no other peer.
 func TestPeerSurplus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := newLoop(leastPeerConns + 1)
@@ -334,7 +334,7 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// TestFailedConnectionsWaitForNothing: a request that waits for memory is let go of when its
+// TestFailedConnectionsWaitForNothing: a request that waits for memory ends when its
 // connection fails.
 func TestFailedConnectionsWaitForNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -26,7 +26,7 @@ type LoginConfig struct {
 }
 
 // Session is what a login agreed on, by the names of RFC 7143 §13, in bytes. It is all that the
-// Linux kernel wants to know of a connection that it takes over (include/scsi/iscsi_if.h).
+// Linux kernel requires of a connection that it takes over (include/scsi/iscsi_if.h).
 type Session struct {
 	TSIH        uint16
 	PortalGroup uint16

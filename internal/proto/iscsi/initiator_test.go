@@ -131,8 +131,8 @@ func TestCHAP(t *testing.T) {
 	}
 }
 
-// TestCHAPReflected: who sends our own challenge back must not be told what answers it (RFC 7143
-// §9.2.1).
+// TestCHAPReflected: a peer that sends our own challenge back must not be told the answer to it
+// (RFC 7143 §9.2.1).
 func TestCHAPReflected(t *testing.T) {
 	addr, log, _ := start(t, &Server{})
 	l := newInitiator(prototest.Dial(t, addr), LoginConfig{})

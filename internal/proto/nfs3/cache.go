@@ -143,7 +143,8 @@ func (c *cache) add(t *tree, handle []byte, path int) *file {
 	return f
 }
 
-// evict takes f from the index; it returns f when that is to be closed now, because nobody uses it.
+// evict takes f from the index; it returns f when that is to be closed now, because it has no
+// users.
 func (s *shard) evict(f *file) *file {
 	s.unlink(f)
 	delete(s.index, f.key)
@@ -166,7 +167,7 @@ func (c *cache) put(f *file) {
 	}
 }
 
-// forget closes f as soon as nobody uses it.
+// forget closes f as soon as it has no users.
 func (c *cache) forget(f *file) {
 	s := c.shardOf(f)
 	s.mu.Lock()

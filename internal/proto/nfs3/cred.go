@@ -42,7 +42,8 @@ type credTable struct {
 
 const maxCreds = 4096 // in a table; then it starts anew
 
-// get returns the credentials of those ids. An id that the kernel has no user for (-1) is nobody's.
+// get returns the credentials of those ids. An id that is not one to the kernel (-1) becomes
+// nobody.
 func (t *credTable) get(uid, gid uint32, groups []uint32) *cred {
 	known := func(id uint32) uint32 {
 		if id == ^uint32(0) {

@@ -174,7 +174,8 @@ func TestVerdictsEnd(t *testing.T) {
 	}
 }
 
-// TestChangesAs: who makes something owns it, and may only what a local process of his may.
+// TestChangesAs: a user owns what the user makes, and may do only what a local process of that user
+// may.
 func TestChangesAs(t *testing.T) {
 	dir, _, c, root := writable(t)
 	must(t, os.Mkdir(filepath.Join(dir, "tmp"), 0))

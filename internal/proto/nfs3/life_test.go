@@ -99,7 +99,7 @@ func TestForgedHandles(t *testing.T) {
 	ok(t, "a longer one", s, statusStale)
 }
 
-// TestForgedHandlesOpenNothing: nobody is asked for an export, nor told that it is used, for a
+// TestForgedHandlesOpenNothing: no export is looked up, and no observer told of its use, for a
 // handle that was made up. The same connection's good handles are as good as ever.
 func TestForgedHandlesOpenNothing(t *testing.T) {
 	needRoot(t)

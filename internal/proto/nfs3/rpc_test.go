@@ -75,7 +75,7 @@ func TestReplies(t *testing.T) {
 	}
 }
 
-// TestNoCalls: what is no call ends the connection, and so does what is too large, and the log says
+// TestNoCalls: a record that is not a call or is too large ends the connection, and the log says
 // why.
 func TestNoCalls(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -222,8 +222,8 @@ func pipe(t *testing.T, s *Server) (near net.Conn, ended chan struct{}) {
 	return near, ended
 }
 
-// TestSlowPeers: who does not end a request, or takes no reply, is let go of after a minute; who is
-// idle is not.
+// TestSlowPeers: a client that does not end a request, or takes no reply, is disconnected after a
+// minute; one that is idle is not.
 func TestSlowPeers(t *testing.T) {
 	null := (&client{t: t}).request(programNFS, nfsVersion, procNull, nil)
 	for name, tt := range map[string]struct {

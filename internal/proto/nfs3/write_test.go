@@ -326,7 +326,7 @@ func TestRemovedIsFreed(t *testing.T) {
 		handles[name] = fh
 	}
 	if len(open()) == 0 {
-		t.Fatal("nothing is kept open: the test is of no use")
+		t.Fatal("nothing is kept open: the test cannot show anything")
 	}
 	c.unlink(procRemove, root, "victim-remove")
 	s, _, _ := c.rename(root, "other", root, "victim-rename")

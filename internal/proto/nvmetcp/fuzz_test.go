@@ -44,7 +44,7 @@ func FuzzServer(f *testing.F) {
 			newID: func() uint16 { return 1 },
 		}
 		s.once.Do(s.setup)
-		// The admin connection has to stay while the other one talks.
+		// The admin connection must stay while the other one is in use.
 		more, stop := io.Pipe()
 		heard := make(chan struct{})
 		first := &prototest.Feed{R: io.MultiReader(bytes.NewReader(admin), closing(heard), more)}

@@ -227,7 +227,7 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// TestStuckHost: who takes no data for a minute must connect again.
+// TestStuckHost: a host that takes no data for a minute must connect again.
 func TestStuckHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
@@ -266,8 +266,7 @@ func TestServeEnds(t *testing.T) {
 	prototest.Until(t, "a read under way", func() bool { return g.waiting.Load() == 1 })
 	cancel()
 	close(g.open)
-	// The admin connection ends at once, and with it the queue: the host has to ask again
-	// elsewhere.
+	// The admin connection ends at once, and with it the queue: the host must ask again elsewhere.
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -139,7 +139,7 @@ func TestBackendFails(t *testing.T) {
 // TestManyQueues reads from many queues with many commands under way, of all sizes, and looks at
 // every byte. The race detector has most to say here.
 func TestManyQueues(t *testing.T) {
-	addr, _ := start(t, &Server{Options: accept.Options{MaxBuffer: 3 << 20}}) // less than they want together
+	addr, _ := start(t, &Server{Options: accept.Options{MaxBuffer: 3 << 20}}) // less than they ask for together
 	const size = 64<<20 + 5
 	var queues sync.WaitGroup
 	for n := range 3 {

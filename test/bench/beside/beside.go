@@ -172,7 +172,7 @@ func Fill(file string, size int) error {
 	return f.Close()
 }
 
-// FreePort is a port of 127.0.0.1 that nobody listens on.
+// FreePort is a port of 127.0.0.1 without a listener.
 func FreePort() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -195,7 +195,7 @@ func Installed(program, debian string) error {
 // it and its children.
 func Daemon(port string, argv ...string) (pid int, stop func(), err error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
-	var said bytes.Buffer // all of it of no interest to those who wait for a table
+	var said bytes.Buffer // printed only when it does not start
 	cmd.Stderr = &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

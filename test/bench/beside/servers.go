@@ -73,7 +73,7 @@ func imageOf(file string) (state string, err error) {
 	return state, err
 }
 
-// Nbdkit and QemuNBD serve the file by NBD.
+// Nbdkit and QemuNBD serve the file over NBD.
 func Nbdkit() Server {
 	return foreign("nbdkit", "nbd://127.0.0.1:%s", func(file, port string) []string {
 		return []string{"nbdkit", "--foreground", "--exit-with-parent", "--readonly", "--ipaddr=127.0.0.1", "--port=" + port, "file", file}
@@ -117,7 +117,7 @@ http {
 }
 `
 
-// Nginx serves the file by HTTP.
+// Nginx serves the file over HTTP.
 func Nginx() Server {
 	return Server{"nginx", func(_ context.Context, file string) (*Target, error) {
 		port, err := FreePort()
@@ -146,7 +146,7 @@ func Nginx() Server {
 
 const tgtdName = "iqn.2026-01.org.example:bench"
 
-// Tgtd serves the file by iSCSI, with its own defaults, read-only. It needs root.
+// Tgtd serves the file over iSCSI, with its own defaults, read-only. It requires root.
 func Tgtd() Server {
 	return Server{"tgtd", func(ctx context.Context, file string) (*Target, error) {
 		port, err := FreePort()

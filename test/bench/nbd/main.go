@@ -32,7 +32,7 @@ func run(ctx context.Context, b beside.Bench) error {
 	return b.Run(ctx, servers, measures(b.Size, b.Seconds))
 }
 
-// times is how often the file is copied for one measure, so that nbdcopy's start is no matter.
+// times is how often the file is copied for one measure, so that nbdcopy's start does not matter.
 const times = 4
 
 func measures(size, seconds int) []beside.Measure {
