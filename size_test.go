@@ -24,7 +24,6 @@ var large = map[string]string{
 	"internal/layer":         "both kinds of layers, read and applied by the same code",
 	"internal/nodeinit":      "the steps of a boot",
 	"internal/proto/iscsi":   "login, SCSI commands and task management of one protocol",
-	"internal/proto/nbd":     "client and server of one protocol",
 	"internal/proto/nfs3":    "three programs of ONC RPC: NFS, MOUNT and NLM",
 	"internal/proto/nvmetcp": "fabrics, admin and I/O commands of one protocol",
 	"internal/recipe":        "two dialects of one language",
