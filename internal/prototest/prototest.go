@@ -1,5 +1,5 @@
-// Package prototest has what the tests of protocol servers share: a server that runs for a test, its log, and connections
-// to it. It is not for programs.
+// Package prototest has what the tests of protocol servers share: a server that runs for a test,
+// its log, and connections to it. It is not for programs.
 package prototest
 
 import (
@@ -18,7 +18,8 @@ import (
 // Patience is how long a test waits for something that happens at once on an idle machine.
 const Patience = 10 * time.Second
 
-// Log collects a server's log as text, without what differs between runs: times, durations and the ports of peers.
+// Log collects a server's log as text, without what differs between runs: times, durations and the
+// ports of peers.
 type Log struct{ testlog.Buffer }
 
 var (
@@ -35,7 +36,8 @@ func (l *Log) Has(text string) func() bool {
 	return func() bool { return strings.Contains(l.String(), text) }
 }
 
-// Feed is a connection whose peer sends what R has, then leaves. What it is sent is counted in Written and dropped.
+// Feed is a connection whose peer sends what R has, then leaves. What it is sent is counted in
+// Written and dropped.
 type Feed struct {
 	net.Conn // nil: everything used is below
 	R        io.Reader
@@ -51,8 +53,8 @@ func (f *Feed) SetDeadline(time.Time) error      { return nil }
 func (f *Feed) SetReadDeadline(time.Time) error  { return nil }
 func (f *Feed) SetWriteDeadline(time.Time) error { return nil }
 
-// Serve has a server listen on a port of 127.0.0.1. stop ends it, fails the test when it returns an error, and may be
-// called twice; the end of the test calls it.
+// Serve has a server listen on a port of 127.0.0.1. stop ends it, fails the test when it returns an
+// error, and may be called twice; the end of the test calls it.
 func Serve(t testing.TB, serve func(context.Context, net.Listener) error) (addr string, stop func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -79,7 +79,8 @@ func (s dhcpServer) prepare(t *testing.T, loader export.Loader) (check, run []st
 	return fill(s.check), fill(s.run)
 }
 
-// dhcpAnswers are what machines must be told by each loader: the boot file, and whether the TFTP server is named.
+// dhcpAnswers are what machines must be told by each loader: the boot file, and whether the TFTP
+// server is named.
 var dhcpAnswers = []struct {
 	name            string
 	arch            iana.Arch
@@ -95,7 +96,8 @@ var dhcpAnswers = []struct {
 	{"no PXE", 0xffff, false, "", ""},
 }
 
-// TestExportDHCP has each server judge its snippet, and asks it what it tells machines, in a network namespace.
+// TestExportDHCP has each server judge its snippet, and asks it what it tells machines, in a
+// network namespace.
 func TestExportDHCP(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a network namespace needs root")
@@ -115,8 +117,8 @@ func TestExportDHCP(t *testing.T) {
 	}
 }
 
-// inNetwork runs fn in a network namespace with the ends v0, which has 10.99.0.1, and v1 of one cable. The thread is
-// given up with it.
+// inNetwork runs fn in a network namespace with the ends v0, which has 10.99.0.1, and v1 of one
+// cable. The thread is given up with it.
 func inNetwork(t *testing.T, fn func()) {
 	t.Helper()
 	done := make(chan bool)
@@ -161,7 +163,7 @@ func askAll(t *testing.T, loader export.Loader, run []string) {
 	ended := make(chan struct{})
 	go func() {
 		cmd.Wait()
-		cancel() // nobody answers any more
+		cancel() // no server answers any more
 		close(ended)
 	}()
 	defer func() {

@@ -17,7 +17,8 @@ import (
 	"netroot/internal/proto/nbd"
 )
 
-// writeSet writes the files of a set below dir, with dir before the paths by which servers read them.
+// writeSet writes the files of a set below dir, with dir before the paths by which servers read
+// them.
 func writeSet(t *testing.T, dir string, set export.Set) {
 	t.Helper()
 	for _, f := range set.Files {
@@ -31,8 +32,8 @@ func writeSet(t *testing.T, dir string, set export.Set) {
 	}
 }
 
-// TestExportNBD: nbd-server takes sections from the directory that a site includes, more of them when it is told to look
-// again, and lets in whom they name.
+// TestExportNBD: nbd-server takes sections from the directory that a site includes, more of them
+// when it is told to look again, and lets in whom they name.
 func TestExportNBD(t *testing.T) {
 	need(t, "nbd-server", "nbd-server")
 	dir := t.TempDir()
@@ -100,8 +101,8 @@ func TestExportNBD(t *testing.T) {
 	if err := signalPID(pid, "HUP"); err != nil {
 		t.Fatal(err)
 	}
-	// nbd-server 3.24 misses the signal one time in five. Started again, which ends its clients' connections, it must take
-	// the same files.
+	// nbd-server 3.24 misses the signal one time in five. Started again, which ends its clients'
+	// connections, it must take the same files.
 	polls, missed := 0, false
 	eventually(t, "nbd-server takes up the new export", func() bool {
 		if polls++; polls == 100 {
@@ -152,8 +153,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestExportNFS has exportfs read entries, in a mount namespace where /etc/exports and its own state are the test's. No
-// kernel of an NFS server is needed for that.
+// TestExportNFS has exportfs read entries, in a mount namespace where /etc/exports and its own
+// state are the test's. No kernel of an NFS server is needed for that.
 func TestExportNFS(t *testing.T) {
 	need(t, "exportfs", "nfs-kernel-server")
 	if os.Geteuid() != 0 {

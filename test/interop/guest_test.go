@@ -19,8 +19,8 @@ import (
 	"netroot/internal/vm"
 )
 
-// guest is a machine with a kernel of its own, busybox and a few foreign programs: what our servers' kernel clients
-// are tried with, for the kernel of the host may lack them.
+// guest is a machine with a kernel of its own, busybox and a few foreign programs: what our
+// servers' kernel clients are tried with, for the kernel of the host may lack them.
 type guest struct {
 	t       *testing.T
 	m       *vm.Machine
@@ -29,7 +29,8 @@ type guest struct {
 	accept  sync.Mutex
 }
 
-// guestScript keeps shells connected to the test, each of which runs what it is sent. So the test needs no sshd.
+// guestScript keeps shells connected to the test, each of which runs what it is sent. So the test
+// needs no sshd.
 const guestScript = `for i in 1 2; do
 	(while :; do nc ` + vm.GuestHost + ` PORT -e /bin/sh || usleep 100000; done) &
 done
@@ -37,8 +38,8 @@ echo guest: ready
 while :; do sleep 1000; done
 `
 
-// guestTree is a tree with a kernel and its modules: that of the Debian image which the boot tests build, or this
-// system.
+// guestTree is a tree with a kernel and its modules: that of the Debian image which the boot tests
+// build, or this system.
 func guestTree(t *testing.T) (string, *kernel.Kernel) {
 	t.Helper()
 	var why []error
@@ -109,7 +110,8 @@ func writeGuest(file, tree string, k *kernel.Kernel, modules, programs []string,
 // guestPatience is how long the guest may take for one script, and until it asks for the next.
 const guestPatience = time.Minute
 
-// sh runs a shell script in the guest and returns what it printed on both channels. Two may run at once.
+// sh runs a shell script in the guest and returns what it printed on both channels. Two may run at
+// once.
 func (g *guest) sh(script string) (string, error) {
 	conn, err := g.shell()
 	if err != nil {
@@ -155,7 +157,7 @@ func (g *guest) shell() (net.Conn, error) {
 	}
 }
 
-// run is sh for what has to succeed.
+// run is sh for a command that must succeed.
 func (g *guest) run(script string) string {
 	g.t.Helper()
 	out, err := g.sh(script)
@@ -165,8 +167,8 @@ func (g *guest) run(script string) string {
 	return out
 }
 
-// TestLinux is the judgement of the Linux kernel's clients, of nvme-cli and of nbd-client. It boots one machine for all
-// its parts.
+// TestLinux is the judgement of the Linux kernel's clients, of nvme-cli and of nbd-client. It boots
+// one machine for all its parts.
 func TestLinux(t *testing.T) {
 	needGuest(t)
 	need(t, "nvme", "nvme-cli")

@@ -9,12 +9,12 @@ import (
 	"testing"
 )
 
-// iscsiSuites are the suites of libiscsi's test program that a read-only disk must pass. "-d" lets the tests send what
-// would destroy data, which this disk refuses. What is left out would
+// iscsiSuites are the suites of libiscsi's test program that a read-only disk must pass. "-d" lets
+// the tests send what would destroy data, which this disk refuses. What is left out would
 //
 //   - fail, because it writes and takes it for granted that this succeeds: CompareAndWrite, OrWrite, Write10 to Write16,
-//     WriteAtomic16, WriteSame*, WriteVerify*, iSCSIResiduals.Write*, iSCSITMF; or because it wants persistent
-//     reservations, which say who may write: Prin*, Prout*;
+//     WriteAtomic16, WriteSame*, WriteVerify*, iSCSIResiduals.Write*, iSCSITMF; or because it requires persistent
+//     reservations, which say which initiator may write: Prin*, Prout*;
 //   - skip itself, because the disk is not removable (NoMedia, PreventAllow, StartStopUnit) or thin (GetLBAStatus,
 //     Unmap), has one path (MultipathIO), or does not know the command: RESERVE, VERIFY, SANITIZE, copies, defect lists.
 var iscsiSuites = []struct {
@@ -31,8 +31,8 @@ var iscsiSuites = []struct {
 	{"iSCSI.iSCSIcmdsn", nil, 2, 0}, {"iSCSI.iSCSIdatasn", []string{"-d"}, 1, 0}, {"iSCSI.iSCSIResiduals.Read*", nil, 4, 0},
 }
 
-// iscsiSkips are why a test ends early that is counted as passed: Inquiry.BlockLimits asks a thin disk more, and
-// ReportSupportedOpcodes.OneCommand takes the error that it provokes for ignorance.
+// iscsiSkips are why a test ends early that is counted as passed: Inquiry.BlockLimits asks a thin
+// disk more, and ReportSupportedOpcodes.OneCommand takes the error that it provokes for ignorance.
 var iscsiSkips = map[string]bool{
 	"[SKIPPED] Logical unit is fully provisioned. Skipping test": true,
 	"[SKIPPED] REPORT_SUPPORTED_OPCODES is not implemented.":     true,

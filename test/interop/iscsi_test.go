@@ -58,7 +58,8 @@ func newISCSIDisk(t *testing.T) *iscsiDisk {
 	return d
 }
 
-// serve serves it on a port of 127.0.0.1, a free one when addr is "127.0.0.1:0". stop may be called twice.
+// serve serves it on a port of 127.0.0.1, a free one when addr is "127.0.0.1:0". stop may be called
+// twice.
 func (d *iscsiDisk) serve(t *testing.T, addr string) (stop func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
@@ -160,8 +161,8 @@ func TestISCSIQemu(t *testing.T) {
 	}
 }
 
-// TestISCSIReconnect: the server dies under an initiator's reads and comes back; it logs in again and misses
-// nothing.
+// TestISCSIReconnect: the server dies under an initiator's reads and comes back; it logs in again
+// and misses nothing.
 func TestISCSIReconnect(t *testing.T) {
 	d := newISCSIDisk(t)
 	stop := d.serve(t, "127.0.0.1:0")
@@ -231,7 +232,8 @@ func TestISCSICHAP(t *testing.T) {
 	}
 }
 
-// tgtd serves file as root's own, with or without accounts; it needs root and goes when the test does.
+// tgtd serves file as root's own, with or without accounts; it needs root and goes when the test
+// does.
 func tgtd(t *testing.T, file string) (addr string, admin func(args ...string)) {
 	t.Helper()
 	need(t, "tgtd", "tgt")
@@ -271,7 +273,8 @@ func tgtd(t *testing.T, file string) (addr string, admin func(args ...string)) {
 	return addr, admin
 }
 
-// TestISCSILoginForeign logs in to tgtd, with and without CHAP, and reads the first block as the kernel would.
+// TestISCSILoginForeign logs in to tgtd, with and without CHAP, and reads the first block as the
+// kernel would.
 func TestISCSILoginForeign(t *testing.T) {
 	d := newISCSIDisk(t)
 	addr, admin := tgtd(t, d.file)
@@ -329,8 +332,8 @@ func TestISCSILoginForeign(t *testing.T) {
 	}
 }
 
-// firstBlock reads block 0 of LUN 1: tgtd's first disk. TEST UNIT READY comes before, for the unit attention that
-// a new session gets.
+// firstBlock reads block 0 of LUN 1: tgtd's first disk. TEST UNIT READY comes before, for the unit
+// attention that a new session gets.
 func firstBlock(t *testing.T, conn net.Conn, s iscsi.Session) []byte {
 	t.Helper()
 	conn.SetDeadline(time.Now().Add(20 * time.Second))

@@ -262,7 +262,8 @@ func nbdPlain(t *testing.T, g *guest) {
 	g.run("nbd-client -d /dev/nbd0")
 }
 
-// nbdSecure does it by TLS, which nbd-client speaks in a process of its own that the kernel's driver talks to.
+// nbdSecure does it by TLS, which nbd-client speaks in a process of its own that the kernel's
+// driver talks to.
 func nbdSecure(t *testing.T, g *guest) {
 	secure, authority := certificate(t)
 	d := serveNBD(t, secure)
@@ -314,7 +315,8 @@ func TestNBDLibrary(t *testing.T) {
 	mustRun(t, python, "testdata/libnbd.py", d.uri(), d.file)
 }
 
-// TestNBDHandshakeForeign attaches exports of other servers and reads the first bytes as the kernel would.
+// TestNBDHandshakeForeign attaches exports of other servers and reads the first bytes as the kernel
+// would.
 func TestNBDHandshakeForeign(t *testing.T) {
 	file := serveNBD(t, nil)
 	for _, tt := range []struct {

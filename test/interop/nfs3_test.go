@@ -81,7 +81,8 @@ func serveNFSOn(t *testing.T, l net.Listener, e nfs3.Export) nfsTree {
 	return n
 }
 
-// TestNFSLs has libnfs list a tree. It prints no bits above 0777; those are looked at in the package's own tests.
+// TestNFSLs has libnfs list a tree. It prints no bits above 0777; those are looked at in the
+// package's own tests.
 func TestNFSLs(t *testing.T) {
 	need(t, "nfs-ls", "libnfs-utils")
 	n := serveNFS(t, nfs3.Export{ReadOnly: true, TrustRoot: true})
@@ -131,8 +132,8 @@ func TestNFSCopy(t *testing.T) {
 	}
 }
 
-// TestNFSRights: libnfs is told what its user may not do. It is run as root, so that is what an export that does not
-// trust root lets nobody do, and a read-only one.
+// TestNFSRights: libnfs is told what its user may not do. It is run as root, so that is what an
+// export that does not trust root refuses, and a read-only one.
 func TestNFSRights(t *testing.T) {
 	need(t, "nfs-cp", "libnfs-utils")
 	for want, e := range map[string]nfs3.Export{"NFS3ERR_ACCES": {}, "NFS3ERR_ROFS": {ReadOnly: true, TrustRoot: true}} {
@@ -148,13 +149,15 @@ func TestNFSRights(t *testing.T) {
 	}
 }
 
-// TestNFSPortmap: libnfs finds the server by the portmapper's ports, in a network of its own, where they are free.
+// TestNFSPortmap: libnfs finds the server by the portmapper's ports, in a network of its own, where
+// they are free.
 func TestNFSPortmap(t *testing.T) {
 	need(t, "nfs-ls", "libnfs-utils")
 	if os.Geteuid() != 0 {
 		t.Skip("a network namespace needs root")
 	}
-	// The namespace is of this thread, which ends with this goroutine; sockets and programs that are made here are in it.
+	// The namespace is of this thread, which ends with this goroutine; sockets and programs that
+	// are made here are in it.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

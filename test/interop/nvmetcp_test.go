@@ -349,7 +349,8 @@ func nvmeSecondServer(t *testing.T, g *guest) {
 	two.disconnect(g)
 }
 
-// nvmeVanish: one of two servers falls silent, as if its plug were pulled. Only its keep-alive can tell.
+// nvmeVanish: one of two servers falls silent, as if its plug were pulled. Only its keep-alive can
+// tell.
 func nvmeVanish(t *testing.T, g *guest) {
 	d := newNVMeDisk()
 	one, two := serveNVMe(t, d, 0), serveNVMe(t, d, 0)

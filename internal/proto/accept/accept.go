@@ -1,8 +1,9 @@
-// Package accept is what the servers of all protocols have in common: a Loop takes a server's connections, bounds them and
-// the memory that they use, in all and for each peer address, counts what they do, tells an Observer of it, and brings
-// them to an orderly end. Replies writes the replies on one connection, and Buffers keeps the buffers that hold them.
+// Package accept is what the servers of all protocols have in common: a Loop takes a server's
+// connections, bounds them and the memory that they use, in all and for each peer address, counts
+// what they do, tells an Observer of it, and brings them to an orderly end. Replies writes the
+// replies on one connection, and Buffers keeps the buffers that hold them.
 //
-// It knows no protocol, and is not a server: each protocol reads and answers its own requests.
+// It knows no protocol and is not a server: each protocol reads and answers its own requests.
 package accept
 
 import (
@@ -18,20 +19,23 @@ import (
 )
 
 const (
-	// Stall is how long data may wait for its peer to take it: in the kernel (Tune), and in the servers as the deadline
-	// of each write. A machine that was frozen for longer must connect again.
+	// Stall is how long data may wait for its peer to take it: in the kernel (Tune), and in the
+	// servers as the deadline of each write. A machine that was frozen for longer must connect
+	// again.
 	Stall = time.Minute
 	// Grace is how long replies under way have to leave when the loop ends.
 	Grace = time.Second
-	// FirstRequest is how long a new connection may send nothing. Run sets it as the read deadline; a protocol
-	// replaces it when it has received something.
+	// FirstRequest is how long a new connection may send nothing. Run sets it as the read deadline;
+	// a protocol replaces it when it has received something.
 	FirstRequest = 10 * time.Second
-	// Spare is how many connections above the limits are told that they are too many, where a protocol can say it.
+	// Spare is how many connections above the limits are told that they are too many, where a
+	// protocol can say it.
 	Spare = 64
 
 	// One peer address has at most this part of the connections and of the memory of a server.
 	peerShare = 4
-	// A peer address may always have this many connections: an NVMe host makes one for each of its processors.
+	// A peer address may always have this many connections: an NVMe host makes one for each of its
+	// processors.
 	leastPeerConns = 16
 
 	keepaliveIdle     = 30 * time.Second // until the kernel asks whether the peer is there
@@ -44,14 +48,16 @@ const (
 type Options struct {
 	// Log gets one line for each client that attaches, leaves or is refused. Nil discards them.
 	Log *slog.Logger
-	// MaxConns bounds the connections, of which one peer address has at most a quarter (but 16). 0 means the
-	// protocol's default.
+	// MaxConns bounds the connections, of which one peer address has at most a quarter (but 16). 0
+	// means the protocol's default.
 	MaxConns int
-	// MaxBuffer bounds the bytes of requests and replies that are held in memory for all connections together. One
-	// peer address holds at most a quarter of them, or as much as one connection can use. A connection can always
-	// have one small request served beside that. 0 means the protocol's default.
+	// MaxBuffer bounds the bytes of requests and replies that are held in memory for all
+	// connections together. One peer address holds at most a quarter of them, or as much as one
+	// connection can use. A connection can always have one small request served beside that. 0
+	// means the protocol's default.
 	MaxBuffer int64
-	// Observer, when set, is told when a client attaches an export, when it leaves, and when an export fails.
+	// Observer, when set, is told when a client attaches an export, when it leaves, and when an
+	// export fails.
 	Observer Observer
 }
 
@@ -61,22 +67,25 @@ type Limits struct {
 	MaxBuffer int64
 	// LeastBuffer raises a MaxBuffer that is too small for the protocol's largest request.
 	LeastBuffer int64
-	// ConnBuffer and ConnRequests bound the requests of one connection that are under way, by bytes and number.
+	// ConnBuffer and ConnRequests bound the requests of one connection that are under way, by bytes
+	// and number.
 	ConnBuffer   int64
 	ConnRequests int
 }
 
-// Loop accepts connections for one server. Its exported fields are set before Run and not changed after it.
+// Loop accepts connections for one server. Its exported fields are set before Run and not changed
+// after it.
 type Loop struct {
 	Options
 	// Protocol is the prefix of errors and log lines.
 	Protocol string
-	// Serve serves one connection, in a goroutine of its own; the connection is closed when it returns. ctx ends with
-	// the connection (Conn.Fail), and when the loop ends: then the connection's reads fail, and Serve has Grace to
-	// send what is under way.
+	// Serve serves one connection, in a goroutine of its own; the connection is closed when it
+	// returns. ctx ends with the connection (Conn.Fail), and when the loop ends: then the
+	// connection's reads fail, and Serve has Grace to send what is under way.
 	Serve func(ctx context.Context, c *Conn)
-	// TellSurplus has Serve called for a connection above the limits too, of which there are at most Spare, with the
-	// reason in Conn.Surplus: the protocol tells its peer and logs it. Otherwise they are logged and closed.
+	// TellSurplus has Serve called for a connection above the limits too, of which there are at
+	// most Spare, with the reason in Conn.Surplus: the protocol tells its peer and logs it.
+	// Otherwise they are logged and closed.
 	TellSurplus bool
 
 	limits Limits
@@ -110,8 +119,9 @@ func NewLoop(protocol string, o Options, limits Limits) *Loop {
 	}
 }
 
-// Run accepts connections until ctx ends, then closes ln, waits for the end of every connection, and returns nil. When
-// ln fails it does the same and returns the error. It may run for several listeners at once.
+// Run accepts connections until ctx ends, then closes ln, waits for the end of every connection,
+// and returns nil. When ln fails it does the same and returns the error. It may run for several
+// listeners at once.
 func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 	defer ln.Close()
 	ctx, cancel := context.WithCancel(ctx)
@@ -149,7 +159,8 @@ func (l *Loop) accept(ctx context.Context, ln net.Listener, lives *sync.WaitGrou
 	}
 }
 
-// transient reports whether an error of accept(2) passes: a client that left before it was accepted, or a full table.
+// transient reports whether an error of accept(2) passes: a client that left before it was
+// accepted, or a full table.
 func transient(err error) bool {
 	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED} {
 		if errors.Is(err, e) {
@@ -179,7 +190,8 @@ func (l *Loop) admit(ctx context.Context, nc net.Conn) *Conn {
 	return c
 }
 
-// ServeConn serves a connection that the caller has accepted, until it ends or Grace after the end of ctx.
+// ServeConn serves a connection that the caller has accepted, until it ends or Grace after the end
+// of ctx.
 func (l *Loop) ServeConn(ctx context.Context, nc net.Conn) {
 	if c := l.admit(ctx, nc); c != nil {
 		l.live(ctx, c)
@@ -210,9 +222,9 @@ func (l *Loop) live(ctx context.Context, c *Conn) {
 	l.Serve(c.ctx, c)
 }
 
-// Tune makes the kernel notice a peer that vanished: on an idle connection by keepalive, and with data under way by
-// TCP_USER_TIMEOUT (tcp(7)), without which retransmission goes on for a quarter of an hour. Errors are ignored. Nagle's
-// algorithm is off by Go's default.
+// Tune makes the kernel notice a peer that vanished: on an idle connection by keepalive, and with
+// data under way by TCP_USER_TIMEOUT (tcp(7)), without which retransmission goes on for a quarter
+// of an hour. Errors are ignored. Nagle's algorithm is off by Go's default.
 func Tune(nc net.Conn) {
 	tc, ok := nc.(*net.TCPConn)
 	if !ok {

@@ -208,7 +208,8 @@ func TestListenerFails(t *testing.T) {
 	})
 }
 
-// TestEnd: who is idle ends at once, who has work under way may finish it, who does not come to an end is ended.
+// TestEnd: an idle connection ends at once, one with work under way may finish it, one that does
+// not come to an end is ended.
 func TestEnd(t *testing.T) {
 	for name, tt := range map[string]struct {
 		serve func(ctx context.Context, nc *Conn)
@@ -260,7 +261,8 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestVanishedPeersAreNoticed: what the kernel was asked to do about them, on real sockets of two listeners.
+// TestVanishedPeersAreNoticed: what the kernel was asked to do about them, on real sockets of two
+// listeners.
 func TestVanishedPeersAreNoticed(t *testing.T) {
 	l, _ := newLoop(2)
 	options := make(chan [5]int, 2)

@@ -7,8 +7,8 @@ import (
 
 const leastBufferBits = 12 // 4 KiB
 
-// Buffers keeps buffers between requests. They hold powers of two bytes of data, and room for what a protocol puts
-// around the data.
+// Buffers keeps buffers between requests. They hold powers of two bytes of data, and room for what
+// a protocol puts around the data.
 type Buffers struct {
 	room  int
 	pools []sync.Pool // for 4 KiB of data, and for twice as much each

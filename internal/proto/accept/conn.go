@@ -18,7 +18,8 @@ import (
 // Conn is one connection of a Loop.
 type Conn struct {
 	net.Conn
-	// Peer is the address of the other end. It is the zero AddrPort when the connection is not over TCP.
+	// Peer is the address of the other end. It is the zero AddrPort when the connection is not over
+	// TCP.
 	Peer netip.AddrPort
 	// Surplus is why the connection is above a limit, nil when it is not; see Loop.TellSurplus.
 	Surplus error
@@ -73,7 +74,8 @@ func (c *Conn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// SetReadDeadline is net.Conn's. It does nothing once the loop has ended: reads have failed since then.
+// SetReadDeadline is net.Conn's. It does nothing once the loop has ended: reads have failed since
+// then.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	c.reading.Lock()
 	defer c.reading.Unlock()
@@ -95,8 +97,8 @@ func (c *Conn) stopReading() {
 	c.Conn.SetReadDeadline(time.Now())
 }
 
-// Fail ends the connection, from any goroutine: its socket is closed and the context that Serve was given ends. The
-// first error is kept for Cause.
+// Fail ends the connection, from any goroutine: its socket is closed and the context that Serve was
+// given ends. The first error is kept for Cause.
 func (c *Conn) Fail(err error) {
 	c.cause.CompareAndSwap(nil, &err)
 	c.cancel()
@@ -106,7 +108,8 @@ func (c *Conn) Fail(err error) {
 // Stopping reports whether the loop has ended.
 func (c *Conn) Stopping() bool { return c.stop.Err() != nil }
 
-// Failed reports whether the connection has a cause to end. Requests that are under way need not be answered then.
+// Failed reports whether the connection has a cause to end. Requests that are under way need not be
+// answered then.
 func (c *Conn) Failed() bool { return c.cause.Load() != nil }
 
 // Cause returns the first error that Fail was given, or err if there is none.
@@ -117,8 +120,8 @@ func (c *Conn) Cause(err error) error {
 	return err
 }
 
-// Survive is deferred by each goroutine of a connection. It ends the connection when the goroutine panics, and keeps the
-// server running. what is the goroutine's work.
+// Survive is deferred by each goroutine of a connection. It ends the connection when the goroutine
+// panics, and keeps the server running. what is the goroutine's work.
 func (c *Conn) Survive(what string) {
 	if p := recover(); p != nil {
 		c.loop.Log.Error(c.loop.Protocol+": panic, connection closed", "in", what, "peer", c.PeerName(),
@@ -130,12 +133,12 @@ func (c *Conn) Survive(what string) {
 // Requested counts a request.
 func (c *Conn) Requested() { c.requests.Add(1) }
 
-// Refused counts and logs a refusal: of the connection, or of something that its peer asks for. attrs follow the peer in
-// the line.
+// Refused counts and logs a refusal: of the connection, or of something that its peer asks for.
+// attrs follow the peer in the line.
 func (c *Conn) Refused(why error, attrs ...any) { c.loop.Refused(c.PeerName(), why, attrs...) }
 
-// Misused logs the first request of a connection that is against the rules, such as a write to a read-only disk. what
-// is the protocol's word for a request.
+// Misused logs the first request of a connection that is against the rules, such as a write to a
+// read-only disk. what is the protocol's word for a request.
 func (c *Conn) Misused(what, why string, attrs ...any) {
 	if !c.misused.Swap(true) {
 		attrs = append([]any{"peer", c.PeerName()}, attrs...)
@@ -151,8 +154,8 @@ type Announced string
 
 func (a Announced) Error() string { return string(a) }
 
-// Reason says why a connection ended: err is what ended its requests, and unannounced is said of a peer that closed the
-// connection.
+// Reason says why a connection ended: err is what ended its requests, and unannounced is said of a
+// peer that closed the connection.
 func (c *Conn) Reason(err error, unannounced string) string {
 	if a, ok := err.(Announced); ok {
 		return string(a)

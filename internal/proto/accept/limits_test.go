@@ -30,7 +30,8 @@ func (q *queue) dialFrom(addr string) net.Conn {
 	return near
 }
 
-// TestPeerConnections: one address has a quarter of the connections, so that others are not kept out.
+// TestPeerConnections: one address has a quarter of the connections, so that others are not kept
+// out.
 func TestPeerConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, log := newLoop(4 * (leastPeerConns + 1))
@@ -70,8 +71,8 @@ func TestLeastPeerConnections(t *testing.T) {
 	}
 }
 
-// TestPeerSurplus: those above the share of an address are told, as those above the limit of all are, and take nobody's
-// place.
+// TestPeerSurplus: those above the share of an address are told, as those above the limit of all
+// are, and take the place of no other peer.
 func TestPeerSurplus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := newLoop(leastPeerConns + 1)
@@ -132,7 +133,8 @@ func TestFirstRequest(t *testing.T) {
 	})
 }
 
-// TestDeadlineAfterTheEnd: a protocol that sets a deadline when the loop has ended does not make its reads wait again.
+// TestDeadlineAfterTheEnd: a protocol that sets a deadline when the loop has ended does not make
+// its reads wait again.
 func TestDeadlineAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := newLoop(1)
@@ -154,7 +156,8 @@ func TestDeadlineAfterTheEnd(t *testing.T) {
 	})
 }
 
-// limited returns connections of a loop whose memory is 4096 bytes, of which one connection can use 1024 in 4 requests.
+// limited returns connections of a loop whose memory is 4096 bytes, of which one connection can use
+// 1024 in 4 requests.
 func limited(t *testing.T, peers ...string) (l *Loop, conns []*Conn) {
 	l = NewLoop("echo", Options{MaxBuffer: 4 << 20}, Limits{MaxConns: 100, ConnBuffer: 1 << 20, ConnRequests: 4})
 	for _, p := range peers {
@@ -243,8 +246,8 @@ func TestConnectionMemory(t *testing.T) {
 	})
 }
 
-// TestPeerMemory: a peer's connections hold a quarter of the memory together. Those of others have theirs, and its own
-// go on with one small request at a time.
+// TestPeerMemory: a peer's connections hold a quarter of the memory together. Those of others have
+// theirs, and its own go on with one small request at a time.
 func TestPeerMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, conns := limited(t, "10.0.0.1", "10.0.0.1", "10.0.0.2")
@@ -264,7 +267,8 @@ func TestPeerMemory(t *testing.T) {
 	})
 }
 
-// TestAllMemory: when all of it is taken by several peers, another one has small requests served, and large ones wait.
+// TestAllMemory: when all of it is taken by several peers, another one has small requests served,
+// and large ones wait.
 func TestAllMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, conns := limited(t, "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5")
@@ -302,7 +306,8 @@ func TestAllMemory(t *testing.T) {
 	})
 }
 
-// TestBudget: many that take, wait and give back never hold more than there is, and all come to an end.
+// TestBudget: many that take, wait and give back never hold more than there is, and all come to an
+// end.
 func TestBudget(t *testing.T) {
 	b := newBudget(100)
 	var all sync.WaitGroup
@@ -329,7 +334,8 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// TestFailedConnectionsWaitForNothing: a request that waits for memory is let go of when its connection fails.
+// TestFailedConnectionsWaitForNothing: a request that waits for memory ends when its
+// connection fails.
 func TestFailedConnectionsWaitForNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, conns := limited(t, "10.0.0.1")
@@ -385,7 +391,8 @@ func TestReason(t *testing.T) {
 	}
 }
 
-// TestRefusalLines: after ten within a second the others are one line with their number, then it begins again.
+// TestRefusalLines: after ten within a second the others are one line with their number, then it
+// begins again.
 func TestRefusalLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, log := newLoop(1)
@@ -476,7 +483,8 @@ func TestPanic(t *testing.T) {
 	})
 }
 
-// TestObserver: it hears of each session's begin, first failure and end, with the counts of that moment.
+// TestObserver: it hears of each session's begin, first failure and end, with the counts of that
+// moment.
 func TestObserver(t *testing.T) {
 	var events []Event
 	l, log := newLoop(1)

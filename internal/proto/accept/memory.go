@@ -6,10 +6,12 @@ import (
 	"sync/atomic"
 )
 
-// unshared is how many bytes a connection may hold for one request when it cannot have memory of the loop's.
+// unshared is how many bytes a connection may hold for one request when it cannot have memory of
+// the loop's.
 const unshared = 144 << 10
 
-// budget bounds bytes of memory that many connections hold. It takes a lock only when one of them has to wait.
+// budget bounds bytes of memory that many connections hold. It takes a lock only when one of them
+// has to wait.
 type budget struct {
 	size    int64
 	held    atomic.Int64
@@ -65,15 +67,17 @@ func (b *budget) release(n int64) {
 	}
 }
 
-// Permit is what one request holds of its connection's and of the loop's memory, in bytes. The zero value holds nothing.
+// Permit is what one request holds of its connection's and of the loop's memory, in bytes. The zero
+// value holds nothing.
 type Permit struct{ own, shared int64 }
 
-// Admit waits until a request may hold n bytes. Each request counts for at least its share of what the connection may
-// have under way, which bounds their number.
+// Admit waits until a request may hold n bytes. Each request counts for at least its share of what
+// the connection may have under way, which bounds their number.
 //
-// When the loop's memory or the peer's share of it is taken, by clients that do not read what they asked for, the
-// connection goes one request at a time. A request that can do with least bytes, and these are few, then needs no
-// memory of the loop's, so that nobody can stop the others: full is false, and the request must use least bytes.
+// When the loop's memory or the peer's share of it is taken, by clients that do not read what they
+// asked for, the connection goes one request at a time. A request that can do with least bytes, and
+// these are few, then needs no memory of the loop's, so that no peer can stop the others: full is
+// false, and the request must use least bytes.
 func (c *Conn) Admit(ctx context.Context, n, least int64) (p Permit, full bool, err error) {
 	l := c.loop
 	p.own = min(max(n, l.limits.ConnBuffer/int64(l.limits.ConnRequests)), l.limits.ConnBuffer)

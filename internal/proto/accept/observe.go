@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Session is the use of one export by one client. The counts are those of the moment when it was returned.
+// Session is the use of one export by one client. The counts are those of the moment when it was
+// returned.
 type Session struct {
 	Protocol    string         // "nbd", "nvmetcp", "iscsi" or "nfs3"
 	Peer        netip.AddrPort // of the connection that attached the export
@@ -42,8 +43,8 @@ type Event struct {
 	Why     string // it was detached or failed
 }
 
-// Observer is told of events, from many goroutines and while a client waits: it should return soon. It is not called for
-// requests that succeed; Loop.Active has their counts.
+// Observer is told of events, from many goroutines and while a client waits: it should return soon.
+// It is not called for requests that succeed; Loop.Active has their counts.
 type Observer func(Event)
 
 // Attachment is a session that goes on.
@@ -57,8 +58,8 @@ type Attachment struct {
 	reads, writes, readBytes, written, errored atomic.Uint64
 }
 
-// Attach begins a session of the connection's peer, of which what says Client, Export and Number. It is logged, with attrs
-// besides, and told to the Observer.
+// Attach begins a session of the connection's peer, of which what says Client, Export and Number.
+// It is logged, with attrs besides, and told to the Observer.
 func (c *Conn) Attach(what Session, attrs ...any) *Attachment {
 	l := c.loop
 	what.Protocol, what.Peer, what.Since = l.Protocol, c.Peer, time.Now()
@@ -117,8 +118,8 @@ func (a *Attachment) Heard() { a.heard.Store(time.Now().UnixNano()) }
 // Connections changes the number of connections of the session, which begins as 1.
 func (a *Attachment) Connections(by int) { a.connections.Add(int64(by)) }
 
-// Failed counts a request that the export failed. The first one is logged as what, with attrs besides, and told to the
-// Observer: a lost disk would fill the log otherwise.
+// Failed counts a request that the export failed. The first one is logged as what, with attrs
+// besides, and told to the Observer: a lost disk would fill the log otherwise.
 func (a *Attachment) Failed(what string, err error, attrs ...any) {
 	if a.errored.Add(1) > 1 {
 		return

@@ -22,8 +22,9 @@ var heldBuffers = sync.Pool{New: func() any {
 	return &b
 }}
 
-// Replies writes a server's replies on one connection. While the reader of requests sees that more of them are there
-// already, small replies can be held, and leave in one write: that halves what a deep queue costs.
+// Replies writes a server's replies on one connection. While the reader of requests sees that more
+// of them are there already, small replies can be held, and leave in one write: that halves what a
+// deep queue costs.
 type Replies struct {
 	nc   net.Conn
 	peer string
@@ -35,11 +36,11 @@ type Replies struct {
 	err   error       // the first: what follows half of a reply would be taken for its rest
 }
 
-// NewReplies returns the replies on nc. peer is the protocol's word for who takes them, for errors.
+// NewReplies returns the replies on nc. peer is the protocol's word for the receiver, for errors.
 func NewReplies(nc net.Conn, peer string) *Replies { return &Replies{nc: nc, peer: peer} }
 
-// Send sends b, one reply or more and each whole, at once or with those of the same time: see Hold. It may be called by
-// many goroutines. An error means that the connection is of no more use.
+// Send sends b, one reply or more and each whole, at once or with those of the same time: see Hold.
+// It may be called by many goroutines. An error means that the connection cannot be used any more.
 func (r *Replies) Send(b []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,9 +58,9 @@ func (r *Replies) Send(b []byte) error {
 	return r.flush()
 }
 
-// Stream sends a reply that is larger than its buffer: b, then what next returns until no byte is left of those that
-// follow b. Nothing else is sent in between. After an error of next the reply cannot be completed, so that the connection
-// is of no more use.
+// Stream sends a reply that is larger than its buffer: b, then what next returns until no byte is
+// left of those that follow b. Nothing else is sent in between. After an error of next the reply
+// cannot be completed, so that the connection cannot be used any more.
 func (r *Replies) Stream(b []byte, left int, next func(left int) ([]byte, error)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,11 +78,11 @@ func (r *Replies) Stream(b []byte, left int, next func(left int) ([]byte, error)
 	}
 }
 
-// Hold has small replies held from now on, or sends what is held and from now on everything at once. Whatever the caller
-// waits for meanwhile, none is held for longer than a millisecond or so.
+// Hold has small replies held from now on, or sends what is held and from now on everything at
+// once. Whatever the caller waits for meanwhile, none is held for longer than a millisecond or so.
 func (r *Replies) Hold(on bool) error {
 	if on || !r.hold.Load() {
-		r.hold.Store(on) // and nothing is held: no need to wait for who writes
+		r.hold.Store(on) // and nothing is held: no need to wait for a writer
 		return nil
 	}
 	r.mu.Lock()

@@ -88,7 +88,8 @@ func TestRepliesAreCopiedWhenHeld(t *testing.T) {
 	})
 }
 
-// TestRepliesFail: after half of a reply nothing more is sent, for it would be taken for the other half.
+// TestRepliesFail: after half of a reply nothing more is sent, for it would be taken for the other
+// half.
 func TestRepliesFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")
@@ -112,7 +113,8 @@ func TestRepliesFail(t *testing.T) {
 	})
 }
 
-// TestStream: nothing else is sent between the pieces of a reply, and what was held leaves before them.
+// TestStream: nothing else is sent between the pieces of a reply, and what was held leaves before
+// them.
 func TestStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &written{}
@@ -168,7 +170,8 @@ func TestRepliesAreNotHeldLong(t *testing.T) {
 	})
 }
 
-// TestHoldDoesNotWait: a reply on its way over a slow link does not keep the next request from being read.
+// TestHoldDoesNotWait: a reply on its way over a slow link does not keep the next request from
+// being read.
 func TestHoldDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()

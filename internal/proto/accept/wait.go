@@ -15,30 +15,35 @@ import (
 )
 
 const (
-	// patience is how long a thread waits for a busy connection until that counts as idle. A client that reads one block
-	// after another asks again within a fraction of it.
+	// patience is how long a thread waits for a busy connection until that counts as idle. A client
+	// that reads one block after another asks again within a fraction of it.
 	patience = 10 * time.Millisecond
-	// eager is how many reads in a row make a connection busy, with no write of more than bulk bytes between them.
+	// eager is how many reads in a row make a connection busy, with no write of more than bulk
+	// bytes between them.
 	eager = 16
 	bulk  = 64 << 10
 )
 
-// Each busy connection keeps one of the runtime's processors to itself (a P of package runtime, of which there are
-// GOMAXPROCS), for up to patience after the last request. Half of them are left to everybody else.
+// Each busy connection keeps one of the runtime's processors to itself (a P of package runtime, of
+// which there are GOMAXPROCS), for up to patience after the last request. Half of them are left to
+// all other goroutines.
 var (
 	busy    atomic.Int64
 	maxBusy = int64(runtime.GOMAXPROCS(0) / 2)
 )
 
-// socket is a TCP connection that waits in one of two ways. While it is idle its goroutine waits by the runtime's poller,
-// like any of Go's, and takes no thread. While it is busy with small requests a thread waits in read(2) and write(2), so
-// that a request and its reply cost little more than these two calls. By the poller they cost the wake-up of a thread in
-// epoll_wait(2) besides, and that of another which looks for more to do: a third of the processor time of a 4 KiB read,
-// and of its latency where the network adds none. In bulk the poller costs nothing to speak of.
+// socket is a TCP connection that waits in one of two ways. While it is idle its goroutine waits in
+// the runtime's poller, like any of Go's, and takes no thread. While it is busy with small requests
+// a thread waits in read(2) and write(2), so that a request and its reply cost little more than
+// these two calls. With the poller they also cost the wake-up of a thread in epoll_wait(2), and of
+// another one that looks for more to do: a fifth to a quarter of the processor time of a 4 KiB read
+// by a single client, and a sixth of its latency where the network adds none. With many clients, or
+// in bulk, the poller costs nothing more (test/bench/versions, docs/design.md).
 //
-// The poller does not know the socket of a busy connection, for epoll wakes its thread for each packet of a socket that
-// it watches, whoever else waits for it. So being busy means a duplicate of the file descriptor, with the one that is
-// watched closed; and being idle again another duplicate that is watched.
+// The poller does not know the socket of a busy connection, for epoll wakes its thread for each
+// packet of a socket that it watches, even if another thread waits for it. So being busy means a
+// duplicate of the file descriptor, with the one that is watched closed; and being idle again
+// another duplicate that is watched.
 type socket struct {
 	local, remote net.Addr
 
@@ -130,7 +135,8 @@ func (c *socket) call(do func(fd int, p []byte) (int, error), p []byte, by *atom
 	return max(n, 0), err
 }
 
-// again says whether what failed so should be done again: interrupted, or the connection has become busy or idle.
+// again says whether what failed so should be done again: interrupted, or the connection has become
+// busy or idle.
 func (c *socket) again(err error) bool {
 	switch {
 	case err == unix.EINTR:
@@ -270,7 +276,8 @@ func (c *socket) CloseWrite() error {
 	return c.idle.Load().pollable.(*net.TCPConn).CloseWrite() // as newSocket was given it
 }
 
-// SetDeadline is net.Conn's, but a busy connection that waits already may not see it until patience has passed.
+// SetDeadline is net.Conn's, but a busy connection that waits already may not see it until patience
+// has passed.
 func (c *socket) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }

@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// Algorithms of CHAP (IANA "PPP Authentication Algorithms"), and the keys of its exchange (RFC 7143 §12.1.3).
+// Algorithms of CHAP (IANA "PPP Authentication Algorithms"), and the keys of its exchange (RFC 7143
+// §12.1.3).
 const (
 	chapMD5    = "5"
 	chapSHA256 = "7"

@@ -56,8 +56,8 @@ func (c *conn) agree(t terms) {
 	c.maxSend.Store(t.maxSend &^ 3)
 }
 
-// sameSession reports whether c and o are one session to the protocol (RFC 7143 §4.4.3). Discovery sessions are
-// none: machines that list at the same time under one name should not end each other.
+// sameSession reports whether c and o are one session to the protocol (RFC 7143 §4.4.3). Discovery
+// sessions are none: machines that list at the same time under one name should not end each other.
 func (c *conn) sameSession(o *conn) bool {
 	return c.target != nil && c.initiator == o.initiator && c.isid == o.isid && c.targetName() == o.targetName()
 }
@@ -69,7 +69,8 @@ func (c *conn) targetName() string {
 	return c.target.Name
 }
 
-// close closes the connection and lets go of the target. Commands must be over. It may be called twice.
+// close closes the connection and lets go of the target. Commands must be over. It may be called
+// twice.
 func (c *conn) close() {
 	c.Close()
 	c.srv.leave(c)
@@ -79,8 +80,8 @@ func (c *conn) close() {
 	}
 }
 
-// send numbers the PDUs in b and sends them: for a task unless that was aborted, and as its last word when it
-// is. An error means that the connection is of no more use.
+// send numbers the PDUs in b and sends them: for a task unless that was aborted, and as its last
+// word when it is. An error means that the connection cannot be used any more.
 func (c *conn) send(b []byte, from *task, last bool) error {
 	c.write.Lock()
 	defer c.write.Unlock()
@@ -91,7 +92,8 @@ func (c *conn) send(b []byte, from *task, last bool) error {
 	return c.replies.Send(b)
 }
 
-// stamp writes the sequence numbers and header digests into the PDUs that b is made of (RFC 7143 §4.2.2).
+// stamp writes the sequence numbers and header digests into the PDUs that b is made of (RFC 7143
+// §4.2.2).
 func (c *conn) stamp(b []byte) {
 	for len(b) > 0 {
 		h := (*header)(b)

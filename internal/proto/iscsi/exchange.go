@@ -70,7 +70,8 @@ func (c *conn) replyText(h *header, goesOn bool) error {
 	return c.reply(&r, part)
 }
 
-// answerText answers the keys of the full feature phase (§13): what targets there are, and declarations.
+// answerText answers the keys of the full feature phase (§13): what targets there are, and
+// declarations.
 func (c *conn) answerText(ctx context.Context, in text) ([]byte, error) {
 	var out text
 	var targets []byte

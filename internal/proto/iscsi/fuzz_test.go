@@ -9,8 +9,8 @@ import (
 	"netroot/internal/prototest"
 )
 
-// FuzzServer feeds a server arbitrary bytes: it must return, with every target released, every byte of memory
-// given back, and no more said than the requests can ask for.
+// FuzzServer feeds a server arbitrary bytes: it must return, with every target released, every byte
+// of memory given back, and no more said than the requests can ask for.
 func FuzzServer(f *testing.F) {
 	for _, s := range scripts(f, "testdata/server/*.txt") {
 		f.Add(s.said("C:"))
@@ -46,7 +46,8 @@ func FuzzServer(f *testing.F) {
 		if len(s.sessions) != 0 {
 			t.Error("session not left")
 		}
-		// A request can ask for the whole disk in PDUs of 512 bytes, and a key of 2 bytes for a longer answer.
+		// A request can ask for the whole disk in PDUs of 512 bytes, and a key of 2 bytes for a
+		// longer answer.
 		if most := 1024 + (len(data)/headerSize)*2*(smallDisk+1024) + 16*len(data); conn.Written > most {
 			t.Errorf("%d bytes said to %d", conn.Written, len(data))
 		}
@@ -76,8 +77,8 @@ func FuzzLogin(f *testing.F) {
 	})
 }
 
-// FuzzCommand runs arbitrary commands: nothing may be read beyond the disk, or be answered beyond what was
-// asked for.
+// FuzzCommand runs arbitrary commands: nothing may be read beyond the disk, or be answered beyond
+// what was asked for.
 func FuzzCommand(f *testing.F) {
 	for _, s := range supported {
 		f.Add(uint64(0), []byte(s.usage))

@@ -8,25 +8,25 @@ import (
 	"time"
 )
 
-// LoginConfig says who logs in, to what, and what it offers.
+// LoginConfig has the names of initiator and target, and what the initiator offers.
 type LoginConfig struct {
 	Initiator string // iSCSI name of this machine
 	Target    string // iSCSI name of the disk
-	// ISID tells sessions of one initiator apart. A login with the same names and ISID takes the place of the
-	// session before it: what a machine wants that lost its connection.
+	// ISID tells sessions of one initiator apart. A login with the same names and ISID takes the
+	// place of the session before it, for a machine that lost its connection.
 	ISID [6]byte
 	// CHAP, when set, is what this end can prove. With PeerSecret the target must prove itself too.
 	CHAP *CHAP
 	// Ask for CRC32C digests; a target that has none gets its way.
 	HeaderDigest, DataDigest bool
 	MaxReceive               uint32 // bytes of data in one PDU from the target; 0: 256 KiB
-	// Sent is how many commands were sent in the session before, by someone who goes on with their numbers in this
-	// one, as the Linux kernel does.
+	// Sent is how many commands were sent in the session before, by an initiator that goes on with
+	// their numbers in this one, as the Linux kernel does.
 	Sent uint32
 }
 
-// Session is what a login agreed on, by the names of RFC 7143 §13, in bytes. It is all that the Linux kernel
-// wants to know of a connection that it takes over (include/scsi/iscsi_if.h).
+// Session is what a login agreed on, by the names of RFC 7143 §13, in bytes. It is all that the
+// Linux kernel requires of a connection that it takes over (include/scsi/iscsi_if.h).
 type Session struct {
 	TSIH        uint16
 	PortalGroup uint16
@@ -74,17 +74,17 @@ const (
 	maxLoginRounds = 32
 )
 
-// Login logs in on a fresh connection to a target portal, and leaves the connection where the full feature phase
-// begins: not a byte further, so that it can be handed to the Linux kernel.
+// Login logs in on a fresh connection to a target portal, and leaves the connection where the full
+// feature phase begins: not a byte further, so that it can be handed to the Linux kernel.
 //
-// Each request is one Write, and nothing is asked of a response's task tag. So conn may as well be the kernel's own
-// way to log in (ISCSI_UEVENT_SEND_PDU and ISCSI_KEVENT_RECV_PDU around a bound socket), which numbers requests
-// itself: a session that the kernel takes up again after a loss needs that, since its next command has a number
-// that only the kernel knows.
+// Each request is one Write, and nothing is asked of a response's task tag. So conn may as well be
+// the kernel's own way to log in (ISCSI_UEVENT_SEND_PDU and ISCSI_KEVENT_RECV_PDU around a bound
+// socket), which numbers requests itself: a session that the kernel takes up again after a loss
+// needs that, since its next command has a number that only the kernel knows.
 //
-// ctx bounds the time. The error wraps a *LoginError when the target refuses, which is ErrUnknown or ErrDenied
-// where it says that; and ErrDenied when the target does not prove itself. After an error the connection is of
-// no more use; it stays the caller's to close.
+// ctx bounds the time. The error wraps a *LoginError when the target refuses, which is ErrUnknown
+// or ErrDenied where it says that; and ErrDenied when the target does not prove itself. After an
+// error the connection cannot be used any more; the caller still has to close it.
 func Login(ctx context.Context, conn net.Conn, cfg LoginConfig) (Session, error) {
 	l := newInitiator(conn, cfg)
 	err := errors.Join(ctx.Err(), checkName(cfg.Initiator), checkName(cfg.Target), cfg.CHAP.check())
@@ -147,7 +147,7 @@ func (l *initiator) run() error {
 	return l.operational()
 }
 
-// security says who is who.
+// security authenticates both sides.
 func (l *initiator) security() error {
 	c := l.cfg.CHAP
 	methods := valueNone
@@ -167,7 +167,7 @@ func (l *initiator) security() error {
 		return l.prove(c)
 	}
 	if c != nil && c.PeerSecret != "" {
-		return fmt.Errorf("%w: the target does not prove who it is", ErrDenied)
+		return fmt.Errorf("%w: the target does not authenticate itself", ErrDenied)
 	}
 	if method != "" && method != valueNone {
 		return fmt.Errorf("target chose AuthMethod %q, %s was offered", clip(method), methods)
@@ -182,7 +182,8 @@ func (l *initiator) security() error {
 
 // prove goes through CHAP.
 func (l *initiator) prove(c *CHAP) error {
-	// MD5 comes first for tgtd, which takes 7 for SHA-1; targets with an order of their own, as ours, do not care.
+	// MD5 comes first for tgtd, which takes 7 for SHA-1; targets with an order of their own, as
+	// ours, do not care.
 	in, err := l.round(text{{keyAlgorithm, chapMD5 + "," + chapSHA256}}, false, 0)
 	if err != nil {
 		return err
@@ -254,8 +255,8 @@ func (l *initiator) operational() error {
 	return nil
 }
 
-// take stores what the target said of a key, and returns what must be said to it: nothing, unless it is a key
-// that was not offered.
+// take stores what the target said of a key, and returns what must be said to it: nothing, unless
+// it is a key that was not offered.
 func (l *initiator) take(p pair) (answer string, err error) {
 	if p.value == valueReject || p.value == valueIrrelevant || p.value == valueNotUnderstood {
 		return "", nil // the default holds
@@ -304,8 +305,8 @@ func (l *initiator) digestAnswer(value string, wanted bool) (bool, error) {
 	return false, errors.New("it was not offered")
 }
 
-// round sends out, and returns the whole text that answers it; l.stage moves when this asks to and the target
-// agrees.
+// round sends out, and returns the whole text that answers it; l.stage moves when this asks to and
+// the target agrees.
 func (l *initiator) round(out text, move bool, next byte) (text, error) {
 	var all []byte
 	flags := l.stage << 2
@@ -383,13 +384,13 @@ func (l *initiator) read() ([]byte, error) {
 		return nil, fmt.Errorf("not a login response but %#02x", op)
 	}
 	if Status(be.Uint16(l.h[36:])) != StatusOK {
-		return data, nil // its sequence numbers are of no use, and may be anything
+		return data, nil // its sequence numbers are not used, and may have any value
 	}
 	if at := l.h[1] >> 2 & 3; at != l.stage {
 		return nil, fmt.Errorf("login response for stage %d in stage %d", at, l.stage)
 	}
 	if n := be.Uint32(l.h[24:]); l.known && n != l.s.ExpStatSN {
-		return nil, fmt.Errorf("login response has number %d where %d is next", n, l.s.ExpStatSN)
+		return nil, fmt.Errorf("login response has number %d where %d is expected", n, l.s.ExpStatSN)
 	}
 	l.known = true
 	l.s.ExpStatSN = be.Uint32(l.h[24:]) + 1

@@ -17,8 +17,8 @@ import (
 
 var node = LoginConfig{Initiator: prefix + "node", Target: prefix + "root", ISID: [6]byte{0x80, 0, 0, 0, 0, 1}}
 
-// TestLoginScripts holds the initiator to conversations written byte for byte. Their last line is what it
-// returns: "= Session" or "! error".
+// TestLoginScripts holds the initiator to conversations written byte for byte. Their last line is
+// what it returns: "= Session" or "! error".
 func TestLoginScripts(t *testing.T) {
 	for _, s := range scripts(t, "testdata/client/*.txt") {
 		t.Run(filepath.Base(s.file), func(t *testing.T) {
@@ -131,7 +131,8 @@ func TestCHAP(t *testing.T) {
 	}
 }
 
-// TestCHAPReflected: who sends our own challenge back must not be told what answers it (RFC 7143 §9.2.1).
+// TestCHAPReflected: a peer that sends our own challenge back must not be told the answer to it
+// (RFC 7143 §9.2.1).
 func TestCHAPReflected(t *testing.T) {
 	addr, log, _ := start(t, &Server{})
 	l := newInitiator(prototest.Dial(t, addr), LoginConfig{})

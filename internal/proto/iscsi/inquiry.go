@@ -54,7 +54,8 @@ func standardInquiry(here bool) []byte {
 	return b
 }
 
-// vitalPage returns what follows the header of a page of vital product data (SPC-4 §7.8, SBC-3 §6.5).
+// vitalPage returns what follows the header of a page of vital product data (SPC-4 §7.8, SBC-3
+// §6.5).
 func (d *disk) vitalPage(page byte) (body []byte, ok bool) {
 	switch page {
 	case 0x00: // supported pages
@@ -79,8 +80,8 @@ func (d *disk) vitalPage(page byte) (body []byte, ok bool) {
 	return nil, false
 }
 
-// identification is the device identification page. The disk's names come from its ID alone, so that the same
-// bytes are the same disk whoever serves them; the target port's come from the target.
+// identification is the device identification page. The disk's names come from its ID alone, so
+// that the same bytes are the same disk on every server; the target port's come from the target.
 func (d *disk) identification() []byte {
 	var b []byte
 	add := func(set, kind byte, id []byte) {

@@ -16,8 +16,8 @@ import (
 
 const bufferSize = maxBuffer + headRoom // of the largest piece of a READ
 
-// TestManyClients reads from many connections with many commands under way, of all sizes, with and without
-// digests, and looks at every byte. The race detector has most to say here.
+// TestManyClients reads from many connections with many commands under way, of all sizes, with and
+// without digests, and looks at every byte. The race detector has most to say here.
 func TestManyClients(t *testing.T) {
 	s := &Server{Options: accept.Options{MaxBuffer: 2 * bufferSize}} // so that some go without
 	addr, _, _ := start(t, s)
@@ -86,8 +86,8 @@ func serving(b Backend) func(context.Context, string) (*Target, error) {
 
 const bigBlocks = quickRead/blockSize + 1 // run beside others
 
-// TestCommandsAreBounded: sixteen commands run, the rest of the window waits, and what is beyond it is not
-// answered. Meanwhile pings are.
+// TestCommandsAreBounded: sixteen commands run, the rest of the window waits, and what is beyond it
+// is not answered. Meanwhile pings are.
 func TestCommandsAreBounded(t *testing.T) {
 	g := newGate()
 	addr, _, _ := start(t, &Server{Lookup: serving(g)})
@@ -121,7 +121,8 @@ func TestCommandsAreBounded(t *testing.T) {
 	}
 }
 
-// TestTooManyImmediate: immediate commands are not in the window, and bounded all the same. A tag is one task's.
+// TestTooManyImmediate: immediate commands are not in the window, and bounded all the same. A tag
+// is one task's.
 func TestTooManyImmediate(t *testing.T) {
 	g := newGate()
 	addr, _, _ := start(t, &Server{Lookup: serving(g)})
@@ -147,8 +148,8 @@ func TestTooManyImmediate(t *testing.T) {
 	}
 }
 
-// TestAbort: a task that runs, one that waits, and all of them; none says anything after, and their tags and
-// places in the window are free.
+// TestAbort: a task that runs, one that waits, and all of them; none says anything after, and their
+// tags and places in the window are free.
 func TestAbort(t *testing.T) {
 	g := newGate()
 	addr, _, _ := start(t, &Server{Lookup: serving(g)})
@@ -208,8 +209,8 @@ func TestLogoutEndsTasks(t *testing.T) {
 	close(g.open)
 }
 
-// TestSlowBackendGoesParallel: small reads are served one after the other while they are quick, and beside each
-// other once one had to wait.
+// TestSlowBackendGoesParallel: small reads are served one after the other while they are quick, and
+// beside each other once one had to wait.
 func TestSlowBackendGoesParallel(t *testing.T) {
 	g := newGate()
 	gated := g.memory.read
@@ -236,8 +237,8 @@ func TestSlowBackendGoesParallel(t *testing.T) {
 	}
 }
 
-// TestStalledClientsDoNotStopOthers: an initiator that does not take what it asked for holds all of the
-// server's memory; another's reads go on, small and large.
+// TestStalledClientsDoNotStopOthers: an initiator that does not take what it asked for holds all of
+// the server's memory; another's reads go on, small and large.
 func TestStalledClientsDoNotStopOthers(t *testing.T) {
 	s := &Server{Options: accept.Options{MaxBuffer: bufferSize}}
 	addr, _, _ := start(t, s)

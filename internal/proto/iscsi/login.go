@@ -23,7 +23,7 @@ const maxLoginPDUs = 64
 // login is the target's side of a login phase (RFC 7143 §6, §11.12).
 type login struct {
 	c      *conn
-	closed error // why nobody gets in
+	closed error // why every login is refused
 	h      header
 	first  header // of the first request, which the others must agree with
 	begun  bool
@@ -35,14 +35,14 @@ type login struct {
 
 	method   string // of authentication, when it is chosen
 	asked    challenge
-	proven   bool // the initiator is who it says, or need not prove it
+	proven   bool // the initiator is authenticated, or need not be
 	declared bool // our MaxRecvDataSegmentLength
 }
 
 func newLogin(c *conn) *login { return &login{c: c, terms: newTerms()} }
 
-// run talks until the connection is in the full feature phase. An error has been told to the initiator where
-// the protocol has a status for it.
+// run talks until the connection is in the full feature phase. An error has been told to the
+// initiator where the protocol has a status for it.
 func (l *login) run(ctx context.Context) error {
 	end := time.Now().Add(loginTimeout)
 	for range maxLoginPDUs {
@@ -121,7 +121,7 @@ func (l *login) check() error {
 	return nil
 }
 
-// begin takes who logs in, and to what.
+// begin takes the names of initiator and target.
 func (l *login) begin(ctx context.Context, in text) error {
 	l.begun = true
 	c := l.c
@@ -154,8 +154,9 @@ func (l *login) begin(ctx context.Context, in text) error {
 	return l.rejoin(be.Uint16(l.first[14:]))
 }
 
-// rejoin takes a login with a session handle: a connection for a session that is there. Each has one, so it
-// can only be that one once more (§6.3.4), and the session goes on as after a login without a handle.
+// rejoin takes a login with a session handle: a connection for a session that is there. Each has
+// one, so it can only be that one once more (§6.3.4), and the session goes on as after a login
+// without a handle.
 func (l *login) rejoin(tsih uint16) error {
 	if tsih == 0 {
 		return nil
@@ -281,7 +282,7 @@ func (l *login) chooseMethod(offers []string) error {
 	return nil
 }
 
-// verify checks the initiator's response and, when asked, proves who the target is.
+// verify checks the initiator's response and, when asked, authenticates the target.
 func (l *login) verify(in text, account *CHAP) error {
 	if err := l.asked.check(in, account.Name, account.Secret); err != nil {
 		return refuse(StatusAuthFailed, "%w", err)

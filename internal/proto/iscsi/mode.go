@@ -81,7 +81,8 @@ func (d *disk) modeSense(c *cdb) outcome {
 	return reply(b.Bytes(), c.short(7))
 }
 
-// blockDescriptor is the number and length of blocks, unless it is not wanted; long when that may be.
+// blockDescriptor is the number and length of blocks, unless it is not wanted; long when that may
+// be.
 func (d *disk) blockDescriptor(c *cdb) []byte {
 	switch {
 	case c[1]&0x08 != 0: // DBD

@@ -19,8 +19,8 @@ func newTerms() terms {
 	}
 }
 
-// answer settles one key that the peer offered, and returns the answer to it: "" for a declaration, which has
-// none. A value that cannot be is rejected and changes nothing.
+// answer settles one key that the peer offered, and returns the answer to it: "" for a declaration,
+// which has none. A value that cannot be is rejected and changes nothing.
 func (o *terms) answer(p pair) string {
 	answer, err := o.settle(p)
 	if err != nil {

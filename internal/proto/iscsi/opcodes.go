@@ -1,7 +1,7 @@
 package iscsi
 
-// supported is what REPORT SUPPORTED OPERATION CODES tells: for each command the bits of its CDB that are
-// looked at. Commands that are refused because they write are not supported in this sense.
+// supported is what REPORT SUPPORTED OPERATION CODES tells: for each command the bits of its CDB
+// that are looked at. Commands that are refused because they write are not supported in this sense.
 var supported = []struct {
 	op     byte
 	action int // service action; -1: the command has none

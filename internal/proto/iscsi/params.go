@@ -29,7 +29,8 @@ const (
 	keyReporting      = "TaskReporting"            // §13.23
 	keyProtocolLevel  = "iSCSIProtocolLevel"       // §13.24
 
-	// Markers are obsolete; both sides answer No to the first two and Reject to the others (§13.25).
+	// Markers are obsolete; both sides answer No to the first two and Reject to the others
+	// (§13.25).
 	keyMarkIn          = "IFMarker"
 	keyMarkOut         = "OFMarker"
 	keyMarkInInterval  = "IFMarkInt"
@@ -103,7 +104,8 @@ func (p parameter) atMost(value string, offered uint32) (uint32, error) {
 	return number(value, p.low, offered)
 }
 
-// least answers an offer with the smaller of it and ours. It stores the result in to unless that is nil.
+// least answers an offer with the smaller of it and ours. It stores the result in to unless that is
+// nil.
 func (p parameter) least(value string, ours uint32, to *uint32) (string, error) {
 	n, err := p.parse(value)
 	if err != nil {

@@ -135,8 +135,9 @@ func (d digests) appendData(b, data []byte) []byte {
 	return b
 }
 
-// read reads one PDU into h and returns its data, of at most limit bytes. io.EOF means that there was none. It
-// takes no byte more than the PDU from r. After errDataDigest the stream is still in step.
+// read reads one PDU into h and returns its data, of at most limit bytes. io.EOF means that there
+// was none. It takes no byte more than the PDU from r. After errDataDigest the stream is still in
+// step.
 func (d digests) read(r io.Reader, h *header, limit int) ([]byte, error) {
 	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return nil, err

@@ -9,12 +9,12 @@ import (
 	"netroot/internal/proto/accept"
 )
 
-// requests serves the full feature phase until the initiator logs out (errLoggedOut), or leaves (io.EOF
-// if it did not announce that), or an error ends it. When it returns no command runs.
+// requests serves the full feature phase until the initiator logs out (errLoggedOut), or leaves
+// (io.EOF if it did not announce that), or an error ends it. When it returns no command runs.
 func (c *conn) requests(ctx context.Context) error {
 	err := c.loop(ctx)
 	c.dropQueue()
-	if !c.Stopping() { // replies under way are of no use any more
+	if !c.Stopping() { // replies under way cannot be used any more
 		c.Close()
 	}
 	c.workers.Wait()
@@ -85,8 +85,9 @@ func (c *conn) handle(ctx context.Context, h *header, data []byte) error {
 	return c.logout(h)
 }
 
-// inOrder takes a request's number. On the one connection of a session numbers arrive in order (RFC 7143
-// §4.2.2.1); one outside the window is not answered, as the RFC has it, and a gap cannot be filled any more.
+// inOrder takes a request's number. On the one connection of a session numbers arrive in order (RFC
+// 7143 §4.2.2.1); one outside the window is not answered, as the RFC has it, and a gap cannot be
+// filled any more.
 func (c *conn) inOrder(h *header) (next bool, err error) {
 	if h.immediate() {
 		return true, nil
@@ -96,7 +97,7 @@ func (c *conn) inOrder(h *header) (next bool, err error) {
 	case ahead < 0 || int32(n-c.maxCmdSN.Load()) > 0:
 		return false, nil
 	case ahead > 0:
-		return false, fmt.Errorf("command number %d where %d is next", n, want)
+		return false, fmt.Errorf("command number %d where %d is expected", n, want)
 	}
 	c.expCmdSN.Store(want + 1)
 	return true, nil
@@ -131,9 +132,9 @@ func (c *conn) ping(h *header, data []byte) error {
 	return c.reply(&r, data[:min(len(data), int(c.maxSend.Load()))])
 }
 
-// command starts a SCSI command (§11.3). What is quick is run at once: a small read from the page cache takes
-// less time than handing it to a goroutine; one that must wait for a disk should not keep the next from
-// waiting beside it.
+// command starts a SCSI command (§11.3). What is quick is run at once: a small read from the page
+// cache takes less time than handing it to a goroutine; one that must wait for a disk should not
+// keep the next from waiting beside it.
 func (c *conn) command(ctx context.Context, h *header) error {
 	t := &task{tag: h.tag(), expect: be.Uint32(h[20:]), reads: h[1]&flagRead != 0, immediate: h.immediate()}
 	reason := rejectProtocol // to a discovery session
@@ -161,8 +162,8 @@ func (c *conn) command(ctx context.Context, h *header) error {
 	return nil
 }
 
-// misused logs the first command of a connection that writes or reads past the end. Others that are refused are how
-// initiators find out what a disk can.
+// misused logs the first command of a connection that writes or reads past the end. Others that are
+// refused are how initiators find out what a disk can.
 func (c *conn) misused(b *cdb, s sense) {
 	why := "past the end of the disk"
 	if s == senseProtected {

@@ -105,7 +105,8 @@ func (c *conn) fill(b []byte, s *stream) ([]byte, error) {
 	return b, nil
 }
 
-// finish writes the header in front of the n bytes at the end of b, which begin at, and what comes behind them.
+// finish writes the header in front of the n bytes at the end of b, which begin at, and what comes
+// behind them.
 func (c *conn) finish(b []byte, at int, s *stream, n int64) []byte {
 	h := (*header)(b[at-c.headSize():])
 	*h = header{opDataIn}
@@ -130,8 +131,9 @@ func (c *conn) finish(b []byte, at int, s *stream, n int64) []byte {
 	return b
 }
 
-// residual writes the difference between what the initiator expects and what the command moves, and returns
-// its flag. The command moves everything that it asks for, or as much as was sent when it failed.
+// residual writes the difference between what the initiator expects and what the command moves, and
+// returns its flag. The command moves everything that it asks for, or as much as was sent when it
+// failed.
 func (s *stream) residual(h *header) byte {
 	moves := s.all
 	if s.sent < s.total {

@@ -77,7 +77,8 @@ func (s sense) fixed() []byte {
 // descriptor is the sense data in descriptor format (§4.5.2).
 func (s sense) descriptor() []byte { return []byte{0x72, s.key, s.asc, s.ascq, 0, 0, 0, 0} }
 
-// outcome is what a command comes to: n bytes of the disk from off, or data, or nothing, or a failure.
+// outcome is what a command comes to: n bytes of the disk from off, or data, or nothing, or a
+// failure.
 type outcome struct {
 	off, n int64
 	data   []byte
@@ -181,7 +182,8 @@ func writes(op byte) bool {
 	return false
 }
 
-// length is that of the CDB in bytes, by the group of its opcode (SPC-4 §4.2.5.1); 0 for the other groups.
+// length is that of the CDB in bytes, by the group of its opcode (SPC-4 §4.2.5.1); 0 for the other
+// groups.
 func (c *cdb) length() int { return [8]int{6, 10, 10, 0, 16, 12, 0, 0}[c[0]>>5] }
 
 // control is the last byte.

@@ -22,15 +22,17 @@ const (
 	listTimeout  = time.Minute // between the requests of a discovery session
 )
 
-// Server serves targets. Its fields are set before Serve and not changed after it; a Server may serve several
-// listeners at once.
+// Server serves targets. Its fields are set before Serve and not changed after it; a Server may
+// serve several listeners at once.
 type Server struct {
 	accept.Options
-	// Lookup opens the target of that iSCSI name. It is called for each login, before authentication, from many
-	// goroutines. An error that wraps ErrUnknown tells the initiator that there is no such target, others that
-	// the target has an error; their text goes to Log, since a login response has none.
+	// Lookup opens the target of that iSCSI name. It is called for each login, before
+	// authentication, from many goroutines. An error that wraps ErrUnknown tells the initiator that
+	// there is no such target, others that the target has an error; their text goes to Log, since a
+	// login response has none.
 	Lookup func(ctx context.Context, name string) (*Target, error)
-	// List returns what a discovery session is told; only Name is used. Nil refuses discovery sessions.
+	// List returns what a discovery session is told; only Name is used. Nil refuses discovery
+	// sessions.
 	List func(ctx context.Context) ([]Target, error)
 
 	once     sync.Once
@@ -41,15 +43,16 @@ type Server struct {
 	lastTSIH uint16
 }
 
-// Active returns the initiators that are logged in to a target now, in no order. Number is the session's TSIH.
+// Active returns the initiators that are logged in to a target now, in no order. Number is the
+// session's TSIH.
 func (s *Server) Active() []accept.Session { s.once.Do(s.setup); return s.loop.Active() }
 
 // Counters returns what the server has done since its start.
 func (s *Server) Counters() accept.Counters { s.once.Do(s.setup); return s.loop.Counters() }
 
-// Serve accepts initiators until ctx ends, then closes l and every connection, waits for them, and returns nil.
-// Replies under way get a second to leave. It returns an error when the Server lacks something or the
-// listener fails.
+// Serve accepts initiators until ctx ends, then closes l and every connection, waits for them, and
+// returns nil. Replies under way get a second to leave. It returns an error when the Server lacks
+// something or the listener fails.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer l.Close()
 	if s.Lookup == nil {
@@ -104,11 +107,12 @@ func (c *conn) serve(ctx context.Context) {
 
 func (c *conn) reason(err error) string { return c.Reason(err, "connection closed without a logout") }
 
-// errAgain ends a session whose initiator logged in anew, as after a loss of the network (RFC 7143 §6.3.5).
+// errAgain ends a session whose initiator logged in anew, as after a loss of the network (RFC 7143
+// §6.3.5).
 var errAgain = errors.New("the initiator logged in again")
 
-// enter adds a connection that is about to be logged in, and ends the session that it takes the place of. It
-// fails when all 65535 handles are taken.
+// enter adds a connection that is about to be logged in, and ends the session that it takes the
+// place of. It fails when all 65535 handles are taken.
 func (s *Server) enter(c *conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

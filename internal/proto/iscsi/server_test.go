@@ -86,8 +86,8 @@ func list(context.Context) ([]Target, error) {
 	return []Target{{Name: prefix + "root"}, {Name: prefix + "big"}}, nil
 }
 
-// start runs s on a port of 127.0.0.1. stop ends it, fails the test when that is not clean, and may be
-// called twice.
+// start runs s on a port of 127.0.0.1. stop ends it, fails the test when that is not clean, and may
+// be called twice.
 func start(t testing.TB, s *Server) (addr string, log *prototest.Log, stop func()) {
 	return startOn(t, s, func(l net.Listener) net.Listener { return l })
 }
@@ -118,8 +118,8 @@ func (l fixedAddr) Accept() (net.Conn, error) {
 	return fixedConn{c.(*net.TCPConn)}, nil
 }
 
-// TestServerScripts holds the server to conversations written byte for byte. "L:" lines are parts of its
-// log; with "-" in front, what must not be there. "NoList:" takes discovery away.
+// TestServerScripts holds the server to conversations written byte for byte. "L:" lines are parts
+// of its log; with "-" in front, what must not be there. "NoList:" takes discovery away.
 func TestServerScripts(t *testing.T) {
 	for _, s := range scripts(t, "testdata/server/*.txt") {
 		t.Run(filepath.Base(s.file), func(t *testing.T) {

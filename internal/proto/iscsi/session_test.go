@@ -21,7 +21,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// TestSessionIsTakenOver: a login with the same names and ISID ends the session before it, another's does not.
+// TestSessionIsTakenOver: a login with the same names and ISID ends the session before it,
+// another's does not.
 func TestSessionIsTakenOver(t *testing.T) {
 	s := &Server{}
 	addr, log, _ := start(t, s)
@@ -47,8 +48,8 @@ func TestSessionIsTakenOver(t *testing.T) {
 	}
 }
 
-// TestRejoin: a login with the handle of a session that is there takes its place with the same connection
-// number, and is refused with another.
+// TestRejoin: a login with the handle of a session that is there takes its place with the same
+// connection number, and is refused with another.
 func TestRejoin(t *testing.T) {
 	addr, _, _ := start(t, &Server{})
 	cfg := config("root")
@@ -87,7 +88,8 @@ func TestRejoin(t *testing.T) {
 	}
 }
 
-// TestListingsDoNotEndEachOther: machines of one name and ISID, as clones are, list at the same time.
+// TestListingsDoNotEndEachOther: machines of one name and ISID, as clones are, list at the same
+// time.
 func TestListingsDoNotEndEachOther(t *testing.T) {
 	addr, _, _ := start(t, &Server{List: list})
 	var conns []net.Conn
@@ -110,8 +112,8 @@ func TestListingsDoNotEndEachOther(t *testing.T) {
 	}
 }
 
-// TestServeEnds: with clients in every state, it ends after the second of grace for the one that does
-// not take its reply.
+// TestServeEnds: with clients in every state, it ends after the second of grace for the one that
+// does not take its reply.
 func TestServeEnds(t *testing.T) {
 	s := &Server{List: list}
 	addr, log, stop := start(t, s)

@@ -56,8 +56,8 @@ func (c *conn) admit(t *task) (reject byte) {
 	return 0
 }
 
-// speaks reports whether t is known still. With its last word it is no more, and its place in the window is
-// free.
+// speaks reports whether t is still known. With its last reply it is forgotten, and its place in
+// the window is free.
 func (c *conn) speaks(t *task, last bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,8 +78,8 @@ func (c *conn) forget(t *task) {
 	}
 }
 
-// abort forgets the task of that tag, and reports whether there was one. It says nothing after: what it has
-// begun to send is sent before the caller can send the next PDU.
+// abort forgets the task of that tag, and reports whether there was one. It says nothing after:
+// what it has begun to send is sent before the caller can send the next PDU.
 func (c *conn) abort(tag uint32) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

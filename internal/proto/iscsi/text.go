@@ -79,7 +79,7 @@ func number(value string, low, high uint32) (uint32, error) {
 	}
 	n, err := strconv.ParseUint(digits, base, 32)
 	if err != nil || uint32(n) < low || uint32(n) > high {
-		return 0, fmt.Errorf("%q is no number from %d to %d", clip(value), low, high)
+		return 0, fmt.Errorf("%q is not a number from %d to %d", clip(value), low, high)
 	}
 	return uint32(n), nil
 }
@@ -113,7 +113,8 @@ func clip(s string) string {
 // maxName is the length of an iSCSI name in bytes (§4.2.7.2).
 const maxName = 223
 
-// checkName refuses what cannot be an iSCSI name. What is one is more than this (RFC 3722); the rest does no harm.
+// checkName refuses what cannot be an iSCSI name. RFC 3722 has more rules; breaking these does no
+// harm.
 func checkName(name string) error {
 	if name == "" || len(name) > maxName {
 		return fmt.Errorf("iSCSI name of %d bytes, from 1 to %d are allowed", len(name), maxName)

@@ -21,9 +21,9 @@ const patience = 10 * time.Second
 
 var update = flag.Bool("update", false, "write what the other side says into the scripts; read them before you keep them")
 
-// script is a conversation, one PDU a line: "S:" from the target, "C:" from the initiator, in tokens that parse
-// explains; "EOF" is the end of that direction. "D: header data" turns digests on from there. Lines that begin
-// otherwise are for the test.
+// script is a conversation, one PDU a line: "S:" from the target, "C:" from the initiator, in
+// tokens that parse explains; "EOF" is the end of that direction. "D: header data" turns digests on
+// from there. Lines that begin otherwise are for the test.
 type script struct {
 	file  string
 	lines []line
@@ -63,9 +63,9 @@ func glob(t testing.TB, pattern string) []string {
 
 var token = regexp.MustCompile(`^ *(?:@(\d+)|(\+)|"((?:[^"\\]|\\.)*)"|((?:[0-9a-f]{2})+|\?\?)(?:\*(\d+))?)`)
 
-// parse reads a PDU: hexadecimal bytes, bytes*count, "text" with a NUL behind it, ?? for any byte, @offset to go
-// on there with zeroes before, and + where the data begins. The header's data length, padding and digests are
-// added, unless the line begins with !.
+// parse reads a PDU: hexadecimal bytes, bytes*count, "text" with a NUL behind it, ?? for any byte,
+// @offset to go on there with zeroes before, and + where the data begins. The header's data length,
+// padding and digests are added, unless the line begins with !.
 func parse(s string, d digests) (b, any []byte, err error) {
 	data := -1
 	s, raw := strings.CutPrefix(strings.TrimSpace(s), "!")

@@ -9,16 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Backend is the bytes of an export. ReadAt is called from several goroutines at once, as io.ReaderAt
-// allows, and never past Size. Size is in bytes and is asked once, when a client selects the export.
+// Backend is the bytes of an export. ReadAt is called from several goroutines at once, as
+// io.ReaderAt allows, and never past Size. Size is in bytes and is asked once, when a client
+// selects the export.
 type Backend interface {
 	io.ReaderAt
 	Size() int64
 }
 
-// Sparse is what a Backend may offer besides: where its holes are, for clients that copy. Extent returns how
-// many of the limit bytes from off are of one kind, at least one, and whether they are a hole that reads as
-// zeroes. An error means "unknown", which the server tells clients as data.
+// Sparse is what a Backend may offer besides: where its holes are, for clients that copy. Extent
+// returns how many of the limit bytes from off are of one kind, at least one, and whether they are
+// a hole that reads as zeroes. An error means "unknown", which the server tells clients as data.
 type Sparse interface {
 	Extent(off, limit int64) (n int64, hole bool, err error)
 }
@@ -28,8 +29,8 @@ type Export struct {
 	Name        string // canonical name, at most 4096 bytes
 	Description string // for people; may be empty
 	Backend     Backend
-	// Release, when set, is called once when the server has no more use of this Export: the place to close
-	// a file that Lookup opened.
+	// Release, when set, is called once when the server does not use this Export any more. Close a
+	// file that Lookup opened here.
 	Release func()
 }
 
@@ -60,8 +61,8 @@ func (f File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, of
 // Size returns the size in bytes that the file had at NewFile.
 func (f File) Size() int64 { return f.size }
 
-// Extent asks the file system by SEEK_DATA and SEEK_HOLE (lseek(2)). They move the file's offset, which
-// nothing here uses.
+// Extent asks the file system by SEEK_DATA and SEEK_HOLE (lseek(2)). They move the file's offset,
+// which nothing here uses.
 func (f File) Extent(off, limit int64) (n int64, hole bool, err error) {
 	data, err := f.f.Seek(off, unix.SEEK_DATA)
 	switch {

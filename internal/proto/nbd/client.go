@@ -25,13 +25,13 @@ const (
 	maxReplyBytes = 8 << 10 // of one: a name or text of 4096 bytes, and room
 )
 
-// Handshake attaches the export of that name on a fresh connection to a server, and leaves the connection
-// where the transmission begins: not a byte further, so that it can be handed to the Linux kernel
-// (NBD_CMD_CONNECT). It negotiates simple replies only, since the kernel knows no others. With servers that
-// lack NBD_OPT_GO it falls back to NBD_OPT_EXPORT_NAME.
+// Handshake attaches the export of that name on a fresh connection to a server, and leaves the
+// connection where the transmission begins: not a byte further, so that it can be handed to the
+// Linux kernel (NBD_CMD_CONNECT). It negotiates simple replies only, since the kernel knows no
+// others. With servers that lack NBD_OPT_GO it falls back to NBD_OPT_EXPORT_NAME.
 //
-// ctx bounds the time. The error wraps ErrUnknown, with the server's words, when it has no such export. After
-// an error the connection is of no more use; it stays the caller's to close.
+// ctx bounds the time. The error wraps ErrUnknown, with the server's words, when it has no such
+// export. After an error the connection cannot be used any more; the caller still has to close it.
 func Handshake(ctx context.Context, conn net.Conn, export string) (Info, error) {
 	if len(export) > maxString {
 		return Info{}, fmt.Errorf("nbd handshake: export name of %d bytes, the protocol allows %d", len(export), maxString)

@@ -15,8 +15,8 @@ import (
 	"netroot/internal/prototest"
 )
 
-// TestClientScripts holds the handshake to conversations written byte for byte. Their last line is what it
-// returns: "= Info" or "! error".
+// TestClientScripts holds the handshake to conversations written byte for byte. Their last line is
+// what it returns: "= Info" or "! error".
 func TestClientScripts(t *testing.T) {
 	for _, s := range scripts(t, "testdata/client/*.txt") {
 		t.Run(filepath.Base(s.file), func(t *testing.T) {
@@ -49,7 +49,8 @@ func TestClientScripts(t *testing.T) {
 	}
 }
 
-// TestHandshakeLeavesTheRest: the kernel must find the first byte of the transmission in the socket.
+// TestHandshakeLeavesTheRest: the kernel must find the first byte of the transmission in the
+// socket.
 func TestHandshakeLeavesTheRest(t *testing.T) {
 	for _, f := range []string{"nbdkit", "qemu-nbd"} {
 		conn := &prototest.Feed{R: strings.NewReader(string(captured(t, "testdata/captured/server-"+f+".hex")) + "rest")}

@@ -14,11 +14,12 @@ const (
 	connMemory   = 8<<20 + connInFlight*headRoom // bytes of their buffers
 	readAhead    = 1 << 10                       // bytes of requests read at once: 36 of them
 
-	// headRoom is the part of a buffer in front of the data, so that a reply's header and data leave in one write,
-	// without a copy and, under TLS, in one record.
+	// headRoom is the part of a buffer in front of the data, so that a reply's header and data
+	// leave in one write, without a copy and, under TLS, in one record.
 	headRoom = 32
 
-	// maxPiece is how many bytes of a reply are read before they are sent. A larger reply goes out in pieces.
+	// maxPiece is how many bytes of a reply are read before they are sent. A larger reply goes out
+	// in pieces.
 	maxPiece = 4 << 20
 
 	quickRead   = 256 << 10              // bytes up to which a read is quick,
@@ -51,7 +52,8 @@ func newConn(s *Server, nc *accept.Conn) *conn {
 	return &conn{Conn: nc, srv: s, nc: nc, r: bufio.NewReaderSize(nc, readAhead)}
 }
 
-// close closes the connection and releases the export. Requests must be over. It may be called twice.
+// close closes the connection and releases the export. Requests must be over. It may be called
+// twice.
 func (c *conn) close() {
 	c.nc.Close() // TLS sends its alert for at most 5 s
 	c.forget()

@@ -8,8 +8,8 @@ import (
 	"netroot/internal/prototest"
 )
 
-// FuzzServer feeds a server arbitrary bytes: it must return, with every export released, every byte of memory
-// given back, and no more said than the requests can ask for.
+// FuzzServer feeds a server arbitrary bytes: it must return, with every export released, every byte
+// of memory given back, and no more said than the requests can ask for.
 func FuzzServer(f *testing.F) {
 	for _, s := range scripts(f, "testdata/server/*.txt") {
 		f.Add(s.said("C:"))

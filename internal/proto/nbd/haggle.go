@@ -13,8 +13,8 @@ import (
 	"netroot/internal/proto/accept"
 )
 
-// What a client may say before it has an export: qemu-img with metadata contexts needs six options and
-// under 300 bytes.
+// What a client may say before it has an export: qemu-img with metadata contexts needs six options
+// and under 300 bytes.
 const (
 	maxOptions     = 128
 	maxOptionBytes = 64 << 10
@@ -26,8 +26,9 @@ type option struct {
 	data []byte
 }
 
-// haggle greets the client and answers its options. It reports whether the client has attached an export
-// (c.export); false with no error means it went away in good order. An error is why it was refused.
+// haggle greets the client and answers its options. It reports whether the client has attached an
+// export (c.export); false with no error means it went away in good order. An error is why it was
+// refused.
 func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 	end := time.Now().Add(haggleTimeout)
 	c.Conn.SetDeadline(time.Now().Add(accept.FirstRequest))
@@ -87,7 +88,8 @@ func (c *conn) greet() (uint32, error) {
 	return flags, nil
 }
 
-// readOption reads one option and takes its size from left. io.EOF means that the client went instead.
+// readOption reads one option and takes its size from left. io.EOF means that the client went
+// instead.
 func (c *conn) readOption(left *int) (option, error) {
 	var head [optionHead]byte
 	if _, err := io.ReadFull(c.r, head[:]); err != nil {
@@ -186,8 +188,8 @@ func clip(s string) string {
 	return s
 }
 
-// lookup makes c.export the export of that name. It keeps the last one: clients ask for metadata contexts,
-// INFO and GO of the same name in a row and must hear the same.
+// lookup makes c.export the export of that name. It keeps the last one: clients ask for metadata
+// contexts, INFO and GO of the same name in a row and must hear the same.
 func (c *conn) lookup(ctx context.Context, name string) error {
 	if c.export != nil && c.name == name {
 		return nil
@@ -219,7 +221,8 @@ func (c *conn) forget() {
 	}
 }
 
-// refused logs why an option is refused: once, though clients ask for INFO, a context and GO of one name in a row.
+// refused logs why an option is refused: once, though clients ask for INFO, a context and GO of one
+// name in a row.
 func (c *conn) refused(why error) {
 	if text := why.Error(); text != c.told {
 		c.told = text
@@ -318,7 +321,8 @@ func (c *conn) list(ctx context.Context, o option) error {
 	return c.send(appendReply(b, o.code, repAck, nil))
 }
 
-// metaContext answers LIST_META_CONTEXT and SET_META_CONTEXT. There is one context, base:allocation.
+// metaContext answers LIST_META_CONTEXT and SET_META_CONTEXT. There is one context,
+// base:allocation.
 func (c *conn) metaContext(ctx context.Context, o option) error {
 	set := o.code == optSetContext
 	if set {
@@ -343,7 +347,7 @@ func (c *conn) metaContext(ctx context.Context, o option) error {
 	}
 	var b []byte
 	if match {
-		id := uint32(0) // of no meaning in a list
+		id := uint32(0) // has no meaning in a list
 		if set {
 			id = contextAllocationID
 			c.context = &name

@@ -19,8 +19,8 @@ const (
 	flagNoZeroes      uint16 = 1 << 1
 )
 
-// Transmission flags: what the server says of an export. Linux knows the first nine by the same values
-// (include/uapi/linux/nbd.h) and takes them in NBD_ATTR_SERVER_FLAGS.
+// Transmission flags: what the server says of an export. Linux knows the first nine by the same
+// values (include/uapi/linux/nbd.h) and takes them in NBD_ATTR_SERVER_FLAGS.
 const (
 	FlagHasFlags     uint16 = 1 << 0
 	FlagReadOnly     uint16 = 1 << 1
@@ -140,8 +140,8 @@ func appendReply(b []byte, option, kind uint32, data []byte) []byte {
 	return append(b, data...)
 }
 
-// cursor takes integers and strings off the front of received data. After a take beyond the end it is bad,
-// and stays so; the caller asks once at the end.
+// cursor takes integers and strings off the front of received data. After a take beyond the end it
+// is bad, and stays so; the caller asks once at the end.
 type cursor struct {
 	b   []byte
 	bad bool

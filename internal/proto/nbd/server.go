@@ -11,8 +11,8 @@ import (
 	"netroot/internal/proto/accept"
 )
 
-// ErrUnknown says that no export has the name asked for. Lookup wraps it to have its text sent to the
-// client; Handshake wraps it when a server says so.
+// ErrUnknown says that no export has the name asked for. Lookup wraps it to have its text sent to
+// the client; Handshake wraps it when a server says so.
 var ErrUnknown = errors.New("unknown export")
 
 // Limits of Server when its options are zero.
@@ -24,14 +24,16 @@ const (
 // haggleTimeout bounds a handshake of many options, each of which may take accept.FirstRequest.
 const haggleTimeout = time.Minute
 
-// Server serves exports. Its fields are set before Serve and not changed after it; a Server may serve several
-// listeners at once.
+// Server serves exports. Its fields are set before Serve and not changed after it; a Server may
+// serve several listeners at once.
 type Server struct {
 	accept.Options
-	// Lookup opens the export of that name ("" is the default export). It is called for each client, from
-	// many goroutines. The text of an error that wraps ErrUnknown goes to the client; other errors only to Log.
+	// Lookup opens the export of that name ("" is the default export). It is called for each
+	// client, from many goroutines. The text of an error that wraps ErrUnknown goes to the client;
+	// other errors only to Log.
 	Lookup func(ctx context.Context, name string) (*Export, error)
-	// List returns what NBD_OPT_LIST tells; only Name and Description are used. Nil refuses the option.
+	// List returns what NBD_OPT_LIST tells; only Name and Description are used. Nil refuses the
+	// option.
 	List func(ctx context.Context) ([]Export, error)
 	// TLS, when set, answers NBD_OPT_STARTTLS; RequireTLS refuses everything before it.
 	TLS        *tls.Config
@@ -48,9 +50,9 @@ func (s *Server) Active() []accept.Session { s.once.Do(s.setup); return s.loop.A
 // Counters returns what the server has done since its start.
 func (s *Server) Counters() accept.Counters { s.once.Do(s.setup); return s.loop.Counters() }
 
-// Serve accepts clients until ctx ends, then closes l and every connection, waits for them, and returns nil.
-// Replies under way get a second to leave. It returns an error when the Server lacks something or the
-// listener fails.
+// Serve accepts clients until ctx ends, then closes l and every connection, waits for them, and
+// returns nil. Replies under way get a second to leave. It returns an error when the Server lacks
+// something or the listener fails.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer l.Close()
 	if s.Lookup == nil {

@@ -80,8 +80,8 @@ func exports(_ context.Context, name string) (*Export, error) {
 	return nil, fmt.Errorf("%w: no label %q", ErrUnknown, name)
 }
 
-// start runs s on a port of 127.0.0.1. stop ends it, fails the test when that is not clean, and may be
-// called twice.
+// start runs s on a port of 127.0.0.1. stop ends it, fails the test when that is not clean, and may
+// be called twice.
 func start(t testing.TB, s *Server) (addr string, log *prototest.Log, stop func()) {
 	t.Helper()
 	log = new(prototest.Log)
@@ -93,8 +93,8 @@ func start(t testing.TB, s *Server) (addr string, log *prototest.Log, stop func(
 	return addr, log, stop
 }
 
-// TestServerScripts holds the server to conversations written byte for byte. "L:" lines are parts of its
-// log; with "-" in front, what must not be there.
+// TestServerScripts holds the server to conversations written byte for byte. "L:" lines are parts
+// of its log; with "-" in front, what must not be there.
 func TestServerScripts(t *testing.T) {
 	for _, s := range scripts(t, "testdata/server/*.txt") {
 		t.Run(filepath.Base(s.file), func(t *testing.T) {
@@ -118,8 +118,8 @@ func TestServerScripts(t *testing.T) {
 	}
 }
 
-// TestCapturedClients replays what real clients once sent, in one piece, and reads what the server answers
-// to the end.
+// TestCapturedClients replays what real clients once sent, in one piece, and reads what the server
+// answers to the end.
 func TestCapturedClients(t *testing.T) {
 	for _, f := range glob(t, "testdata/captured/client-*.hex") {
 		t.Run(filepath.Base(f), func(t *testing.T) {
@@ -262,8 +262,8 @@ func TestFileExtents(t *testing.T) {
 	}
 }
 
-// TestSlowBackendGoesParallel: small reads are served one after the other while they are quick, and beside
-// each other once one had to wait.
+// TestSlowBackendGoesParallel: small reads are served one after the other while they are quick, and
+// beside each other once one had to wait.
 func TestSlowBackendGoesParallel(t *testing.T) {
 	g := newGate(1 << 20)
 	gated := g.read

@@ -26,8 +26,8 @@ type request struct {
 // errDisconnected ends the requests of a client that sent DISC.
 const errDisconnected = accept.Announced("disconnected")
 
-// transmit serves requests until the client leaves (errDisconnected, or io.EOF if it did not announce that) or an error
-// ends the connection. When it returns no request is under way.
+// transmit serves requests until the client leaves (errDisconnected, or io.EOF if it did not
+// announce that) or an error ends the connection. When it returns no request is under way.
 func (c *conn) transmit(ctx context.Context) error {
 	c.replies = accept.NewReplies(c.nc, "client")
 	err := c.requests(ctx)
@@ -141,9 +141,10 @@ func (c *conn) check(r request) (code uint32, text string) {
 	return 0, ""
 }
 
-// start serves r once there is room for n bytes of its reply: beside others, or at once when that is likely to be quick.
-// A small read from the page cache takes less time than handing it to a goroutine, which would halve the requests per
-// second; one that must wait for a disk should not keep the next from waiting beside it.
+// start serves r once there is room for n bytes of its reply: beside others, or at once when that
+// is likely to be quick. A small read from the page cache takes less time than handing it to a
+// goroutine, which would halve the requests per second; one that must wait for a disk should not
+// keep the next from waiting beside it.
 func (c *conn) start(ctx context.Context, r request, n int64) error {
 	p, _, err := c.Admit(ctx, n, n)
 	if err != nil {
@@ -174,8 +175,8 @@ func (c *conn) run(r request, p accept.Permit) {
 	}
 }
 
-// read answers a READ. Nothing of a reply is sent before the first piece of its data is there, and that is all of what
-// Linux asks for: a simple reply cannot take back its success.
+// read answers a READ. Nothing of a reply is sent before the first piece of its data is there, and
+// that is all of what Linux asks for: a simple reply cannot take back its success.
 func (c *conn) read(r request) error {
 	buf := c.srv.bufs.Get(int(min(r.length, maxPiece)))
 	defer c.srv.bufs.Put(buf)
@@ -244,8 +245,8 @@ func (c *conn) blockStatus(r request) error {
 // extent is a run of bytes of one status.
 type extent struct{ length, status uint32 }
 
-// extents describes n bytes from off in at most count extents; they may end early. What a backend does not
-// know is data.
+// extents describes n bytes from off in at most count extents; they may end early. What a backend
+// does not know is data.
 func extents(b Backend, off, n int64, count int) []extent {
 	s, ok := b.(Sparse)
 	if !ok {

@@ -18,8 +18,9 @@ import (
 // patience is how long a test waits for what must happen.
 const patience = 10 * time.Second
 
-// script is a conversation, one message a line: "S:" from the server, "C:" from the client, in tokens that
-// unquote explains; "EOF" is the end of that direction. Lines that begin otherwise are for the test.
+// script is a conversation, one message a line: "S:" from the server, "C:" from the client, in
+// tokens that unquote explains; "EOF" is the end of that direction. Lines that begin otherwise are
+// for the test.
 type script struct {
 	file  string
 	lines []line
@@ -67,7 +68,8 @@ func scripts(t testing.TB, glob string) []script {
 
 var token = regexp.MustCompile(`^ *(?:(u16|u32)?("(?:[^"\\]|\\.)*")|([0-9a-f]+)(?:\*([0-9]+))?)`)
 
-// unquote reads tokens: hexadecimal bytes, bytes*count, "text", and text behind its length: u32"text".
+// unquote reads tokens: hexadecimal bytes, bytes*count, "text", and text behind its length:
+// u32"text".
 func unquote(s string) ([]byte, error) {
 	var b []byte
 	for s != "" {

@@ -1,12 +1,13 @@
 package nfs3
 
-// NFSACL, version 3: a program beside NFS that no RFC describes. The numbers are those of include/linux/nfsacl.h, the
-// encoding is that of fs/nfsd/nfs3acl.c and fs/nfs_common/nfsacl.c.
+// NFSACL, version 3: a program beside NFS that no RFC describes. The numbers are those of
+// include/linux/nfsacl.h, the encoding is that of fs/nfsd/nfs3acl.c and fs/nfs_common/nfsacl.c.
 //
-// It is here for the sake of one answer. An overlay over NFS asks for the ACL of every file that has group bits and
-// belongs to somebody else, and where the server does not know the program, Linux refuses the file with EOPNOTSUPP: no
-// user but root could read the root (nfs3_get_acl in fs/nfs/nfs3acl.c; noacl does not help). The answer is that there is
-// no ACL, so that the mode counts. The server's own kernel holds clients to the ACLs that files have, as it does to modes.
+// It is here for the sake of one answer. An overlay over NFS asks for the ACL of every file that
+// has group bits and belongs to somebody else, and where the server does not know the program,
+// Linux refuses the file with EOPNOTSUPP: no user but root could read the root (nfs3_get_acl in
+// fs/nfs/nfs3acl.c; noacl does not help). The answer is that there is no ACL, so that the mode
+// counts. The server's own kernel holds clients to the ACLs that files have, as it does to modes.
 const (
 	programACL = 100227
 

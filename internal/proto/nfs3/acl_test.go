@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// No file has an ACL, as far as a client is told: without that answer an overlay refuses files to all but their owners.
+// No file has an ACL, as far as a client is told: without that answer an overlay refuses files to
+// all but their owners.
 func TestNoACLs(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()

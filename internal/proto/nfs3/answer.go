@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// handle answers a request at once, or has it answered beside others. A small request to cached files takes less time
-// than handing it to a goroutine, and the replies to several leave together; one that must wait for a disk should not
-// keep the next from waiting beside it.
+// handle answers a request at once, or has it answered beside others. A small request to cached
+// files takes less time than handing it to a goroutine, and the replies to several leave together;
+// one that must wait for a disk should not keep the next from waiting beside it.
 func (c *conn) handle(ctx context.Context, r record) error {
 	q, err := parseCall(r.b)
 	if err != nil {
@@ -33,8 +33,9 @@ func (c *conn) handle(ctx context.Context, r record) error {
 	return nil
 }
 
-// keep copies a request from the read buffer to one of its own, once the server may hold it and its reply of need
-// bytes. Of a READ, it returns fewer when there is no memory for all: the client asks for the rest again.
+// keep copies a request from the read buffer to one of its own, once the server may hold it and its
+// reply of need bytes. Of a READ, it returns fewer when there is no memory for all: the client asks
+// for the rest again.
 func (c *conn) keep(ctx context.Context, r *record, q *call, need int) (int, error) {
 	own := c.srv.bufferSize(len(r.b))
 	n := own + c.srv.bufferSize(need)
@@ -58,8 +59,8 @@ func (c *conn) keep(ctx context.Context, r *record, q *call, need int) (int, err
 	return need, nil
 }
 
-// accepts returns the procedure that q calls, with the caller's credentials in q. It is nil when the answer is an error,
-// which answer makes.
+// accepts returns the procedure that q calls, with the caller's credentials in q. It is nil when
+// the answer is an error, which answer makes.
 func (c *conn) accepts(q *call) *procedure {
 	if q.rpc != rpcVersion {
 		return nil

@@ -21,8 +21,8 @@ func fileType(mode uint32) uint32 {
 	return typeRegular
 }
 
-// appendTime appends an nfstime3. Its seconds have 32 bits, of which the kernel's client takes the top one for no
-// sign; the kernel's server cuts off the rest as well.
+// appendTime appends an nfstime3. Its seconds have 32 bits, of which the kernel's client takes the
+// top one for no sign; the kernel's server cuts off the rest as well.
 func appendTime(b []byte, t unix.Timespec) []byte {
 	b = appendU32(b, uint32(t.Sec))
 	return appendU32(b, uint32(t.Nsec))
@@ -56,8 +56,8 @@ func (t *target) appendAttr(b []byte) []byte {
 // appendHandle appends the nfs_fh3 of f.
 func (f *file) appendHandle(b []byte) []byte { return appendOpaque(b, f.handle) }
 
-// failed appends what a procedure answers that did not get so far as to have a target: its status, and n words of
-// zero, each of which says that optional attributes are not there.
+// failed appends what a procedure answers that did not get so far as to have a target: its status,
+// and n words of zero, each of which says that optional attributes are not there.
 func failed(b []byte, err error, n int) []byte {
 	b = appendU32(b, uint32(statusOf(err)))
 	for range n {

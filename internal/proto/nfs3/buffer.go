@@ -1,6 +1,7 @@
 package nfs3
 
-// slack is the room of a buffer beside its power of two, so that the largest READ and WRITE fit with their heads.
+// slack is the room of a buffer beside its power of two, so that the largest READ and WRITE fit
+// with their heads.
 const slack = 2048
 
 const (
@@ -10,7 +11,8 @@ const (
 	smallRead    = 128 << 10
 )
 
-// buffer returns an empty buffer with room for n bytes, at most maxRecord, and bufferSize how many bytes it has.
+// buffer returns an empty buffer with room for n bytes, at most maxRecord, and bufferSize how many
+// bytes it has.
 func (s *Server) buffer(n int) *[]byte { return s.bufs.Get(n - slack) }
 
 func (s *Server) bufferSize(n int) int64 { return s.bufs.Size(n - slack) }

@@ -12,10 +12,11 @@ import (
 const (
 	cacheShards = 16
 	epochTime   = 5 * time.Second
-	idleEpochs  = 2 // after which a file that nobody asks for is closed
+	idleEpochs  = 2 // after which an unused file is closed
 )
 
-// fileKey names a file of a tree: by the type and bytes of the kernel's handle, that is a handle from handleType on.
+// fileKey names a file of a tree: by the type and bytes of the kernel's handle, that is a handle
+// from handleType on.
 type fileKey struct {
 	tree *tree
 	file string
@@ -49,10 +50,11 @@ func (f *file) close() {
 	}
 }
 
-// cache keeps files open, those used last. Each of its shards is a list in the order of use and an index of it.
+// cache keeps files open, those used last. Each of its shards is a list in the order of use and an
+// index of it.
 //
-// A file that is kept open cannot be freed: so REMOVE and RENAME forget what they deleted, and what was deleted by
-// somebody on this host is noticed at its next use or closed when idle.
+// A file that is kept open cannot be freed: so REMOVE and RENAME forget what they deleted, and what
+// was deleted by somebody on this host is noticed at its next use or closed when idle.
 type cache struct {
 	seed   maphash.Seed
 	shards [cacheShards]shard
@@ -116,8 +118,8 @@ func (c *cache) get(t *tree, file []byte) *file {
 	return s.take(t, file)
 }
 
-// add keeps the file of that sealed handle, which is open as the descriptor path. When it is kept already, path is
-// closed. The file comes with a reference.
+// add keeps the file of that sealed handle, which is open as the descriptor path. When it is kept
+// already, path is closed. The file comes with a reference.
 func (c *cache) add(t *tree, handle []byte, path int) *file {
 	s := c.shard(handle[handleType:])
 	s.mu.Lock()
@@ -141,7 +143,8 @@ func (c *cache) add(t *tree, handle []byte, path int) *file {
 	return f
 }
 
-// evict takes f from the index; it returns f when that is to be closed now, because nobody uses it.
+// evict takes f from the index; it returns f when that is to be closed now, because it has no
+// users.
 func (s *shard) evict(f *file) *file {
 	s.unlink(f)
 	delete(s.index, f.key)
@@ -164,7 +167,7 @@ func (c *cache) put(f *file) {
 	}
 }
 
-// forget closes f as soon as nobody uses it.
+// forget closes f as soon as it has no users.
 func (c *cache) forget(f *file) {
 	s := c.shardOf(f)
 	s.mu.Lock()

@@ -28,7 +28,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
 
-// needRoot skips a test that exports something: open_by_handle_at, open_tree and setfsuid want it.
+// needRoot skips a test that exports something: open_by_handle_at, open_tree and setfsuid require
+// root.
 func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -145,7 +146,8 @@ func serveDir(t testing.TB, dir string, e Export) *host {
 	return h
 }
 
-// client speaks to a server over one connection. Its methods fail the test where the protocol is broken.
+// client speaks to a server over one connection. Its methods fail the test where the protocol is
+// broken.
 type client struct {
 	t    testing.TB
 	nc   net.Conn

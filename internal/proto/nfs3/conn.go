@@ -133,7 +133,8 @@ func (c *conn) peek() (n int, last, ok bool) {
 	return int(mark &^ lastFragment), mark&lastFragment != 0, true
 }
 
-// hurry bounds how long a request that has begun may take to arrive, until what it returns is called.
+// hurry bounds how long a request that has begun may take to arrive, until what it returns is
+// called.
 func (c *conn) hurry() (arrived func()) {
 	c.SetReadDeadline(time.Now().Add(accept.Stall))
 	return func() { c.SetReadDeadline(time.Time{}) }

@@ -49,7 +49,8 @@ func (c *conn) make(q *call, out, h, name []byte, what string, m maker) []byte {
 	return dir.appendWcc(out, before)
 }
 
-// newEntry checks what a new entry of a directory is to be called. Permissions are the kernel's matter, when it is made.
+// newEntry checks what a new entry of a directory is to be called. Permissions are the kernel's
+// matter, when it is made.
 func (t *target) newEntry(name []byte) error {
 	if err := t.entryName(name); err != nil {
 		return err
@@ -60,9 +61,9 @@ func (t *target) newEntry(name []byte) error {
 	return t.writable()
 }
 
-// bare is as, without a umask: modes are the client's. The umask belongs to the process, unless a thread has one of its
-// own; then that thread is of no use for anything else, and ends with the goroutine, which must be one that
-// answers a single request.
+// bare is as, without a umask: modes are the client's. The umask belongs to the process, unless a
+// thread has one of its own; then that thread can be used for nothing else, and ends with the
+// goroutine, which must be one that answers a single request.
 func (c *cred) bare(f func() error) error {
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
@@ -72,8 +73,9 @@ func (c *cred) bare(f func() error) error {
 	return c.as(f)
 }
 
-// found returns what is called name now, which was just made, after the rest of its attributes were set. When that fails
-// it stays, as with the kernel's server: the client is told, and may remove it.
+// found returns what is called name now, which was just made, after the rest of its attributes were
+// set. When that fails it stays, as with the kernel's server: the client is told, and may remove
+// it.
 func (t *target) found(name []byte, s *sattr) (*target, error) {
 	o, err := t.child(name)
 	if err != nil {
@@ -147,7 +149,8 @@ func (t *target) create(name []byte, s *sattr) (*target, error) {
 	return o, o.finish(s)
 }
 
-// adoptWriter returns the target of a file that is open to be written, and keeps that descriptor: a WRITE follows.
+// adoptWriter returns the target of a file that is open to be written, and keeps that descriptor: a
+// WRITE follows.
 func (t *target) adoptWriter(fd int) (*target, error) {
 	fh, err := kernelHandle(fd)
 	path := -1
@@ -200,8 +203,9 @@ func (t *target) createOrTake(name []byte, s *sattr) (*target, error) {
 	}
 }
 
-// createExclusive makes a file that has the client's verifier in its times, or takes the one that has. The client
-// asked before and did not hear the answer, and will set times of its own (RFC 1813, section 3.3.8).
+// createExclusive makes a file that has the client's verifier in its times, or takes the one that
+// has. The client asked before and did not hear the answer, and will set times of its own (RFC
+// 1813, section 3.3.8).
 func (t *target) createExclusive(name []byte, verifier uint64) (*target, error) {
 	v := sattr{ // in 31 bits each, which every file system can keep
 		atime: unix.Timespec{Sec: int64(verifier >> 32 & 0x7fffffff)},

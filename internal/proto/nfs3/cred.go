@@ -10,19 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Every access is judged by the kernel: it is asked, or told to act, by a thread that has the client's user, group and
-// supplementary groups for file systems (setfsuid(2), setfsgid(2), setgroups(2), per thread below the C library).
-// With a user that is not 0 the kernel takes the thread's capabilities over files away too (capabilities(7)). So
-// ACLs, sticky directories, set-group-ID inheritance and quotas are right without a line about them here.
+// Every access is judged by the kernel: it is asked, or told to act, by a thread that has the
+// client's user, group and supplementary groups for file systems (setfsuid(2), setfsgid(2),
+// setgroups(2), per thread below the C library). With a user that is not 0 the kernel takes the
+// thread's capabilities over files away too (capabilities(7)). So ACLs, sticky directories,
+// set-group-ID inheritance and quotas are right without a line about them here.
 //
-// What changes something is done under the client's ids. What only reads is done as root once the kernel has said that
-// the client may (access); that answer is kept with the file, for as long as its inode does not change: six
-// system calls to change ids and back would cost more than the READ.
+// What changes something is done under the client's ids. What only reads is done as root once the
+// kernel has said that the client may (access); that answer is kept with the file, for as long as
+// its inode does not change: six system calls to change ids and back would cost more than the READ.
 
-// nobody is user and group of who has none, or may not be root.
+// nobody is the user and group of a client that has none, or that may not be root.
 const nobody = 65534
 
-// cred is who asks. Two of the same ids are the same pointer, until a credTable starts anew.
+// cred is the user that a request comes from. Equal ids have the same pointer until a credTable
+// starts anew.
 type cred struct {
 	uid, gid uint32
 	groups   []uint32
@@ -40,7 +42,8 @@ type credTable struct {
 
 const maxCreds = 4096 // in a table; then it starts anew
 
-// get returns the credentials of those ids. An id that the kernel has no user for (-1) is nobody's.
+// get returns the credentials of those ids. An id that is not one to the kernel (-1) becomes
+// nobody.
 func (t *credTable) get(uid, gid uint32, groups []uint32) *cred {
 	known := func(id uint32) uint32 {
 		if id == ^uint32(0) {
@@ -92,8 +95,8 @@ func (c *cred) squash() (s cred, root bool) {
 	return s, root
 }
 
-// identify returns who q comes from, or nil when its credential is none of those that are spoken here. It is called
-// by the connection's reading goroutine only.
+// identify returns the user that q comes from, or nil when its credential is not of a supported
+// kind. It is called by the connection's reading goroutine only.
 func (c *conn) identify(q *call) *cred {
 	if q.proc == 0 { // NULL has no parameters, no effect and so no user (RFC 5531, section 12)
 		return c.srv.creds.get(nobody, nobody, nil)
@@ -119,7 +122,8 @@ func (c *conn) identify(q *call) *cred {
 	return who
 }
 
-// parseAuthSys reads the body of an AUTH_SYS credential (RFC 5531, appendix A), nil when it is malformed.
+// parseAuthSys reads the body of an AUTH_SYS credential (RFC 5531, appendix A), nil when it is
+// malformed.
 func parseAuthSys(body []byte, t *credTable) *cred {
 	a := args{b: body}
 	a.u32()              // stamp
@@ -139,8 +143,8 @@ func parseAuthSys(body []byte, t *credTable) *cred {
 	return t.get(uid, gid, groups)
 }
 
-// as runs f under the credentials of c. f makes system calls and waits for nothing else. No new thread inherits them:
-// the runtime does not clone from a thread that is locked.
+// as runs f under the credentials of c. f makes system calls and waits for nothing else. No new
+// thread inherits them: the runtime does not clone from a thread that is locked.
 func (c *cred) as(f func() error) error {
 	if c.isRoot() {
 		return f()
@@ -157,7 +161,7 @@ func (c *cred) as(f func() error) error {
 	return err
 }
 
-// server is who the server is itself.
+// server is the user that the server itself runs as.
 var server = sync.OnceValue(func() *cred {
 	c := &cred{uid: uint32(unix.Geteuid()), gid: uint32(unix.Getegid())}
 	groups, _ := unix.Getgroups()
@@ -177,7 +181,7 @@ func (c *cred) take() (before *cred, err error) {
 	if _, _, e := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(c.groups)), uintptr(unsafe.Pointer(groups)), 0); e != 0 {
 		return before, e
 	}
-	// These two return no error, but who was before: so ask again.
+	// These two return no error but the previous id: ask again.
 	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(c.gid), 0, 0)
 	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(c.uid), 0, 0)
 	gid, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, ^uintptr(0), 0, 0)
@@ -188,8 +192,8 @@ func (c *cred) take() (before *cred, err error) {
 	return before, nil
 }
 
-// takeBack makes the server's own credentials those of this thread again, and says whether it worked. The user comes
-// first: with it the capabilities come back.
+// takeBack makes the server's own credentials those of this thread again, and says whether it
+// worked. The user comes first: with it the capabilities come back.
 func (c *cred) takeBack() bool {
 	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(c.uid), 0, 0)
 	_, err := c.take()
@@ -203,11 +207,12 @@ type verdict struct {
 	known, allowed uint32        // of unix.R_OK, W_OK, X_OK
 }
 
-// settled is how old a file's last change must be for a verdict to be kept: the clock of file systems is coarse, and
-// a second change might not show.
+// settled is how old a file's last change must be for a verdict to be kept: the clock of file
+// systems is coarse, and a second change might not show.
 const settled = time.Second
 
-// may returns which of want (unix.R_OK and so on) the kernel allows to who on f, whose attributes are st.
+// may returns which of want (unix.R_OK and so on) the kernel allows to the user on f, whose
+// attributes are st.
 func (f *file) may(who *cred, st *unix.Stat_t, want uint32) (allowed uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -243,8 +248,8 @@ func (f *file) may(who *cred, st *unix.Stat_t, want uint32) (allowed uint32) {
 	return allowed
 }
 
-// access is faccessat2(2) with AT_EACCESS on a descriptor. The one of package unix falls back to working the answer out
-// from the process's own user, which is not the thread's.
+// access is faccessat2(2) with AT_EACCESS on a descriptor. The one of package unix falls back to
+// working the answer out from the process's own user, which is not the thread's.
 func access(fd int, mode uint32) error {
 	empty := [1]byte{}
 	_, _, e := unix.Syscall6(unix.SYS_FACCESSAT2, uintptr(fd), uintptr(unsafe.Pointer(&empty)), uintptr(mode),

@@ -15,8 +15,8 @@ import (
 	"netroot/internal/prototest"
 )
 
-// acl is the extended attribute of an access ACL (include/uapi/linux/posix_acl_xattr.h): owner, a named user, the
-// group, a named group, the mask, others.
+// acl is the extended attribute of an access ACL (include/uapi/linux/posix_acl_xattr.h): owner, a
+// named user, the group, a named group, the mask, others.
 func acl(owner, user, userPerm, group, namedGroup, groupPerm, mask, other int) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 2)
 	for _, e := range [][3]int{{1, owner, -1}, {2, userPerm, user}, {4, group, -1}, {8, groupPerm, namedGroup}, {16, mask, -1}, {32, other, -1}} {
@@ -27,7 +27,8 @@ func acl(owner, user, userPerm, group, namedGroup, groupPerm, mask, other int) [
 	return b
 }
 
-// local says what the shell's test finds of -r, -w and -x when it runs as somebody: what a local process may.
+// local says what the shell's test finds of -r, -w and -x when it runs as somebody: what a local
+// process may.
 func local(t *testing.T, name string, uid, gid uint32, groups ...uint32) (bits uint32) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", `test -r "$1" && echo r; test -w "$1" && echo w; test -x "$1" && echo x; true`, "sh", name)
@@ -44,8 +45,8 @@ func local(t *testing.T, name string, uid, gid uint32, groups ...uint32) (bits u
 	return bits
 }
 
-// TestAccess: for all kinds of modes, owners and ACLs, users, groups and supplementary groups, ACCESS, READ, WRITE and
-// LOOKUP allow what a local process may, and the owner's READ and WRITE.
+// TestAccess: for all kinds of modes, owners and ACLs, users, groups and supplementary groups,
+// ACCESS, READ, WRITE and LOOKUP allow what a local process may, and the owner's READ and WRITE.
 func TestAccess(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -173,7 +174,8 @@ func TestVerdictsEnd(t *testing.T) {
 	}
 }
 
-// TestChangesAs: who makes something owns it, and may only what a local process of his may.
+// TestChangesAs: a user owns what the user makes, and may do only what a local process of that user
+// may.
 func TestChangesAs(t *testing.T) {
 	dir, _, c, root := writable(t)
 	must(t, os.Mkdir(filepath.Join(dir, "tmp"), 0))

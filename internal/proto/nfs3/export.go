@@ -21,28 +21,31 @@ var (
 // ID names an export in handles. It is the same at every start of the server.
 type ID [8]byte
 
-// IDOf returns the ID of an export that is called name for ever.
+// IDOf returns the ID of an export that keeps its name.
 func IDOf(name string) ID {
 	sum := sha256.Sum256([]byte("netroot export " + name))
 	return ID(sum[:])
 }
 
-// Export is a directory as it is exported to one client. The zero value admits nobody, and trusts nobody's root.
+// Export is a directory as it is exported to one client. The zero value admits nobody, and trusts
+// nobody's root.
 type Export struct {
 	Name string   // for people and logs
 	ID   ID       // in handles; not another export's
 	Dir  *os.File // the directory, open; on a file system for which Check returns nil
 	// ReadOnly refuses everything that would change something, with NFS3ERR_ROFS.
 	ReadOnly bool
-	// TrustRoot lets the client's root be root here. Without it, user and group 0 are nobody (65534).
+	// TrustRoot lets the client's root be root here. Without it, user and group 0 are nobody
+	// (65534).
 	TrustRoot bool
 	// Clients are the networks and machines that may use the export.
 	Clients []netip.Prefix
-	// AnyPort admits connections from ports above 1023, which any user of a client may open, to claim any
-	// user's id; a kernel connects from below. A machine behind an address translation, as in qemu's user network,
-	// needs it.
+	// AnyPort admits connections from ports above 1023, which any user of a client may open, to
+	// claim any user's id; a kernel connects from below. A machine behind an address translation,
+	// as in qemu's user network, needs it.
 	AnyPort bool
-	// Release, when set, is called once when the server has no more use of this Export: the place to close Dir.
+	// Release, when set, is called once when the server does not use this Export any more. Close
+	// Dir here.
 	Release func()
 }
 
@@ -79,7 +82,8 @@ type attachment struct {
 	session *accept.Attachment
 }
 
-// refusal is an export that a connection may not use, for a while: a client asks on, many times a second.
+// refusal is an export that a connection may not use, for a while: a client asks on, many times a
+// second.
 type refusal struct {
 	id    ID
 	err   error
@@ -88,8 +92,9 @@ type refusal struct {
 
 const refusalTime = 5 * time.Second
 
-// attach returns the export that handle h names, which the connection may use. Nobody is asked for one for the sake of a
-// handle that was made up; of an export that is in use already, the handles are verified with their files.
+// attach returns the export that handle h names, which the connection may use. Nobody is asked for
+// one for the sake of a handle that was made up; of an export that is in use already, the handles
+// are verified with their files.
 func (c *conn) attach(h []byte) (*attachment, error) {
 	id, err := handleExport(h)
 	if err != nil {

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onTarget is the frame of the procedures that have a handle as their only argument, and answer with its attributes.
+// onTarget is the frame of the procedures that have a handle as their only argument, and answer
+// with its attributes.
 func onTarget(answer func(t *target, fs *unix.Statfs_t, out []byte) []byte) func(*conn, *call, []byte) []byte {
 	return func(c *conn, q *call, out []byte) []byte {
 		h := q.args.opaque(maxHandle)
@@ -69,7 +70,8 @@ var pathconf = onTarget(func(_ *target, fs *unix.Statfs_t, out []byte) []byte {
 	return appendFlag(out, true) // case_preserving
 })
 
-// linkMax is how many hard links a file can have. There is no system call for it; the C library has a table too.
+// linkMax is how many hard links a file can have. There is no system call for it; the C library has
+// a table too.
 func linkMax(magic int64) uint32 {
 	switch magic {
 	case unix.EXT4_SUPER_MAGIC: // EXT4_LINK_MAX

@@ -14,7 +14,8 @@ import (
 	"netroot/internal/prototest"
 )
 
-// exposed is a server of a small directory with one file, as root; without root it has no export to give.
+// exposed is a server of a small directory with one file, as root; without root it has no export to
+// give.
 func exposed(f *testing.F, key [32]byte) (h *host, dir, file []byte) {
 	h = newHost()
 	h.Key = key
@@ -36,7 +37,8 @@ func exposed(f *testing.F, key [32]byte) (h *host, dir, file []byte) {
 	return h, handle("."), handle("file")
 }
 
-// hear gives a server bytes from a connection that then ends, and checks that nothing is left behind.
+// hear gives a server bytes from a connection that then ends, and checks that nothing is left
+// behind.
 func hear(t *testing.T, h *host, data []byte) *prototest.Feed {
 	conn := &prototest.Feed{R: bytes.NewReader(data)}
 	h.loop.ServeConn(t.Context(), conn)
@@ -52,8 +54,8 @@ func hear(t *testing.T, h *host, data []byte) *prototest.Feed {
 	return conn
 }
 
-// FuzzServer feeds a server arbitrary bytes: it must return, with every export released, every byte of memory given back,
-// and no more said than the requests can ask for.
+// FuzzServer feeds a server arbitrary bytes: it must return, with every export released, every byte
+// of memory given back, and no more said than the requests can ask for.
 func FuzzServer(f *testing.F) {
 	h, dir, file := exposed(f, [32]byte{}) // each process of a fuzzing run takes the others' handles
 	c := &client{t: f, uid: 1, gid: 2, gids: []uint32{3, 4}}

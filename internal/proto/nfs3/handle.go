@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A handle is the kernel's own for the file (name_to_handle_at(2): inode number and generation, mostly), behind what
-// says whose it is:
+// A handle is the kernel's own for the file (name_to_handle_at(2): inode number and generation,
+// mostly), behind what says whose it is:
 //
 //	0   version of this layout, 1
 //	1   ID of the export
@@ -19,11 +19,12 @@ import (
 //	21  type of the kernel's handle
 //	22  the kernel's handle
 //
-// The seal is what keeps a client inside its export. The kernel would open any file of the file system by its inode
-// number, which is easily guessed; with the seal, a handle is one that this server has given out for this export (or
-// that a client saw on the wire, against which NFSv3 has no defence). A file that was given out and is then renamed
-// to outside of the export stays within reach of whoever has its handle, as a local process keeps a file open; of a
-// directory that was, what lies below does too, but not what lies above it: see tree.
+// The seal is what keeps a client inside its export. The kernel would open any file of the file
+// system by its inode number, which is easily guessed; with the seal, a handle is one that this
+// server has given out for this export (or that a client saw on the wire, against which NFSv3 has
+// no defence). A file that was given out and is then renamed to outside of the export stays within
+// reach of a client that has its handle, as a local process keeps a file open; of a directory that
+// was, what lies below does too, but not what lies above it: see tree.
 const (
 	handleVersion = 1
 	handleID      = 1
@@ -75,8 +76,8 @@ func handleExport(h []byte) (ID, error) {
 	return ID(h[handleID:]), nil
 }
 
-// verify returns the kernel's handle in one of ours. One that was sealed with another key is stale: it may have been
-// good before the key was lost.
+// verify returns the kernel's handle in one of ours. One that was sealed with another key is stale:
+// it may have been good before the key was lost.
 func (s *sealer) verify(h []byte) (unix.FileHandle, error) {
 	sum := s.seal(h)
 	if subtle.ConstantTimeCompare(sum[:sealSize], h[handleSeal:handleType]) == 0 {

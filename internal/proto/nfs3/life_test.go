@@ -25,7 +25,8 @@ import (
 
 func sinceTime(ts unix.Timespec) time.Duration { return time.Since(time.Unix(ts.Unix())) }
 
-// TestHandlesLast: a handle is good after a restart, without a mount, and after a rename; with another key it is stale.
+// TestHandlesLast: a handle is good after a restart, without a mount, and after a rename; with
+// another key it is stale.
 func TestHandlesLast(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -61,7 +62,8 @@ func TestHandlesLast(t *testing.T) {
 	ok(t, "with another key", s, statusStale)
 }
 
-// TestForgedHandles: whatever is not what the server gave out is refused, and nothing is opened for it.
+// TestForgedHandles: whatever is not what the server gave out is refused, and nothing is opened for
+// it.
 func TestForgedHandles(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -97,8 +99,8 @@ func TestForgedHandles(t *testing.T) {
 	ok(t, "a longer one", s, statusStale)
 }
 
-// TestForgedHandlesOpenNothing: nobody is asked for an export, nor told that it is used, for a handle that was made up.
-// The same connection's good handles are as good as ever.
+// TestForgedHandlesOpenNothing: no export is looked up, and no observer told of its use, for a
+// handle that was made up. The same connection's good handles are as good as ever.
 func TestForgedHandlesOpenNothing(t *testing.T) {
 	needRoot(t)
 	h := newHost()
@@ -230,7 +232,8 @@ func TestNoHandles(t *testing.T) {
 	}
 }
 
-// TestWhoMayMount: an address, a port or a decision of Lookup and Find keeps a client out, of mounts and of handles.
+// TestWhoMayMount: an address, a port or a decision of Lookup and Find keeps a client out, of
+// mounts and of handles.
 func TestWhoMayMount(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
@@ -298,7 +301,8 @@ func TestWhoMayMount(t *testing.T) {
 	}
 }
 
-// TestRepeated: a request that comes again after its connection broke gets the same answer, and is not done again.
+// TestRepeated: a request that comes again after its connection broke gets the same answer, and is
+// not done again.
 func TestRepeated(t *testing.T) {
 	dir, h, c, root := writable(t)
 	write(t, filepath.Join(dir, "file"), nil, 0o644)
@@ -315,8 +319,8 @@ func TestRepeated(t *testing.T) {
 	}
 }
 
-// TestManyClients reads and writes from many connections with many requests under way. The race detector has most to
-// say here.
+// TestManyClients reads and writes from many connections with many requests under way. The race
+// detector has most to say here.
 func TestManyClients(t *testing.T) {
 	dir, h, c, root := writable(t)
 	noise := make([]byte, 4<<20)
@@ -422,7 +426,8 @@ func TestObserver(t *testing.T) {
 	}
 }
 
-// TestTreeReplaced: what is built anew under the same name is what new mounts get; who has the old one keeps it.
+// TestTreeReplaced: what is built anew under the same name is what new mounts get; who has the old
+// one keeps it.
 func TestTreeReplaced(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()

@@ -125,8 +125,9 @@ func accessProc(c *conn, q *call, out []byte) []byte {
 	return appendU32(out, asked&t.allowed())
 }
 
-// allowed returns the bits of ACCESS that are true of t. Devices, pipes and sockets are the client's own behind their
-// permissions, so they can be written in a read-only export too: its /dev/null for one.
+// allowed returns the bits of ACCESS that are true of t. Devices, pipes and sockets are the
+// client's own behind their permissions, so they can be written in a read-only export too: its
+// /dev/null for one.
 func (t *target) allowed() (bits uint32) {
 	may := t.file.may(t.who, &t.st, unix.R_OK|unix.W_OK|unix.X_OK)
 	kind := t.kind()

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The MOUNT protocol, version 3 (RFC 1813, appendix I): how a client gets the handle of an export's directory.
+// The MOUNT protocol, version 3 (RFC 1813, appendix I): how a client gets the handle of an export's
+// directory.
 
 var mountProcedures = []procedure{
 	0: {run: null},
@@ -95,8 +96,8 @@ func (c *conn) mount(asked string) (name, handle string, err error) {
 	return e.Name, string(c.srv.seals.make(e.ID, fh)), nil
 }
 
-// within opens a directory of the tree by its path. Links inside are followed, nothing leads outside (openat2(2),
-// Linux 5.6).
+// within opens a directory of the tree by its path. Links inside are followed, nothing leads
+// outside (openat2(2), Linux 5.6).
 func (t *tree) within(rest string) (int, error) {
 	rest = path.Clean("./" + rest)
 	how := unix.OpenHow{
@@ -105,7 +106,8 @@ func (t *tree) within(rest string) (int, error) {
 	}
 	for try := 0; ; try++ {
 		fd, err := unix.Openat2(t.fd, rest, &how)
-		// EAGAIN: something was renamed or mounted, anywhere on this machine, while the kernel followed a "..".
+		// EAGAIN: something was renamed or mounted, anywhere on this machine, while the kernel
+		// followed a "..".
 		if err != unix.EINTR && (err != unix.EAGAIN || try == maxOpens) {
 			return fd, err
 		}
@@ -125,7 +127,8 @@ func unmountAll(c *conn, _ *call, out []byte) []byte {
 	return out
 }
 
-// unmount believes a client that it has unmounted path. Neither UMNT nor UMNTALL has a status by which to say no.
+// unmount believes a client that it has unmounted path. Neither UMNT nor UMNTALL has a status by
+// which to say no.
 func (c *conn) unmount(path, called string) {
 	if c.srv.Unmounted != nil {
 		if err := c.srv.Unmounted(path, c.Peer); err != nil {
@@ -137,7 +140,8 @@ func (c *conn) unmount(path, called string) {
 	c.srv.loop.Log.Info("nfs3: unmounted", "peer", c.PeerName(), "path", called)
 }
 
-// mountTable is what clients said that they have mounted. It is for people (showmount -a); nothing is decided by it.
+// mountTable is what clients said that they have mounted. It is for people (showmount -a); nothing
+// is decided by it.
 type mountTable struct {
 	mu  sync.Mutex
 	all map[mounted]struct{}
@@ -174,7 +178,7 @@ func (m *mountTable) remove(peer netip.Addr, path string) {
 	}
 }
 
-// mountDump answers DUMP with who has mounted what.
+// mountDump answers DUMP with the clients and the paths that they mounted.
 func mountDump(c *conn, _ *call, out []byte) []byte {
 	m := &c.srv.mounts
 	m.mu.Lock()

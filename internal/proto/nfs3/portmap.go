@@ -14,7 +14,7 @@ import (
 	"netroot/internal/proto/accept"
 )
 
-// Mapping is where a program of RPC is to be found, by TCP.
+// Mapping is the TCP port of an RPC program.
 type Mapping struct {
 	Program, Version uint32
 	Port             uint16
@@ -25,8 +25,9 @@ func Mappings(port uint16) []Mapping {
 	return []Mapping{{programNFS, nfsVersion, port}, {programMount, mountVersion, port}}
 }
 
-// Portmap is a portmapper (RFC 1833, version 2): it tells clients that were given no port, on its own port 111, where
-// NFS and MOUNT are. It takes no registrations from anybody. Its fields are set before Serve and left alone after.
+// Portmap is a portmapper (RFC 1833, version 2): it tells clients that were given no port, on its
+// own port 111, where NFS and MOUNT are. It accepts no registrations. Its fields are set before
+// Serve and not changed after it.
 type Portmap struct {
 	Mappings []Mapping
 	Log      *slog.Logger // nil discards
@@ -44,8 +45,8 @@ const (
 	maxPortmap     = 1 << 10 // bytes of a request
 )
 
-// Serve answers on a listener and, when it is not nil, on a UDP socket, until ctx ends; then it closes both and
-// returns nil. It returns an error when one of them fails.
+// Serve answers on a listener and, when it is not nil, on a UDP socket, until ctx ends; then it
+// closes both and returns nil. It returns an error when one of them fails.
 func (p *Portmap) Serve(ctx context.Context, l net.Listener, u net.PacketConn) error {
 	p.once.Do(p.setup)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -81,11 +82,11 @@ func (p *Portmap) setup() {
 	p.loop.Serve = p.serve
 }
 
-// getport answers GETPORT with a port, or 0 for what is not here. Its own version is not looked at: a client learns of
-// the right one from the program itself.
+// getport answers GETPORT with a port, or 0 for what is not here. Its own version is not looked at:
+// a client learns of the right one from the program itself.
 func (p *Portmap) getport(_ *conn, q *call, out []byte) []byte {
 	prog, vers, protocol := q.args.u32(), q.args.u32(), q.args.u32()
-	q.args.u32() // port: of no meaning here
+	q.args.u32() // port: has no meaning here
 	var port uint16
 	for _, m := range p.Mappings {
 		if m.Program == prog && protocol == protocolTCP && (port == 0 || m.Version == vers) {
@@ -117,7 +118,7 @@ func (p *Portmap) answer(request []byte) []byte {
 	return respond(p.programs, nil, proc, &q, nil)
 }
 
-// packets answers by UDP: a packet is a request, and has no mark.
+// packets answers over UDP: a packet is a request, and has no record mark.
 func (p *Portmap) packets(ctx context.Context, u net.PacketConn) error {
 	defer u.Close()
 	defer context.AfterFunc(ctx, func() { u.Close() })()

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// startPortmap serves until the test ends, by TCP and UDP.
+// startPortmap serves until the test ends, over TCP and UDP.
 func startPortmap(t *testing.T) (tcp, udp string, udpConn net.PacketConn, done chan error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -34,7 +34,7 @@ func startPortmap(t *testing.T) (tcp, udp string, udpConn net.PacketConn, done c
 	return l.Addr().String(), u.LocalAddr().String(), u, done
 }
 
-// TestPortmap asks everything by TCP and by UDP.
+// TestPortmap asks everything over TCP and UDP.
 func TestPortmap(t *testing.T) {
 	tcp, udp, _, done := startPortmap(t)
 	ask := func(vers, proc uint32, args ...uint32) []byte {

@@ -16,7 +16,8 @@ const (
 	mountVersion = 3
 )
 
-// status is an nfsstat3 (RFC 1813, section 2.6). It is an error to the functions behind the procedures.
+// status is an nfsstat3 (RFC 1813, section 2.6). It is an error to the functions behind the
+// procedures.
 type status uint32
 
 const (

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// read answers READ: status, attributes, count, end of file, data. The data is read to where it leaves from.
+// read answers READ: status, attributes, count, end of file, data. The data is read to where it
+// leaves from.
 func read(c *conn, q *call, out []byte) []byte {
 	h, offset, count := q.args.opaque(maxHandle), q.args.u64(), q.args.u32()
 	if q.args.bad {
@@ -45,9 +46,10 @@ func read(c *conn, q *call, out []byte) []byte {
 	return append(b, padding[:-n&3]...)
 }
 
-// readable returns a descriptor to read t with, if who asks may. A client asked for permission when it opened the
-// file; now the owner may read what was closed to others and himself since, and who may only execute a file must
-// read it to do so (as with the kernel's server: nfsd_permission in fs/nfsd/vfs.c).
+// readable returns a descriptor to read t with, if the user of the request may. A client asked for
+// permission when it opened the file; now the owner may read what was closed to others and himself
+// since, and a user who may only execute a file must read it to do so (as with the kernel's server:
+// nfsd_permission in fs/nfsd/vfs.c).
 func (t *target) readable() (int, error) {
 	switch t.kind() {
 	case unix.S_IFREG:

@@ -175,7 +175,8 @@ func (c *client) list(h []byte, plus bool, count uint32) (all []entry) {
 	}
 }
 
-// TestReaddir lists directories of many sizes in parts of many sizes, and goes on after a restart of the server.
+// TestReaddir lists directories of many sizes in parts of many sizes, and goes on after a restart
+// of the server.
 func TestReaddir(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()

@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A cookie is the kernel's d_off of an entry: the place after it. File systems keep these the same for as long as the
-// directory lives, so a listing goes on after a restart of the server, and the verifier is a constant.
+// A cookie is the kernel's d_off of an entry: the place after it. File systems keep these the same
+// for as long as the directory lives, so a listing goes on after a restart of the server, and the
+// verifier is a constant.
 
 // dirBuffers are for getdents64(2).
 var dirBuffers = sync.Pool{New: func() any {
@@ -144,9 +145,9 @@ func (l *listing) entry(dir *target, e dirent, out []byte) (b []byte, full bool)
 	return b, false
 }
 
-// appendPlus appends attributes and handle of an entry, or that they are not there: of ".", "..", which no client
-// looks at, and of what who asks may not search for or is gone by now. The files are not kept open: most are only
-// looked at.
+// appendPlus appends attributes and handle of an entry, or that they are not there: of ".", "..",
+// which no client looks at, and of entries that the user of the request may not search or that are
+// gone by now. The files are not kept open: most are only looked at.
 func (l *listing) appendPlus(dir *target, e dirent, b []byte) []byte {
 	if string(e.name) == "." || string(e.name) == ".." || !dir.may(unix.X_OK) {
 		return appendU64(b, 0)

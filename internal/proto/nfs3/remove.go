@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cached returns what is called name, if it is kept open here: it is about to be deleted, and must be let go of.
+// cached returns the entry called name, if it is kept open here: it is about to be deleted, and
+// must be closed.
 func (t *target) cached(name []byte) *file {
 	fd, err := t.openChild(name)
 	if err != nil {
@@ -125,7 +126,8 @@ func (a *target) rename(from []byte, b *target, to []byte) (beforeA, beforeB *un
 		defer b.deleted(old)
 		return a.who.as(func() error { return unix.Renameat(a.path, string(from), b.path, string(to)) })
 	}
-	// Two directories are locked in the order of their handles, so that two renames do not wait for each other.
+	// Two directories are locked in the order of their handles, so that two renames do not wait for
+	// each other.
 	switch {
 	case a.key == b.key:
 		beforeA, err = a.alter(do)
@@ -176,8 +178,8 @@ func link(c *conn, q *call, out []byte) []byte {
 	return dir.appendWcc(out, before)
 }
 
-// link makes name in dir another name of t. The way over /proc needs no capability, which who asks has not
-// (linkat(2), AT_EMPTY_PATH).
+// link makes name in dir another name of t. The way over /proc needs no capability, which the user
+// of the request does not have (linkat(2), AT_EMPTY_PATH).
 func (t *target) link(dir *target, name []byte) error {
 	return t.who.as(func() error {
 		return unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", t.path), dir.path, string(name), unix.AT_SYMLINK_FOLLOW)

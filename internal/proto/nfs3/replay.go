@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// replays keeps the answers to requests that must not be done twice. A client whose connection broke connects again
-// and repeats, under the same number, what it has no answer to: the second REMOVE of a file would tell that there is
-// none. (The kernel's server does the same: fs/nfsd/nfscache.c.) After a restart of the server they are gone.
+// replays keeps the answers to requests that must not be done twice. A client whose connection
+// broke connects again and repeats, under the same number, what it has no answer to: the second
+// REMOVE of a file would tell that there is none. (The kernel's server does the same:
+// fs/nfsd/nfscache.c.) After a restart of the server they are gone.
 type replays struct {
 	seed maphash.Seed
 	mu   sync.Mutex

@@ -38,16 +38,16 @@ type call struct {
 	flavor                     uint32 // of the credential
 	credential                 []byte
 	args                       args
-	who                        *cred // who asks, before any squashing
+	who                        *cred // the user of the request, before any squashing
 	most                       int   // bytes that a READ may give; set when memory is short, else maxData
 }
 
 func (q *call) isRead() bool { return q.prog == programNFS && q.proc == procRead }
 
-var errNotCall = errors.New("what came is no RPC call")
+var errNotCall = errors.New("the data received is not an RPC call")
 
-// parseCall reads the head of a call. An error means that there is nothing to answer. Further fields than rpc are set
-// only for the version that is spoken here.
+// parseCall reads the head of a call. An error means that there is nothing to answer. Further
+// fields than rpc are set only for the version that is spoken here.
 func parseCall(record []byte) (q call, err error) {
 	a := args{b: record}
 	q.xid = a.u32()
@@ -62,7 +62,7 @@ func parseCall(record []byte) (q call, err error) {
 	q.prog, q.vers, q.proc = a.u32(), a.u32(), a.u32()
 	q.flavor = a.u32()
 	q.credential = a.opaque(maxAuth)
-	a.u32() // the verifier, which AUTH_SYS has no use for
+	a.u32() // the verifier, which AUTH_SYS does not use
 	a.opaque(maxAuth)
 	if a.bad {
 		return q, errNotCall
@@ -106,15 +106,16 @@ type program struct {
 	procs           []procedure
 }
 
-// procedure is one of a program. run decodes q.args, and appends the result to out; where args turned out to be bad
-// what it appended is of no meaning.
+// procedure is one of a program. run decodes q.args, and appends the result to out; where args
+// turned out to be bad what it appended has no meaning.
 type procedure struct {
 	run    func(c *conn, q *call, out []byte) []byte
 	beside bool // it takes long as a rule: other requests are not to wait for it
 	once   bool // doing it a second time gives another result: see replays
 }
 
-// find returns the procedure that q calls. Without one it returns the status to answer, and what belongs to it.
+// find returns the procedure that q calls. Without one it returns the status to answer, and what
+// belongs to it.
 func find(programs []program, q *call) (p *procedure, status []uint32) {
 	for i := range programs {
 		g := &programs[i]
@@ -131,8 +132,9 @@ func find(programs []program, q *call) (p *procedure, status []uint32) {
 	return nil, []uint32{acceptProgUnavail}
 }
 
-// respond appends the record that answers q: what p, which find returned, has to say, for connection c. With a nil p it
-// is what is wrong with q; if that is nothing that find finds, it is the credential.
+// respond appends the record that answers q: what p, which find returned, has to say, for
+// connection c. With a nil p it is what is wrong with q; if that is nothing that find finds, it is
+// the credential.
 func respond(programs []program, c *conn, p *procedure, q *call, out []byte) []byte {
 	start := len(out)
 	switch {

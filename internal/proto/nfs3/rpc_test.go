@@ -75,7 +75,8 @@ func TestReplies(t *testing.T) {
 	}
 }
 
-// TestNoCalls: what is no call ends the connection, and so does what is too large, and the log says why.
+// TestNoCalls: a record that is not a call or is too large ends the connection, and the log says
+// why.
 func TestNoCalls(t *testing.T) {
 	for name, tt := range map[string]struct {
 		say []byte
@@ -142,7 +143,8 @@ func TestFragments(t *testing.T) {
 	}
 }
 
-// arguments are good arguments of every procedure, for dir, file and the names in it; the last word of each counts.
+// arguments are good arguments of every procedure, for dir, file and the names in it; the last word
+// of each counts.
 func arguments(dir, file []byte) map[[2]uint32][]byte {
 	name := func(n string) []byte { return appendOpaque(appendOpaque(nil, dir), n) }
 	of := func(h []byte, v ...uint32) []byte {
@@ -220,7 +222,8 @@ func pipe(t *testing.T, s *Server) (near net.Conn, ended chan struct{}) {
 	return near, ended
 }
 
-// TestSlowPeers: who does not end a request, or takes no reply, is let go of after a minute; who is idle is not.
+// TestSlowPeers: a client that does not end a request, or takes no reply, is disconnected after a
+// minute; one that is idle is not.
 func TestSlowPeers(t *testing.T) {
 	null := (&client{t: t}).request(programNFS, nfsVersion, procNull, nil)
 	for name, tt := range map[string]struct {
@@ -257,7 +260,8 @@ func TestSlowPeers(t *testing.T) {
 	}
 }
 
-// TestMemory: requests of many clients that take no replies hold no more memory than they may, and the others go on.
+// TestMemory: requests of many clients that take no replies hold no more memory than they may, and
+// the others go on.
 func TestMemory(t *testing.T) {
 	dir, _, _, _ := writable(t)
 	write(t, filepath.Join(dir, "big"), make([]byte, 1<<20), 0o644)

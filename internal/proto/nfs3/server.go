@@ -23,28 +23,32 @@ const (
 
 const maxBusy = 256 // requests that wait for a file system at once, each on a thread of its own
 
-// Server serves exports. Its fields are set before Serve and left alone after; a Server may serve several listeners at
-// once.
+// Server serves exports. Its fields are set before Serve and not changed after it; a Server may
+// serve several listeners at once.
 type Server struct {
 	accept.Options
-	// Lookup opens the export in which path lies, for a MOUNT by peer; rest is what of path lies below the export's
-	// directory ("" is the directory itself). path begins with a slash and is clean (path.Clean). It is called from
-	// many goroutines. An error that wraps ErrUnknown or ErrDenied is told to the client as such; its text goes to Log.
-	// Whether the export admits the peer is asked after it; a Lookup by which a peer comes to have something asks first.
+	// Lookup opens the export in which path lies, for a MOUNT by peer; rest is what of path lies
+	// below the export's directory ("" is the directory itself). path begins with a slash and is
+	// clean (path.Clean). It is called from many goroutines. An error that wraps ErrUnknown or
+	// ErrDenied is told to the client as such; its text goes to Log. Whether the export admits the
+	// peer is asked after it; a Lookup by which a peer comes to have something asks first.
 	Lookup func(ctx context.Context, path string, peer netip.AddrPort) (e *Export, rest string, err error)
-	// Find opens the export that a client's handle names, when a connection uses it for the first time: clients keep
-	// their handles across restarts of the server and do not mount again. The handle's seal was verified; what is said of
-	// Lookup, of errors and of who is admitted, goes for Find.
+	// Find opens the export that a client's handle names, when a connection uses it for the first
+	// time: clients keep their handles across restarts of the server and do not mount again. The
+	// handle's seal was verified; what is said of Lookup about errors and admission applies to
+	// Find.
 	Find func(ctx context.Context, id ID, peer netip.AddrPort) (*Export, error)
 	// List names what MOUNT's EXPORT tells (showmount -e). Nil tells of nothing.
 	List func(ctx context.Context) ([]Listed, error)
-	// Unmounted, when set, is told that a client said that it has unmounted path ("" for all it had). Most do not. It may
-	// have connections that use the export for all that. An error says that it was not believed, and goes to Log.
+	// Unmounted, when set, is told that a client said that it has unmounted path ("" for all it
+	// had). Most do not. It may have connections that use the export for all that. An error says
+	// that it was not believed, and goes to Log.
 	Unmounted func(path string, peer netip.AddrPort) error
-	// Key seals handles: with another key, all that clients hold are stale. The caller keeps it; it is secret.
+	// Key seals handles: with another key, all that clients hold are stale. The caller keeps it; it
+	// is secret.
 	Key [32]byte
-	// MaxFiles bounds the files that are kept open; each may take three descriptors, and no more than a quarter of the
-	// process's are used. 0 means DefaultMaxFiles.
+	// MaxFiles bounds the files that are kept open; each may take three descriptors, and no more
+	// than a quarter of the process's are used. 0 means DefaultMaxFiles.
 	MaxFiles int
 
 	once     sync.Once
@@ -64,15 +68,16 @@ type Server struct {
 	active map[*attachment]struct{}
 }
 
-// Active returns the exports that connections use now, in no order. A machine has one connection or a few at a time, and
-// none for minutes when it has nothing to ask.
+// Active returns the exports that connections use now, in no order. A machine has one connection or
+// a few at a time, and none for minutes when it has nothing to ask.
 func (s *Server) Active() []accept.Session { s.once.Do(s.setup); return s.loop.Active() }
 
 // Counters returns what the server has done since its start.
 func (s *Server) Counters() accept.Counters { s.once.Do(s.setup); return s.loop.Counters() }
 
-// Disconnect ends the connections for which match is true of an export that they use. Clients connect again at once, and
-// Find is asked anew: so an export that was withdrawn, or given to another, is really gone. It returns their number.
+// Disconnect ends the connections for which match is true of an export that they use. Clients
+// connect again at once, and Find is asked anew: so an export that was withdrawn, or given to
+// another, is really gone. It returns their number.
 func (s *Server) Disconnect(match func(accept.Session) bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,9 +91,9 @@ func (s *Server) Disconnect(match func(accept.Session) bool) int {
 	return n
 }
 
-// Serve accepts clients until ctx ends, then closes l and every connection, waits for them, and returns nil.
-// Replies under way get a second to leave. It returns an error when the Server lacks something or the
-// listener fails.
+// Serve accepts clients until ctx ends, then closes l and every connection, waits for them, and
+// returns nil. Replies under way get a second to leave. It returns an error when the Server lacks
+// something or the listener fails.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.Lookup == nil || s.Find == nil {
 		l.Close()

@@ -54,8 +54,8 @@ func (s *sattr) permission() uint32 {
 	return *s.mode & 0o7777
 }
 
-// appendWcc appends wcc_data: attributes before a change, and after. With those before, a client that knew just these
-// keeps what it has cached.
+// appendWcc appends wcc_data: attributes before a change, and after. With those before, a client
+// that knew just these keeps what it has cached.
 func (t *target) appendWcc(b []byte, before *unix.Stat_t) []byte {
 	if before == nil {
 		b = appendU32(b, 0)
@@ -76,8 +76,8 @@ func (t *target) writable() error {
 	return nil
 }
 
-// alter has do change t, and returns the attributes before. Nobody else changes it by this server meanwhile, so that a
-// client that knows before and after knows all.
+// alter has do change t, and returns the attributes before. Nobody else changes it by this server
+// meanwhile, so that a client that knows before and after knows all.
 func (t *target) alter(do func() error) (before *unix.Stat_t, err error) {
 	t.change.Lock()
 	defer t.change.Unlock()
@@ -90,8 +90,8 @@ func (t *target) alter(do func() error) (before *unix.Stat_t, err error) {
 	return &st, err
 }
 
-// sync brings a changed inode, or a directory's changed entries, to the disk, as the protocol demands of everything but
-// an unstable WRITE (RFC 1813, section 4.8).
+// sync brings a changed inode, or a directory's changed entries, to the disk, as the protocol
+// demands of everything but an unstable WRITE (RFC 1813, section 4.8).
 func (t *target) sync() error {
 	if kind := t.kind(); kind != unix.S_IFREG && kind != unix.S_IFDIR { // what cannot be opened
 		return unix.Syncfs(t.at.tree.fd)
@@ -133,7 +133,8 @@ func setattr(c *conn, q *call, out []byte) []byte {
 	return t.appendWcc(appendU32(out, uint32(statusOf(err))), before)
 }
 
-// set sets attributes as who asks. The owner comes before the mode, of which a change of owner takes bits away.
+// set sets attributes as the user of the request. The owner comes before the mode, of which a
+// change of owner takes bits away.
 func (t *target) set(s *sattr) error {
 	if s.noTime {
 		return statusInval
@@ -157,7 +158,8 @@ func (t *target) set(s *sattr) error {
 	return t.setTimes(s)
 }
 
-// truncate sets the size. The owner may who opened the file and took the permission from himself since.
+// truncate sets the size. The owner may do so even after removing the own permission on a file that
+// is open.
 func (t *target) truncate(size uint64) error {
 	fd, err := t.writeable()
 	if err != nil {
@@ -199,8 +201,9 @@ func chmodByName(fd int, mode uint32) error {
 	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
 }
 
-// setTimes sets times. To set the present one, permission to write is enough; the kernel says so only when it is both
-// that are set. A new size has set mtime already, which Linux clients ask for besides.
+// setTimes sets times. To set the present one, permission to write is enough; the kernel says so
+// only when it is both that are set. A new size has set mtime already, which Linux clients ask for
+// besides.
 func (t *target) setTimes(s *sattr) error {
 	times := []unix.Timespec{s.atime, s.mtime}
 	if s.size != nil && s.mtime.Nsec == unix.UTIME_NOW {

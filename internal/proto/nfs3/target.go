@@ -12,7 +12,7 @@ type target struct {
 	*file
 	at  *attachment
 	srv *Server
-	who *cred       // who asks, as the export takes it
+	who *cred       // the user of the request, as the export maps it
 	st  unix.Stat_t // of the file when the request came, or later
 }
 
@@ -59,7 +59,8 @@ func (s *Server) file(t *tree, h []byte) (*file, error) {
 
 func (t *target) done() { t.srv.files.put(t.file) }
 
-// stat brings t.st up to date. What has no name any more is stale to a client, and only kept from being freed here.
+// stat brings t.st up to date. What has no name any more is stale to a client, and only kept from
+// being freed here.
 func (t *target) stat() error {
 	err := unix.Fstat(t.path, &t.st)
 	if err == nil && t.st.Nlink == 0 {
@@ -89,8 +90,8 @@ func (t *target) entryName(name []byte) error {
 	return nil
 }
 
-// child opens what is called name in a directory; entryName was called. A symbolic link is itself. ".." does not lead out
-// of the tree: see tree.
+// child opens what is called name in a directory; entryName was called. A symbolic link is itself.
+// ".." does not lead out of the tree: see tree.
 func (t *target) child(name []byte) (*target, error) {
 	fd, err := t.openChild(name)
 	if err != nil {
@@ -123,7 +124,8 @@ func (t *target) adopt(fd int) (*target, error) {
 	return c, nil
 }
 
-// reader returns a descriptor that reads a regular file or a directory. What who may is asked elsewhere.
+// reader returns a descriptor that reads a regular file or a directory. Permissions are checked
+// elsewhere.
 func (f *file) reader() (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is an export's directory as this server sees it: through a mount of its own that hangs nowhere. What other
-// file systems are mounted inside of the directory does not show there, so they are not exported: a client sees the
-// directory that is beneath (as with the kernel's server without "crossmnt"). And no ".." leads out of it: that of the
-// mount's root is the root, and that of a directory which was moved to outside of the mount is ENOENT (path_connected
-// in fs/namei.c).
+// tree is an export's directory as this server sees it: through a mount of its own that hangs
+// nowhere. What other file systems are mounted inside of the directory does not show there, so they
+// are not exported: a client sees the directory that is beneath (as with the kernel's server
+// without "crossmnt"). And no ".." leads out of it: that of the mount's root is the root, and that
+// of a directory which was moved to outside of the mount is ENOENT (path_connected in fs/namei.c).
 type tree struct {
 	key   treeKey
 	mount int // by open_tree(2); the mount lasts as long as it
@@ -62,8 +62,8 @@ func (s *Server) tree(e *Export) (*tree, error) {
 	return t, nil
 }
 
-// leave gives back a reference. Files of a tree that nobody uses are closed at once, so that its file system can be
-// unmounted.
+// leave gives back a reference. Files of a tree without users are closed at once, so that its file
+// system can be unmounted.
 func (s *Server) leave(t *tree) {
 	s.mu.Lock()
 	t.refs--
@@ -141,8 +141,9 @@ func (t *tree) close() {
 // isRoot says whether st is the tree's root directory.
 func (t *tree) isRoot(st *unix.Stat_t) bool { return st.Ino == t.key.ino && st.Dev == t.key.dev }
 
-// fsidOf is the file system that a client is told for a file. Inside of a tree st_dev differs only between Btrfs
-// subvolumes, each of which counts inodes anew: they must be different file systems to the client.
+// fsidOf is the file system that a client is told for a file. Inside of a tree st_dev differs only
+// between Btrfs subvolumes, each of which counts inodes anew: they must be different file systems
+// to the client.
 func (t *tree) fsidOf(st *unix.Stat_t) uint64 {
 	if st.Dev == t.key.dev {
 		return t.fsid

@@ -13,8 +13,9 @@ const (
 	writeFileSync = 2
 )
 
-// writeProc answers WRITE. Attributes before are left out, as the kernel's server does: many are under way at once for
-// one file, and each would have to wait for the others; a client that gets none takes the change for its own.
+// writeProc answers WRITE. Attributes before are left out, as the kernel's server does: many are
+// under way at once for one file, and each would have to wait for the others; a client that gets
+// none takes the change for its own.
 func writeProc(c *conn, q *call, out []byte) []byte {
 	h, offset, count, stable := q.args.opaque(maxHandle), q.args.u64(), q.args.u32(), q.args.u32()
 	data := q.args.opaque(maxData)
@@ -52,7 +53,8 @@ func writeProc(c *conn, q *call, out []byte) []byte {
 	return appendU64(out, verifier)
 }
 
-// writeable returns a descriptor to write t with, if who asks may; readable says why the owner always may.
+// writeable returns a descriptor to write t with, if the user of the request may; readable says why
+// the owner always may.
 func (t *target) writeable() (int, error) {
 	switch t.kind() {
 	case unix.S_IFREG:
@@ -67,7 +69,8 @@ func (t *target) writeable() (int, error) {
 	return t.writer()
 }
 
-// write writes data, as who asks: set-user-ID bits go, and quotas are his.
+// write writes data as the user of the request: set-user-ID bits are cleared, and that user's quota
+// counts.
 func (t *target) write(data []byte, off int64, stable uint32) error {
 	fd, err := t.writeable()
 	if err != nil {
@@ -95,8 +98,8 @@ func (t *target) write(data []byte, off int64, stable uint32) error {
 	})
 }
 
-// commit answers COMMIT: what was written unstably is on the disk, or the client is made to write it again. The whole
-// file is brought there, whatever part was asked for.
+// commit answers COMMIT: what was written unstably is on the disk, or the client is made to write
+// it again. The whole file is brought there, whatever part was asked for.
 func commit(c *conn, q *call, out []byte) []byte {
 	h := q.args.opaque(maxHandle)
 	q.args.u64() // offset

@@ -169,7 +169,8 @@ func TestCreate(t *testing.T) {
 	}
 }
 
-// TestCreateModes: unchecked takes what is there, guarded does not, exclusive only what it has made.
+// TestCreateModes: unchecked takes what is there, guarded does not, exclusive only what it has
+// made.
 func TestCreateModes(t *testing.T) {
 	dir, _, c, root := writable(t)
 	write(t, filepath.Join(dir, "there"), []byte("12345"), 0o600)
@@ -302,7 +303,8 @@ func TestRemove(t *testing.T) {
 	ok(t, "RMDIR of a file", s, statusNotDir)
 }
 
-// TestRemovedIsFreed: what has no name any more is not kept from being freed by the cache, whoever deleted it.
+// TestRemovedIsFreed: what has no name any more is not kept from being freed by the cache, whoever
+// deleted it.
 func TestRemovedIsFreed(t *testing.T) {
 	dir, h, c, root := writable(t)
 	open := func() (names []string) {
@@ -324,7 +326,7 @@ func TestRemovedIsFreed(t *testing.T) {
 		handles[name] = fh
 	}
 	if len(open()) == 0 {
-		t.Fatal("nothing is kept open: the test is of no use")
+		t.Fatal("nothing is kept open: the test cannot show anything")
 	}
 	c.unlink(procRemove, root, "victim-remove")
 	s, _, _ := c.rename(root, "other", root, "victim-rename")

@@ -7,8 +7,8 @@ import (
 
 var be = binary.BigEndian
 
-// args reads XDR (RFC 4506). When something is missing or too long, bad is set and everything from there on
-// reads as zero; so callers look at bad once, after the last value.
+// args reads XDR (RFC 4506). When something is missing or too long, bad is set and everything from
+// there on reads as zero; so callers look at bad once, after the last value.
 type args struct {
 	b   []byte
 	bad bool

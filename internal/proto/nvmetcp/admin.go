@@ -60,8 +60,8 @@ func (k *controller) holdEvent(id uint16) status {
 	return statusSuccess
 }
 
-// abort ends a held Asynchronous Event Request. Every other command is answered by the time that an Abort could find
-// it, or nearly so.
+// abort ends a held Asynchronous Event Request. Every other command is answered by the time that an
+// Abort could find it, or nearly so.
 func (c *conn) abort(cmd *command) error {
 	const notAborted = 1
 	queue, id := uint16(cmd.dword(10)), uint16(cmd.dword(10)>>16)
@@ -96,8 +96,8 @@ const (
 	behaviorSize = 512
 )
 
-// plainFeatures are those that a host sets and gets without anything coming of it, and the bits that they have. The
-// Base and NVM specifications want them of every controller.
+// plainFeatures are those that a host sets and gets without anything coming of it, and the bits
+// that they have. The Base and NVM specifications require them of every controller.
 var plainFeatures = map[uint8]uint32{
 	0x01: 0xffffff07, // arbitration
 	0x02: 0,          // power management: one state
@@ -117,7 +117,8 @@ func (k *controller) plainFeatures() map[uint8]uint32 {
 	return plainFeatures
 }
 
-// feature answers Get Features of a feature without data. Only current values are kept: ONCS says so.
+// feature answers Get Features of a feature without data. Only current values are kept: ONCS says
+// so.
 func (k *controller) feature(cmd *command) (uint32, status) {
 	id := uint8(cmd.dword(10))
 	_, plain := k.plainFeatures()[id]
@@ -136,8 +137,8 @@ func (k *controller) feature(cmd *command) (uint32, status) {
 	return 0, statusField
 }
 
-// grant returns how many I/O queues of those asked for a host can have, as Number of Queues counts: from zero, in two
-// halves.
+// grant returns how many I/O queues of those asked for a host can have, as Number of Queues counts:
+// from zero, in two halves.
 func (k *controller) grant(asked uint32) uint32 {
 	most := uint32(k.srv.MaxQueues - 1)
 	return min(asked&0xffff, most) | min(asked>>16, most)<<16

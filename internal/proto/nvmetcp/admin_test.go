@@ -381,8 +381,9 @@ func TestKeepAliveTimeoutOfHosts(t *testing.T) {
 	}
 }
 
-// TestConnectOfOldHosts: Linux before 6.0 puts the data of an I/O queue's Connect into the capsule only if IOCCSZ says
-// that it fits, and offers it by a transport SGL otherwise, which no target answers with R2T.
+// TestConnectOfOldHosts: Linux before 6.0 puts the data of an I/O queue's Connect into the capsule
+// only if IOCCSZ says that it fits, and offers it by a transport SGL otherwise, which no target
+// answers with R2T.
 func TestConnectOfOldHosts(t *testing.T) {
 	addr, _ := start(t, &Server{})
 	admin := attach(t, addr, rootNQN)

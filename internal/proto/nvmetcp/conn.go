@@ -32,7 +32,7 @@ type conn struct {
 	ctrl   *controller
 	qid    uint16 // 0 is the admin queue
 	size   uint32 // of the submission queue
-	noFlow bool   // the host does not want to be told its head
+	noFlow bool   // the host declines to be told the queue's head
 
 	cmd     command
 	fetched atomic.Uint32 // commands, modulo 2^32
@@ -67,7 +67,8 @@ func (c *conn) run(ctx context.Context) error {
 	return nil
 }
 
-// end answers what is under way, and tells a host that does not follow the protocol why the connection ends.
+// end answers what is under way, and tells a host that does not follow the protocol why the
+// connection ends.
 func (c *conn) end(err error) {
 	c.replies.Hold(false)
 	c.Wait()
@@ -167,7 +168,7 @@ func (c *conn) readCommand() error {
 	return c.readData(h, begin)
 }
 
-// checkHead checks the header of a PDU that has to be a command.
+// checkHead checks the header of a PDU that must be a command.
 func (c *conn) checkHead(h head, begin int) *fatal {
 	digests := flagOf(c.headerDigest, flagHeaderDigest)
 	tail := 0
@@ -237,7 +238,8 @@ func (c *conn) complete(id uint16, result uint64, st status) error {
 	return c.replies.Send(c.appendResponse(make([]byte, 0, tailRoom), id, result, st))
 }
 
-// appendResponse appends the CapsuleResp of a command. The host learns the head of its queue unless it declined.
+// appendResponse appends the CapsuleResp of a command. The host learns the head of its queue unless
+// it declined.
 func (c *conn) appendResponse(b []byte, id uint16, result uint64, st status) []byte {
 	at, plen := len(b), responseSize
 	if c.headerDigest {

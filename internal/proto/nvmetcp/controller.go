@@ -19,7 +19,8 @@ const (
 	maxEvents       = 4      // Asynchronous Event Requests that one controller holds
 )
 
-// controller is what one host has of one subsystem: an admin connection, which it ends with, and I/O connections.
+// controller is what one host has of one subsystem: an admin connection, which it ends with, and
+// I/O connections.
 type controller struct {
 	srv    *Server
 	id     uint16
@@ -102,9 +103,9 @@ func (s *Server) makeController(ctx context.Context, c *conn, q connection) *ref
 	return nil
 }
 
-// register gives a controller its number. Numbers are random so that two servers of one subsystem, who do not know of
-// each other, hardly ever give one host the same; Linux then refuses the second (nvme_validate_cntlid), and gets
-// another when it tries again.
+// register gives a controller its number. Numbers are random so that two servers of one subsystem,
+// which do not know each other, rarely give one host the same number; Linux then refuses the second
+// (nvme_validate_cntlid), and gets another when it tries again.
 func (s *Server) register(k *controller) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,7 +174,8 @@ func (k *controller) failQueues(why error) {
 	}
 }
 
-// close ends the controller when its admin connection has ended, and returns when nothing of it is left.
+// close ends the controller when its admin connection has ended, and returns when nothing of it is
+// left.
 func (k *controller) close(why string) {
 	k.mu.Lock()
 	k.closed = true
@@ -198,8 +200,8 @@ func (k *controller) release() {
 	}
 }
 
-// watch ends the controller when nothing came from its host for the keep-alive timeout. The host is noticed between
-// one and two times that after its last command.
+// watch ends the controller when nothing came from its host for the keep-alive timeout. The host is
+// noticed between one and two times that after its last command.
 func (k *controller) watch() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -154,10 +154,10 @@ const (
 	version  = 2 << 16 // of the Base specification: 2.0
 	maxQueue = 1024    // entries
 
-	// Entries of a queue, queues in contiguous memory (as fabrics must say), time to be ready, NVM command set,
-	// pages of 4 KiB, ready with media.
+	// Entries of a queue, queues in contiguous memory (as fabrics must say), time to be ready, NVM
+	// command set, pages of 4 KiB, ready with media.
 	capabilities = maxQueue - 1 | 1<<16 | readyTime<<24 | 1<<37 | 1<<59
-	readyTime    = 15 // in 500 ms; in CRTO too, where Linux wants it to be no less
+	readyTime    = 15 // in 500 ms; in CRTO too, where Linux requires at least as much
 )
 
 // property answers Property Get.

@@ -17,8 +17,9 @@ func (c closing) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// FuzzServer feeds a server what an admin connection and then an I/O connection may say: it must return, with every
-// subsystem released, every byte of memory given back, and no more said than the commands can ask for.
+// FuzzServer feeds a server what an admin connection and then an I/O connection may say: it must
+// return, with every subsystem released, every byte of memory given back, and no more said than the
+// commands can ask for.
 func FuzzServer(f *testing.F) {
 	for _, s := range scripts(f) {
 		f.Add(s.said(0), s.said(1))
@@ -43,7 +44,7 @@ func FuzzServer(f *testing.F) {
 			newID: func() uint16 { return 1 },
 		}
 		s.once.Do(s.setup)
-		// The admin connection has to stay while the other one talks.
+		// The admin connection must stay while the other one is in use.
 		more, stop := io.Pipe()
 		heard := make(chan struct{})
 		first := &prototest.Feed{R: io.MultiReader(bytes.NewReader(admin), closing(heard), more)}

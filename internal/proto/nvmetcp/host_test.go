@@ -284,7 +284,7 @@ func (h *host) do(c command) answer {
 	return h.next(map[uint16][]byte{})
 }
 
-// must is do for what has to succeed.
+// must is do for a command that must succeed.
 func (h *host) must(c command) answer {
 	h.t.Helper()
 	a := h.do(c)

@@ -47,8 +47,9 @@ const (
 	descriptorCSI   = 4
 )
 
-// identify makes what a host asks to know: always 4 KiB, mostly of zeroes. The offsets are those of the specification's
-// figures "Identify Controller Data Structure" and its like; what has none is not said.
+// identify makes what a host asks to know: always 4 KiB, mostly of zeroes. The offsets are those of
+// the specification's figures "Identify Controller Data Structure" and its like; what has none is
+// not said.
 func (k *controller) identify(cmd *command) (padded, status) {
 	cns, nsid, commandSet := uint8(cmd.dword(10)), cmd.nsid(), cmd.dword(11)>>24
 	st := statusSuccess
@@ -147,9 +148,10 @@ func (k *controller) identifyController() []byte {
 	le.PutUint32(b[348:], 1)        // and how many
 	b[512], b[513] = 0x66, 0x44     // entries of 64 and 16 bytes
 	le.PutUint32(b[516:], namespaceID)
-	le.PutUint32(b[540:], 1) // namespaces that may be there: Linux wants it with ANA
-	// IOCCSZ and IORCSZ, capsules of commands and completions in units of 16 bytes. Nothing is written, but Linux before
-	// 6.0 sends the data of an I/O queue's Connect in the capsule only if a capsule of this size can hold it.
+	le.PutUint32(b[540:], 1) // namespaces that may exist: Linux requires it with ANA
+	// IOCCSZ and IORCSZ, capsules of commands and completions in units of 16 bytes. Nothing is
+	// written, but Linux before 6.0 sends the data of an I/O queue's Connect in the capsule only if
+	// a capsule of this size can hold it.
 	le.PutUint32(b[1792:], (sqeSize+connectSize)/16)
 	le.PutUint32(b[1796:], 1)
 	b[1803] = 1 // descriptors in a capsule

@@ -101,7 +101,8 @@ func TestHostEndsConnection(t *testing.T) {
 	}
 }
 
-// TestControllerEnds: with its admin connection end its I/O connections, and the subsystem is released once.
+// TestControllerEnds: with its admin connection end its I/O connections, and the subsystem is
+// released once.
 func TestControllerEnds(t *testing.T) {
 	var released atomic.Int32
 	var seen atomic.Pointer[[]accept.Event]
@@ -168,7 +169,8 @@ func pipe(t *testing.T, s *Server) net.Conn {
 	return near
 }
 
-// TestKeepAlive: a host that is silent for longer than it promised is gone, and any command is a sign of life.
+// TestKeepAlive: a host that is silent for longer than it promised is gone, and any command is a
+// sign of life.
 func TestKeepAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
@@ -200,7 +202,8 @@ func TestKeepAlive(t *testing.T) {
 	})
 }
 
-// TestSilence: a connection that does not become a queue is closed; one that has no keep-alive stays.
+// TestSilence: a connection that does not become a queue is closed; one that has no keep-alive
+// stays.
 func TestSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -224,7 +227,7 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// TestStuckHost: who takes no data for a minute must connect again.
+// TestStuckHost: a host that takes no data for a minute must connect again.
 func TestStuckHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{}
@@ -263,7 +266,7 @@ func TestServeEnds(t *testing.T) {
 	prototest.Until(t, "a read under way", func() bool { return g.waiting.Load() == 1 })
 	cancel()
 	close(g.open)
-	// The admin connection ends at once, and with it the queue: the host has to ask again elsewhere.
+	// The admin connection ends at once, and with it the queue: the host must ask again elsewhere.
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -127,7 +127,8 @@ func anaLog(groupsOnly bool) []byte {
 
 const discoveryRecord = 1024 // bytes, as many as its header has
 
-// discoveryList is the discovery log page: a header and a record for each name, made as they are read.
+// discoveryList is the discovery log page: a header and a record for each name, made as they are
+// read.
 type discoveryList struct {
 	names []string
 	at    netip.AddrPort
@@ -152,7 +153,7 @@ func (s *Server) discoveryLog(ctx context.Context, local net.Addr) (padded, stat
 	return padded{list, int64(len(list.names)+1) * discoveryRecord}, statusSuccess
 }
 
-// ReadAt makes the records that p wants.
+// ReadAt makes the records that p covers.
 func (l discoveryList) ReadAt(p []byte, off int64) (int, error) {
 	for n := 0; n < len(p); {
 		i, skip := (off+int64(n))/discoveryRecord, (off+int64(n))%discoveryRecord
@@ -191,8 +192,8 @@ func (l discoveryList) record(i int) []byte {
 	return b
 }
 
-// generation is a number that changes when the list does, by which a host that reads it in parts notices a change
-// between them. It is a digest, so that it means the same after a restart.
+// generation is a number that changes when the list does, by which a host that reads it in parts
+// notices a change between them. It is a digest, so that it means the same after a restart.
 func (l discoveryList) generation() uint64 {
 	h := fnv.New64a()
 	for _, name := range l.names {

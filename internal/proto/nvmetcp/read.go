@@ -13,8 +13,8 @@ const (
 	maxTransfer  = 1 << 20  // bytes of data that one command returns
 	leanChunk    = 64 << 10 // bytes that a read holds at a time while the server's memory is taken
 
-	// A buffer has room around its data for the rest of a PDU and for the completion that follows it, so that they
-	// leave in one write and without a copy.
+	// A buffer has room around its data for the rest of a PDU and for the completion that follows
+	// it, so that they leave in one write and without a copy.
 	headRoom = maxAlign
 	tailRoom = digestSize + responseSize + digestSize
 
@@ -48,7 +48,8 @@ func (c *conn) io(ctx context.Context, cmd *command) error {
 	return c.complete(cmd.id(), 0, statusOpcode)
 }
 
-// refuse answers a command with an error, and logs the first of a connection that writes or reads past the end.
+// refuse answers a command with an error, and logs the first of a connection that writes or reads
+// past the end.
 func (c *conn) refuse(cmd *command, st status) error {
 	why := map[status]string{statusProtected: "the namespace is read-only", statusRange: "past the end of the namespace"}[st]
 	if why != "" {
@@ -83,9 +84,10 @@ func (c *conn) parseRead(cmd *command) (transfer, status) {
 	return transfer{cmd.id(), d.data, int64(block) << d.shift, int(size), c.ctrl.session}, st
 }
 
-// start serves t once there is room for its data: beside others, or at once when that is likely to be quick. A small
-// read from the page cache takes less time than handing it to a goroutine, which would halve the requests a second;
-// one that must wait for a disk should not keep the next from waiting beside it.
+// start serves t once there is room for its data: beside others, or at once when that is likely to
+// be quick. A small read from the page cache takes less time than handing it to a goroutine, which
+// would halve the requests a second; one that must wait for a disk should not keep the next from
+// waiting beside it.
 func (c *conn) start(ctx context.Context, t transfer) error {
 	lean := min(t.n, leanChunk)
 	p, full, err := c.Admit(ctx, c.srv.bufs.Size(t.n), c.srv.bufs.Size(lean))
@@ -113,8 +115,8 @@ func (c *conn) serveRead(t transfer, p accept.Permit, chunk int) {
 	}
 }
 
-// transfer answers with t through a buffer of chunk bytes. Data that cannot be read is harmless in the middle, too: the
-// completion says so.
+// transfer answers with t through a buffer of chunk bytes. Data that cannot be read is harmless in
+// the middle, too: the completion says so.
 func (c *conn) transfer(t transfer, chunk int) error {
 	buf := c.srv.bufs.Get(chunk)
 	defer c.srv.bufs.Put(buf)
@@ -148,8 +150,8 @@ func (c *conn) transfer(t transfer, chunk int) error {
 	}
 }
 
-// dataPDU makes the C2HData around n bytes of data in buf, which begin at byte done of t. To a host that does without
-// the head of its queue the last one is the completion too.
+// dataPDU makes the C2HData around n bytes of data in buf, which begin at byte done of t. To a host
+// that does without the head of its queue the last one is the completion too.
 func (c *conn) dataPDU(buf []byte, t transfer, done, n int) []byte {
 	begin, tail := dataHeadSize, 0
 	flags := flagOf(c.headerDigest, flagHeaderDigest) | flagOf(c.dataDigest, flagDataDigest)

@@ -136,10 +136,10 @@ func TestBackendFails(t *testing.T) {
 	admin.must(sqe(opKeepAlive, 0))
 }
 
-// TestManyQueues reads from many queues with many commands under way, of all sizes, and looks at every byte. The race
-// detector has most to say here.
+// TestManyQueues reads from many queues with many commands under way, of all sizes, and looks at
+// every byte. The race detector has most to say here.
 func TestManyQueues(t *testing.T) {
-	addr, _ := start(t, &Server{Options: accept.Options{MaxBuffer: 3 << 20}}) // less than they want together
+	addr, _ := start(t, &Server{Options: accept.Options{MaxBuffer: 3 << 20}}) // less than they ask for together
 	const size = 64<<20 + 5
 	var queues sync.WaitGroup
 	for n := range 3 {
@@ -192,8 +192,8 @@ func newGate(size int64) *gate {
 
 const bufferSize = headRoom + maxTransfer + tailRoom // of the largest read
 
-// TestInFlightIsBounded: a connection has so many reads under way, and the next must wait; others go on, though all
-// the memory is taken.
+// TestInFlightIsBounded: a connection has so many reads under way, and the next must wait; others
+// go on, though all the memory is taken.
 func TestInFlightIsBounded(t *testing.T) {
 	g := newGate(1 << 20)
 	s := &Server{Lookup: serving(g), Options: accept.Options{MaxBuffer: connInFlight * bufferSize}}
@@ -224,7 +224,8 @@ func TestInFlightIsBounded(t *testing.T) {
 	}
 }
 
-// TestPadded: what is behind the end is zeroes, and a source that is shorter than it said is an error.
+// TestPadded: what is behind the end is zeroes, and a source that is shorter than it said is an
+// error.
 func TestPadded(t *testing.T) {
 	for _, tt := range []struct {
 		size, off int64

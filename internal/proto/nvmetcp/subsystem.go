@@ -14,21 +14,23 @@ var ErrUnknown = errors.New("unknown subsystem")
 // DiscoveryNQN is the name of the subsystem that lists the others, the same on every server.
 const DiscoveryNQN = "nqn.2014-08.org.nvmexpress.discovery"
 
-// Ports that IANA gave to the protocol: 4420 for disks, 8009 for discovery alone. A Server does both on any port.
+// Ports that IANA gave to the protocol: 4420 for disks, 8009 for discovery alone. A Server does
+// both on any port.
 const (
 	Port          = 4420
 	DiscoveryPort = 8009
 )
 
-// Backend is the bytes of a disk. ReadAt is called from several goroutines at once, as io.ReaderAt allows, and never
-// past Size. Size is in bytes and is asked once, when a host connects.
+// Backend is the bytes of a disk. ReadAt is called from several goroutines at once, as io.ReaderAt
+// allows, and never past Size. Size is in bytes and is asked once, when a host connects.
 type Backend interface {
 	io.ReaderAt
 	Size() int64
 }
 
-// Subsystem is a disk that hosts can connect to. Everything but Backend and Release has to be the same on each server
-// that serves the disk, and different between disks, for that is how hosts know paths to one disk from two disks.
+// Subsystem is a disk that hosts can connect to. Everything but Backend and Release must be the
+// same on each server that serves the disk, and different for another disk: hosts tell two paths to
+// one disk from two disks by these values.
 type Subsystem struct {
 	NQN     string   // its name, at most 223 bytes
 	NGUID   [16]byte // of the namespace; zeroes are none
@@ -36,19 +38,19 @@ type Subsystem struct {
 	Serial  string   // at most 20 ASCII characters
 	Model   string   // for people; at most 40 ASCII characters
 	Backend Backend
-	// BlockSize is 512 or 4096 bytes; 0 means 512. A last block that the backend does not fill is read as if
-	// zeroes followed.
+	// BlockSize is 512 or 4096 bytes; 0 means 512. A last block that the backend does not fill is
+	// read as if zeroes followed.
 	BlockSize int
-	// Release, when set, is called once when the server has no more use of this Subsystem: the place to close a
-	// file that Lookup opened.
+	// Release, when set, is called once when the server does not use this Subsystem any more. Close
+	// a file that Lookup opened here.
 	Release func()
 }
 
-// NewSubsystem returns a Subsystem whose identity follows from the digest of the disk's content, so that every server
-// of the same bytes gives it the same.
+// NewSubsystem returns a Subsystem whose identity follows from the digest of the disk's content, so
+// that every server of the same bytes gives it the same.
 //
-// Its NQN is of the form for those who own no domain (Base, "NVMe Qualified Names"), its UUID of version 8 (RFC 9562
-// section 5.8), and its serial number 20 hexadecimal digits of the digest.
+// Its NQN has the form for owners of no domain (Base, "NVMe Qualified Names"), its UUID of version
+// 8 (RFC 9562 section 5.8), and its serial number 20 hexadecimal digits of the digest.
 func NewSubsystem(digest [32]byte, model string, b Backend) *Subsystem {
 	s := &Subsystem{Model: model, Serial: hex.EncodeToString(digest[:10]), Backend: b}
 	copy(s.NGUID[:], digest[:])
@@ -66,15 +68,15 @@ func (s *Subsystem) check() error {
 	case s.Backend == nil:
 		return fmt.Errorf("subsystem %s has no backend", s.NQN)
 	case s.Backend.Size() <= 0:
-		return fmt.Errorf("subsystem %s is empty: a disk needs a byte", s.NQN)
+		return fmt.Errorf("subsystem %s is empty: a disk must have at least one byte", s.NQN)
 	case s.NQN == "" || len(s.NQN) > maxNQN:
 		return fmt.Errorf("subsystem name of %d bytes: it can have 1 to %d", len(s.NQN), maxNQN)
 	case s.BlockSize != 512 && s.BlockSize != 4096 && s.BlockSize != 0:
 		return fmt.Errorf("subsystem %s: block size %d: choose 512 or 4096", s.NQN, s.BlockSize)
 	case !fits(s.Serial, 20):
-		return fmt.Errorf("subsystem %s: serial number %q has to be at most 20 ASCII characters", s.NQN, s.Serial)
+		return fmt.Errorf("subsystem %s: serial number %q must have at most 20 ASCII characters", s.NQN, s.Serial)
 	case !fits(s.Model, 40):
-		return fmt.Errorf("subsystem %s: model %q has to be at most 40 ASCII characters", s.NQN, s.Model)
+		return fmt.Errorf("subsystem %s: model %q must have at most 40 ASCII characters", s.NQN, s.Model)
 	}
 	return nil
 }
@@ -90,8 +92,8 @@ func (s *Subsystem) release() {
 	}
 }
 
-// padded is something of a size to read from, and zeroes behind it: a disk whose last block is not full, or a log page
-// of which the host wants more than there is.
+// padded is something of a size to read from, and zeroes behind it: a disk whose last block is not
+// full, or a log page of which the host reads more than exists.
 type padded struct {
 	src  io.ReaderAt
 	size int64

@@ -87,8 +87,8 @@ const (
 	sglByTransfer uint8 = 0x5a   // transport data block, by C2HData or H2CData
 )
 
-// status is a status code and its type as the Base specification numbers them, 0xTCC, with the bit that says that
-// trying again is of no use.
+// status is a status code and its type as the Base specification numbers them, 0xTCC, with the bit
+// that says that trying again does not help.
 type status uint16
 
 const (
@@ -111,9 +111,9 @@ const (
 	statusConnectFormat status = 0x180 | noRetry
 	statusReadError     status = 0x281
 
-	// Refusals of Connect. They do not say "do not retry" though a host asks for what is not there: to Linux 6.10
-	// and newer that bit means to give up a controller for good, and a server that has just started may not have
-	// its images yet (nvmf_should_reconnect).
+	// Refusals of Connect. They do not say "do not retry" though a host asks for what is not there:
+	// to Linux 6.10 and newer that bit means to give up a controller for good, and a server that
+	// has just started may not have its images yet (nvmf_should_reconnect).
 	statusBusy         status = 0x181
 	statusConnectParam status = 0x182
 

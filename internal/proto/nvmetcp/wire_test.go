@@ -18,8 +18,9 @@ import (
 // patience is how long a test waits for what must happen.
 const patience = 10 * time.Second
 
-// script is a conversation. "C:" begins a message of the host and "S:" one of the server, "C1:" and "S1:" on the
-// second connection; what unquote explains follows, in as many lines as it takes; "EOF" is the end of that direction.
+// script is a conversation. "C:" begins a message of the host and "S:" one of the server, "C1:" and
+// "S1:" on the second connection; what unquote explains follows, in as many lines as it takes;
+// "EOF" is the end of that direction.
 type script struct {
 	file  string
 	lines []message
@@ -71,8 +72,8 @@ func scripts(t testing.TB) []script {
 
 var token = regexp.MustCompile(`^ *(?:("[^"]*")(?:/([0-9]+)(s?))?|([0-9a-f]+)(?:\*([0-9]+))?)`)
 
-// unquote reads tokens: hexadecimal bytes, bytes*count, "text", "text"/size padded with zeroes, "text"/sizes with
-// spaces.
+// unquote reads tokens: hexadecimal bytes, bytes*count, "text", "text"/size padded with zeroes,
+// "text"/sizes with spaces.
 func unquote(s string) ([]byte, error) {
 	var b []byte
 	for s = strings.TrimRight(s, " "); s != ""; {

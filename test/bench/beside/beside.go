@@ -1,9 +1,10 @@
-// Package beside measures servers beside each other: with the same clients, on the same file, in the same run, since
-// figures of different runs on a shared machine say nothing. Its tables have the median of all rounds, how each server
-// compares to the first, and the processor time that the server itself took, which others on the machine change least.
+// Package beside measures servers beside each other: with the same clients, on the same file, in
+// the same run, since figures of different runs on a shared machine say nothing. Its tables have
+// the median of all rounds, how each server compares to the first, and the processor time that the
+// server itself took, which others on the machine change least.
 //
-// It is not a test: nothing fails when a figure is bad. The file is in the page cache throughout, so servers and
-// protocols are measured, not a disk.
+// It is not a test: nothing fails when a figure is bad. The file is in the page cache throughout,
+// so servers and protocols are measured, not a disk.
 package beside
 
 import (
@@ -94,8 +95,8 @@ func (b Bench) Run(ctx context.Context, servers []Server, rows []Measure) error 
 // result is one measure: units a second, and the server's processor time for each, in microseconds.
 type result struct{ speed, cpu float64 }
 
-// round starts all servers, and takes each measure of one right after another's, so that all meet the machine in the
-// same mood. Which of them is the first goes round.
+// round starts all servers, and takes each measure of one right after another's, so that all meet
+// the machine in the same mood. Which of them is the first goes round.
 func round(ctx context.Context, first int, servers []Server, file string, rows []Measure, results [][][]result) error {
 	var targets []*Target
 	for _, s := range servers {
@@ -171,7 +172,7 @@ func Fill(file string, size int) error {
 	return f.Close()
 }
 
-// FreePort is a port of 127.0.0.1 that nobody listens on.
+// FreePort is a port of 127.0.0.1 without a listener.
 func FreePort() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -190,10 +191,11 @@ func Installed(program, debian string) error {
 	return nil
 }
 
-// Daemon starts a foreign server that is to listen on the port, and waits until it does. stop ends it and its children.
+// Daemon starts a foreign server that is to listen on the port, and waits until it does. stop ends
+// it and its children.
 func Daemon(port string, argv ...string) (pid int, stop func(), err error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
-	var said bytes.Buffer // all of it of no interest to those who wait for a table
+	var said bytes.Buffer // printed only when it does not start
 	cmd.Stderr = &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

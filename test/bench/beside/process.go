@@ -62,8 +62,8 @@ func (t *Target) CPU() (sum float64) {
 	return sum
 }
 
-// Resident is the memory of the server, in bytes: pages that it shares with no other process, and its share of those
-// that it does (Pss in smaps_rollup, proc(5)).
+// Resident is the memory of the server, in bytes: pages that it shares with no other process, and
+// its share of those that it does (Pss in smaps_rollup, proc(5)).
 func (t *Target) Resident() (sum int64, err error) {
 	for _, s := range t.processes() {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", s.pid))
@@ -83,8 +83,8 @@ func (t *Target) Resident() (sum int64, err error) {
 	return sum, nil
 }
 
-// MostThreads looks at the number of the server's threads every few milliseconds until stop is closed, and returns the
-// highest.
+// MostThreads looks at the number of the server's threads every few milliseconds until stop is
+// closed, and returns the highest.
 func (t *Target) MostThreads(stop <-chan struct{}) (most int) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

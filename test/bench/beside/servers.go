@@ -15,8 +15,9 @@ import (
 	"netroot/internal/store"
 )
 
-// Netroot is "netroot serve" of the program at path, for the clients of one transport, with the file as the packed root
-// of an image. Each run of it is a process of its own that ends with this one, for then its standard input does.
+// Netroot is "netroot serve" of the program at path, for the clients of one transport, with the
+// file as the packed root of an image. Each run of it is a process of its own that ends with this
+// one, for then its standard input does.
 func Netroot(path string, t handoff.Transport) Server {
 	return Server{"netroot", func(_ context.Context, file string) (*Target, error) {
 		state, err := imageOf(file)
@@ -52,7 +53,8 @@ func Netroot(path string, t handoff.Transport) Server {
 	}}
 }
 
-// imageOf is a state directory beside the file, with an image of it, made when it is first asked for.
+// imageOf is a state directory beside the file, with an image of it, made when it is first asked
+// for.
 func imageOf(file string) (state string, err error) {
 	state = file + ".state"
 	if _, err := os.Stat(state); err == nil {
@@ -71,7 +73,7 @@ func imageOf(file string) (state string, err error) {
 	return state, err
 }
 
-// Nbdkit and QemuNBD serve the file by NBD.
+// Nbdkit and QemuNBD serve the file over NBD.
 func Nbdkit() Server {
 	return foreign("nbdkit", "nbd://127.0.0.1:%s", func(file, port string) []string {
 		return []string{"nbdkit", "--foreground", "--exit-with-parent", "--readonly", "--ipaddr=127.0.0.1", "--port=" + port, "file", file}
@@ -115,7 +117,7 @@ http {
 }
 `
 
-// Nginx serves the file by HTTP.
+// Nginx serves the file over HTTP.
 func Nginx() Server {
 	return Server{"nginx", func(_ context.Context, file string) (*Target, error) {
 		port, err := FreePort()
@@ -144,7 +146,7 @@ func Nginx() Server {
 
 const tgtdName = "iqn.2026-01.org.example:bench"
 
-// Tgtd serves the file by iSCSI, with its own defaults, read-only. It needs root.
+// Tgtd serves the file over iSCSI, with its own defaults, read-only. It requires root.
 func Tgtd() Server {
 	return Server{"tgtd", func(ctx context.Context, file string) (*Target, error) {
 		port, err := FreePort()

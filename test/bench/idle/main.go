@@ -1,5 +1,5 @@
-// Command idle measures the memory of servers with many idle connections, each of which has read once: NBD, NVMe/TCP,
-// iSCSI and HTTP of ours, and nbdkit, tgtd and nginx beside them.
+// Command idle measures the memory of servers with many idle connections, each of which has read
+// once: NBD, NVMe/TCP, iSCSI and HTTP of ours, and nbdkit, tgtd and nginx beside them.
 //
 //	go run ./test/bench/idle -connections 500
 package main

@@ -1,6 +1,7 @@
-// Command iscsi measures our iSCSI target beside tgtd, by iscsi-perf of libiscsi: sequentially by 1 MiB, one command at a
-// time, and by 128 KiB, eight at a time; and 4 KiB at random, sixteen at a time. It needs iscsi-perf; tgtd is left out
-// where it is not installed or this is not root, which it wants to be.
+// Command iscsi measures our iSCSI target beside tgtd, by iscsi-perf of libiscsi: sequentially by 1
+// MiB, one command at a time, and by 128 KiB, eight at a time; and 4 KiB at random, sixteen at a
+// time. It needs iscsi-perf; tgtd is left out where it is not installed or this is not root, which
+// it wants to be.
 //
 //	go run ./test/bench/iscsi -size 256 -rounds 5 -seconds 4
 package main
@@ -47,8 +48,8 @@ const (
 
 var average = regexp.MustCompile(`iops average (\d+) \((\d+) MB/s\)`)
 
-// perf returns the average that iscsi-perf prints last. It prints one each second, and sometimes does not see its
-// end; then it is stopped.
+// perf returns the average that iscsi-perf prints last. It prints one each second, and sometimes
+// does not see its end; then it is stopped.
 func perf(name string, column, seconds int, args ...string) beside.Measure {
 	return beside.Measure{Name: name, Run: func(ctx context.Context, url string) (float64, error) {
 		limit, cancel := context.WithTimeout(ctx, time.Duration(seconds+3)*time.Second)

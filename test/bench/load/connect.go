@@ -9,10 +9,11 @@ import (
 	"netroot/internal/handoff"
 )
 
-// Connect makes n connections to a server of a transport, by what it says of itself: a URL, or the options of "nvme
-// connect". The disk has so many bytes. hangUp closes them, whatever the error is.
+// Connect makes n connections to a server of a transport, by what it says of itself: a URL, or the
+// options of "nvme connect". The disk has so many bytes. hangUp closes them, whatever the error is.
 //
-// Over NBD and iSCSI each is a client of its own. Over NVMe/TCP they are the I/O queues of as many hosts as that takes.
+// Over NBD and iSCSI each is a client of its own. Over NVMe/TCP they are the I/O queues of as many
+// hosts as that takes.
 func Connect(ctx context.Context, t handoff.Transport, where string, n int, size int64) (conns []*Conn, hangUp func(), err error) {
 	var hosts []*Host
 	hangUp = func() {

@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // delayed is a connection on which what is written leaves later.
@@ -45,7 +47,11 @@ func (d *delayed) deliver() {
 	for {
 		select {
 		case p := <-d.way:
-			<-time.After(time.Until(p.due))
+			if left := time.Until(p.due); left > 0 {
+				// Go's own timers are as coarse as a millisecond while a program is idle.
+				t := unix.NsecToTimespec(left.Nanoseconds())
+				unix.Nanosleep(&t, nil)
+			}
 			d.Conn.Write(p.b)
 		case <-d.gone:
 			return

@@ -18,7 +18,8 @@ type iscsiWire struct {
 	status  uint32 // number of the next one
 }
 
-// ISCSI logs in to the target that an iSCSI URL of libiscsi names, as a session of its own for each number.
+// ISCSI logs in to the target that an iSCSI URL of libiscsi names, as a session of its own for each
+// number.
 func ISCSI(ctx context.Context, where string, number int) (*Conn, error) {
 	u, err := url.Parse(where)
 	if err != nil {

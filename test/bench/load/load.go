@@ -1,6 +1,7 @@
-// Package load has clients of NBD and NVMe/TCP that read as fast as a server answers, both of one shape, so that two
-// protocols can be measured beside each other. They are good for reading from our own servers and nothing else: an
-// answer that is not what they expect is an error, and no byte of the data is looked at.
+// Package load has clients of NBD and NVMe/TCP that read as fast as a server answers, both of one
+// shape, so that two protocols can be measured beside each other. Use them to read from our own
+// servers only: an answer that is not what they expect is an error, and no byte of the data is
+// looked at.
 package load
 
 import (

@@ -63,7 +63,8 @@ func clients(t *testing.T, data []byte) map[string]*Conn {
 	return map[string]*Conn{"NBD": overNBD, "NVMe": overNVMe, "iSCSI": overISCSI}
 }
 
-// TestRead: what is read is there, and what cannot be read is an error and no end of the connection.
+// TestRead: what is read is there, and what cannot be read is an error and no end of the
+// connection.
 func TestRead(t *testing.T) {
 	data := make([]byte, size)
 	rand.NewChaCha8([32]byte{5}).Read(data)

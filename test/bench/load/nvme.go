@@ -12,7 +12,8 @@ import (
 
 var le = binary.LittleEndian
 
-// nvmeWire reads as Linux does: without digests, with flow control, and so with a response after the data.
+// nvmeWire reads as Linux does: without digests, with flow control, and so with a response after
+// the data.
 type nvmeWire struct{ id uint16 }
 
 // Host is the admin connection of a controller, which its I/O connections end with.
@@ -22,7 +23,8 @@ type Host struct {
 	controller   uint16
 }
 
-// Sizes and types of PDUs (NVMe/TCP transport specification, "PDU Header"), commands and fields (Base, "Fabrics Commands").
+// Sizes and types of PDUs (NVMe/TCP transport specification, "PDU Header"), commands and fields
+// (Base, "Fabrics Commands").
 const (
 	icSize      = 128
 	commandHead = 72 // with its submission queue entry
@@ -117,7 +119,8 @@ func (c *Conn) do(cmd command, data []byte) (uint64, error) {
 	return c.response()
 }
 
-// send puts a command and its data into c.w. It is on the way of every read, so it allocates nothing.
+// send puts a command and its data into c.w. It is on the way of every read, so it allocates
+// nothing.
 func (c *Conn) send(cmd *command, data []byte) error {
 	var offset byte
 	if len(data) > 0 {

@@ -1,5 +1,6 @@
-// Command nbd measures our NBD server beside nbdkit and qemu-nbd: sequential copies by nbdcopy over one and several
-// connections, and random 4 KiB reads by fio. It needs nbdcopy and fio; a server that is not installed is left out.
+// Command nbd measures our NBD server beside nbdkit and qemu-nbd: sequential copies by nbdcopy over
+// one and several connections, and random 4 KiB reads by fio. It needs nbdcopy and fio; a server
+// that is not installed is left out.
 //
 //	go run ./test/bench/nbd -size 256 -rounds 3 -seconds 5
 package main
@@ -31,7 +32,7 @@ func run(ctx context.Context, b beside.Bench) error {
 	return b.Run(ctx, servers, measures(b.Size, b.Seconds))
 }
 
-// times is how often the file is copied for one measure, so that nbdcopy's start is no matter.
+// times is how often the file is copied for one measure, so that nbdcopy's start does not matter.
 const times = 4
 
 func measures(size, seconds int) []beside.Measure {

@@ -1,5 +1,5 @@
-// Command nvme measures our NVMe/TCP server beside our own NBD server, each with a client that is the same but for the
-// protocol (package load).
+// Command nvme measures our NVMe/TCP server beside our own NBD server, each with a client that is
+// the same but for the protocol (package load).
 //
 //	go run ./test/bench/nvme -size 256 -rounds 5 -seconds 2
 package main

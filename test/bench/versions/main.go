@@ -1,13 +1,15 @@
-// Command versions measures several netroot programs beside each other, such as one of the working tree and one of an
-// older commit, over NBD, NVMe/TCP and iSCSI: by one client, and by many whose requests take longer on the way.
+// Command versions measures several netroot programs beside each other, such as one of the working
+// tree and one of an older commit, over NBD, NVMe/TCP and iSCSI: by one client, and by many whose
+// requests take longer on the way.
 //
 //	git worktree add /tmp/old COMMIT && (cd /tmp/old && go build -o /tmp/netroot-old ./cmd/netroot)
 //	go run ./test/bench/versions -netroot bin/netroot -other /tmp/netroot-old -clients 200 -delay 100us
 //
-// With "-tags poller" a program is built whose busy connections do not wait in the kernel (internal/proto/accept).
+// With "-tags poller" a program is built whose busy connections do not wait in the kernel
+// (internal/proto/accept).
 //
-// The delay is added by the clients, between a request and its departure: it is what a server sees of a network, at a
-// fraction of what a proxy costs on the machine that is measured.
+// The delay is added by the clients, between a request and its departure: it is what a server sees
+// of a network, at a fraction of what a proxy costs on the machine that is measured.
 package main
 
 import (
@@ -91,8 +93,9 @@ func run(ctx context.Context, b beside.Bench, o options) error {
 	return term.Table(os.Stdout, rows)
 }
 
-// measure returns the samples by pattern, program and round. All programs are measured one right after another, so that
-// they meet the machine in the same state; which of them is the first goes round.
+// measure returns the samples by pattern, program and round. All programs are measured one right
+// after another, so that they meet the machine in the same state; which of them is the first goes
+// round.
 func measure(ctx context.Context, b beside.Bench, t handoff.Transport, file string, programs []string, patterns []pattern) ([][][]sample, error) {
 	samples := make([][][]sample, len(patterns))
 	for i := range samples {
