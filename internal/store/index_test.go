@@ -703,7 +703,7 @@ func FuzzIndex(f *testing.F) {
 	f.Add([]byte(`{"manifests":{"a":[1]}}`), "a@abab")
 	f.Add([]byte(`[`), "")
 	f.Fuzz(func(t *testing.T, raw []byte, ref string) {
-		s := newStore(t)
+		s := quickStore(t)
 		if err := os.WriteFile(s.path(v1.ImageIndexFile), raw, 0o644); err != nil {
 			t.Fatal(err)
 		}
