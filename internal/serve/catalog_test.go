@@ -11,6 +11,7 @@ import (
 
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
+	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/testlog"
 )
@@ -61,9 +62,7 @@ func TestUsedImagesStay(t *testing.T) {
 func TestServerBeforeTheFirstBuild(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "images")
 	log := new(testlog.Buffer)
-	s := &Server{cfg: Config{Store: store.At(dir), Settings: func(string) (boot.Settings, error) {
-		return boot.Settings{Overlay: handoff.Overlay{Enabled: true}, Ports: map[handoff.Transport]uint16{handoff.NBD: 10809}}, nil
-	}}}
+	s := &Server{cfg: Config{Store: store.At(dir), Site: site.Empty(), Ports: boot.Ports{handoff.NBD: 10809}}}
 	s.catalog = newCatalog(s.cfg.Store, slog.New(slog.NewTextHandler(log, nil)))
 	if _, err := s.Plan(boot.Machine{Server: "192.0.2.1:80", Ref: "debian"}); !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), "no image has been built yet") {
 		t.Error(err)

@@ -250,6 +250,13 @@ func TestOtherNames(t *testing.T) {
 			t.Errorf("%+v, %v", im, err)
 		}
 	}
+	// A name that the configuration has a label for.
+	if im, err := s.Add(t.Context(), "prod", "mail", ""); err != nil || im.Name() != "mail@"+a.ID() || !im.Newest {
+		t.Errorf("%+v, %v", im, err)
+	}
+	if im, err := s.Resolve("mail"); err != nil || im.Label != "mail" {
+		t.Errorf("%+v, %v", im, err)
+	}
 	// One label's version goes, the other's stays, with its blobs.
 	if _, err := s.Remove(t.Context(), []string{"debian12", a.Name()}, 0, ""); err != nil {
 		t.Fatal(err)
