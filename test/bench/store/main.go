@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +41,7 @@ func main() {
 	flag.StringVar(&b.old, "old", "", "revision to compare with")
 	flag.StringVar(&b.dir, "dir", "/dev/shm", "directory for the stores, about 1 MiB for ten versions")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := b.run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "store benchmark:", err)
