@@ -22,7 +22,8 @@ made when there is none. A tag is then understood wherever an image is named, an
 protects the image from "netroot image rm" and "netroot image gc".
 
 The tag with the name of a label is the newest version of the label: to go back
-to an earlier version, point it there.
+to an earlier version, point it there. An image of another label becomes a version
+of this one as well, and boots by this name with its settings.
 
 Machines that boot by the tag get the new image at their next boot.`,
 		Example: `  netroot image tag debian12@5daa415ee5cf prod --why "passed its tests"
@@ -31,8 +32,16 @@ Machines that boot by the tag get the new image at their next boot.`,
 		Args:              twoArgs("an image and a tag"),
 		ValidArgsFunction: e.completeImages,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.changeImage(func(s *store.Store) (*store.Image, error) { return s.Tag(cmd.Context(), args[0], args[1], why) },
-				asJSON, args[1]+" -> %s")
+			cfg, err := e.config()
+			if err != nil {
+				return err
+			}
+			return e.changeImage(func(s *store.Store) (*store.Image, error) {
+				if _, isLabel := cfg.Labels[args[1]]; isLabel {
+					return s.Add(cmd.Context(), args[0], args[1], why)
+				}
+				return s.Tag(cmd.Context(), args[0], args[1], why)
+			}, asJSON, args[1]+" -> %s")
 		},
 	}
 	cmd.Flags().StringVar(&why, "why", "", "`reason` for the journal")

@@ -262,7 +262,7 @@ func changeUntilKilled(dir string) {
 
 // quickDir is a directory in memory, where there is one: what a kill leaves does not depend on the
 // disk, and hundreds of processes need not wait for it.
-func quickDir(t *testing.T) string {
+func quickDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "netroot-store-test")
 	if err != nil {

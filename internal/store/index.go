@@ -125,15 +125,25 @@ func parseEntry(raw string) entry {
 	return e
 }
 
-// bytes is the file: an entry a line.
+// How the file begins. An array that begins with entryLines has each entry on a line of its own,
+// so that one can be found without decoding the others.
+const (
+	indexHead  = "{\"schemaVersion\":2,\n\"mediaType\":\"" + v1.MediaTypeImageIndex + "\",\n\"manifests\":"
+	entryLines = "[\n"
+)
+
+// bytes is the file: an entry a line, except where another program wrote one on several.
 func (x *index) bytes() []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "{\"schemaVersion\":2,\n\"mediaType\":%q,\n\"manifests\":[", v1.MediaTypeImageIndex)
+	b.WriteString(indexHead)
+	if slices.ContainsFunc(x.entries, func(e entry) bool { return bytes.IndexByte(e.raw, '\n') >= 0 }) {
+		b.WriteByte(' ')
+	}
+	b.WriteString(entryLines)
 	for i, e := range x.entries {
 		if i > 0 {
-			b.WriteByte(',')
+			b.WriteString(",\n")
 		}
-		b.WriteByte('\n')
 		b.Write(e.raw)
 	}
 	b.WriteString("\n]")

@@ -250,6 +250,13 @@ func TestOtherNames(t *testing.T) {
 			t.Errorf("%+v, %v", im, err)
 		}
 	}
+	// A name that the configuration has a label for.
+	if im, err := s.Add(t.Context(), "prod", "mail", ""); err != nil || im.Name() != "mail@"+a.ID() || !im.Newest {
+		t.Errorf("%+v, %v", im, err)
+	}
+	if im, err := s.Resolve("mail"); err != nil || im.Label != "mail" {
+		t.Errorf("%+v, %v", im, err)
+	}
 	// One label's version goes, the other's stays, with its blobs.
 	if _, err := s.Remove(t.Context(), []string{"debian12", a.Name()}, 0, ""); err != nil {
 		t.Fatal(err)
@@ -703,7 +710,7 @@ func FuzzIndex(f *testing.F) {
 	f.Add([]byte(`{"manifests":{"a":[1]}}`), "a@abab")
 	f.Add([]byte(`[`), "")
 	f.Fuzz(func(t *testing.T, raw []byte, ref string) {
-		s := newStore(t)
+		s := quickStore(t)
 		if err := os.WriteFile(s.path(v1.ImageIndexFile), raw, 0o644); err != nil {
 			t.Fatal(err)
 		}

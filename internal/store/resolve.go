@@ -1,10 +1,12 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -39,6 +41,9 @@ func (s *Store) Resolve(ref string) (*Image, error) {
 	return s.resolve(snap, ref)
 }
 
+// refName is the path of an entry's name.
+var refName = "annotations." + strings.ReplaceAll(v1.AnnotationRefName, ".", `\.`)
+
 // resolveQuickly finds a tag or the whole name of a version without decoding the other entries;
 // nil where that does not suffice, for whatever reason.
 func (s *Store) resolveQuickly(ref string) *Image {
@@ -46,21 +51,22 @@ func (s *Store) resolveQuickly(ref string) *Image {
 	if err != nil || raw == nil {
 		return nil
 	}
-	entries := gjson.GetBytes(raw, "manifests")
+	if raw = lines(raw); raw == nil {
+		return nil
+	}
 	unclear := false // an entry of that name has lost its artifact type
 	find := func(name string) (found entry) {
-		quoted := strconv.Quote(name)
-		entries.ForEach(func(_, value gjson.Result) bool {
-			if strings.Contains(value.Raw, quoted) {
-				if e := parseEntry(value.Raw); e.name() == name {
-					unclear = unclear || e.desc.ArtifactType == ""
-					if e.ours {
-						found = e
-					}
+		for line := range linesWith(raw, strconv.Quote(name)) {
+			if gjson.GetBytes(line, refName).String() != name {
+				continue
+			}
+			if e := parseEntry(string(line)); e.name() == name {
+				unclear = unclear || e.desc.ArtifactType == ""
+				if e.ours {
+					found = e
 				}
 			}
-			return true
-		})
+		}
 		return found
 	}
 	e := find(ref)
@@ -89,6 +95,41 @@ func (s *Store) resolveQuickly(ref string) *Image {
 	im := s.imageOf(c, e.desc, label, name)
 	im.Newest = own.ours && own.desc.Digest == e.desc.Digest && cmp.Or(own.desc.Annotations[annotationLabel], label) == label
 	return im
+}
+
+// lines are the entries of an index that has each on a line of its own; nil where another program
+// has written it.
+func lines(raw []byte) []byte {
+	rest, ok := bytes.CutPrefix(raw, []byte(indexHead+entryLines))
+	if !ok {
+		return nil
+	}
+	end := bytes.Index(rest, []byte("\n]"))
+	if end < 0 {
+		return nil
+	}
+	return rest[:end]
+}
+
+// linesWith are the lines that contain text, without the comma at the end.
+func linesWith(raw []byte, text string) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for at := 0; ; {
+			i := bytes.Index(raw[at:], []byte(text))
+			if i < 0 {
+				return
+			}
+			i += at
+			start, end := bytes.LastIndexByte(raw[:i], '\n')+1, len(raw)
+			if n := bytes.IndexByte(raw[i:], '\n'); n >= 0 {
+				end = i + n
+			}
+			if !yield(bytes.TrimSuffix(raw[start:end], []byte(","))) {
+				return
+			}
+			at = end
+		}
+	}
 }
 
 func (s *Store) resolve(snap *snapshot, ref string) (*Image, error) {

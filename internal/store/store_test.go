@@ -32,6 +32,16 @@ func newStore(t *testing.T) *Store {
 	return s
 }
 
+// quickStore is a store in memory, where there is some to have.
+func quickStore(t *testing.T) *Store {
+	t.Helper()
+	s, err := Create(filepath.Join(quickDir(t), "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // parts writes one file for each role; content is the same for equal arguments.
 func parts(t *testing.T, dir string, content map[Role]string) []Part {
 	t.Helper()
@@ -585,7 +595,7 @@ func FuzzManifest(f *testing.F) {
 	f.Add([]byte(`{"artifactType":"application/vnd.netroot.image.v1","config":{"digest":"sha256:../../x"}}`), "a@b")
 	f.Add([]byte(`{"layers":[null]}`), "")
 	f.Fuzz(func(t *testing.T, manifest []byte, ref string) {
-		s := newStore(t)
+		s := quickStore(t)
 		d := digest.FromBytes(manifest)
 		if err := os.WriteFile(s.blobPath(d), manifest, 0o644); err != nil {
 			t.Fatal(err)

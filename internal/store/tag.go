@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // update makes one change of the index under the lock. A change without entries is none.
@@ -39,6 +40,16 @@ func (s *Store) update(ctx context.Context, plan func(*snapshot) (change, error)
 // is not there. The version stays one of its own label, except when name is a label of the store:
 // then it becomes a version of that, too. why stands in the journal; empty: "tag".
 func (s *Store) Tag(ctx context.Context, ref, name, why string) (*Image, error) {
+	return s.tag(ctx, ref, name, why, false)
+}
+
+// Add makes the version that ref names one of the label as well, and the label's newest. It is Tag
+// for a name that the configuration has a label for, whether or not that has been built.
+func (s *Store) Add(ctx context.Context, ref, label, why string) (*Image, error) {
+	return s.tag(ctx, ref, label, why, true)
+}
+
+func (s *Store) tag(ctx context.Context, ref, name, why string, isLabel bool) (*Image, error) {
 	if err := checkName("tag", name); err != nil {
 		return nil, err
 	}
@@ -51,7 +62,7 @@ func (s *Store) Tag(ctx context.Context, ref, name, why string) (*Image, error) 
 			return c, err
 		}
 		entries := s.completed(snap)
-		if snap.labels[name] != nil && im.Label != name {
+		if (isLabel || snap.labels[name] != nil) && im.Label != name {
 			i := slices.IndexFunc(entries, func(e entry) bool { return isVersion(&e, im.Label, im.Digest) })
 			if i < 0 {
 				return c, fmt.Errorf("image %s has no entry in the index", im.Name())
@@ -60,7 +71,7 @@ func (s *Store) Tag(ctx context.Context, ref, name, why string) (*Image, error) 
 			_, entries = take(entries, versionName(name, im.Digest))
 			// A pin is the other label's matter.
 			entries = append(entries, newEntry(own.desc).annotated(own.with(map[string]string{
-				"org.opencontainers.image.ref.name": versionName(name, im.Digest), annotationLabel: name, annotationPin: "",
+				v1.AnnotationRefName: versionName(name, im.Digest), annotationLabel: name, annotationPin: "",
 			})))
 			im.Label = name
 		}
