@@ -13,6 +13,7 @@ import (
 	"netroot/internal/foreign"
 	"netroot/internal/handoff"
 	"netroot/internal/kernel"
+	"netroot/internal/publish"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/vm"
@@ -43,7 +44,7 @@ func (e *env) startSite(ctx context.Context, cfg *site.Site, im *store.Image, r 
 	if err != nil {
 		return nil, noLayers(err)
 	}
-	root, err := partPath(im, store.RoleRoot)
+	root, err := publish.Part(im, store.RoleRoot)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func (s *siteServer) nfs(ctx context.Context, cfg *site.Site, im *store.Image, s
 	if err != nil {
 		return fmt.Errorf("the machine of the NFS server takes its modules from the tree of %s: %w", im.Label, err)
 	}
-	image, err := partPath(im, store.RoleKernel)
+	image, err := publish.Part(im, store.RoleKernel)
 	if err != nil {
 		return err
 	}
@@ -102,19 +103,6 @@ func (s *siteServer) nfs(ctx context.Context, cfg *site.Site, im *store.Image, s
 	s.server, s.port = server, server.Addr.Port()
 	s.elsewhere = boot.Elsewhere{Path: tree, MountPort: server.Mount.Port()}
 	return nil
-}
-
-// partPath is the file of one of an image's parts.
-func partPath(im *store.Image, role store.Role) (string, error) {
-	blob, ok, err := im.Blob(role)
-	if err != nil {
-		return "", err
-	}
-	if !ok {
-		return "", fmt.Errorf("image %s has no %s", im.Name(), role)
-	}
-	defer blob.Close()
-	return filepath.Abs(blob.Path())
 }
 
 // siteTransport is the one that is asked for, or the first that the image's
