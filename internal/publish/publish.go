@@ -33,7 +33,8 @@ type OptionError struct{ err error }
 func (e *OptionError) Error() string { return e.err.Error() }
 func (e *OptionError) Unwrap() error { return e.err }
 
-func option(format string, args ...any) error { return &OptionError{fmt.Errorf(format, args...)} }
+// WrongOption makes an OptionError.
+func WrongOption(format string, args ...any) error { return &OptionError{fmt.Errorf(format, args...)} }
 
 // HTTPPort is the port of "netroot serve" for boot scripts.
 const HTTPPort = "8010"
@@ -149,13 +150,13 @@ func (p Image) NFS(o NFSOptions) (export.Set, error) {
 }
 
 func (p Image) noTree(instead string) error {
-	return option("no configuration has the label %s, so its tree is not known: %s", p.Request.Label, instead)
+	return WrongOption("no configuration has the label %s, so its tree is not known: %s", p.Request.Label, instead)
 }
 
 // DHCP is for DHCP servers. The TFTP server is an IPv4 address; empty: that of the Request's server.
 func (p Image) DHCP(loader export.Loader, tftp string) (export.Set, error) {
 	if loader != export.IPXE && loader != export.Pxelinux {
-		return export.Set{}, option("--loader %s: there are ipxe and pxelinux", loader)
+		return export.Set{}, WrongOption("--loader %s: there are ipxe and pxelinux", loader)
 	}
 	m := p.Request.Machine
 	// A plan that machines would be refused is refused here. This also checks the server's name.
@@ -167,7 +168,7 @@ func (p Image) DHCP(loader export.Loader, tftp string) (export.Set, error) {
 	}
 	addr, err := netip.ParseAddr(tftp)
 	if err != nil || !addr.Is4() {
-		return export.Set{}, option("the TFTP server %s: DHCP names it by its IPv4 address: give that with --tftp", tftp)
+		return export.Set{}, WrongOption("the TFTP server %s: DHCP names it by its IPv4 address: give that with --tftp", tftp)
 	}
 	return export.Snippets(export.DHCP{
 		TFTP: addr, Script: boot.ScriptURL(m.Server, m.Ref, false), Loader: loader, Arch: p.Request.Image.Arch,

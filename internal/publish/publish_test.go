@@ -85,8 +85,8 @@ func TestReadWriteLabel(t *testing.T) {
 	writer := []netip.Prefix{netip.MustParsePrefix("10.0.0.7/32")} // an export that is written to has one client
 	for want, make := range map[string]func() (export.Set, error){
 		"root=nbd:10.0.0.1:" + p.Image.Name() + ":squashfs ip=dhcp rootovl quiet": func() (export.Set, error) { return p.NBD(clients) },
-		"root=iscsi:10.0.0.1::3260:1:": func() (export.Set, error) { return p.ISCSI(clients) },
-		":rw,":                         func() (export.Set, error) { return p.NFS(NFSOptions{Clients: writer}) },
+		"root=iscsi:10.0.0.1::3260:1:":                                            func() (export.Set, error) { return p.ISCSI(clients) },
+		":rw,":                                                                    func() (export.Set, error) { return p.NFS(NFSOptions{Clients: writer}) },
 	} {
 		if set, err := make(); err != nil || !strings.Contains(set.Text(), want) {
 			t.Errorf("%s: %v\n%s", want, err, set.Text())

@@ -97,11 +97,11 @@ func (p Image) pxelinuxPlan(o PxelinuxOptions) (boot.Plan, error) {
 			elsewhere.Path = l.Tree
 		case handoff.NFSImage:
 			if !filepath.IsAbs(o.Packed) {
-				return boot.Plan{}, option("--site --transport nfs-image requires --packed DIR, the absolute directory of packed roots that \"netroot export nfs --packed -o DIR\" exports")
+				return boot.Plan{}, WrongOption("--site --transport nfs-image requires --packed DIR, the absolute directory of packed roots that \"netroot export nfs --packed -o DIR\" exports")
 			}
 			elsewhere.Path = filepath.Join(o.Packed, PackedName(p.Image))
 		default:
-			return boot.Plan{}, option("--site requires --transport nbd, iscsi, nfs or nfs-image: \"netroot export\" configures a site's servers of these")
+			return boot.Plan{}, WrongOption("--site requires --transport nbd, iscsi, nfs or nfs-image: \"netroot export\" configures a site's servers of these")
 		}
 	}
 	if o.Port != 0 {
