@@ -171,7 +171,7 @@ func TestOptionErrors(t *testing.T) {
 		"--site requires --transport nbd": func() error { _, err := known.Pxelinux(PxelinuxOptions{OwnServer: true}); return err },
 		"--loader grub":                   func() error { _, err := known.DHCP("grub", ""); return err },
 		"give that with --tftp":           func() error { _, err := known.DHCP(export.IPXE, "boot1"); return err },
-		"nobody may mount its tree yet":   func() error { _, err := known.NFS(NFSOptions{}); return err },
+		"no machine may mount its tree":   func() error { _, err := known.NFS(NFSOptions{}); return err },
 	} {
 		err := run()
 		if wrong := (*OptionError)(nil); !errors.As(err, &wrong) || !strings.Contains(err.Error(), want) {
