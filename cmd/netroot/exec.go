@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"netroot/internal/build"
+	"netroot/internal/captive"
 	"netroot/internal/sandbox"
 )
 
@@ -19,19 +18,21 @@ func execCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec LABEL -- COMMAND [ARG]...",
 		Short: "Run a command inside a label's tree",
-		Long: `Exec runs a command inside the tree of a label, in the way %post is run: as root,
-with /proc, /sys, /dev and /tmp of its own, the network of this host, and nothing
-of this host's files but what --bind shows. What it writes stays in the tree, and
-comes to machines with the next image: "netroot build --update LABEL" makes one.
+		Long: `Exec runs a command inside the tree of a label, in the same way as %post runs: as
+root, with its own /proc, /sys, /dev and /tmp, with the network of this host, and
+with the files of this host that --bind names. Its changes stay in the tree.
+Machines get them with the next image, which "netroot build --update LABEL" makes.
 
-No build, and no other command, gets at the tree meanwhile. The exit status is
-the command's, 128 and the signal's number for one that a signal ended.`,
+No build and no other command can use the tree at the same time.
+
+Exit status: that of the command, 128 and the signal's number if a signal ended it,
+1 if the command could not be started, 2 usage or configuration.`,
 		Example: `  netroot exec debian12 -- apt-get install -y htop
   netroot exec debian12 --bind /srv/rpms:/mnt:ro -- ls /mnt
   netroot exec debian12 -- tar c /etc > etc.tar`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 2 || cmd.ArgsLenAtDash() > 1 {
-				return usage(errors.New(`netroot exec wants a label, "--" and a command; see "netroot exec --help"`))
+				return usage(errors.New(`netroot exec requires a label, "--" and a command; see "netroot exec --help"`))
 			}
 			return nil
 		},
@@ -47,7 +48,7 @@ the command's, 128 and the signal's number for one that a signal ended.`,
 }
 
 func registerBinds(cmd *cobra.Command, binds *[]string, who string) {
-	cmd.Flags().StringArrayVar(binds, "bind", nil, "show `SRC:DST[:ro]`, a file or directory of this host, to "+who+"; DST must be there in the tree; may be repeated")
+	cmd.Flags().StringArrayVar(binds, "bind", nil, "show `SRC:DST[:ro]`, a file or directory of this host, to "+who+"; DST must exist in the tree; may be repeated")
 }
 
 func parseBinds(list []string) ([]sandbox.Bind, error) {
@@ -78,7 +79,7 @@ func (e *env) inTree(ctx context.Context, arg, verb string, binds []string, prep
 		return usage(err)
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("working in a tree needs root, as building one does: run it with sudo")
+		return errors.New("work in a tree requires root, as a build does: run this command with sudo")
 	}
 	tree, err := build.OpenTree(l.Tree, l.Name, verb)
 	if err != nil {
@@ -91,8 +92,8 @@ func (e *env) inTree(ctx context.Context, arg, verb string, binds []string, prep
 	if err != nil {
 		return err
 	}
-	restore := keepTerminal(e.stdin)
-	ctx, stop := leaveKeysToCommand(ctx)
+	restore := captive.KeepTerminal(e.stdin)
+	ctx, stop := captive.LeaveKeys(ctx)
 	err = s.Run(ctx, argv)
 	stop()
 	restore()
@@ -110,24 +111,15 @@ func (e *env) inTree(ctx context.Context, arg, verb string, binds []string, prep
 	return &exitError{code: ran.Code}
 }
 
-// leaveKeysToCommand makes a context that Ctrl-C does not end: the command in
-// the foreground gets the keys' signals itself. Other ends stay ends.
-func leaveKeysToCommand(ctx context.Context) (context.Context, func()) {
-	keys := make(chan os.Signal, 1) // that they are caught is all
-	signal.Notify(keys, syscall.SIGINT, syscall.SIGQUIT)
-	ctx, stop := signal.NotifyContext(context.WithoutCancel(ctx), syscall.SIGTERM, syscall.SIGHUP)
-	return ctx, func() { stop(); signal.Stop(keys) }
-}
-
 // tellChanges says whether the tree still is what it was built to be.
 func (e *env) tellChanges(tree *build.Tree, label, arg string) {
 	changes, known, err := tree.Changes()
 	switch {
 	case err != nil:
-		fmt.Fprintf(e.stderr, "netroot: cannot tell whether the tree has changed: %v\n", err)
+		fmt.Fprintf(e.stderr, "netroot: cannot find out whether the tree has changed: %v\n", err)
 	case !known:
-		fmt.Fprintf(e.stderr, "netroot: nothing was noted down when the tree of %s was built, so changes cannot be told\n", label)
+		fmt.Fprintf(e.stderr, "netroot: the build of the tree of %s left no record, so changes are not known\n", label)
 	case !changes.None():
-		fmt.Fprintf(e.stderr, "netroot: the tree of %s is not what its image was made of: %s\n  \"netroot build --update %s\" makes an image of it as it is now\n", label, changes, arg)
+		fmt.Fprintf(e.stderr, "netroot: the tree of %s has changed since its image was made: %s\n  \"netroot build --update %s\" makes an image of it as it is now\n", label, changes, arg)
 	}
 }

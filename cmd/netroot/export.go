@@ -1,43 +1,37 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"netroot/internal/boot"
 	"netroot/internal/export"
-	"netroot/internal/handoff"
+	"netroot/internal/publish"
 	"netroot/internal/serve"
 	"netroot/internal/site"
-	"netroot/internal/store"
 )
 
 func exportCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "Write what a site's own servers need to boot a label",
-		Long: `Export writes, for sites that keep servers of their own, the configuration that
-has them boot a label: the kernel's NFS server, nbd-server, tgt or LIO for the root;
-a TFTP directory with pxelinux; and what DHCP servers tell machines. Each prints
-what to do with it, and the kernel arguments by which a node boots from it.
+		Short: "Write the configuration of a site's own servers for a label",
+		Long: `Export writes the configuration with which a site's own servers boot a label: the
+kernel's NFS server, nbd-server, tgt or LIO for the root; a TFTP directory with
+pxelinux; and the snippets for DHCP servers. Each prints what to do with it, and the
+kernel arguments of a node that boots from it.
 
-Without -o the text goes to standard output and nothing is written. With -o DIR
-the files go there, and so does, under a name that has the image's id, the packed
-root that they name: a link to the store's, or a copy. It never changes, whatever
-is built later; a new image is exported again, beside the old one.
+Without -o the text goes to standard output and no file is written. With -o DIR the
+files go to that directory, and so does the packed root that they name: a link to
+the file in the store, or a copy. Its name has the image's id, and it never changes.
+Export a new image again; it is put beside the old one.
 
-Everything is read-only, but a tree whose label says rw.`,
+Everything is read-only, except the tree of a label with "rw: true".
+
+Exit status: 0 done, 1 the work failed, 2 usage or configuration.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -51,25 +45,33 @@ type exportFlags struct {
 	clients     []string
 }
 
-func (f *exportFlags) register(cmd *cobra.Command, clients bool) {
+// exportVerb makes a command that exports one label. Its arguments are completed from the labels.
+func exportVerb(e *env, f *exportFlags, cmd *cobra.Command, run func(*exported) error) *cobra.Command {
+	cmd.Args = oneArg("label")
+	cmd.ValidArgsFunction = e.completeLabels
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		x, err := e.exported(args[0], *f)
+		if err == nil {
+			err = run(x)
+		}
+		return optionUsage(err)
+	}
 	cmd.Flags().StringVar(&f.server, "server", "", "`address` by which nodes reach the server (default: the first of the label's servers)")
 	cmd.Flags().StringVarP(&f.out, "output", "o", "-", "`directory` to write to, \"-\" for standard output")
-	if clients {
-		cmd.Flags().StringSliceVar(&f.clients, "clients", nil, "`addresses` and networks that may connect, such as 10.0.0.0/24")
-	}
+	return cmd
 }
 
-// exported is one image on its way to a site's servers.
+func (f *exportFlags) registerClients(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&f.clients, "clients", nil, "`addresses` and networks that may connect, such as 10.0.0.0/24 (default: the networks of the configuration)")
+}
+
+// exported is one image, the flags, and those that may connect.
 type exported struct {
-	f     exportFlags
-	cfg   *site.Site
-	im    *store.Image
-	ref   string
-	label *site.Label // nil when the configuration does not name it
-	r     site.Request
+	publish.Image
+	clients []netip.Prefix
 }
 
-// exported finds the image, and the server that nodes will be sent to.
+// exported finds the image, and the server to which nodes will be sent.
 func (e *env) exported(ref string, f exportFlags) (*exported, error) {
 	cfg, err := e.config()
 	if err != nil {
@@ -79,213 +81,110 @@ func (e *env) exported(ref string, f exportFlags) (*exported, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &exported{f: f, cfg: cfg, im: im, ref: ref, label: cfg.Labels[im.Label]}
-	if f.server == "" && len(known(cfg, im.Label).Servers) > 0 {
-		f.server = known(cfg, im.Label).Servers[0]
-		if strings.Contains(f.server, ":") {
-			f.server = "[" + f.server + "]"
-		}
+	if servers := known(cfg, im.Label).Servers; f.server == "" && len(servers) > 0 {
+		f.server = servers[0]
 	}
 	if f.server == "" {
-		return nil, usage(fmt.Errorf("nodes must be told where the server is: --server ADDRESS, or servers: [ADDRESS] for the label %s", im.Label))
+		return nil, usage(fmt.Errorf("the address of the server is not known: give --server ADDRESS, or servers: [ADDRESS] for the label %s", im.Label))
 	}
+	x := &exported{Image: publish.Image{Site: cfg, Image: im, Request: site.Request{
+		Machine: boot.Machine{Server: publish.Server(f.server), Ref: ref}, Image: serve.Facts(im), Label: im.Label,
+		Listen: boot.StandardPorts(), Layers: e.layerFolder(cfg, slog.New(slog.DiscardHandler)),
+	}}, clients: cfg.Networks}
 	if f.out != "-" {
-		if f.out, err = filepath.Abs(f.out); err != nil {
+		if x.Dir, err = filepath.Abs(f.out); err != nil {
 			return nil, err
 		}
 	}
-	x.f = f
-	x.r = site.Request{
-		Machine: boot.Machine{Server: x.httpServer(), Ref: ref}, Image: serve.Facts(im), Label: im.Label,
-		Listen: boot.StandardPorts(), Layers: e.layerFolder(cfg, slog.New(slog.DiscardHandler)),
+	if len(f.clients) > 0 {
+		x.clients, err = export.Clients(f.clients)
 	}
-	return x, nil
+	return x, usage(err)
 }
 
-// plan is what a node is told that boots from a site's own server by the transport. A label that is rw
-// has a tree that nodes write to over NFS only: by any other transport they get the image.
-func (x *exported) plan(t handoff.Transport, elsewhere boot.Elsewhere) (boot.Plan, error) {
-	r := x.r
-	r.Add.Transport, r.Add.ReadOnly, r.Add.Elsewhere = t, t != handoff.NFS, elsewhere
-	return x.cfg.Plan(r)
-}
-
-// httpServer is the server with a port, as for a URL.
-func (x *exported) httpServer() string {
-	if _, _, err := net.SplitHostPort(x.f.server); err == nil {
-		return x.f.server
-	}
-	return x.f.server + ":8010"
-}
-
-// packedName is the file name of a packed root beside others.
-func packedName(im *store.Image) string { return im.Name() + "." + im.Config.RootFormat }
-
-// root is the path by which servers will know the packed root: a name of its own in the output directory, or the store's.
-func (x *exported) root() (string, error) {
-	blob, err := partPath(x.im, store.RoleRoot)
-	if err != nil || x.f.out == "-" {
-		return blob, err
-	}
-	path := filepath.Join(x.f.out, packedName(x.im))
-	return path, linkOrCopy(path, blob)
-}
-
-// linkOrCopy gives the file src the name dst as well, or, on another file system, copies it.
-func linkOrCopy(dst, src string) error {
-	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
-		return err
-	}
-	err := os.Link(src, dst)
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, fs.ErrExist) {
-		same, serr := sameSize(dst, src)
-		switch {
-		case serr != nil:
-			return serr
-		case !same:
-			return fmt.Errorf("%s is there and is something else: remove it and export again", dst)
-		}
-		return nil
-	}
-	if !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EMLINK) {
-		return err
-	}
-	in, err := os.Open(src)
+// put writes the set to standard output or into the directory, and prints what to do with it.
+func (e *env) put(x *exported, set export.Set, err error) error {
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	out, err := renameio.NewPendingFile(dst, renameio.WithTempDir(filepath.Dir(dst)), renameio.WithStaticPermissions(0o644))
-	if err != nil {
-		return err
-	}
-	defer out.Cleanup()
-	if _, err := out.ReadFrom(in); err != nil {
-		return err
-	}
-	return out.CloseAtomicallyReplace()
-}
-
-func sameSize(a, b string) (bool, error) {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false, err
-	}
-	y, err := os.Stat(b)
-	return err == nil && x.Size() == y.Size(), err
-}
-
-// put writes the set to where it was asked for, and says what to do with it.
-func (e *env) put(f exportFlags, set export.Set) error {
-	if f.out == "-" {
+	if x.Dir == "" {
 		_, err := fmt.Fprint(e.stdout, set.Text())
 		return err
 	}
-	for _, file := range set.Files {
-		path := filepath.Join(f.out, file.Path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		if err := renameio.WriteFile(path, []byte(file.Text), 0o644, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644)); err != nil {
-			return err
-		}
+	paths, err := publish.Write(x.Dir, set)
+	for i, path := range paths {
 		verb := "goes to"
-		if !filepath.IsAbs(file.For) {
+		if !filepath.IsAbs(set.Files[i].For) {
 			verb = "is for"
 		}
-		fmt.Fprintf(e.stdout, "%s %s %s\n", path, verb, file.For)
+		fmt.Fprintf(e.stdout, "%s %s %s\n", path, verb, set.Files[i].For)
 	}
-	_, err := fmt.Fprint(e.stdout, set.Advice(""))
+	if err == nil {
+		_, err = fmt.Fprint(e.stdout, set.Advice(""))
+	}
 	return err
-}
-
-// clientsOf are those that may connect: the flag's, or else the configuration's networks.
-func (x *exported) clientsOf() ([]netip.Prefix, error) {
-	if len(x.f.clients) == 0 {
-		return x.cfg.Networks, nil
-	}
-	clients, err := export.Clients(x.f.clients)
-	return clients, usage(err)
-}
-
-// disk is the packed root as a disk for nodes.
-func (x *exported) disk(t handoff.Transport, elsewhere boot.Elsewhere) (export.Disk, error) {
-	plan, err := x.plan(t, elsewhere)
-	if err != nil {
-		return export.Disk{}, err
-	}
-	clients, err := x.clientsOf()
-	if err != nil {
-		return export.Disk{}, err
-	}
-	path, err := x.root()
-	return export.Disk{Image: x.im.Name(), Path: path, Clients: clients, Cmdline: plan.Cmdline}, err
 }
 
 func exportNBDCmd(e *env) *cobra.Command {
 	var f exportFlags
-	cmd := &cobra.Command{
+	cmd := exportVerb(e, &f, &cobra.Command{
 		Use:   "nbd LABEL[@ID]",
-		Short: "Configuration of nbd-server for the packed root",
+		Short: "Write the configuration of nbd-server for the packed root",
 		Example: `  netroot export nbd debian12 --server 10.0.0.1
   netroot export nbd debian12 --server 10.0.0.1 --clients 10.0.0.0/24 -o /srv/netroot`,
-		Args:              oneArg("label"),
-		ValidArgsFunction: e.completeLabels,
-		RunE: func(_ *cobra.Command, args []string) error {
-			x, err := e.exported(args[0], f)
-			if err != nil {
-				return err
-			}
-			d, err := x.disk(handoff.NBD, boot.Elsewhere{})
-			if err != nil {
-				return err
-			}
-			set, err := export.NBD(d)
-			if err != nil {
-				return err
-			}
-			return e.put(x.f, set)
-		},
-	}
-	f.register(cmd, true)
+	}, func(x *exported) error {
+		set, err := x.NBD(x.clients)
+		return e.put(x, set, err)
+	})
+	f.registerClients(cmd)
 	return cmd
 }
 
 func exportISCSICmd(e *env) *cobra.Command {
 	var f exportFlags
-	cmd := &cobra.Command{
+	cmd := exportVerb(e, &f, &cobra.Command{
 		Use:   "iscsi LABEL[@ID]",
-		Short: "Configuration of tgt, and of LIO, for the packed root",
-		Long: `Writes a target for tgtd and commands for targetcli, one of which you take. The disk
-is LUN 1 with tgt, which keeps LUN 0 for its controller, and LUN 0 with LIO. In
-both every initiator may read and none may write.`,
+		Short: "Write the configuration of tgt and of LIO for the packed root",
+		Long: `Iscsi writes a target for tgtd and commands for targetcli. Use one of them. The disk
+is LUN 1 with tgt, whose controller is LUN 0, and LUN 0 with LIO. With both, every
+initiator can read and none can write.`,
 		Example: `  netroot export iscsi debian12 --server 10.0.0.1
   netroot export iscsi debian12 --server 10.0.0.1 -o /srv/netroot`,
-		Args:              oneArg("label"),
-		ValidArgsFunction: e.completeLabels,
-		RunE: func(_ *cobra.Command, args []string) error {
-			x, err := e.exported(args[0], f)
-			if err != nil {
-				return err
-			}
-			d, err := x.disk(handoff.ISCSI, boot.Elsewhere{LUN: export.TgtLUN})
-			if err != nil {
-				return err
-			}
-			lio, err := x.plan(handoff.ISCSI, boot.Elsewhere{})
-			if err != nil {
-				return err
-			}
-			set, err := export.ISCSI(d, lio.Cmdline)
-			if err != nil {
-				return err
-			}
-			return e.put(x.f, set)
-		},
-	}
-	f.register(cmd, true)
+	}, func(x *exported) error {
+		set, err := x.ISCSI(x.clients)
+		return e.put(x, set, err)
+	})
+	f.registerClients(cmd)
+	return cmd
+}
+
+func exportNFSCmd(e *env) *cobra.Command {
+	var f exportFlags
+	var o publish.NFSOptions
+	cmd := exportVerb(e, &f, &cobra.Command{
+		Use:   "nfs LABEL",
+		Short: "Write an entry of exports.d for a label's tree",
+		Long: `Nfs writes an entry for the kernel's NFS server. It exports the label's tree
+read-only to the networks of --clients or of the configuration. The tree of a label
+with "rw: true" is exported to one node, which can write to it.
+
+With root_squash, the default, the server treats a node's root as nobody. Nodes then
+cannot read files that only root can read, such as /etc/shadow; the export lists
+them. --no-root-squash gives access to them.
+
+With --packed it exports the directory of packed roots, and nodes mount a packed
+root as a file (transport nfs-image). The owners and modes in it are the node's own.`,
+		Example: `  netroot export nfs debian12 --server 10.0.0.1 --clients 10.0.0.0/24
+  netroot export nfs debian12 --server 10.0.0.1 --clients 10.0.0.0/24 -o /srv/netroot
+  netroot export nfs debian12 --server 10.0.0.1 --clients 10.0.0.0/24 --packed -o /srv/netroot`,
+	}, func(x *exported) error {
+		o.Clients = x.clients
+		set, err := x.NFS(o)
+		return e.put(x, set, err)
+	})
+	f.registerClients(cmd)
+	cmd.Flags().BoolVar(&o.Packed, "packed", false, "export the packed root as a file instead of the tree")
+	cmd.Flags().BoolVar(&o.NoSquash, "no-root-squash", false, "let a node's root read files that only root can read")
+	cmd.Flags().BoolVar(&o.AnyPort, "for-vm", false, "accept ports above 1023 (insecure), as machines behind qemu's user network use them")
 	return cmd
 }

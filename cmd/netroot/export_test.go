@@ -75,16 +75,16 @@ func TestExportRefuses(t *testing.T) {
 	dir, im := exportSite(t)
 	must(t, os.MkdirAll(filepath.Join(dir, "taken"), 0o755), os.WriteFile(filepath.Join(dir, "taken", im.Name()+".squashfs"), []byte("else"), 0o644))
 	for args, want := range map[string]string{
-		"nbd tiny":                   "nodes must be told where the server is: --server ADDRESS, or servers: [ADDRESS]",
+		"nbd tiny":                   "the address of the server is not known: give --server ADDRESS, or servers: [ADDRESS]",
 		"nbd tyni --server 10.0.0.1": `no such image: tyni; did you mean "tiny"?`,
 		"nbd tiny --server a/b":      `"a/b" is not a host name`,
 		"nbd tiny --server 10.0.0.1 --clients 10.0.0.1/8":         "the address has host bits",
-		"nbd tiny --server 10.0.0.1 -o taken":                     im.Name() + ".squashfs is there and is something else",
+		"nbd tiny --server 10.0.0.1 -o taken":                     im.Name() + ".squashfs exists and is another file",
 		"nfs tiny --server 10.0.0.1":                              "no machine may mount its tree",
-		"dhcp tiny --server boot1":                                "the TFTP server boot1: DHCP tells it as an IPv4 address",
+		"dhcp tiny --server boot1":                                "the TFTP server boot1: DHCP names it by its IPv4 address",
 		"dhcp tiny --server 10.0.0.1 --loader grub":               "--loader grub: there are ipxe and pxelinux",
-		"pxelinux tiny --server 10.0.0.1 --site":                  "--site wants --transport nbd, iscsi, nfs or nfs-image",
-		"pxelinux tiny --server 10.0.0.1 --site --transport nvme": "--site wants --transport nbd, iscsi, nfs or nfs-image",
+		"pxelinux tiny --server 10.0.0.1 --site":                  "--site requires --transport nbd, iscsi, nfs or nfs-image",
+		"pxelinux tiny --server 10.0.0.1 --site --transport nvme": "--site requires --transport nbd, iscsi, nfs or nfs-image",
 		"nothing tiny": `unknown command "nothing"`,
 	} {
 		cmd := netroot(t, dir, append([]string{"export"}, strings.Fields(args)...)...)

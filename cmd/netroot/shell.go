@@ -1,13 +1,7 @@
 package main
 
 import (
-	"io"
-	"os"
-	"os/signal"
-	"syscall"
-
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"netroot/internal/build"
 	"netroot/internal/sandbox"
@@ -18,15 +12,18 @@ func shellCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "shell LABEL",
 		Short: "Open a shell inside a label's tree",
-		Long: `Shell opens a shell inside the tree of a label, in the way %post is run: as root,
-with /proc, /sys, /dev and /tmp of its own, the network of this host, and nothing
-of this host's files but what --bind shows. A write to /etc/hosts is one to the
-tree's. The shell is the tree's bash, or else its sh.
+		Long: `Shell opens a shell inside the tree of a label, in the same way as %post runs: as
+root, with its own /proc, /sys, /dev and /tmp, with the network of this host, and
+with the files of this host that --bind names. A write to /etc/hosts changes the
+tree's file. The shell is the tree's bash, or its sh if there is no bash.
 
-What is changed stays in the tree, and comes to machines with the next image:
-"netroot build --update LABEL" makes one. At the end it is said whether the tree
-still is what its image was made of. No build, and no other shell, gets at the
-tree meanwhile. The exit status is the shell's.`,
+Changes stay in the tree. Machines get them with the next image, which "netroot
+build --update LABEL" makes. When the shell ends, netroot tells whether the tree
+still is what its image was made of. No build and no other shell can use the tree
+at the same time.
+
+Exit status: that of the shell, 128 and the signal's number if a signal ended it, 1
+if the shell could not be started, 2 usage or configuration.`,
 		Example: `  netroot shell debian12
   netroot shell debian12 --bind ~/packages:/mnt:ro
   echo 'passwd -l root' | netroot shell debian12`,
@@ -48,37 +45,4 @@ tree meanwhile. The exit status is the shell's.`,
 // others', and keeps the history of commands out of the tree.
 func shellEnviron(name, shell string) []string {
 	return []string{"SHELL=" + shell, "debian_chroot=" + name, `PS1=(` + name + `) \w \$ `, "HISTFILE=/tmp/.history"}
-}
-
-// foreground reports whether stdin is a terminal of which we are the foreground.
-func foreground(stdin io.Reader) (fd int, ok bool) {
-	f, ok := stdin.(*os.File)
-	if !ok {
-		return 0, false
-	}
-	group, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
-	return int(f.Fd()), err == nil && group == unix.Getpgrp()
-}
-
-// keepTerminal notes the modes of a terminal that we are the foreground of. The
-// function it returns sets both back: a command that was killed leaves raw
-// modes, and a shell in a pid namespace of its own its dead group.
-func keepTerminal(stdin io.Reader) (restore func()) {
-	fd, ok := foreground(stdin)
-	if !ok {
-		return func() {} // no terminal, or another's
-	}
-	modes, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	if err != nil {
-		return func() {}
-	}
-	group := unix.Getpgrp()
-	return func() {
-		// Who is in the background is stopped for setting it, unless this signal is ignored: tcsetpgrp(3).
-		signal.Ignore(syscall.SIGTTOU)
-		defer signal.Reset(syscall.SIGTTOU)
-		// A terminal that is gone needs no setting.
-		_ = unix.IoctlSetPointerInt(fd, unix.TIOCSPGRP, group)
-		_ = unix.IoctlSetTermios(fd, unix.TCSETS, modes)
-	}
 }

@@ -240,7 +240,7 @@ func TestExecOnTerminal(t *testing.T) {
 	running(t, "608.25", 1)
 	term.send(t, "\x03")
 	term.expect(t, "mine")
-	term.expect(t, "netroot: nothing was noted down")
+	term.expect(t, "netroot: the build of the tree of tiny left no record")
 	if err := cmd.Wait(); err == nil || err.Error() != "exit status 4" {
 		t.Errorf("ended with %v", err)
 	}

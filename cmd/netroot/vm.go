@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"netroot/internal/serve"
 	"netroot/internal/site"
 	"netroot/internal/store"
+	"netroot/internal/trial"
 	"netroot/internal/vm"
 )
 
@@ -37,17 +39,20 @@ func vmCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vm LABEL[@ID]",
 		Short: "Boot an image diskless in a qemu machine",
-		Long: `Vm boots an image the way a real machine does: its firmware starts iPXE from the
+		Long: `Vm boots an image the way a real machine does: the firmware starts iPXE from the
 network card, iPXE fetches script, kernel and initramfs over HTTP, and the root
-comes over the label's transport. It needs no root and no set-up: qemu's user network is the DHCP
-server, and ours run inside this command.
+comes over the label's transport. Vm requires neither root nor a set-up: qemu's
+user network is the DHCP server, and netroot's servers run inside this command.
 
 The machine's serial console is this terminal; Ctrl-C ends the machine. Port 22 is
-reached at 127.0.0.1:2222. A key made for the run lets you in as root; it comes
-to the machine in a layer, never in an image.
+127.0.0.1:2222. You log in as root with a key that is made for the run; a layer
+brings it to the machine, and no image ever has it.
 
-KVM is used where it can boot a kernel, which is tried once; else the processor
-is emulated, which is slower by far.`,
+KVM is used where it can boot a kernel, which is tested once. Otherwise qemu
+emulates the processor, which is much slower.
+
+Exit status: 0 the machine ended, 1 a failure, 2 usage or configuration; with --run
+the exit status of the command.`,
 		Example: `  netroot vm debian12
   netroot vm debian12 --run 'findmnt /; systemctl is-system-running --wait'
   netroot vm debian12 --set-key ~/.ssh/id_ed25519.pub --serial console.log
@@ -67,17 +72,17 @@ is emulated, which is slower by far.`,
 	fl.StringVar(&f.run, "run", "", "boot, run `command` as root by ssh, power off, and exit with its status")
 	fl.Uint16Var(&f.sshPort, "ssh-port", 2222, "`port` of 127.0.0.1 that leads to the machine's 22; 0 takes a free one")
 	fl.StringVar(&f.serial, "serial", "", "write the serial console to `file` instead of this terminal")
-	fl.StringVar(&f.key, "set-key", "", "let the owner of this key `file`, public or private, log in (default: a key made for the run)")
+	fl.StringVar(&f.key, "set-key", "", "let the owner of this key `file`, public or private, log in (default: a key that is made for the run)")
 	fl.StringVar(&f.memory, "mem", "2G", "`size` of the machine's memory")
 	fl.StringVar(&f.firmware, "firmware", "bios", "`bios` or uefi")
 	fl.StringVar(&f.accel, "accel", "auto", "`auto`, kvm or tcg")
 	fl.StringVar(&f.transport, "transport", "", "nvme, nbd, iscsi, nfs-image, nfs or http (default: the label's `transport`)")
 	fl.StringVar(&f.initramfs, "initramfs", "", "netroot or dracut (default: the label's `initramfs`)")
-	fl.StringVar(&f.pack, "pack", "", "take the label's newest image that is packed as `format`: squashfs, erofs or erofs-uncompressed")
-	fl.StringVar(&f.server, "server", "", "take the root from the transport's server at this `address` of this host, or, with \"kernel\", from a site's own kind of server, started for the run: nbd-server, tgtd, or the kernel's NFS server in a second machine")
-	fl.BoolVar(&f.rw, "rw", false, "have the machine write to the label's tree itself, by NFS, instead of to memory")
+	fl.StringVar(&f.pack, "pack", "", "boot the label's newest image that is packed as `format`: squashfs, erofs or erofs-uncompressed")
+	fl.StringVar(&f.server, "server", "", "take the root from the server of the transport at this `address` of this host or, with \"kernel\", from a server that is started for the run: nbd-server, tgtd, or the kernel's NFS server in a second machine")
+	fl.BoolVar(&f.rw, "rw", false, "let the machine write to the label's tree over NFS, instead of to memory")
 	f.layers.register(fl)
-	fl.BoolVar(&f.debug, "debug", false, "have the initramfs say everything and offer a shell when it fails, keep the serial console in a file, and show what is served")
+	fl.BoolVar(&f.debug, "debug", false, "make the initramfs print everything and start a shell when it fails, keep the serial console in a file, and log what is served")
 	return cmd
 }
 
@@ -107,36 +112,28 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r, err := f.request(cfg, im)
+	o, err := e.trial(cfg, s, im, f)
 	if err != nil {
 		return err
 	}
-	sc := serve.Config{Store: s, Site: cfg, Default: im.Name()}
-	if f.server == kernelServer {
-		own, err := e.startSite(ctx, cfg, im, r, mc.Accel)
-		if err != nil {
-			return err
-		}
-		defer own.Close()
-		r.Add.Transport, r.Add.Elsewhere = own.transport, own.elsewhere
-		sc.Ports = boot.SamePort(own.port, own.transport)
-	}
-	server, url, err := e.vmServer(sc, im, f, key, r)
+	o.Key, o.Accel = key, mc.Accel
+	server, err := trial.Start(ctx, o)
 	if err != nil {
-		return err
+		return optionUsage(noLayers(err))
 	}
+	defer server.Close()
 	served := make(chan error, 1)
 	go func() { served <- server.Run(ctx) }()
 	defer func() { cancel(); <-served }()
 
-	mc.Bootfile = url
+	mc.Bootfile = server.Script
 	mc.Message = func(text string) { fmt.Fprintln(e.stderr, "netroot: "+text) }
 	if kernel, ok, err := im.Blob(store.RoleKernel); err == nil && ok {
 		mc.Kernel = kernel.Path()
 		kernel.Close()
 	}
 	if f.serial == "" && (f.debug || known(cfg, im.Label).Debug) {
-		if mc.SerialLog, err = debugLog(cfg, im.Label); err != nil {
+		if mc.SerialLog, err = trial.Log(cfg, im.Label); err != nil {
 			return err
 		}
 		fmt.Fprintf(e.stderr, "netroot: what the serial console says is kept in %s\n", mc.SerialLog)
@@ -199,11 +196,19 @@ func (f vmFlags) sshKey() (vm.Key, error) {
 	return key, err
 }
 
-// request asks for the machine's boot as label and flags say.
-func (f vmFlags) request(cfg *site.Site, im *store.Image) (site.Request, error) {
+// trial is what label and flags say about the machine's boot and its servers.
+func (e *env) trial(cfg *site.Site, s *store.Store, im *store.Image, f vmFlags) (trial.Options, error) {
+	o := trial.Options{
+		Site: cfg, Store: s, Image: im, Server: f.server, Log: slog.New(slog.DiscardHandler),
+		NFSKey: func() ([32]byte, error) { return nfsKey(cfg.State) },
+		Say:    func(text string) { fmt.Fprintln(e.stderr, "netroot: "+text) },
+	}
+	if f.debug {
+		o.Log = e.logger(slog.LevelInfo)
+	}
 	add, err := additions(f.transport, f.initramfs, f.layers)
 	if err != nil {
-		return site.Request{}, err
+		return o, err
 	}
 	add.Console = []string{"ttyS0,115200"}
 	if vm.HasDisplay(known(cfg, im.Label).Qemu) {
@@ -212,9 +217,11 @@ func (f vmFlags) request(cfg *site.Site, im *store.Image) (site.Request, error) 
 	// On a busy host an emulated processor may miss the ticks by which the kernel tests its timer, and then it panics
 	// (arch/x86/kernel/apic/io_apic.c, check_timer). KVM's guests leave the test out by themselves.
 	add.Cmdline = []string{"no_timer_check"}
-	add.Alone = f.server == "" || f.server == kernelServer // the label's others know nothing of our ports
+	add.Alone = f.server == "" || f.server == trial.KernelServer // the label's other servers have other ports
 	add.Debug, add.RW = f.debug, f.rw
-	return site.Request{Image: serve.Facts(im), Label: im.Label, Add: add}, nil
+	o.Layers = e.layerFolder(cfg, o.Log)
+	o.Request = site.Request{Image: serve.Facts(im), Label: im.Label, Layers: o.Layers, Add: add}
+	return o, e.tellLayers(cfg, o.Layers, o.Request)
 }
 
 // known is the label of that name, or one with every default.

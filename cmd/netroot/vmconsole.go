@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"netroot/internal/site"
 	"netroot/internal/term"
 	"netroot/internal/vm"
 )
@@ -74,22 +73,4 @@ func (e *env) tellLogin(m *vm.Machine, key vm.Key, f vmFlags) (forget func(), er
 	fmt.Fprintf(e.stderr, "netroot: log in with: ssh -p %d%s -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1\n", m.SSHPort, identity)
 	fmt.Fprintln(e.stderr, "netroot: Ctrl-C ends the machine")
 	return forget, nil
-}
-
-// debugLog makes the file that keeps the serial console of a label's machine: with
-// the logs of builds, or, for those who may not write there, a temporary one.
-func debugLog(cfg *site.Site, label string) (path string, err error) {
-	name := "vm-" + label + ".log"
-	if os.MkdirAll(cfg.Logs(), 0o755) == nil {
-		path = filepath.Join(cfg.Logs(), name)
-		f, err := os.Create(path)
-		if err == nil {
-			return path, f.Close()
-		}
-	}
-	f, err := os.CreateTemp("", "netroot-*-"+name)
-	if err != nil {
-		return "", err
-	}
-	return f.Name(), f.Close()
 }
