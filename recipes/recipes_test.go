@@ -1,8 +1,8 @@
-// Package recipes_test checks the ready recipes and the labels of the example configuration: a label
-// builds every recipe, the recipe's scripts are valid shell, and its comment describes each build
-// argument without a default. It does not build the recipes. test/bootvm builds and boots debian12,
-// and builds rocky9, rocky9-hpcnode, fedora and centos7 from packages made for the test; the other
-// recipes are only built by hand, from the mirrors of their distributions.
+// Package recipes_test checks the ready recipes and the labels of the example configuration: a
+// label builds every recipe, the recipe's scripts are valid shell, and its comment describes each
+// build argument without a default. It does not build the recipes. test/bootvm builds and boots
+// debian12, and builds rocky9, rocky9-hpcnode, fedora and centos7 from packages made for the test;
+// the other recipes are only built by hand, from the mirrors of their distributions.
 package recipes_test
 
 import (
@@ -67,8 +67,8 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// read parses a recipe with its label's arguments and those of asked that it requires. The comment of
-// the recipe must describe each of the latter.
+// read parses a recipe with its label's arguments and those of asked that it requires. The comment
+// of the recipe must describe each of the latter.
 func read(t *testing.T, file string, args map[string]string) *recipe.Recipe {
 	t.Helper()
 	src, err := os.ReadFile(file)

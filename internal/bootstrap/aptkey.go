@@ -84,7 +84,8 @@ func fromBase64(armored string) ([]byte, error) {
 	var b strings.Builder
 	for line := range strings.Lines(armored) {
 		line = strings.TrimSpace(line)
-		if strings.Contains(line, ":") || strings.HasPrefix(line, "=") { // a header or the checksum
+		// Skip headers and the checksum.
+		if strings.Contains(line, ":") || strings.HasPrefix(line, "=") {
 			continue
 		}
 		b.WriteString(line)

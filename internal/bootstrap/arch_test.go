@@ -120,7 +120,8 @@ func TestArch(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		j := job(t, "Bootstrap: arch\nConfURL: conf\nMirrorURL: "+server.URL+"\n"+tc.header)
-		cache := t.TempDir() // the packages must not enter the host's cache, which pacstrap -c uses
+		// The packages must not enter the host's cache, which pacstrap -c uses.
+		cache := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(j.Dir, "conf"), []byte("[options]\nCacheDir = "+cache+"\nArchitecture = auto\nSigLevel = Never\n[core]\nInclude = /etc/pacman.d/mirrorlist\n"), 0o644))
 		j.Log = &out
 		err := runAgent(t, j)

@@ -250,7 +250,8 @@ func (l *lineLog) Write(p []byte) (int, error) {
 
 func (l *lineLog) flush() {
 	if len(l.part) > 0 {
-		_ = l.line(append(l.part, '\n')) // the tool has ended: its exit status is the better error
+		// The tool has ended: its exit status is the better error.
+		_ = l.line(append(l.part, '\n'))
 		l.part = nil
 	}
 }

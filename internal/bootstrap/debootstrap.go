@@ -104,7 +104,8 @@ func (d debian) mmdebstrap(ctx context.Context, j Job, settings []setting) error
 			return err
 		}
 		defer os.RemoveAll(dir)
-		mirror = filepath.Join(dir, "host.sources") // mmdebstrap gives the file this name in the Tree, after a number
+		// mmdebstrap gives the file this name in the Tree, after a number.
+		mirror = filepath.Join(dir, "host.sources")
 		if err := os.WriteFile(mirror, []byte(render(d.sources)), 0o644); err != nil {
 			return err
 		}
@@ -124,7 +125,9 @@ func (d debian) mmdebstrapArgs(mirror string, settings []setting, empty bool) []
 	if len(d.include) > 0 {
 		argv = append(argv, "--include="+strings.Join(d.include, ","))
 	}
-	if d.keyring != "" { // the directory is for Dir::Etc::TrustedParts; without it mmdebstrap adds Debian's key for Debian's suites
+	// The directory is for Dir::Etc::TrustedParts; without it mmdebstrap adds Debian's key for
+	// Debian's suites.
+	if d.keyring != "" {
 		argv = append(argv, "--keyring="+filepath.Dir(d.keyring), "--keyring="+d.keyring, "--skip=check/signed-by")
 	}
 	for _, s := range settings {

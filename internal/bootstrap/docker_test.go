@@ -301,7 +301,8 @@ func TestDockerCredentials(t *testing.T) {
 				t.Setenv(unset, "")
 			}
 			t.Setenv("HOME", home)
-			t.Setenv("DOCKER_CONFIG", filepath.Join(home, ".docker")) // Docker's library keeps the first HOME that it reads
+			// Docker's library keeps the first HOME that it reads.
+			t.Setenv("DOCKER_CONFIG", filepath.Join(home, ".docker"))
 			if tc.file != "" {
 				path := filepath.Join(home, tc.file)
 				must(t, os.MkdirAll(filepath.Dir(path), 0o700))

@@ -58,7 +58,8 @@ func (j Job) fileAndName() (file, called string, err error) {
 	}
 	file = j.absolute(from)
 	_, err = os.Stat(file)
-	for i := 0; err != nil && i < len(from); i++ { // take the shortest path that exists, because names contain colons too
+	// Take the shortest path that exists, because names contain colons too.
+	for i := 0; err != nil && i < len(from); i++ {
 		if from[i] != ':' || i == 0 {
 			continue
 		}

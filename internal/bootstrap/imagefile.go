@@ -139,7 +139,8 @@ func (j Job) unsquash(ctx context.Context, file *os.File, at packedRoot) error {
 // hasOffset reports whether unsquashfs has the option for an offset, which it has since version 4.4
 // (EL 8's is older).
 func hasOffset(ctx context.Context, prog string) bool {
-	help, _ := exec.CommandContext(ctx, prog).CombinedOutput() // without arguments it fails and prints its options on stderr
+	// Without arguments it fails and prints its options on stderr.
+	help, _ := exec.CommandContext(ctx, prog).CombinedOutput()
 	return strings.Contains(string(help), "-offset") || strings.Contains(string(help), "-o[ffset]")
 }
 

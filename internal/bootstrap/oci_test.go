@@ -103,12 +103,13 @@ func TestLayoutsAndArchives(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 
 	for header, want := range map[string]string{
-		"oci\nFrom: one":                           "",
-		"oci\nFrom: oci://one":                     "",
-		"oci\nFrom: many:a:1":                      "",
-		"oci\nFrom: many:all":                      "",
-		"oci\nFrom: " + at("one"):                  "",
-		"oci\nFrom: many@" + digest.String():       "From: stat ", // a digest follows a colon, like a name
+		"oci\nFrom: one":          "",
+		"oci\nFrom: oci://one":    "",
+		"oci\nFrom: many:a:1":     "",
+		"oci\nFrom: many:all":     "",
+		"oci\nFrom: " + at("one"): "",
+		// A digest follows a colon, like a name.
+		"oci\nFrom: many@" + digest.String():       "From: stat ",
 		"oci\nFrom: many:" + digest.String():       "",
 		"oci\nFrom: many:b":                        "the image is for linux/mips64",
 		"oci\nFrom: many:c":                        `no image "c": use one of `,

@@ -13,10 +13,11 @@ import (
 // header, a table of descriptors and the objects they describe. Numbers are little-endian and
 // nothing is padded:
 //
-//	header       0 launch[32]  32 magic[10]  42 version[3]  45 arch[3]  48 id[16]  64 created  72 modified
-//	             80 descriptors free  88 in all  96 their offset  104 their length  112 data offset  120 its length
-//	descriptor   0 type int32  4 used byte  5 id  9 group  13 link  17 offset int64  25 size int64  33 padded size
-//	             41 four times int64  73 name[128]  201 extra[384]
+//	header       0 launch[32]  32 magic[10]  42 version[3]  45 arch[3]  48 id[16]  64 created
+//	             72 modified  80 free descriptors  88 all descriptors  96 offset of descriptors
+//	             104 length of descriptors  112 offset of data  120 length of data
+//	descriptor   0 type int32  4 used byte  5 id  9 group  13 link  17 offset int64
+//	             25 size int64  33 padded size  41 four times int64  73 name[128]  201 extra[384]
 //	extra        of a partition: 0 file system int32  4 kind int32  8 arch[3]
 const (
 	sifMagic          = "SIF_MAGIC\x00"

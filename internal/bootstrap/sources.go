@@ -198,7 +198,8 @@ func forSuite(all []source, host, suite string) []source {
 }
 
 func renamed(all []source, from, to string) []source {
-	rolling := slices.Contains([]string{"sid", "unstable", "experimental"}, to) // these have no -updates and -security
+	// These have no -updates and -security.
+	rolling := slices.Contains([]string{"sid", "unstable", "experimental"}, to)
 	var out []source
 	plain := false
 	for _, s := range all {

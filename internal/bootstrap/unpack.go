@@ -29,7 +29,8 @@ func unpack(root *os.Root, r io.Reader, want v1.Hash) error {
 	if err := layer.Apply(root, newChangeset(root, r)); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, r); err != nil { // the digest also covers bytes after the archive's end mark
+	// The digest also covers bytes after the archive's end mark.
+	if _, err := io.Copy(io.Discard, r); err != nil {
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); want.Algorithm != "sha256" || got != want.Hex {

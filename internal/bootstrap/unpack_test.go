@@ -171,7 +171,7 @@ func TestUnpackStaysInside(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		files []file
-		want  string // part of the error; empty: the layer is harmless and writes to a place inside
+		want  string // part of the error; empty: the layer stays inside
 	}{
 		{"dots", []file{{name: "../outside/f", body: "x"}}, `entry "../outside/f": has ".." in its name`},
 		{"dots in between", []file{{name: "a/../../outside/f", body: "x"}}, `has ".." in its name`},
@@ -339,7 +339,8 @@ func FuzzUnpack(f *testing.F) {
 		if names, _ := os.ReadDir(dir); len(names) != 2 {
 			t.Errorf("beside the tree: %v", names)
 		}
-		_ = filepath.WalkDir(tree, func(p string, d fs.DirEntry, _ error) error { // so that TempDir can be removed without root
+		// This lets TempDir be removed without root.
+		_ = filepath.WalkDir(tree, func(p string, d fs.DirEntry, _ error) error {
 			if d != nil && d.IsDir() {
 				_ = os.Chmod(p, 0o755)
 			}

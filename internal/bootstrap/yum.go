@@ -69,7 +69,8 @@ func forgetDNF(tree string) error {
 		return err
 	}
 	defer root.Close()
-	names := []string{rpmCache, "var/cache/libdnf5"} // dnf 5 has a separate setting for its cache
+	// dnf 5 has a separate setting for its cache.
+	names := []string{rpmCache, "var/cache/libdnf5"}
 	for _, log := range []string{"dnf.log", "dnf.librepo.log", "dnf.rpm.log", "dnf5.log", "hawkey.log", "yum.log"} {
 		names = append(names, "var/log/"+log)
 	}

@@ -82,7 +82,8 @@ func TestZypper(t *testing.T) {
 	needTool(t, "zypper")
 	packages := rpmRepository(t)
 	conf := filepath.Join(t.TempDir(), "zypp.conf")
-	must(t, os.WriteFile(conf, []byte("[main]\ngpgcheck = off\n"), 0o644)) // the packages are not signed
+	// The packages are not signed.
+	must(t, os.WriteFile(conf, []byte("[main]\ngpgcheck = off\n"), 0o644))
 	t.Setenv("TMPDIR", t.TempDir())
 	for _, tc := range []struct{ header, want, log string }{
 		{"OSVersion: 15.6\nMirrorURL: dir:" + packages, "", "1 new package to install."},

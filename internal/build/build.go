@@ -36,18 +36,18 @@ import (
 type Options struct {
 	Label     string         // the image's name in the store
 	Recipe    *recipe.Recipe // parsed
-	Dir       string         // working directory of %pre and %setup; relative names in %files start here
+	Dir       string         // where %pre and %setup run and relative names in %files start
 	Tree      string         // path of the finished tree
 	LogDir    string         // directory of the log, LABEL.log
 	Store     *store.Store
 	Init      string            // path of the static program netroot-init
 	Kernel    string            // kernel release; empty: the newest in the tree
-	Transport handoff.Transport // transport that the image must support; empty: all that the kernel supports
+	Transport handoff.Transport // transport that is required; empty: all of the kernel's
 	Initramfs handoff.Flavour   // handoff.Dracut: also make the initramfs of dracut
-	Strict    bool              // do as Apptainer does where netroot differs (list in docs/recipe.md)
+	Strict    bool              // do as Apptainer does (docs/recipe.md)
 	Sections  Sections          // sections to run; empty: all
 	NoTest    bool              // do not run %test
-	Update    bool              // start from the existing tree; if the recipe is the same, only pack it
+	Update    bool              // start from the existing tree; same recipe: only pack it
 	// Force replaces a directory that is not a tree or is in use, replaces labels and help with
 	// the recipe's, and updates even if the recipe is the same.
 	Force   bool
@@ -146,7 +146,7 @@ type builder struct {
 	created time.Time
 	states
 
-	dracutTransports []handoff.Transport // transports that the initramfs of dracut supports; set once it is made
+	dracutTransports []handoff.Transport // supported by dracut's initramfs, once made
 }
 
 func (b *builder) run(ctx context.Context) (*store.Image, error) {

@@ -7,7 +7,7 @@ import (
 
 // namespace is a set of directories in which patterns are matched.
 type namespace interface {
-	names(dir string) []string // names in a directory, sorted; empty if the directory cannot be read
+	names(dir string) []string // sorted; empty if the directory cannot be read
 	exists(name string) bool
 }
 

@@ -36,7 +36,8 @@ func packages(ctx context.Context, tree string) ([]string, error) {
 	local, err := layer.Resolve(root, pacmanLocal)
 	if err == nil {
 		if list, err := pacmanPackages(root, local); list != nil || err != nil {
-			return list, err // pacman may be installed with an empty database on another distribution
+			// pacman may be installed with an empty database on another distribution.
+			return list, err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -22,7 +22,9 @@ func TestReproducible(t *testing.T) {
 	days := 0
 	parts := func(adjust func(*Options)) map[string]string {
 		t.Helper()
-		days++ // age in days of the host's files for this build; the files of the tree are new each time
+		// Age in days of the host's files for this build; the files of the tree are new
+		// each time.
+		days++
 		day := time.Now().AddDate(0, 0, -days)
 		must(t, os.Chtimes(filepath.Join(s.dir, "kernel/boot/vmlinuz-"+release), day, day))
 		got := map[string]string{}

@@ -37,7 +37,8 @@ func reused(r *Result) string {
 
 // TestBootstrapKept counts the requests of the agent to a server.
 func TestBootstrapKept(t *testing.T) {
-	t.Setenv("SOURCE_DATE_EPOCH", "1700000000") // the trees that are compared contain the time of the build
+	// The trees that are compared contain the time of the build.
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
 	s := newSite(t)
 	onlyBootstrap := func(o *Options) { o.keepAfter = time.Hour }
 	asked := 0

@@ -21,7 +21,7 @@ const worthKeeping = time.Second
 
 // states records, for each stage of a build, which work is not needed.
 type states struct {
-	keys     []cache.Key     // key of each stage's state before %post; empty if it cannot be known
+	keys     []cache.Key     // of each stage's state before %post; empty: unknown
 	restored []bool          // the state before %post was restored
 	idle     []bool          // no other stage takes files from it any more
 	took     []time.Duration // time spent on the stage
@@ -174,7 +174,8 @@ func (b *builder) filesKey(ctx context.Context, st *recipe.Stage) ([]string, err
 	for _, e := range entries {
 		matches, err := src.find(e.Src)
 		if err != nil {
-			continue // the step that copies the file reports the error, and no state is kept
+			// The step that copies the file reports the error, and no state is kept.
+			continue
 		}
 		for _, m := range matches {
 			digest, err := cache.Content(ctx, m.file)
@@ -193,7 +194,8 @@ func sectionTexts(st *recipe.Stage, wanted func(name string) bool) []string {
 	var out []string
 	for _, s := range st.Sections {
 		if wanted(s.Name) {
-			text, _ := json.Marshal([]string{s.Name, s.Args, s.Body}) // strings cannot fail
+			// Marshalling strings cannot fail.
+			text, _ := json.Marshal([]string{s.Name, s.Args, s.Body})
 			out = append(out, string(text))
 		}
 	}

@@ -50,7 +50,8 @@ func openWorkspace(tree, label string, force bool) (*workspace, error) {
 }
 
 func (w *workspace) makeDir(parent string) (string, error) {
-	real, err := filepath.EvalSymlinks(parent) // the sources of files are compared with the resolved path
+	// The sources of files are compared with the resolved path.
+	real, err := filepath.EvalSymlinks(parent)
 	if err != nil {
 		return "", err
 	}

@@ -36,7 +36,8 @@ func TestWorkspace(t *testing.T) {
 		t.Errorf("a second build: %v; want %q", err, want)
 	}
 
-	for i, text := range []string{"first", "second"} { // the first takes an empty place, the second the place of an old tree
+	// The first takes an empty place, the second the place of an old tree.
+	for i, text := range []string{"first", "second"} {
 		stage := filepath.Join(w.dir, fmt.Sprint("stage", i))
 		lay(t, stage, map[string]string{"f": text})
 		must(t, w.publish(stage))

@@ -3,7 +3,7 @@
 // determines the state. The caller knows what that is.
 //
 //	<64 hex digits>/tree/       the snapshot
-//	<64 hex digits>/meta.json   what it is ([Meta]); its time says when the snapshot was last used
+//	<64 hex digits>/meta.json   description ([Meta]); its time is the time of last use
 //	.new-*, .old-*              a snapshot that is being made, or removed
 //
 // A snapshot is a directory that is copied in and out with cp(1): by reference if the file system
@@ -68,17 +68,18 @@ func New(dir string, opt Options) *Cache {
 type Meta struct {
 	What    string        `json:"what"`            // for messages: "debootstrap bookworm"
 	Label   string        `json:"label,omitempty"` // label of the build that made it
-	Took    time.Duration `json:"took"`            // time to make the state, which a restore saves
+	Took    time.Duration `json:"took"`            // to make the state; a restore saves it
 	Created time.Time     `json:"created"`         // set by Save
 	Size    int64         `json:"size"`            // bytes on disk; set by Save
 }
 
 const (
-	treeName   = "tree"
-	metaName   = "meta.json"
-	newPrefix  = ".new-"
-	oldPrefix  = ".old-"
-	roomFactor = 2 // a snapshot may take half of the free space, because the build also requires some
+	treeName  = "tree"
+	metaName  = "meta.json"
+	newPrefix = ".new-"
+	oldPrefix = ".old-"
+	// A snapshot may take half of the free space, because the build also requires some.
+	roomFactor = 2
 )
 
 // Save stores a copy of tree under key and replaces an older one. To make room, it removes the

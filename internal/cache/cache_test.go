@@ -451,7 +451,8 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	var half []string
-	for len(half) == 0 && !exists(c.place(NewKey("a"))) { // the process has begun to copy, or has finished
+	// The process has begun to copy, or has finished.
+	for len(half) == 0 && !exists(c.place(NewKey("a"))) {
 		half, _ = filepath.Glob(filepath.Join(c.dir, newPrefix+"*", treeName, "*"))
 	}
 	if len(half) > 0 { // another process works there

@@ -137,7 +137,8 @@ func (d DHCP) dnsmasq(rules []rule) string {
 		case r.ipxe != nil:
 			tags += "tag:!netroot-is-ipxe,"
 		}
-		for _, before := range r.overlapping(rules[:i]) { // dnsmasq does not evaluate its lines in order
+		// dnsmasq does not evaluate its lines in order.
+		for _, before := range r.overlapping(rules[:i]) {
 			tags += "tag:!" + before + ","
 		}
 		server := ""

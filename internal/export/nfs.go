@@ -14,7 +14,7 @@ type Tree struct {
 	Clients  []netip.Prefix // machines that may mount it; at least one
 	RW       bool           // the only node writes to it
 	NoSquash bool           // root of a node is root on the tree, which is required for writing
-	Insecure bool           // accept ports above 1023, which a machine on qemu's user network has
+	Insecure bool           // accept ports above 1023, as of qemu's user network
 	Private  []string       // some of the paths in the tree that only root can read
 	Cmdline  []string       // kernel arguments of the plan that boots from it
 }

@@ -65,7 +65,8 @@ func admin(ctx context.Context, env []string, name string, args ...string) (stri
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // tgt-admin runs tgtadm
+	// tgt-admin runs tgtadm.
+	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	cmd.SysProcAttr = namespaces(0)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -30,7 +30,7 @@ type Guest struct {
 	Modules   []string          // names of modules; their dependencies are added
 	Programs  []string          // names of programs of this host; they are copied to /bin
 	Files     map[string]string // further files by their absolute paths
-	Script    string            // shell script that runs when file systems are mounted and modules are loaded
+	Script    string            // shell script to run after mounting and loading modules
 }
 
 // prologue mounts the file systems that programs expect, loads the modules in the order of their

@@ -14,23 +14,28 @@ import (
 
 // File is a file that differs.
 type File struct {
-	Op      Op       `json:"op"`
-	Path    string   `json:"path"`
-	Old     *Stat    `json:"old,omitempty"`
-	New     *Stat    `json:"new,omitempty"`
-	Differs []string `json:"differs,omitempty"` // for a changed file: "type", "mode", "owner", "target", "device", "link", "xattrs", "content"
+	Op   Op     `json:"op"`
+	Path string `json:"path"`
+	Old  *Stat  `json:"old,omitempty"`
+	New  *Stat  `json:"new,omitempty"`
+	// Differs names the differences of a changed file: "type", "mode", "owner", "target",
+	// "device", "link", "xattrs", "content".
+	Differs []string `json:"differs,omitempty"`
 }
 
 // Stat describes a file without its content.
 type Stat struct {
-	Type   string            `json:"type"` // "file", "directory", "link", "character device", "block device", "pipe", "socket"
-	Mode   string            `json:"mode"` // octal, including the set-user-ID, set-group-ID and sticky bits: "4755"
-	UID    uint32            `json:"uid"`
-	GID    uint32            `json:"gid"`
-	Size   int64             `json:"size,omitempty"`   // in bytes, of a regular file
-	Target string            `json:"target,omitempty"` // target of a symbolic link
-	Device string            `json:"device,omitempty"` // "major:minor"
-	Link   string            `json:"link,omitempty"`   // if the file has several names and this is not the first: the first one
+	// Type is "file", "directory", "link", "character device", "block device", "pipe" or
+	// "socket".
+	Type   string `json:"type"`
+	Mode   string `json:"mode"` // octal with special bits: "4755"
+	UID    uint32 `json:"uid"`
+	GID    uint32 `json:"gid"`
+	Size   int64  `json:"size,omitempty"`   // in bytes, of a regular file
+	Target string `json:"target,omitempty"` // target of a symbolic link
+	Device string `json:"device,omitempty"` // "major:minor"
+	// Link is the first name, if this is a further hard link.
+	Link   string            `json:"link,omitempty"`
 	Xattrs map[string]string `json:"-"`
 }
 

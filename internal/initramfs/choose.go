@@ -83,7 +83,8 @@ func choose(index *kmod.Index, opt Options) (choice, error) {
 		c.base = add(c.base, taken, order)
 	}
 	optional := slices.Clone(virtual)
-	for _, t := range handoff.Transports() { // the init loads those of the transport that it boots over
+	// The init loads those of the transport that it boots over.
+	for _, t := range handoff.Transports() {
 		for _, m := range t.Modules() {
 			optional = append(optional, m.Name)
 		}

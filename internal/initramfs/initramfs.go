@@ -4,7 +4,8 @@
 // There are up to three archives. The kernel unpacks one after the other over the same root, so a
 // boot loader loads those that a machine requires, base first:
 //
-//   - base: init, and the modules of virtual machines, of the transports and of the file systems of a root;
+//   - base: init, and the modules of virtual machines, of the transports and of the file systems
+//     of a root;
 //   - hardware: the drivers of network hardware, and of the hardware through which it is connected;
 //   - firmware: files that those drivers request from the kernel.
 //
@@ -35,12 +36,14 @@ import (
 type Options struct {
 	Tree   string         // root file system that contains the kernel's modules
 	Kernel *kernel.Kernel // a kernel of the tree
-	Init   string         // path of the init, a static program for the architecture of the image
+	Init   string         // path of the init, a static program for the image
 	OutDir string         // directory for the archives; it must exist
 
-	RootFormat string              // file system type of the packed root, "erofs"; empty: squashfs
-	Transports []handoff.Transport // transports that must be supported; modules of other transports are added if the kernel has them
-	Modules    []string            // additional modules to put into base, and to load at every boot
+	RootFormat string // file system type of the root, "erofs"; empty: squashfs
+	// Transports must be supported. Modules of other transports are added if the kernel has
+	// them.
+	Transports []handoff.Transport
+	Modules    []string // additional modules in base, loaded at every boot
 
 	// Reuse, if it is not nil, writes to path an archive that was made before from the same
 	// content (Part.Content), and reports whether it has one. Compressing takes nine tenths of
@@ -60,9 +63,9 @@ type Part struct {
 	Name     string // Base, Hardware or Firmware
 	Path     string // path of the file, in Options.OutDir
 	Size     int64  // bytes
-	Unpacked int64  // bytes before compression: about the memory that it takes until the switch to the root
+	Unpacked int64  // bytes before compression: about the memory it takes at boot
 	Modules  int    // number of modules
-	Content  string // digest of the uncompressed content and of the compression; empty without Options.Reuse
+	Content  string // digest of content and compression; empty without Options.Reuse
 	Reused   bool
 }
 

@@ -10,12 +10,13 @@
 //
 // All files are lines of text; '#' begins a comment line, and blank lines are skipped.
 //
-//   - modules.dep (modules.dep(5)): "path: path path ...", the file of the module and the files that it
-//     requires, relative to the module directory. The list is transitive and must be loaded from its end.
+//   - modules.dep (modules.dep(5)): "path: path path ...", the file of the module and the files
+//     that it requires, relative to the module directory. The list is transitive and must be loaded
+//     from its end.
 //   - modules.alias: "alias PATTERN NAME"; PATTERN is matched with fnmatch(3) without flags.
-//   - modules.softdep: "softdep NAME pre: a b post: c". Each word is the name of a module or an alias
-//     ("crypto-crc32c", "platform:idma64"). Before a root is mounted, only "pre" matters; modprobe and this
-//     package ignore words before "pre:" or "post:", which some kernels write.
+//   - modules.softdep: "softdep NAME pre: a b post: c". Each word is the name of a module or an
+//     alias ("crypto-crc32c", "platform:idma64"). Before a root is mounted, only "pre" matters;
+//     modprobe and this package ignore words before "pre:" or "post:", which some kernels write.
 //   - modules.builtin: one path a line, for the modules that are part of the kernel image.
 //
 // The name of a module is the name of its file without ".ko" and the text after it. In names and

@@ -79,7 +79,9 @@ func TestLoadOrder(t *testing.T) {
 		{"erofs", "crc32c_intel? crc32c_generic? libcrc32c erofs"},
 		{"s1", "s2? s1"},    // s3 requires s1, and lonely requires a missing module
 		{"s3", "s2? s1 s3"}, // s1's softdep on s3 is not a cycle that matters
-		{"s4", "c b? s4"},   // c is both required and preferred, so it is required; words outside pre: are ignored
+		// c is both required and preferred, so it is required; words outside pre: are
+		// ignored.
+		{"s4", "c b? s4"},
 	} {
 		mods, err := x.LoadOrder(c.name)
 		if err != nil {

@@ -40,11 +40,13 @@ func (x *Index) closure(name string, into map[string]bool) {
 
 // walk is one depth-first search through the dependencies.
 type walk struct {
-	x      *Index
-	order  []Module
-	done   map[string]bool // modules already in order
-	failed map[string]bool // modules that cannot be loaded; trying them again as softdeps would take exponential time
-	chain  []string        // from the requested module to the current one
+	x     *Index
+	order []Module
+	done  map[string]bool // modules already in order
+	// failed has the modules that cannot be loaded. Trying them again as softdeps would take
+	// exponential time.
+	failed map[string]bool
+	chain  []string // from the requested module to the current one
 }
 
 func (w *walk) visit(name string) error {

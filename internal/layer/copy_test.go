@@ -30,7 +30,8 @@ func TestCopy(t *testing.T) {
 	os.Link(src+"/base/etc/motd", src+"/base/etc/motd2")
 	os.Mkdir(dir+"/realetc", 0o755)
 	os.Symlink("/realetc", dir+"/etc") // absolute, but inside the root
-	os.Symlink(outside, dir+"/usr")    // leads out of the root on the host, and to a missing file inside
+	// This link leads out of the root on the host, and to a missing file inside.
+	os.Symlink(outside, dir+"/usr")
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -68,7 +68,7 @@ func TestDeletions(t *testing.T) {
 		name, text string
 		tree       list // files that are removed if only files may be
 		server     list // files that are removed if directories may be, too; nil: the same
-		says       list // parts of the reports of the first; also has those of the second, if they differ
+		says       list // parts of the first's reports; also: of the second's
 		also       list
 	}{
 		{name: "a file", text: "/etc/motd\n", tree: list{"etc/motd"}},
@@ -204,7 +204,8 @@ func TestLayerArchiveWithDeletions(t *testing.T) {
 	defer r.Close()
 	archive := archiveOf(t,
 		member{tar.TypeReg, "./" + DeletionList, "", "/etc/motd\n/full\n/etc/new\n/up/secret\nbad\n"},
-		member{tar.TypeReg, "etc/motd", "", "new"}, // added and deleted: deletions come last
+		// This file is added and deleted: deletions come last.
+		member{tar.TypeReg, "etc/motd", "", "new"},
 		member{tar.TypeReg, "etc/new", "", "new"},
 		member{tar.TypeReg, "etc/kept", "", "new"},
 		member{tar.TypeReg, "etc/" + DeletionList, "", "/etc/kept\n"}, // an ordinary file

@@ -62,10 +62,12 @@ type inode struct{ dev, ino uint64 }
 
 type dirReader struct {
 	dir    string // directory to read
-	name   string // name of dir in the archive; empty: dir is the archive's root, which has no entry
+	name   string // name of dir in the archive; empty: its root, without an entry
 	edit   func(*tar.Header)
-	labels bool        // keep SELinux labels, because source and target are on the same machine
-	report func(error) // if not nil, receives the error of a file that cannot be read; the next files follow
+	labels bool // keep SELinux labels, because source and target are on the same machine
+	// report, if it is not nil, receives the error of a file that cannot be read; the next
+	// files follow.
+	report func(error)
 	tw     *tar.Writer
 	links  map[inode]string // first name of each file with several hard links
 }
@@ -130,7 +132,8 @@ func (d *dirReader) header(file, name string, fi fs.FileInfo) (*tar.Header, erro
 		Format: tar.FormatPAX, Name: name, Mode: int64(st.Mode & 0o7777),
 		Uid: int(st.Uid), Gid: int(st.Gid), ModTime: time.Unix(st.Mtim.Unix()),
 	}
-	if !fi.IsDir() && st.Nlink > 1 && name != DeletionList { // the list may be one file that several layers link
+	// The list may be one file that several layers link.
+	if !fi.IsDir() && st.Nlink > 1 && name != DeletionList {
 		key := inode{uint64(st.Dev), st.Ino}
 		if first, ok := d.links[key]; ok {
 			hdr.Typeflag, hdr.Linkname = tar.TypeLink, first

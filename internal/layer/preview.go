@@ -43,7 +43,7 @@ type File struct {
 	Size    int64             // in bytes, of a regular file
 	Target  string            // target of a symbolic link
 	Rdev    uint64            // number of a device
-	Link    string            // if the file has several names and this is not the first: the first one, "/etc/motd"
+	Link    string            // first name, if this is a further hard link: "/etc/motd"
 	Xattrs  map[string]string // by name
 	Sum     [32]byte          // SHA-256 of a regular file that a layer added
 	Content []byte            // content of such a file, if it is at most MaxContent bytes

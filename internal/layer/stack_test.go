@@ -207,7 +207,8 @@ func TestTreeLayers(t *testing.T) {
 type listing map[string]string
 
 func (l listing) add(name string, f *File) {
-	if os.Getuid() != 0 { // files that no layer names belong to root on a node, and to this user here
+	// Files that no layer names belong to root on a node, and to this user here.
+	if os.Getuid() != 0 {
 		f.UID, f.GID = 0, 0
 	}
 	l[name] = fmt.Sprintf("%o %d:%d %d %s %d %q", f.Mode, f.UID, f.GID, f.Size, f.Target, f.Rdev, f.Xattrs)

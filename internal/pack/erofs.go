@@ -21,7 +21,8 @@ type ErofsOptions struct {
 	Compressor string // lz4hc, zstd or none; empty: none
 	Level      int    // of the compressor (lz4hc 1-12, zstd 1-22); 0: default of mkfs.erofs
 	Kernel     Linux  // oldest kernel that must read the image; zero: every kernel since 5.4
-	Name       string // name from which the UUID of the file system is made; the same name gives the same UUID
+	// Name determines the UUID of the file system: the same name gives the same UUID.
+	Name string
 
 	Progress func(percent int) // called with rising numbers while files are packed; may be nil
 }

@@ -13,10 +13,11 @@ type Method string
 
 // These are the methods.
 const (
-	Auto         Method = "auto" // squashfs: docs/transports.md has the measurements
-	AsSquashfs   Method = "squashfs"
-	AsErofs      Method = "erofs"              // compressed
-	AsErofsPlain Method = "erofs-uncompressed" // for fast networks, where unpacking takes longer than fetching
+	Auto       Method = "auto" // squashfs: docs/transports.md has the measurements
+	AsSquashfs Method = "squashfs"
+	AsErofs    Method = "erofs" // compressed
+	// AsErofsPlain is for fast networks, where unpacking takes longer than fetching.
+	AsErofsPlain Method = "erofs-uncompressed"
 )
 
 // Methods returns all methods.

@@ -18,8 +18,10 @@ import (
 
 // Result describes a packed image.
 type Result struct {
-	Size     int64    // size of the image in bytes
-	Warnings []string // messages of the packer, each once, for example about attributes that the format cannot store
+	Size int64 // size of the image in bytes
+	// Warnings are messages of the packer, each once, for example about attributes that the
+	// format cannot store.
+	Warnings []string
 }
 
 // program is an external packer.

@@ -29,11 +29,13 @@ var emptied = []string{"proc", "sys", "dev", "run", "tmp"}
 
 // SquashfsOptions describe how a tree is packed. The zero value means the defaults.
 type SquashfsOptions struct {
-	Compressor string   // zstd, xz or gzip; empty: gzip, which every kernel can read
-	Level      int      // of zstd (1-22) and gzip (1-9); 0: DefaultZstdLevel for zstd, and 9 for gzip
-	BlockSize  int      // bytes, a power of two from 4 KiB to 1 MiB; 0: DefaultBlockSize
-	Processors int      // number to use; 0: all
-	Exclude    []string // further paths below the tree to leave out; *, ? and [] as in the shell; they do not match slashes
+	Compressor string // zstd, xz or gzip; empty: gzip, which every kernel can read
+	Level      int    // of zstd (1-22) or gzip (1-9); 0: DefaultZstdLevel or 9
+	BlockSize  int    // bytes, a power of two from 4 KiB to 1 MiB; 0: DefaultBlockSize
+	Processors int    // number to use; 0: all
+	// Exclude has further paths below the tree to leave out. *, ? and [] are those of the
+	// shell, and do not match slashes.
+	Exclude []string
 
 	Progress func(percent int) // called with rising numbers while files are packed; may be nil
 }
@@ -127,7 +129,8 @@ func squashfsError(lines []string) error {
 			return errors.New(line)
 		}
 	}
-	return fmt.Errorf("mksquashfs: %s", strings.Join(lines[max(0, len(lines)-3):], "; ")) // warnings come first
+	// Warnings come first.
+	return fmt.Errorf("mksquashfs: %s", strings.Join(lines[max(0, len(lines)-3):], "; "))
 }
 
 // percentReader finds the numbers in the progress bar that mksquashfs draws repeatedly on one line:

@@ -2,9 +2,9 @@
 // loader, kernels and initramfs files whose names contain the image's id, and one entry for each
 // label.
 //
-//	pxelinux.0 ldlinux.c32          the loader, of the host's packages (lpxelinux.0 if it fetches over HTTP)
-//	netroot/LABEL@ID/vmlinuz ...    what an entry names; there for as long as one does
-//	pxelinux.cfg/default            entries of others, which stay, and ours between marks
+//	pxelinux.0 ldlinux.c32        the loader, of the host's packages (lpxelinux.0 for HTTP)
+//	netroot/LABEL@ID/vmlinuz ...  the files of an image, while an entry names it
+//	pxelinux.cfg/default          entries of other authors, which stay, and ours between marks
 //
 // The package does not serve the directory, and package export renders the entries. It is safe to
 // export to a directory from which machines boot, because every file that an entry names is

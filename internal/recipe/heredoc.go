@@ -22,8 +22,8 @@ func (h heredoc) endedBy(text string) bool {
 // heredocs tracks the here-documents of scripts. The package comment describes how it recognizes
 // them, and why it is careful.
 type heredocs struct {
-	last, lastTabs map[string]int // text of a line (without leading tabs) -> number of the last such line
-	pending        []heredoc      // the open here-document, and those that follow it on the same line
+	last, lastTabs map[string]int // line text (without leading tabs) -> last such line
+	pending        []heredoc      // open here-document, and those after it on its line
 	begun          int            // line of the here-document that inside reported last
 }
 

@@ -185,7 +185,8 @@ func (s *rawStage) hasBootstrap() bool {
 }
 
 func (s *scanner) beginSection(n int, name, args string) {
-	if s.stage == nil { // a stage without a header is refused later, when there is a section to name
+	// A stage without a header is refused later, when there is a section to name.
+	if s.stage == nil {
 		s.stage = &rawStage{line: n, header: &block{line: n, first: n}}
 		s.stages = append(s.stages, s.stage)
 	}

@@ -13,7 +13,8 @@
 //	/            the Tree, writable, with its submounts
 //	/proc        of the new pid namespace
 //	/sys         read-only
-//	/dev         a small tmpfs: null zero full random urandom tty, ptmx with devpts of its own, shm, fd and stdio links
+//	/dev         a small tmpfs: null zero full random urandom tty, ptmx with a separate devpts,
+//	             shm, links for fd and stdio
 //	/tmp         an empty tmpfs, removed afterwards
 //	/var/tmp     the Tree's own, on disk: for files too large for memory; they stay in the Tree
 //	/run         the Tree's own; it has no files of a running machine

@@ -35,7 +35,8 @@ func Main() {
 	orders := json.NewDecoder(control)
 	var o order
 	if err := orders.Decode(&o); err != nil {
-		unix.Exit(1) // the parent is gone, or this is not its child: nobody to tell
+		// The parent is gone, or this is not its child: no one can receive an error.
+		unix.Exit(1)
 	}
 	orphaned := make(chan struct{})
 	go func() {
@@ -90,7 +91,8 @@ func carryOut(o order, signals <-chan os.Signal, orphaned <-chan struct{}) (out 
 		if err := writeScript(*o.Script); err != nil {
 			return out, err
 		}
-		if o.Root == "" { // in a Tree the script is on the private /dev, which ends with the namespace
+		// In a Tree the script is on the private /dev, which ends with the namespace.
+		if o.Root == "" {
 			defer func() { err = errors.Join(err, os.Remove(o.Script.Path)) }()
 		}
 	}
@@ -189,7 +191,9 @@ func supervise(pid int, grace time.Duration, signals <-chan os.Signal, orphaned 
 		case status = <-ended:
 			if timeout == nil {
 				_ = unix.Kill(-1, unix.SIGKILL)
-			} else { // the command's children also get time to end; some may have started after the first SIGTERM
+			} else {
+				// The command's children also get time to end; some may have
+				// started after the first SIGTERM.
 				_ = unix.Kill(-1, unix.SIGTERM)
 			}
 		case sig := <-signals:

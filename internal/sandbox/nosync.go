@@ -43,7 +43,8 @@ func holdBackSyncs() {
 	}
 	program = append(program,
 		unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ALLOW},
-		unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ERRNO}, // with errno 0 the call is skipped and returns 0
+		// With errno 0 the call is skipped and returns 0.
+		unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ERRNO},
 	)
 	_, _, _ = unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&unix.SockFprog{
 		Len: uint16(len(program)), Filter: &program[0],

@@ -268,7 +268,8 @@ func TestThrough(t *testing.T) {
 func TestReadOnly(t *testing.T) {
 	root := tinyTree(t)
 	must(t, os.WriteFile(filepath.Join(root, "var/tmp/mine"), nil, 0o644))
-	must(t, os.WriteFile(filepath.Join(root, "etc/hosts"), nil, 0o644)) // the host's file is staged in its place
+	// The host's file is staged in its place.
+	must(t, os.WriteFile(filepath.Join(root, "etc/hosts"), nil, 0o644))
 	got, err := post(t, Sandbox{Root: root, ReadOnly: true}, `
 		touch /x 2>/dev/null || echo no
 		touch /etc/hosts 2>/dev/null || echo no

@@ -46,7 +46,8 @@ const (
 type hostFiles struct{ resolv, hosts string }
 
 func readHostFiles() hostFiles {
-	resolv, _ := os.ReadFile("/" + resolvConf) // a host without the file cannot resolve names either
+	// A host without the file cannot resolve names either.
+	resolv, _ := os.ReadFile("/" + resolvConf)
 	hosts, _ := os.ReadFile("/" + hostsFile)
 	return hostFiles{string(resolv), string(hosts)}
 }
@@ -182,7 +183,8 @@ func (f stagedFile) rest() ([]byte, error) {
 // the host's file may have changed since.
 func (f stagedFile) repairLeftover() error {
 	fi, err := os.Lstat(f.path)
-	if errors.Is(err, os.ErrNotExist) { // the run was killed after it moved the old file and before it wrote the new one
+	// The run was killed after it moved the old file and before it wrote the new one.
+	if errors.Is(err, os.ErrNotExist) {
 		return ignoreMissing(os.Rename(f.stashName(), f.path))
 	}
 	var text []byte

@@ -95,7 +95,8 @@ func (m *Machine) arguments(cfg Config, t tools) ([]string, error) {
 		"-chardev", "stdio,id=serial0,signal=on,logfile=" + option(m.log), "-serial", "chardev:serial0",
 		"-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control",
 		"-netdev", netdev(cfg), "-device", "virtio-net-pci,netdev=n0,bootindex=1",
-		"-device", "virtio-rng-pci", // sshd makes its keys at boot, and would otherwise wait for entropy
+		// sshd makes its keys at boot, and would otherwise wait for entropy.
+		"-device", "virtio-rng-pci",
 		// Firmware that finds nothing to boot tries again after 5 s by a reset, so without
 		// Reboot the machine ends.
 		"-boot", "strict=on,reboot-timeout=5000",

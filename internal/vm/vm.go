@@ -52,15 +52,15 @@ type Config struct {
 	TFTP     string        // directory that qemu serves over TFTP to this machine; empty: no TFTP
 	Firmware boot.Firmware // empty: boot.BIOS (SeaBIOS); boot.UEFI is OVMF without secure boot
 	Accel    Accel         // empty: AccelAuto
-	Kernel   string        // file of a Linux kernel with which AccelAuto tests KVM; empty: AccelAuto uses TCG
+	Kernel   string        // Linux kernel with which AccelAuto tests KVM; empty: use TCG
 	Mem      int           // memory in MiB; 0: 1024
-	SSHPort  int           // port of 127.0.0.1 that is forwarded to port 22 of the machine; 0: a free one
-	Forward  map[int]int   // further ports of the machine, each with the port of 127.0.0.1 that is forwarded to it
+	SSHPort  int           // port of 127.0.0.1 for port 22 of the machine; 0: a free one
+	Forward  map[int]int   // ports of the machine to ports of 127.0.0.1
 	Reboot   bool          // a machine that reboots starts again; otherwise it ends
 	// Args are further arguments for qemu. A display or drives among them get the devices that
 	// they require.
 	Args []string
-	Dir  string // working directory of qemu, where relative files in Args start; empty: the caller's
+	Dir  string // working directory of qemu; empty: the caller's
 
 	// Stdin and Serial are the two directions of the serial console. If both are a terminal,
 	// the console is interactive, and Ctrl-C ends the machine. A Serial that is an *os.File is

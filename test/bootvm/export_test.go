@@ -141,7 +141,8 @@ func startNBDServer(ctx context.Context, t *testing.T, dir, port string) {
 	if out, err := exec.CommandContext(ctx, "nbd-server", "-C", config, "-p", pid).CombinedOutput(); err != nil {
 		t.Fatalf("nbd-server: %v\n%s", err, out)
 	}
-	if err := waitFor(ctx, pid, "\n"); err != nil { // it writes its pid after it has gone into the background
+	// It writes its pid after it has gone into the background.
+	if err := waitFor(ctx, pid, "\n"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

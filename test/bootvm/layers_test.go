@@ -36,7 +36,8 @@ func TestLayers(t *testing.T) {
 					"layers: FAILED: none: the root has no /etc/rootovl/none",
 					`layers: FAILED: b: .rootovldel line 3: "relative" is not an absolute path`,
 					`layers: FAILED: b: .rootovldel line 2: "/etc/spared" is a directory`,
-					"layers: 3 of 4 in the tree, 3 of the server, ", // the third adds the key
+					// The third adds the key.
+					"layers: 3 of 4 in the tree, 3 of the server, ",
 				} {
 					if !strings.Contains(r.console, want) {
 						t.Errorf("the console lacks %q", want)

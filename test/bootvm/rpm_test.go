@@ -190,7 +190,8 @@ func readyRPMs(t *testing.T, url, key, state, home string) {
 // modes, capabilities, links, digests. Files that the recipe's %post wrote are configuration.
 func verifyRPMTree(t *testing.T, tree string) {
 	t.Helper()
-	out, _ := exec.Command("chroot", tree, "rpm", "-Va").CombinedOutput() // its status counts the differences
+	// Its status counts the differences.
+	out, _ := exec.Command("chroot", tree, "rpm", "-Va").CombinedOutput()
 	for line := range strings.Lines(string(out)) {
 		// "S.5....T.  c /etc/hosts": the kind of the file is in column 11.
 		if len(line) < 12 || line[11] != 'c' {

@@ -129,7 +129,9 @@ func (n *names) utimes() call {
 		return unix.Timespec{Sec: n.rng.Int64N(1 << 30), Nsec: n.rng.Int64N(1e9)}
 	}
 	times := []unix.Timespec{one(), one()}
-	for i := range times { // the present time for only one of the two requires the owner on one side, and a writer on the other
+	// The present time for only one of the two requires the owner on one side, and a writer on
+	// the other.
+	for i := range times {
 		if times[i] == now && times[1-i] == omit {
 			times[1-i] = now
 		}
@@ -238,7 +240,8 @@ func (n *names) open() call {
 			flags |= flag
 		}
 	}
-	if flags&unix.O_CREAT != 0 && flags&unix.O_DIRECTORY != 0 { // its meaning differs between kernels
+	// Its meaning differs between kernels.
+	if flags&unix.O_CREAT != 0 && flags&unix.O_DIRECTORY != 0 {
 		flags &^= unix.O_DIRECTORY
 	}
 	if flags&unix.O_CREAT == 0 {

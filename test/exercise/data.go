@@ -31,7 +31,7 @@ type file struct {
 	number  int
 	path    string // empty if the file has no name any more
 	second  string // another name of the file; empty: none
-	silly   int    // number of names removed while the file was open; it may still have them as hidden names
+	silly   int    // names removed while open, which may still exist as .nfsXXXX
 	base    int64  // bytes of the hole before the content
 	content []byte
 	handles []*handle

@@ -3,11 +3,11 @@
 // own kernel as the client. The only assumption about NFS is the list below of what NFS version 3
 // cannot do; the command works with any mounted file system.
 //
-//	exercise [flags] data DIR           random reads, writes, mappings, renames against a model in memory
-//	exercise [flags] names DIR REF      random system calls of several users, the same in DIR and REF
-//	exercise [flags] readdir DIR        directories of thousands of entries that change while they are read
-//	exercise [flags] root DIR REF       what a root needs: copies, locks, holes, threads, replaced files
-//	exercise [flags] all DIR REF        each of them
+//	exercise [flags] data DIR       random reads, writes, mappings and renames, with a model
+//	exercise [flags] names DIR REF  the same random system calls of several users in both
+//	exercise [flags] readdir DIR    large directories that change while they are read
+//	exercise [flags] root DIR REF   uses of a root: copies, locks, holes, threads, new versions
+//	exercise [flags] all DIR REF    all of these
 //
 // DIR is tested. REF, a directory of a local file system of the same machine (tmpfs is sufficient),
 // shows the right behaviour. Everything happens in new directories inside, which are removed after
@@ -21,17 +21,17 @@
 //
 //   - fallocate, punched holes and SEEK_HOLE; renameat2 with flags; O_TMPFILE; extended attributes;
 //     locks of other machines. (fallocate is tried, and the output says if it does not work.)
-//   - An open file that is unlinked stays as .nfsXXXX in its directory until it is closed: the directory
-//     cannot be removed meanwhile, and the file has one link more than names.
-//   - Rights are checked at each read and write, not only at open: the descriptor of a user who is not
-//     the owner stops working with the right. The owner keeps access, which is tested.
-//   - chown to -1, -1 sends nothing to the server, so set-user-ID bits stay. So does a truncate to the
-//     present size, which may also leave the time.
-//   - If a call is wrong for several reasons, another reason may be reported: whether a directory may be
-//     written is checked last.
+//   - An open file that is unlinked stays as .nfsXXXX in its directory until it is closed: the
+//     directory cannot be removed meanwhile, and the file has one link more than names.
+//   - Rights are checked at each read and write, not only at open: the descriptor of a user who is
+//     not the owner stops working with the right. The owner keeps access, which is tested.
+//   - chown to -1, -1 sends nothing to the server, so set-user-ID bits stay. They also stay after a
+//     truncate to the present size, which may leave the time as well.
+//   - If a call is wrong for several reasons, another reason may be reported: whether a directory
+//     may be written is checked last.
 //   - Setting one time to the present and leaving the other requires a writer, not the owner.
-//   - access(2) grants X of a fifo, socket or device to nobody, and W of a directory only to users who
-//     may search it.
+//   - access(2) grants X of a fifo, socket or device to nobody, and W of a directory only to users
+//     who may search it.
 //   - Writing into a fifo does not change its time.
 //   - Times are unsigned seconds of 32 bits (1970 to 2106), and users have at most 16 groups.
 package main

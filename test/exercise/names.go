@@ -153,8 +153,8 @@ func (n *names) run(ctx context.Context, o options) error {
 	return nil
 }
 
-// chooseCaller chooses the user who makes the call, from its number: any user, and often the owner of the
-// file.
+// chooseCaller chooses the user who makes the call, from its number: any user, and often the owner
+// of the file.
 func (n *names) chooseCaller(c call) (call, int) {
 	who := n.rng.IntN(len(n.side[1].actors))
 	if len(c.paths) == 0 || n.rng.IntN(3) == 0 {

@@ -246,7 +246,8 @@ func (s *system) pipes(context.Context) error {
 		return err
 	}
 	defer d.Close()
-	name := fmt.Sprintf("/proc/self/fd/%d/socket", d.Fd()) // the path of a socket has at most 107 bytes
+	// The path of a socket has at most 107 bytes.
+	name := fmt.Sprintf("/proc/self/fd/%d/socket", d.Fd())
 	l, err := net.Listen("unix", name)
 	if err != nil {
 		return err

@@ -19,7 +19,8 @@ func (n *names) compareTrees() error {
 	n.count["trees"]++
 	var trees [2]map[string]string
 	for i, s := range n.side {
-		if err := os.Chmod(filepath.Join(s.path, top), 0o777); err != nil { // a call may have reached it through a link
+		// A call may have reached it through a link.
+		if err := os.Chmod(filepath.Join(s.path, top), 0o777); err != nil {
 			return err
 		}
 		var err error

@@ -94,7 +94,8 @@ func expect(record []byte) (verdict, *procedure) {
 	}
 	c, ok := m.Body.(*rpcv2.RpcMsgBody_CALL)
 	if err != nil || !ok {
-		if len(record) >= 12 && !bytes.Equal(record[8:12], words(2)) { // for another version of RPC, the record may end here
+		// For another version of RPC, the record may end here.
+		if len(record) >= 12 && !bytes.Equal(record[8:12], words(2)) {
 			return either, nil
 		}
 		return closed, nil
@@ -281,8 +282,10 @@ func TestCalls(t *testing.T) {
 func TestCallsOfOneNumber(t *testing.T) {
 	b := start(t)
 	head := words(7, 0, 2, programNFS, 3, 11, 0)
-	compare(t, b, bytes.Join([][]byte{head, words(4, 0, 0, 0, 0, 0)}, nil)) // a credential of four bytes, and too few arguments
-	compare(t, b, bytes.Join([][]byte{head, words(0, 0, 0, 0, 0, 0)}, nil)) // no credential, and as many bytes of arguments as before
+	// A credential of four bytes, and too few arguments.
+	compare(t, b, bytes.Join([][]byte{head, words(4, 0, 0, 0, 0, 0)}, nil))
+	// No credential, and as many bytes of arguments as before.
+	compare(t, b, bytes.Join([][]byte{head, words(0, 0, 0, 0, 0, 0)}, nil))
 }
 
 // FuzzCall sends arbitrary records.

@@ -113,7 +113,8 @@ func (b *builder) eachIn(which, file string, visit func(*tar.Header, io.Reader) 
 		}
 	}
 	if err == io.EOF {
-		_, err = io.Copy(io.Discard, out) // the padding: without this, dpkg-deb ends with SIGPIPE
+		// Read the padding; otherwise dpkg-deb ends with SIGPIPE.
+		_, err = io.Copy(io.Discard, out)
 	} else {
 		cmd.Process.Kill()
 	}

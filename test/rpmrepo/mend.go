@@ -11,7 +11,8 @@ import (
 // mends change a package as its Debian maintainer scripts would, or make it match the package of
 // the same name on Fedora and EL.
 var mends = map[string]func(*builder, *Package) error{
-	"bash": func(b *builder, p *Package) error { // it has the only shell; Debian's /bin/sh is dash's
+	// It has the only shell; Debian's /bin/sh is dash's.
+	"bash": func(b *builder, p *Package) error {
 		p.Provides = append(p.Provides, "/bin/sh", "/bin/bash")
 		return b.link(p, "/usr/bin/sh", "bash")
 	},

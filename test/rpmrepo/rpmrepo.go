@@ -42,7 +42,7 @@ type Options struct {
 	Debian   []string  // Debian packages; their dependencies are added
 	Stubs    []Stub    // packages with little more than a name
 	Releases []Release // each gets a repository, and one with updates
-	URL      string    // URL at which Dir will be served; the repositories of the release packages point to it
+	URL      string    // of Dir, for the repositories of the release packages
 	Sign     bool      // sign all packages with a new key
 }
 

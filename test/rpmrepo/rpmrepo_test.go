@@ -42,14 +42,16 @@ func TestRequires(t *testing.T) {
 		virtual: map[string][]string{"awk": {"mawk", "gawk"}, "default-dbus-system-bus": {"dbus-broker"}},
 	}
 	for field, want := range map[string][]string{
-		"":                                       nil,
-		"libc6 (>= 2.36), bash":                  {"glibc >= 2.36-0", "bash"},
-		"libc6 (>> 2.36), libc6 (<< 2.37)":       {"glibc > 2.36-0", "glibc < 2.37-0"},
-		"bash:any (= 5.2-1)":                     {"bash = 5.2-1"},
-		"mawk | gawk (>= 1:4), awk":              {"(mawk or gawk >= 1:4-0)", "awk"},
-		"systemd | bash":                         {"bash"}, // an unknown alternative does not matter
-		"debconf (>= 0.5) | debconf-2.0, libc6":  {"glibc"},
-		"dpkg (>= 1.17), perl-base | bash":       nil, // dropped, together with its alternatives
+		"":                                 nil,
+		"libc6 (>= 2.36), bash":            {"glibc >= 2.36-0", "bash"},
+		"libc6 (>> 2.36), libc6 (<< 2.37)": {"glibc > 2.36-0", "glibc < 2.37-0"},
+		"bash:any (= 5.2-1)":               {"bash = 5.2-1"},
+		"mawk | gawk (>= 1:4), awk":        {"(mawk or gawk >= 1:4-0)", "awk"},
+		// An unknown alternative does not matter.
+		"systemd | bash":                        {"bash"},
+		"debconf (>= 0.5) | debconf-2.0, libc6": {"glibc"},
+		// Dropped, together with its alternatives.
+		"dpkg (>= 1.17), perl-base | bash":       nil,
 		"default-dbus-system-bus | dbus-system":  {"default-dbus-system-bus"},
 		"linux-image-6.1.0-9-amd64 | bash, bash": {"bash", "bash"},
 	} {

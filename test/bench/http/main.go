@@ -1,5 +1,5 @@
-// Command http measures our HTTP server beside nginx: curl fetches the packed root by one and by
-// several streams at once. It needs curl; nginx is left out where it is not installed.
+// Command http compares our HTTP server with nginx: curl fetches the packed root over one stream
+// and over several streams at once. It requires curl; nginx is skipped if it is not installed.
 //
 //	go run ./test/bench/http -size 256 -rounds 5
 package main

@@ -75,7 +75,8 @@ func theirs(text []byte) (stages []stage, err error) {
 func fromDefinition(d types.Definition) stage {
 	st := stage{Header: map[string]string{}, Scripts: map[string]script{}, Labels: d.ImageData.Labels, Apps: d.AppOrder}
 	for key, value := range d.Header {
-		st.Header[key] = strings.TrimSpace(value) // "\n\" can put a line break at its beginning
+		// "\n\" can put a line break at its beginning.
+		st.Header[key] = strings.TrimSpace(value)
 	}
 	b, i := d.BuildData, d.ImageData
 	for name, s := range map[string]types.Script{
@@ -200,7 +201,8 @@ func isAllowed(text []byte, err error) bool {
 		line, _, _ := strings.Cut(strings.Split(string(text), "\n")[e.Line-1], "#")
 		return strings.HasSuffix(strings.TrimSpace(line), "\\")
 	}
-	return strings.Contains(err.Error(), "build argument") // another part of Apptainer handles these
+	// Another part of Apptainer handles these.
+	return strings.Contains(err.Error(), "build argument")
 }
 
 // compare compares the two parsers, and returns the difference, or "".
@@ -224,7 +226,9 @@ func compare(text []byte) string {
 		return fmt.Sprintf("with build arguments Apptainer refuses it: %v", refused)
 	}
 	if bytes.Contains(r.Source, []byte("{{")) {
-		return "" // text in %files that is not a build argument, but that Apptainer keeps together as if it were one
+		// Text in %files that is not a build argument, but that Apptainer keeps together as
+		// if it were one.
+		return ""
 	}
 	var got []stage
 	for _, st := range r.Stages {
