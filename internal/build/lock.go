@@ -12,13 +12,13 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// lock is the lock of one tree. Whoever builds the tree or works inside it holds
-// the lock alone, and the kernel releases it when the holder ends in any way.
-// The file names the holder; the holder removes it when it releases the lock.
+// lock is the lock of a tree. The process that builds the tree or works in it holds the lock alone.
+// The kernel releases the lock when that process ends in any way. The lock file names the holder;
+// close removes it.
 type lock struct{ file *flock.Flock }
 
-// lockTree takes the lock of the tree that lies, or will lie, at path. verb says
-// what the holder does: "build", "shell".
+// lockTree takes the lock of the tree at path, which need not exist. verb says what the holder does:
+// "build", "shell".
 func lockTree(path, label, verb string) (*lock, error) {
 	file := flock.New(sibling(path, ".lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
 	locked, err := lockFile(file)
@@ -26,7 +26,7 @@ func lockTree(path, label, verb string) (*lock, error) {
 		return nil, err
 	}
 	if !locked {
-		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait for it to end", label, holderName(holder(file.Path())))
+		return nil, fmt.Errorf("the tree of %s is in use by another netroot%s: wait until it ends", label, holderName(holder(file.Path())))
 	}
 	l := &lock{file}
 	if err := os.WriteFile(file.Path(), fmt.Appendf(nil, "%s %d\n", verb, os.Getpid()), 0o644); err != nil {
@@ -60,8 +60,8 @@ func lockFile(file *flock.Flock) (bool, error) {
 	}
 }
 
-// holder is what the holder of a lock wrote into its file. It only makes a message
-// better, so a file that cannot be read is an empty one.
+// holder returns the text that the holder of a lock has written into its file. It is only used for
+// a message, so a file that cannot be read counts as empty.
 func holder(name string) string {
 	f, err := os.Open(name)
 	if err != nil {
