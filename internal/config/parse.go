@@ -201,9 +201,9 @@ func (p *reader) cmdline(n ast.Node) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		more, err := splitKernel(s)
-		if err != nil {
-			return nil, p.errorf(item, "cmdline: %s", err.Error())
+		more, whole := handoff.SplitArguments(s)
+		if !whole {
+			return nil, p.errorf(item, "cmdline: a double quote is not closed")
 		}
 		args = append(args, more...)
 	}

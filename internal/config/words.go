@@ -5,23 +5,6 @@ import (
 	"strings"
 )
 
-// splitKernel cuts a kernel command line at blanks outside double quotes, as
-// next_arg in the kernel's lib/cmdline.c does. The quotes stay: the kernel
-// wants to see them.
-func splitKernel(line string) ([]string, error) {
-	quoted := false
-	args := strings.FieldsFunc(line, func(r rune) bool {
-		if r == '"' {
-			quoted = !quoted
-		}
-		return !quoted && (r == ' ' || r == '\t' || r == '\n' || r == '\r')
-	})
-	if quoted {
-		return nil, errors.New("a double quote is not closed")
-	}
-	return args, nil
-}
-
 // splitShell cuts a line into words as a POSIX shell does (2.2 Quoting), without
 // expanding anything: single quotes keep all, double quotes all but a backslash
 // before " \ $ and `, and a backslash outside keeps the next character.

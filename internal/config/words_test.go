@@ -43,18 +43,3 @@ func TestSplitShell(t *testing.T) {
 		}
 	}
 }
-
-func TestSplitKernel(t *testing.T) {
-	for line, want := range map[string][]string{
-		" \n":                                nil,
-		"quiet\tro\nx=1":                     {"quiet", "ro", "x=1"},
-		`dyndbg="file a.c +p" "b c"=d quiet`: {`dyndbg="file a.c +p"`, `"b c"=d`, "quiet"},
-	} {
-		if got, err := splitKernel(line); err != nil || strings.Join(got, "|") != strings.Join(want, "|") {
-			t.Errorf("%q: %q, %v, want %q", line, got, err, want)
-		}
-	}
-	if _, err := splitKernel(`a="b`); err == nil {
-		t.Error("an open quote is taken")
-	}
-}

@@ -119,6 +119,27 @@ func ParseLayer(raw string) (Layer, error) {
 	return Layer{URL: raw, Digest: digest}, nil
 }
 
+// maxLabel is the longest name of a label, in bytes. An OCI tag is not longer either.
+const maxLabel = 128
+
+// ValidLabel reports whether a label can have that name: lower-case letters and digits, with single dots,
+// hyphens and underscores between them, 128 bytes at most. An OCI reference name allows that without slashes (image-spec,
+// annotations.md), so a label can be a tag in an image layout.
+func ValidLabel(name string) bool {
+	separated := true // at the start, and after a separator
+	for _, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z' || c >= '0' && c <= '9':
+			separated = false
+		case separated || c != '.' && c != '-' && c != '_':
+			return false
+		default:
+			separated = true
+		}
+	}
+	return !separated && len(name) <= maxLabel
+}
+
 // CheckLayerName refuses what cannot be the name of a configuration layer: it is the name of one directory and one word of
 // a kernel command line, which boot loaders and shells get to see.
 func CheckLayerName(name string) error {

@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -205,4 +206,35 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q: %s", line, d)
 		}
 	})
+}
+
+func TestSplitArguments(t *testing.T) {
+	for line, want := range map[string][]string{
+		" \n":                                nil,
+		"quiet\tro\nx=1":                     {"quiet", "ro", "x=1"},
+		`dyndbg="file a.c +p" "b c"=d quiet`: {`dyndbg="file a.c +p"`, `"b c"=d`, "quiet"},
+	} {
+		if got, whole := SplitArguments(line); !whole || strings.Join(got, "|") != strings.Join(want, "|") {
+			t.Errorf("%q: %q, %v, want %q", line, got, whole, want)
+		}
+	}
+	if got, whole := SplitArguments(`a="b c`); whole || len(got) != 1 {
+		t.Errorf("an open quote: %q, %v", got, whole)
+	}
+}
+
+// TestValidLabel holds the names against the expression of image-spec.
+func TestValidLabel(t *testing.T) {
+	form := regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
+	names := []string{"", "debian12", "a", "0", "a.b-c_d", "a..b", "-a", "a-", "a_-b", ".", "A", "a/b", "a b", "a\n", "\u00e4", "a@b"}
+	if long := strings.Repeat("a", 128); !ValidLabel(long) || ValidLabel(long+"a") {
+		t.Error("the limit is not 128 bytes")
+	}
+	for _, name := range names {
+		for _, other := range names {
+			if got, want := ValidLabel(name+other), form.MatchString(name+other); got != want {
+				t.Errorf("%q: %v", name+other, got)
+			}
+		}
+	}
 }

@@ -183,28 +183,28 @@ func ModuleParameters(cmdline string) map[string]string {
 	return all
 }
 
-// split cuts a command line at blanks, keeping what double quotes enclose
-// together, as the kernel does (lib/cmdline.c, next_arg).
-func split(line string) []string {
-	var args []string
-	var b strings.Builder
+// SplitArguments cuts a kernel command line into arguments at the blanks outside double quotes, as
+// next_arg in the kernel's lib/cmdline.c does. The quotes stay, for the kernel reads them; whole is
+// false if the last one is not closed.
+func SplitArguments(line string) (args []string, whole bool) {
 	quoted := false
-	flush := func() {
-		if b.Len() > 0 {
-			args = append(args, b.String())
-			b.Reset()
-		}
-	}
-	for _, r := range line {
-		switch {
-		case r == '"':
+	args = strings.FieldsFunc(line, func(r rune) bool {
+		if r == '"' {
 			quoted = !quoted
-		case !quoted && (r == ' ' || r == '\t' || r == '\n'):
-			flush()
-		default:
-			b.WriteRune(r)
+		}
+		return !quoted && strings.ContainsRune(" \t\n\v\f\r", r)
+	})
+	return args, !quoted
+}
+
+// split cuts a command line into arguments without quotes.
+func split(line string) []string {
+	args, _ := SplitArguments(line) // the kernel has booted with it
+	out := args[:0]
+	for _, a := range args {
+		if a = strings.ReplaceAll(a, `"`, ""); a != "" {
+			out = append(out, a)
 		}
 	}
-	flush()
-	return args
+	return out
 }

@@ -14,7 +14,6 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -173,14 +172,10 @@ func (s *Site) NewLabel(name string) *Label {
 	}
 }
 
-// labelForm is what an OCI reference name allows without slashes (image-spec, annotations.md), so that
-// a label can be a tag in an image layout.
-var labelForm = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
-
 // CheckLabel refuses a text that cannot be a label.
 func CheckLabel(name string) error {
-	if !labelForm.MatchString(name) {
-		return fmt.Errorf("%q cannot be a label: use lower-case letters and digits, with single dots, hyphens or underscores between them", name)
+	if !handoff.ValidLabel(name) {
+		return fmt.Errorf("%q cannot be a label: use lower-case letters and digits, with single dots, hyphens or underscores between them, 128 at most", name)
 	}
 	return nil
 }

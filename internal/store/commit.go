@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +18,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"netroot/internal/handoff"
 )
 
 // Part is a file that becomes a part of an image.
@@ -27,18 +28,11 @@ type Part struct {
 	Path string
 }
 
-// validLabel is what an OCI reference name allows of a label without slashes (image-spec,
-// annotations.md).
-var validLabel = regexp.MustCompile(`^[a-z0-9]+(?:[._-][a-z0-9]+)*$`)
-
-// maxName is the length of labels and tags.
-const maxName = 128
-
 // ErrName is matched by errors for labels and tags of a wrong form.
 var ErrName = errors.New("it must be lower-case letters and digits, with single dots, hyphens or underscores between them, 128 at most")
 
 func checkName(what, name string) error {
-	if !validLabel.MatchString(name) || len(name) > maxName {
+	if !handoff.ValidLabel(name) {
 		return fmt.Errorf("%s %q: %w", what, name, ErrName)
 	}
 	return nil

@@ -275,7 +275,7 @@ func (s *Store) imageOf(c *contents, d v1.Descriptor, label, ref string) *Image 
 	im := &Image{Label: label, Ref: ref, Digest: d.Digest, Config: c.config, Manifest: c.manifest, store: s, size: d.Size}
 	if label == "" { // an entry without a name: images made before say their label themselves
 		var old oldConfig
-		if s.readBlob(c.manifest.Config, &old) == nil && validLabel.MatchString(old.Label) {
+		if s.readBlob(c.manifest.Config, &old) == nil && handoff.ValidLabel(old.Label) {
 			im.Label = old.Label
 		}
 	}
