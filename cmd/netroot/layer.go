@@ -111,7 +111,7 @@ func printLayers(e *env, layers []stack.Layer) error {
 	}
 	rows := [][]string{{"#", "LAYER", "FILES", "SIZE", "DELETES", "DIGEST", "DIRECTORY"}}
 	for _, l := range layers {
-		order, digest := strconv.Itoa(l.Order), strings.TrimPrefix(l.Digest, "sha256:")
+		order := strconv.Itoa(l.Order)
 		if l.Order == 0 {
 			order = "-"
 		}
@@ -120,7 +120,7 @@ func printLayers(e *env, layers []stack.Layer) error {
 			rows = append(rows, []string{order, l.Name, "-", "-", "-", "-", l.Where})
 			continue
 		}
-		rows = append(rows, []string{order, l.Name, strconv.Itoa(l.Files), term.Size(l.Size), strconv.Itoa(l.Deletes), digest[:min(12, len(digest))], l.Dir})
+		rows = append(rows, []string{order, l.Name, strconv.Itoa(l.Files), term.Size(l.Size), strconv.Itoa(l.Deletes), l.Digest.Short(), l.Dir})
 	}
 	return term.Table(e.stdout, rows)
 }

@@ -47,10 +47,10 @@ type Image struct {
 
 // File is one file that a boot loader fetches.
 type File struct {
-	Name   string `json:"name"`   // what the loader calls it: "vmlinuz", "initramfs"
-	Digest string `json:"digest"` // "sha256:..."
-	Size   int64  `json:"size"`   // bytes
-	URL    string `json:"url"`
+	Name   string         `json:"name"` // what the loader calls it: "vmlinuz", "initramfs"
+	Digest handoff.Digest `json:"digest"`
+	Size   int64          `json:"size"` // bytes
+	URL    string         `json:"url"`
 }
 
 // Settings are what the configuration says about a label, and where the servers listen.
@@ -68,10 +68,10 @@ type Settings struct {
 	// TreeLayers are names of configuration trees in the root (/etc/rootovl); the first wins. Layers are digests of layers
 	// that the HTTP server has, in the order of application, and go over those.
 	TreeLayers []string
-	Layers     []string
-	RunLayers  []string // those that hold nothing but files below run/, which need no writable root
-	Console    []string // values of console=, "ttyS0,115200"; the last is /dev/console
-	Cmdline    []string // more kernel arguments, the last: they win
+	Layers     []handoff.Digest
+	RunLayers  []handoff.Digest // those that hold nothing but files below run/, which need no writable root
+	Console    []string         // values of console=, "ttyS0,115200"; the last is /dev/console
+	Cmdline    []string         // more kernel arguments, the last: they win
 }
 
 // Elsewhere is where a server that is not ours has what ours has in a place of its own.
@@ -135,9 +135,9 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 	if err := p.setInitrds(m, im, s); err != nil {
 		return Plan{}, err
 	}
-	p.Kernel.URL = base + BlobPath + p.Kernel.Digest
+	p.Kernel.URL = base + BlobPath + string(p.Kernel.Digest)
 	for i := range p.Initrds {
-		p.Initrds[i].URL = base + BlobPath + p.Initrds[i].Digest
+		p.Initrds[i].URL = base + BlobPath + string(p.Initrds[i].Digest)
 	}
 	if p.Cmdline, err = cmdline(base, host, m, im, s); err != nil {
 		return Plan{}, fmt.Errorf("image %s: %w", im.Name, err)
@@ -195,7 +195,7 @@ func cmdline(base, host string, m Machine, im Image, s Settings) ([]string, erro
 		b.Interfaces = []handoff.Interface{{Method: "dhcp"}}
 	}
 	for _, digest := range slices.Concat(s.Layers, s.RunLayers) {
-		l, err := handoff.ParseLayer(base + LayerPath + digest)
+		l, err := handoff.ParseLayer(base + LayerPath + string(digest))
 		if err != nil {
 			return nil, err
 		}

@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func digest(c string) string { return "sha256:" + strings.Repeat(c, 64) }
+func digest(c string) handoff.Digest { return handoff.Digest("sha256:" + strings.Repeat(c, 64)) }
 
 func nbdOn(port uint16) Ports { return SamePort(port, handoff.NBD) }
 
@@ -47,23 +47,23 @@ func TestGolden(t *testing.T) {
 		s    Settings
 	}{
 		{"plain", Machine{Server: "boot1.example.org"}, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}},
-		{"vm", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, Ports: nbdOn(40001), TreeLayers: []string{"site", "rack7"}, Layers: []string{digest("d")}, Console: []string{"ttyS0,115200"}}},
+		{"vm", vm, Settings{Overlay: handoff.Overlay{Enabled: true}, Ports: nbdOn(40001), TreeLayers: []string{"site", "rack7"}, Layers: []handoff.Digest{digest("d")}, Console: []string{"ttyS0,115200"}}},
 		{"nvme", vm, Settings{Ports: all, Servers: []string{"10.0.2.2", "10.0.2.3", "2001:db8::3"}}},
 		{"iscsi", vm, Settings{Ports: all, Transport: handoff.ISCSI}},
 		{"http", vm, Settings{Ports: all, Transport: handoff.HTTP}},
 		{"http-servers", vm, Settings{Ports: all, Transport: handoff.HTTP, Servers: []string{"10.0.2.2", "10.0.2.3", "2001:db8::3"}}},
 		{"nfs", vm, Settings{Ports: all, Transport: handoff.NFS, Overlay: handoff.Overlay{Enabled: true}, Servers: []string{"10.0.2.2", "10.0.2.3", "2001:db8::3"}}},
-		{"nfs-rw", vm, Settings{Ports: all, RW: true, RunLayers: []string{digest("d")}}},
+		{"nfs-rw", vm, Settings{Ports: all, RW: true, RunLayers: []handoff.Digest{digest("d")}}},
 		{"nfs-site", vm, Settings{Ports: all, Transport: handoff.NFS, Elsewhere: Elsewhere{Path: "/srv/trees/debian12"}}},
 		{"nfs-kernel", vm, Settings{Ports: SamePort(40001, handoff.NFS), Transport: handoff.NFS, Elsewhere: Elsewhere{Path: "/srv/trees/debian12", MountPort: 40002}}},
 		{"nfs-image-site", vm, Settings{Ports: all, Transport: handoff.NFSImage, Elsewhere: Elsewhere{Path: "/srv/images/debian12.squashfs"}}},
 		{"iscsi-tgt", vm, Settings{Ports: all, Transport: handoff.ISCSI, Elsewhere: Elsewhere{LUN: 1}}},
 		{"nfs-image", vm, Settings{Ports: all, Transport: handoff.NFSImage, Overlay: handoff.Overlay{Enabled: true}}},
-		{"dracut-nbd", vm, Settings{Initramfs: handoff.Dracut, Transport: handoff.NBD, Ports: nbdOn(handoff.DefaultNBDPort), Servers: []string{"10.0.2.3"}, Overlay: handoff.Overlay{Enabled: true}, Layers: []string{digest("d")}, Console: []string{"ttyS0"}}},
+		{"dracut-nbd", vm, Settings{Initramfs: handoff.Dracut, Transport: handoff.NBD, Ports: nbdOn(handoff.DefaultNBDPort), Servers: []string{"10.0.2.3"}, Overlay: handoff.Overlay{Enabled: true}, Layers: []handoff.Digest{digest("d")}, Console: []string{"ttyS0"}}},
 		{"dracut-nbd-port", vm, Settings{Initramfs: handoff.Dracut, Transport: handoff.NBD, Ports: nbdOn(40001), Debug: true}},
 		{"dracut-iscsi", vm, Settings{Initramfs: handoff.Dracut, Transport: handoff.ISCSI, Ports: all, Servers: []string{"10.0.2.3"}}},
 		{"dracut-nfs", vm, Settings{Initramfs: handoff.Dracut, Transport: handoff.NFS, Ports: all, Overlay: handoff.Overlay{Enabled: true, Size: "2G"}, TreeLayers: []string{"a", "b"}}},
-		{"dracut-nfs-rw", vm, Settings{Initramfs: handoff.Dracut, RW: true, Ports: all, RunLayers: []string{digest("d")}}},
+		{"dracut-nfs-rw", vm, Settings{Initramfs: handoff.Dracut, RW: true, Ports: all, RunLayers: []handoff.Digest{digest("d")}}},
 		{"dracut-nfs-image", vm, Settings{Initramfs: handoff.Dracut, Transport: handoff.NFSImage, Ports: all, Servers: []string{"10.0.2.3"}}},
 		{"dracut-http", vm, Settings{Initramfs: handoff.Dracut, Transport: handoff.HTTP}},
 		{"dracut-nvme", Machine{Server: "boot1.example.org"}, Settings{Initramfs: handoff.Dracut, Ports: all, Servers: []string{"10.0.2.3"}}},
@@ -109,7 +109,7 @@ func golden(t *testing.T, name, got string) {
 // What is written here must be what the node reads there.
 func TestNodeReadsIt(t *testing.T) {
 	m := Machine{Server: "[2001:db8::1]:8010", MAC: "52:54:00:12:34:56"}
-	p, err := Decide(m, debian(), Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, Ports: nbdOn(2000), TreeLayers: []string{"a", "b"}, Layers: []string{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
+	p, err := Decide(m, debian(), Settings{Overlay: handoff.Overlay{Enabled: true}, Debug: true, Ports: nbdOn(2000), TreeLayers: []string{"a", "b"}, Layers: []handoff.Digest{digest("d"), digest("e")}, Console: []string{"ttyS0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestNodeReadsIt(t *testing.T) {
 		Root:       handoff.Root{Transport: handoff.NBD, Servers: []string{"2001:db8::1"}, Port: 2000, Name: "debian12@0123456789ab", FSType: "squashfs"},
 		Overlay:    handoff.Overlay{Enabled: true},
 		TreeLayers: []string{"a", "b"},
-		Layers:     []handoff.Layer{{URL: url + digest("d"), Digest: digest("d")}, {URL: url + digest("e"), Digest: digest("e")}},
+		Layers:     []handoff.Layer{{URL: url + string(digest("d")), Digest: digest("d")}, {URL: url + string(digest("e")), Digest: digest("e")}},
 		Interfaces: got.Interfaces,
 		BootMAC:    "52:54:00:12:34:56",
 		Shell:      true,
@@ -160,7 +160,7 @@ func TestDecideRefuses(t *testing.T) {
 		{"another architecture", Machine{Server: "a", Arch: "arm64"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "is for amd64"},
 		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no kernel"},
 		{"no initramfs", ok, func(im *Image) { im.Initrds = nil }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no initramfs"},
-		{"layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Layers: []string{digest("d")}}, "overlay: true"},
+		{"layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Layers: []handoff.Digest{digest("d")}}, "overlay: true"},
 		{"a tree's layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), TreeLayers: []string{"a"}}, "overlay: true"},
 		{"the name of a tree's layer", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, TreeLayers: []string{"a b"}}, "cannot name a layer"},
 		{"a transport that the kernel lacks", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.NBD} }, Settings{Ports: all, Transport: handoff.NVMe}, "kernel 6.1.0-56-amd64 cannot take a root by nvme"},
@@ -177,7 +177,7 @@ func TestDecideRefuses(t *testing.T) {
 		{"nothing in common with dracut", ok, func(im *Image) { im.DracutTransports = []handoff.Transport{handoff.ISCSI} }, Settings{Ports: nbdOn(1), Initramfs: handoff.Dracut}, "by iscsi, and none of these is served"},
 		{"a dracut without anything", ok, func(im *Image) { im.DracutTransports = nil }, Settings{Ports: nbdOn(1), Initramfs: handoff.Dracut}, "no transport"},
 		{"dracut and a name", Machine{Server: "boot1:8010"}, nil, Settings{Ports: all, Initramfs: handoff.Dracut, Transport: handoff.ISCSI}, `"boot1" is a name`},
-		{"no digest", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, Layers: []string{"md5:x"}}, "sha256"},
+		{"no digest", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, Layers: []handoff.Digest{"md5:x"}}, "sha256"},
 		{"two lines", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"a\nreboot"}}, "control"},
 		{"an expansion", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"a=${net0/ip}"}}, "expand"},
 		{"a comment", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Cmdline: []string{"#quiet"}}, "end the line"},

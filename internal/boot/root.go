@@ -52,7 +52,7 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 	}
 	switch t {
 	case handoff.HTTP:
-		r.URL, r.Servers, r.Port = base+BlobPath+im.Root.Digest, r.Servers[1:], 0
+		r.URL, r.Servers, r.Port = base+BlobPath+string(im.Root.Digest), r.Servers[1:], 0
 		return r, nil
 	case handoff.ISCSI:
 		r.LUN = s.Elsewhere.LUN
@@ -61,7 +61,7 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 		r.FSType, r.Name, r.MountOptions = "nfs", cmp.Or(s.Elsewhere.Path, TreePath(im.label())), nfsOptions(r.Port, s)
 		return r, nil
 	case handoff.NFSImage:
-		r.Name = ImagesPath + strings.TrimPrefix(im.Root.Digest, "sha256:")
+		r.Name = ImagesPath + im.Root.Digest.Hex()
 		if s.Elsewhere.Path != "" {
 			r.Name = s.Elsewhere.Path
 			if r.Port == handoff.DefaultNFSPort {

@@ -266,7 +266,7 @@ func (b *builder) record(ctx context.Context) (*record, *store.Image, error) {
 	return &record{recipe: b.recipeDigest(), image: image.Name(), files: files}, image, nil
 }
 
-func (b *builder) recipeDigest() string { return layer.Digest(b.opt.Recipe.Source) }
+func (b *builder) recipeDigest() string { return string(layer.Digest(b.opt.Recipe.Source)) }
 
 // phase runs one part of the build and shows its progress.
 func (b *builder) phase(name, detail string, run func(*term.Phase) error) error {

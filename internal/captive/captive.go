@@ -27,7 +27,7 @@ func Addresses(im boot.Image, http net.Listener, roots map[handoff.Transport]net
 	if im.Root.Digest == "" {
 		return nil, fmt.Errorf("image %s has no packed root that a client could read", im.Name)
 	}
-	environ := []string{"NETROOT_HTTP=http://" + reachable(http) + boot.BlobPath + im.Root.Digest}
+	environ := []string{"NETROOT_HTTP=http://" + reachable(http) + boot.BlobPath + string(im.Root.Digest)}
 	for t, l := range roots {
 		at := reachable(l)
 		host, port, err := net.SplitHostPort(at)
@@ -44,7 +44,7 @@ func Addresses(im boot.Image, http net.Listener, roots map[handoff.Transport]net
 		case handoff.ISCSI:
 			environ = append(environ, "NETROOT_ISCSI=iscsi://"+at+"/"+boot.IQN(im.Name)+"/0")
 		case handoff.NFS:
-			file := boot.ImagesPath + strings.TrimPrefix(im.Root.Digest, "sha256:")
+			file := boot.ImagesPath + im.Root.Digest.Hex()
 			if strings.Contains(host, ":") {
 				host = "[" + host + "]"
 			}

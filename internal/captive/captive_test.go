@@ -31,7 +31,7 @@ func (l listener) Addr() net.Addr {
 
 func TestAddresses(t *testing.T) {
 	digest := "sha256:" + strings.Repeat("e", 64)
-	im := boot.Image{Name: "tiny@0123456789ab", Root: boot.File{Digest: digest}}
+	im := boot.Image{Name: "tiny@0123456789ab", Root: boot.File{Digest: handoff.Digest(digest)}}
 	roots := map[handoff.Transport]net.Listener{
 		handoff.NBD: listener{at: "0.0.0.0:10809"}, handoff.ISCSI: listener{at: "127.0.0.1:3260"},
 		handoff.NFS: listener{at: "[::1]:2049"}, handoff.NVMe: listener{at: "[::]:4420"},

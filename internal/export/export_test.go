@@ -24,14 +24,14 @@ const image = "debian12@0123456789ab"
 func cmdline(t *testing.T, s boot.Settings) []string {
 	t.Helper()
 	s.Overlay.Enabled = true
-	s.Ports = map[handoff.Transport]uint16{handoff.NBD: 10809, handoff.ISCSI: 3260, handoff.NFS: 2049, handoff.NFSImage: 2049}
+	s.Ports = boot.StandardPorts()
 	if s.RW {
 		s.Overlay.Enabled = false
 	}
 	p, err := boot.Decide(boot.Machine{Server: "10.0.0.1:8010", Ref: "debian12"}, boot.Image{
 		Name: image, Arch: "amd64", KernelRelease: "6.1.0-56-amd64", RootFormat: "squashfs", Transports: handoff.Transports(),
-		Root:   boot.File{Name: "root", Digest: "sha256:" + strings.Repeat("1", 64)},
-		Kernel: boot.File{Name: "vmlinuz", Digest: "sha256:" + strings.Repeat("2", 64)}, Initrds: []boot.File{{Name: "initramfs", Digest: "sha256:" + strings.Repeat("3", 64)}},
+		Root:   boot.File{Name: "root", Digest: handoff.Digest("sha256:" + strings.Repeat("1", 64))},
+		Kernel: boot.File{Name: "vmlinuz", Digest: handoff.Digest("sha256:" + strings.Repeat("2", 64))}, Initrds: []boot.File{{Name: "initramfs", Digest: handoff.Digest("sha256:" + strings.Repeat("3", 64))}},
 	}, s)
 	if err != nil {
 		t.Fatal(err)

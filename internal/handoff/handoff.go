@@ -46,7 +46,7 @@ type Overlay struct {
 // Layer is an archive put over the root before it is switched to.
 type Layer struct {
 	URL    string // ends in the digest, "sha256:" and 64 hexadecimal digits
-	Digest string // the same digest, split off
+	Digest Digest // the same digest, split off
 }
 
 // Interface configures one network interface; see ip= in dracut.cmdline(7).
@@ -112,9 +112,9 @@ func ParseLayer(raw string) (Layer, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return Layer{}, fmt.Errorf("layer %q: want http://HOST/.../sha256:DIGEST", raw)
 	}
-	digest := path.Base(u.Path)
-	if !isDigest(digest) {
-		return Layer{}, fmt.Errorf("layer %q: its path must end in sha256: and 64 hexadecimal digits", raw)
+	digest, err := ParseDigest(path.Base(u.Path))
+	if err != nil {
+		return Layer{}, fmt.Errorf("layer %q: its path must end in a digest: %w", raw, err)
 	}
 	return Layer{URL: raw, Digest: digest}, nil
 }

@@ -23,7 +23,7 @@ const layerURL = "http://10.0.2.2:8010/v1/layers/sha256:" +
 
 func TestParse(t *testing.T) {
 	nbd := Root{Transport: NBD, Servers: []string{"10.0.2.2"}, Port: 10809, FSType: "squashfs", MountOptions: []string{"ro"}}
-	layer := Layer{URL: layerURL, Digest: layerURL[strings.LastIndex(layerURL, "/")+1:]}
+	layer := Layer{URL: layerURL, Digest: Digest(layerURL[strings.LastIndex(layerURL, "/")+1:])}
 	for _, tt := range []struct {
 		line string
 		want Boot

@@ -110,15 +110,13 @@ func (r Root) Addresses() []string {
 }
 
 // Digest is the digest that the image of an HTTP root must have, or empty.
-func (r Root) Digest() string {
+func (r Root) Digest() Digest {
 	u, err := url.Parse(r.URL)
 	if err != nil {
 		return ""
 	}
-	if d := path.Base(u.Path); isDigest(d) {
-		return d
-	}
-	return ""
+	d, _ := ParseDigest(path.Base(u.Path))
+	return d
 }
 
 // URLs are those of an HTTP root, in the order to try.
@@ -405,11 +403,6 @@ func field(fields []string, i int) string {
 		return fields[i]
 	}
 	return ""
-}
-
-func isDigest(s string) bool {
-	hex, ok := strings.CutPrefix(s, "sha256:")
-	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
 }
 
 // CheckHost takes what can name a server: an IP address without a zone, or a name of letters, digits, hyphens, underscores

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/handoff"
 )
 
 // FromDir writes the tree below dir to w as an archive and returns the digest of what it wrote.
@@ -30,7 +31,7 @@ import (
 //
 // The deletion list of a layer is an ordinary file here; ApplyLayer interprets it. edit, if it is
 // not nil, may change each entry (for example its owner).
-func FromDir(w io.Writer, dir string, edit func(*tar.Header)) (digest string, err error) {
+func FromDir(w io.Writer, dir string, edit func(*tar.Header)) (digest handoff.Digest, err error) {
 	sum := sha256.New()
 	d := dirReader{dir: dir, edit: edit, tw: tar.NewWriter(io.MultiWriter(w, sum))}
 	// A dir that is itself a symbolic link would give an empty layer.
@@ -40,7 +41,7 @@ func FromDir(w io.Writer, dir string, edit func(*tar.Header)) (digest string, er
 	if err := d.archive(); err != nil {
 		return "", fmt.Errorf("layer directory %s: %w", dir, err)
 	}
-	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+	return handoff.DigestSum(sum), nil
 }
 
 // RootOwned returns a function for FromDir that makes root the owner of the files that belong to

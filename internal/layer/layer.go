@@ -17,8 +17,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +24,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"netroot/internal/handoff"
 )
 
 // MediaType is the content type under which an archive is served and stored.
@@ -38,12 +38,8 @@ const MaxArchive = 512 << 20
 // xattrRecord starts the key of a pax record that holds an extended attribute.
 const xattrRecord = "SCHILY.xattr."
 
-// Digest returns the name of an archive: "sha256:" and the SHA-256 of its bytes in lower-case
-// hexadecimal.
-func Digest(archive []byte) string {
-	sum := sha256.Sum256(archive)
-	return "sha256:" + hex.EncodeToString(sum[:])
-}
+// Digest returns the name of an archive.
+func Digest(archive []byte) handoff.Digest { return handoff.DigestOf(archive) }
 
 // Builder collects files for a layer that is made in memory, for example a key for root's
 // authorized_keys. Entries may be added in any order; the archive is sorted by path. The zero value

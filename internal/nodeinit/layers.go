@@ -3,8 +3,6 @@ package nodeinit
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -121,8 +119,7 @@ func fetchLayer(ctx context.Context, l handoff.Layer) ([]byte, error) {
 	if len(archive) > layer.MaxArchive {
 		return nil, fmt.Errorf("fetch %s: more than %d MiB", l.URL, layer.MaxArchive>>20)
 	}
-	sum := sha256.Sum256(archive)
-	if got := "sha256:" + hex.EncodeToString(sum[:]); got != l.Digest {
+	if got := handoff.DigestOf(archive); got != l.Digest {
 		return nil, fmt.Errorf("fetch %s: what came has digest %s", l.URL, got)
 	}
 	return archive, nil

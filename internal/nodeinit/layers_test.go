@@ -35,11 +35,11 @@ func serveArchives(t *testing.T, archives ...[]byte) []handoff.Layer {
 	}))
 	t.Cleanup(srv.Close)
 	for _, archive := range archives {
-		l, err := handoff.ParseLayer(srv.URL + "/v1/layers/" + layer.Digest(archive))
+		l, err := handoff.ParseLayer(srv.URL + "/v1/layers/" + string(layer.Digest(archive)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		byDigest[l.Digest] = archive
+		byDigest[string(l.Digest)] = archive
 		layers = append(layers, l)
 	}
 	return layers

@@ -44,7 +44,7 @@ func TestFetchLayer(t *testing.T) {
 	}))
 	defer srv.Close()
 	for path, want := range map[string]string{"/ok/": "", "/bad/": "what came has digest", "/cut/": "unexpected EOF", "/none/": "404"} {
-		got, err := fetchLayer(t.Context(), handoff.Layer{URL: srv.URL + path + digest, Digest: digest})
+		got, err := fetchLayer(t.Context(), handoff.Layer{URL: srv.URL + path + digest, Digest: handoff.Digest(digest)})
 		switch {
 		case want == "" && (err != nil || !bytes.Equal(got, body)):
 			t.Errorf("%s: %q, %v", path, got, err)

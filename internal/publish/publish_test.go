@@ -43,7 +43,7 @@ func image(t *testing.T, l site.Label) Image {
 	}
 	facts := boot.Image{Name: im.Name(), Arch: "amd64", RootFormat: "squashfs", Transports: handoff.Transports()}
 	for _, layer := range im.Manifest.Layers {
-		f := boot.File{Name: layer.Annotations[store.AnnotationRole], Digest: layer.Digest.String()}
+		f := boot.File{Name: layer.Annotations[store.AnnotationRole], Digest: handoff.Digest(layer.Digest)}
 		switch store.Role(f.Name) {
 		case store.RoleKernel:
 			facts.Kernel = f

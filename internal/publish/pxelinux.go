@@ -115,7 +115,7 @@ func (p Image) pxelinuxPlan(o PxelinuxOptions) (boot.Plan, error) {
 // part finds the file of the store that a plan names by its digest.
 func (p Image) part(f boot.File) (pxetree.File, error) {
 	for _, l := range p.Image.Manifest.Layers {
-		if l.Digest.String() == f.Digest {
+		if handoff.Digest(l.Digest) == f.Digest {
 			path, err := Part(p.Image, store.Role(l.Annotations[store.AnnotationRole]))
 			return pxetree.File{Name: f.Name, Path: path}, err
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"netroot/internal/boot"
+	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/store"
 )
@@ -122,7 +123,7 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) getLayer(w http.ResponseWriter, r *http.Request) error {
 	digest := r.PathValue("digest")
-	archive, ok := s.cfg.Layers.Archive(digest)
+	archive, ok := s.cfg.Layers.Archive(handoff.Digest(digest))
 	if !ok {
 		return notFound(errors.New("no such layer"))
 	}

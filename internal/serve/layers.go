@@ -29,15 +29,15 @@ type Layers struct {
 	log    *slog.Logger
 
 	mu       sync.Mutex
-	layers   map[string]*rendered // by name
-	archives map[string]*archive  // by digest
+	layers   map[string]*rendered        // by name
+	archives map[handoff.Digest]*archive // by digest
 }
 
 // rendered is what became of one directory.
 type rendered struct {
 	mu     sync.Mutex // held while the directory is looked at and read
 	state  [sha256.Size]byte
-	digest string
+	digest handoff.Digest
 }
 
 type archive struct {
@@ -56,7 +56,7 @@ const (
 // NewLayers has the layers of a folder, which need not exist; empty: there are none. What belongs to the owner of the
 // folder's parent, where netroot.yaml lies, becomes root's.
 func NewLayers(folder string, log *slog.Logger) *Layers {
-	l := &Layers{folder: folder, log: log, layers: make(map[string]*rendered), archives: make(map[string]*archive)}
+	l := &Layers{folder: folder, log: log, layers: make(map[string]*rendered), archives: make(map[handoff.Digest]*archive)}
 	if folder != "" {
 		l.edit = layer.RootOwned(filepath.Dir(folder))
 	}
@@ -115,7 +115,7 @@ func (l *Layers) Dir(name string) (layer.Dir, error) {
 }
 
 // Add keeps an archive that was made elsewhere, and returns its digest.
-func (l *Layers) Add(bytes []byte) (digest string) {
+func (l *Layers) Add(bytes []byte) (digest handoff.Digest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	digest = layer.Digest(bytes)
@@ -124,7 +124,7 @@ func (l *Layers) Add(bytes []byte) (digest string) {
 }
 
 // Archive returns the archive of that digest, if there is one; it is Config.Layers.
-func (l *Layers) Archive(digest string) ([]byte, bool) {
+func (l *Layers) Archive(digest handoff.Digest) ([]byte, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, ok := l.archives[digest]
@@ -136,7 +136,7 @@ func (l *Layers) Archive(digest string) ([]byte, bool) {
 }
 
 // Digest returns the digest of the archive of a layer as its directory is now.
-func (l *Layers) Digest(name string) (string, error) {
+func (l *Layers) Digest(name string) (handoff.Digest, error) {
 	d, err := l.Dir(name)
 	if err != nil {
 		return "", err
@@ -213,7 +213,7 @@ func (c *capped) Write(p []byte) (int, error) {
 }
 
 // keep stores an archive, and drops those that nobody has asked for in a long time.
-func (l *Layers) keep(digest string, bytes []byte) {
+func (l *Layers) keep(digest handoff.Digest, bytes []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for old, a := range l.archives {

@@ -47,7 +47,7 @@ func put(t testing.TB, file, text string) {
 	}
 }
 
-func digestOf(t testing.TB, l *Layers, name string) string {
+func digestOf(t testing.TB, l *Layers, name string) handoff.Digest {
 	t.Helper()
 	digest, err := l.Digest(name)
 	if err != nil {
@@ -61,7 +61,7 @@ func renderings(log *testlog.Buffer) int { return strings.Count(log.String(), "l
 // What the server has is what FromDir makes, and an edit shows at once, however quickly it follows.
 func TestLayerFollowsItsDirectory(t *testing.T) {
 	folder, l, log := layersIn(t, map[string]string{"a/etc/motd": "0"})
-	seen := make(map[string]bool)
+	seen := make(map[handoff.Digest]bool)
 	for i := range 20 {
 		put(t, folder+"/a/etc/motd", fmt.Sprint(i%10)) // the same size, and perhaps within the same tick of the clock
 		if i >= 10 {
@@ -104,7 +104,7 @@ func TestLayerArchivesAreDroppedInTheEnd(t *testing.T) {
 	}
 	put(t, folder+"/a/f", "3")
 	young := digestOf(t, l, "a")
-	for digest, want := range map[string]bool{fixed: true, old: false, kept: false, young: true} {
+	for digest, want := range map[handoff.Digest]bool{fixed: true, old: false, kept: false, young: true} {
 		if _, ok := l.Archive(digest); ok != want {
 			t.Errorf("%s is there: %v, want %v", digest, ok, want)
 		}

@@ -226,7 +226,7 @@ func Facts(im *store.Image) boot.Image {
 	file := func(role store.Role, name string) (boot.File, bool) {
 		for _, l := range im.Manifest.Layers {
 			if l.Annotations[store.AnnotationRole] == string(role) {
-				return boot.File{Name: name, Digest: l.Digest.String(), Size: l.Size}, true
+				return boot.File{Name: name, Digest: handoff.Digest(l.Digest), Size: l.Size}, true
 			}
 		}
 		return boot.File{}, false

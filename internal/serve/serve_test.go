@@ -168,7 +168,7 @@ func TestScriptLeadsToBlobs(t *testing.T) {
 	_, nbdPort, _ := net.SplitHostPort(f.nbd)
 	for _, s := range []string{
 		"root=nbd:127.0.0.1:" + nbdPort + "/" + f.image.Name() + ":squashfs", " rootovl ", " label=debian ",
-		"netroot.layer=" + f.url + "/v1/layers/" + layer.Digest(f.layer), "chain --replace " + f.url + "/boot/debian.ipxe",
+		"netroot.layer=" + f.url + "/v1/layers/" + string(layer.Digest(f.layer)), "chain --replace " + f.url + "/boot/debian.ipxe",
 	} {
 		if !strings.Contains(string(script), s) {
 			t.Errorf("no %q in\n%s", s, script)
@@ -178,7 +178,7 @@ func TestScriptLeadsToBlobs(t *testing.T) {
 	if s := string(vm); strings.Contains(s, "hardware") || !strings.Contains(s, "kernel --name vmlinuz http://10.0.2.2:8010/v1/") || !strings.Contains(s, "root=nbd:10.0.2.2:") {
 		t.Errorf("for a virtual machine:\n%s", s)
 	}
-	if resp, body := f.get(t, "/v1/layers/"+layer.Digest(f.layer)); !bytes.Equal(body, f.layer) {
+	if resp, body := f.get(t, "/v1/layers/"+string(layer.Digest(f.layer))); !bytes.Equal(body, f.layer) {
 		t.Errorf("layer: %s, %d bytes", resp.Status, len(body))
 	}
 }

@@ -19,7 +19,7 @@ type Layers interface {
 	// says what is wrong with it.
 	Has(name string) bool
 	// Digest is the digest of the layer's archive, which nodes can fetch from now on.
-	Digest(name string) (string, error)
+	Digest(name string) (handoff.Digest, error)
 }
 
 // Request asks how one machine boots one image.
@@ -48,7 +48,7 @@ type Additions struct {
 
 	// TopLayer is the digest of an archive that is applied last, over all layers. RunLayer is the digest
 	// of one that has files below run/ only: a machine without an overlay gets it instead.
-	TopLayer, RunLayer string
+	TopLayer, RunLayer handoff.Digest
 }
 
 // Plan decides what a machine is told: boot.Decide on its Settings.
@@ -170,7 +170,7 @@ func (k Stack) addTo(set *boot.Settings, r Request) error {
 	case set.Overlay.Enabled && r.Add.TopLayer != "":
 		set.Layers = append(set.Layers, r.Add.TopLayer)
 	case !set.Overlay.Enabled && r.Add.RunLayer != "":
-		set.RunLayers = []string{r.Add.RunLayer}
+		set.RunLayers = []handoff.Digest{r.Add.RunLayer}
 	}
 	return nil
 }

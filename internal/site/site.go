@@ -8,8 +8,7 @@
 package site
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -27,21 +26,16 @@ const DefaultState = "/var/lib/netroot"
 
 // Revision names one Site by what it was read from: "sha256:" and 64 hexadecimal digits. It is empty
 // when there is no file.
-type Revision string
+type Revision handoff.Digest
 
 // RevisionOf is the Revision of a Site that was read from these bytes.
 func RevisionOf(src []byte) Revision {
-	sum := sha256.Sum256(src)
-	return Revision("sha256:" + hex.EncodeToString(sum[:]))
+	return Revision(handoff.DigestOf(src))
 }
 
 // Short is the beginning of a Revision, for people: 12 hexadecimal digits, or "none".
 func (r Revision) Short() string {
-	digits := strings.TrimPrefix(string(r), "sha256:")
-	if len(digits) < 12 {
-		return "none"
-	}
-	return digits[:12]
+	return cmp.Or(handoff.Digest(r).Short(), "none")
 }
 
 // Site is one configuration, as its owner wrote it.

@@ -12,14 +12,14 @@ import (
 	"netroot/internal/handoff"
 )
 
-func digest(c string) string { return "sha256:" + strings.Repeat(c, 64) }
+func digest(c string) handoff.Digest { return handoff.Digest("sha256:" + strings.Repeat(c, 64)) }
 
 // folder are the layers of a server, by name.
-type folder map[string]string
+type folder map[string]handoff.Digest
 
 func (f folder) Has(name string) bool { _, ok := f[name]; return ok }
 
-func (f folder) Digest(name string) (string, error) {
+func (f folder) Digest(name string) (handoff.Digest, error) {
 	if f[name] == "" {
 		return "", errors.New("layer " + name + ": it is not a directory")
 	}
@@ -69,7 +69,7 @@ func TestSettings(t *testing.T) {
 	full := boot.Settings{
 		Transport: handoff.ISCSI, Initramfs: handoff.Dracut, Servers: []string{"10.0.0.1", "10.0.0.2"}, Ports: all,
 		Overlay: handoff.Overlay{Enabled: true, Size: "2G"}, Debug: true, Cmdline: []string{"nosmt", "quiet"},
-		TreeLayers: []string{"rack7", "rack8"}, Layers: []string{digest("b"), digest("a")},
+		TreeLayers: []string{"rack7", "rack8"}, Layers: []handoff.Digest{digest("b"), digest("a")},
 	}
 	with := func(change func(*boot.Settings)) boot.Settings {
 		s := full
@@ -88,9 +88,9 @@ func TestSettings(t *testing.T) {
 		"another initramfs":      {"full", Additions{Initramfs: handoff.Netroot}, with(func(s *boot.Settings) { s.Initramfs = handoff.Netroot })},
 		"without other servers":  {"full", Additions{Alone: true}, with(func(s *boot.Settings) { s.Servers = nil })},
 		"without layers":         {"full", Additions{Layers: new([]string)}, with(func(s *boot.Settings) { s.TreeLayers, s.Layers = nil, nil })},
-		"other layers":           {"full", Additions{Layers: &[]string{"x", "base"}}, with(func(s *boot.Settings) { s.TreeLayers, s.Layers = []string{"x"}, []string{digest("b")} })},
-		"a layer over all":       {"full", Additions{TopLayer: digest("c"), RunLayer: digest("d")}, with(func(s *boot.Settings) { s.Layers = []string{digest("b"), digest("a"), digest("c")} })},
-		"a layer in memory":      {"own", Additions{TopLayer: digest("c"), RunLayer: digest("d")}, boot.Settings{Ports: all, RW: true, RunLayers: []string{digest("d")}}},
+		"other layers":           {"full", Additions{Layers: &[]string{"x", "base"}}, with(func(s *boot.Settings) { s.TreeLayers, s.Layers = []string{"x"}, []handoff.Digest{digest("b")} })},
+		"a layer over all":       {"full", Additions{TopLayer: digest("c"), RunLayer: digest("d")}, with(func(s *boot.Settings) { s.Layers = []handoff.Digest{digest("b"), digest("a"), digest("c")} })},
+		"a layer in memory":      {"own", Additions{TopLayer: digest("c"), RunLayer: digest("d")}, boot.Settings{Ports: all, RW: true, RunLayers: []handoff.Digest{digest("d")}}},
 		"a console":              {"plain", Additions{Console: []string{"tty0", "ttyS0"}}, boot.Settings{Ports: all, Overlay: DefaultOverlay(), Console: []string{"tty0", "ttyS0"}}},
 		"arguments":              {"full", Additions{Cmdline: []string{"first"}}, with(func(s *boot.Settings) { s.Cmdline = []string{"first", "nosmt", "quiet"} })},
 		"debug":                  {"plain", Additions{Debug: true}, boot.Settings{Ports: all, Overlay: DefaultOverlay(), Debug: true}},
@@ -166,7 +166,7 @@ func TestOneWay(t *testing.T) {
 	vm := plan(func(r *Request) {
 		r.Add = Additions{Console: []string{"ttyS0"}, Cmdline: []string{"no_timer_check"}, TopLayer: digest("9")}
 	})
-	added := []string{"console=ttyS0", "no_timer_check", "netroot.layer=http://10.0.0.1:8010/v1/layers/" + digest("9")}
+	added := []string{"console=ttyS0", "no_timer_check", "netroot.layer=http://10.0.0.1:8010/v1/layers/" + string(digest("9"))}
 	for _, a := range added {
 		if !slices.Contains(vm, a) {
 			t.Errorf("vm: no %s", a)

@@ -108,7 +108,7 @@ func layerOf(t *testing.T, archive func() ([]byte, error)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serve.NewLayers("", slog.New(slog.DiscardHandler)).Add(b)
+	return string(handoff.DigestOf(b))
 }
 
 func TestOtherServer(t *testing.T) {

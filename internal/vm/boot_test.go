@@ -96,7 +96,7 @@ func TestMachineAsksAgain(t *testing.T) {
 	defer server.Close()
 	host := strings.TrimPrefix(guestURL(server.URL), "http://")
 	url := boot.ScriptURL(host, "debian", true)
-	digest := "sha256:" + strings.Repeat("0", 64)
+	digest := handoff.Digest("sha256:" + strings.Repeat("0", 64))
 	plan, err := boot.Decide(boot.Machine{Server: host, Ref: "debian", Virtio: true},
 		boot.Image{Name: "debian@0123", Transports: []handoff.Transport{handoff.NBD}, Kernel: boot.File{Name: "vmlinuz", Digest: digest}, Initrds: []boot.File{{Name: "initramfs", Digest: digest}}},
 		boot.Settings{Ports: boot.StandardPorts()})

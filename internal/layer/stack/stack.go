@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 
+	"netroot/internal/handoff"
 	"netroot/internal/imagediff"
 	"netroot/internal/layer"
 	"netroot/internal/nearest"
@@ -95,15 +96,15 @@ func missingIn(tree *os.Root, folder Folder, name string) error {
 
 // Layer is one layer of a list.
 type Layer struct {
-	Name    string `json:"name"`
-	Order   int    `json:"order"` // 1: the one that wins; 0: the machine does not get it
-	Where   string `json:"where"` // "server", "tree" or "missing"
-	Dir     string `json:"dir,omitempty"`
-	Files   int    `json:"files"` // all but directories
-	Size    int64  `json:"size"`  // bytes of files
-	Deletes int    `json:"deletes"`
-	Digest  string `json:"digest,omitempty"` // of the archive, as the kernel command line names it
-	Problem string `json:"problem,omitempty"`
+	Name    string         `json:"name"`
+	Order   int            `json:"order"` // 1: the one that wins; 0: the machine does not get it
+	Where   string         `json:"where"` // "server", "tree" or "missing"
+	Dir     string         `json:"dir,omitempty"`
+	Files   int            `json:"files"` // all but directories
+	Size    int64          `json:"size"`  // bytes of files
+	Deletes int            `json:"deletes"`
+	Digest  handoff.Digest `json:"digest,omitempty"` // of the archive, as the kernel command line names it
+	Problem string         `json:"problem,omitempty"`
 }
 
 // List describes the label's layers, the one that wins first, then the other layers that exist.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/site"
 )
@@ -18,7 +19,9 @@ type folder string
 
 func (f folder) Has(name string) bool { _, err := os.Lstat(f.Place(name)); return err == nil }
 
-func (f folder) Digest(name string) (string, error) { return "sha256:" + name, nil }
+func (f folder) Digest(name string) (handoff.Digest, error) {
+	return handoff.Digest("sha256:" + name), nil
+}
 
 func (f folder) Place(name string) string { return filepath.Join(string(f), name) }
 

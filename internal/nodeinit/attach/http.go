@@ -3,7 +3,6 @@ package attach
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -16,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"netroot/internal/handoff"
 	"netroot/internal/nodeinit/devices"
 	"netroot/internal/nodeinit/report"
 )
@@ -48,8 +48,8 @@ func attachHTTP(ctx context.Context, r Request) (*Root, error) {
 
 // download is one file on its way into memory.
 type download struct {
-	urls       []string // of one file, the one to ask next first
-	want       string   // its digest, if the URL says it
+	urls       []string       // of one file, the one to ask next first
+	want       handoff.Digest // if the URL says it
 	report     report.Step
 	meminfo    string        // /proc/meminfo
 	pause      time.Duration // after a first failure
@@ -60,7 +60,7 @@ type download struct {
 	began      time.Time
 }
 
-func newDownload(urls []string, want string, step report.Step) *download {
+func newDownload(urls []string, want handoff.Digest, step report.Step) *download {
 	return &download{urls: urls, want: want, report: step, meminfo: "/proc/meminfo",
 		pause: time.Second, stalled: stalled, sum: sha256.New(), began: time.Now()}
 }
@@ -152,7 +152,7 @@ func (d *download) fetch(ctx context.Context, file *os.File) error {
 	if err := d.copy(io.LimitReader(resp.Body, d.size-d.have), file); err != nil {
 		return err
 	}
-	if got := "sha256:" + hex.EncodeToString(d.sum.Sum(nil)); d.want != "" && got != d.want {
+	if got := handoff.DigestSum(d.sum); d.want != "" && got != d.want {
 		d.have = 0 // everything has to be fetched again
 		return fmt.Errorf("what came has digest %s", got)
 	}

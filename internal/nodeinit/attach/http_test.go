@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"netroot/internal/handoff"
 )
 
 // webRoot serves content as netroot does, and lets the test spoil a request: one for which spoil
@@ -39,7 +41,7 @@ func webRoot(t *testing.T, content []byte, spoil func(n int, w http.ResponseWrit
 func fetchRoot(t *testing.T, urls, want string, meminfo string) ([]byte, string, error) {
 	t.Helper()
 	step, told := quiet()
-	d := newDownload(strings.Split(urls, ","), want, step)
+	d := newDownload(strings.Split(urls, ","), handoff.Digest(want), step)
 	d.pause = time.Millisecond
 	if meminfo != "" {
 		d.meminfo = filepath.Join(t.TempDir(), "meminfo")
