@@ -30,34 +30,36 @@ func buildCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build LABEL|FILE.def",
 		Short: "Build a tree and an image from a recipe",
-		Long: `Build runs a recipe and keeps what comes out: the tree, which stays writable, and
-an image of it in the store, which never changes. The label's name then means the
-new image; older ones stay, and machines that run from them are not disturbed.
+		Long: `Build runs a recipe and keeps the result: the tree, which stays writable, and an
+image of it in the store, which never changes. The label then names the new image.
+Older images stay, and machines that run from them are not affected.
 
-The sections run in Apptainer's order: %pre, the bootstrap agent, %app, %files
-from other stages, %setup, %files, %post, %test. %pre and %setup run on this host,
-in the directory of netroot.yaml, where the relative names of %files start, too;
-for a FILE.def that no label is named like, it is the working directory. %post
-and %test run inside the tree, with /proc, /sys, /dev and /tmp of their own. What
-they print is kept in a log, whose end is shown when one of them fails.
+The sections run in Apptainer's order: %pre, the bootstrap agent, %app, %files from
+other stages, %setup, %files, %post, %test. %pre and %setup run on this host, in the
+directory of netroot.yaml; relative names in %files start there too. For a FILE.def
+that is not the recipe of a label, that is the working directory. %post and %test
+run inside the tree, with its own /proc, /sys, /dev and /tmp. Their output goes to a
+log, and the end of the log is printed when one of them fails.
 
-With --update the bootstrap agent stays away: the sections run in a copy of the
-tree there is. If the recipe is the one that the tree was built from, nothing
-runs but %test, and the tree is packed as it is, with what "netroot shell" has
-changed in it. --section or --force have the sections run all the same.
+With --update the bootstrap agent does not run: the sections run in a copy of the
+existing tree. If the recipe is the one from which the tree was built, only %test
+runs, and the tree is packed as it is, with the changes of "netroot shell". With
+--section or --force the sections run in any case.
 
---force also replaces a directory that no build has made, and gives labels and
-help of the recipe precedence over those that the tree has from its base.
+--force also replaces a directory that no build has made, and lets the labels and
+the help of the recipe replace those that the tree has from its base.
 
-What the bootstrap agent brought is kept, and the next build that tells it the
-same starts from there; so is what a stage takes from others. The build says what
-it reused, and how old that is: updates released since are not in it.
+The build keeps what the bootstrap agent installed, and what a stage copies from
+others. The next build with the same inputs starts from there. It prints what it
+reused and how old that is: newer updates are not in it.
 
-A tree with secrets in it - private keys, passwords, tokens - does not become an
-image, unless they are allowed.
+A tree that contains secrets (private keys, passwords, tokens) does not become an
+image unless --allow-secret or allow_secrets names them.
 
-SOURCE_DATE_EPOCH in the environment, in seconds since 1970, is the image's time,
-and that of its files which are younger.
+SOURCE_DATE_EPOCH in the environment, in seconds since 1970, is the time of the
+image and of its files that are younger.
+
+Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.
 
 A build that fails, or is stopped by Ctrl-C, leaves the old tree and the old
 images as they were, and nothing of its own but the log.`,

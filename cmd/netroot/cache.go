@@ -17,16 +17,18 @@ func cacheCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
 		Short: "List and remove what builds keep to be faster",
-		Long: `Builds keep snapshots of the trees they make, each under a key of everything that
-made it: what the bootstrap agent installed; a stage before its %post, if that and
-the stages it takes files of took longer than a second; and the archives of the
-initramfs. The next build with the same inputs starts from there. "netroot build
---no-cache" does not.
+		Long: `A build keeps snapshots: the tree that the bootstrap agent installed; the tree of a
+stage before its %post, if that stage and the stages from which it copies files took
+longer than a second; and the archives of the initramfs. The key of a snapshot is
+made of all its inputs. The next build with the same inputs starts from the
+snapshot, unless it is "netroot build --no-cache".
 
-A snapshot is used for a week. Those that were not used for the longest time are
-removed when all together would take more than 20 GiB. Nothing is lost with a
-snapshot but time.`,
-		Args: cobra.NoArgs, // else a mistyped verb would pass for a wish for help
+A snapshot is used for a week. When all together take more than 20 GiB, those are
+removed that were not used for the longest time. A build without its snapshot takes
+longer and is otherwise the same.
+
+Exit status of each command: 0 done, 1 a failure, 2 usage or configuration.`,
+		Args: noArgs, // else a mistyped verb would pass for a wish for help
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(cacheListCmd(e), cacheRemoveCmd(e))
@@ -43,7 +45,7 @@ func cacheListCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the snapshots, the last used first",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := e.config()
 			if err != nil {
@@ -65,7 +67,7 @@ func cacheListCmd(e *env) *cobra.Command {
 
 func printSnapshots(e *env, entries []cache.Entry) error {
 	if len(entries) == 0 {
-		fmt.Fprintln(e.stderr, "no snapshots: builds make them")
+		fmt.Fprintln(e.stderr, "no snapshots; builds make them")
 		return nil
 	}
 	var total int64
@@ -86,14 +88,13 @@ func cacheRemoveCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm KEY...|--all",
 		Short: "Remove snapshots",
-		Long: `Rm removes snapshots, and what builds that were killed left in the cache. The
-beginning of a key (four digits or more) is enough. One that a build is just
-restoring stays.`,
+		Long: `Rm removes snapshots, and files that killed builds left in the cache. The first four
+or more digits of a key are enough. A snapshot that a build is restoring stays.`,
 		Example: `  netroot cache rm 3f9a1c
   netroot cache rm --all`,
 		RunE: func(_ *cobra.Command, keys []string) error {
 			if all == (len(keys) > 0) {
-				return usage(errors.New("netroot cache rm wants keys, or --all; \"netroot cache ls\" lists them"))
+				return usage(errors.New("netroot cache rm requires keys or --all; \"netroot cache ls\" lists them"))
 			}
 			cfg, err := e.config()
 			if err != nil {

@@ -32,7 +32,7 @@ Export a new image again; it is put beside the old one.
 Everything is read-only, except the tree of a label with "rw: true".
 
 Exit status: 0 done, 1 the work failed, 2 usage or configuration.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(exportNBDCmd(e), exportISCSICmd(e), exportNFSCmd(e), exportPxelinuxCmd(e), exportDHCPCmd(e))

@@ -25,10 +25,12 @@ func importCmd(e *env) *cobra.Command {
 fedora-live-netroot, and writes it as a netroot.yaml: each label with its recipe,
 its tree (NETROOT), rw, debug, kernel arguments and arguments for qemu.
 
-No shell runs on the file. Assignments, quotes, $NAME, and "case $label in" with its
-patterns are understood; what else a label depends on, such as the output of a
-command, is an error that names the line. What is carried over with a change is
-said, and what is written is read back before it takes its place.`,
+Import does not run the file in a shell. It understands assignments, quotes, $NAME,
+and "case $label in" with its patterns. If a label depends on anything else, such as
+the output of a command, that is an error with the line. Import lists what it could
+carry over only with a change, and checks the new file before it writes it.
+
+Exit status: 0 done, 1 a failure, 2 usage, or the file cannot be understood.`,
 		Example: `  netroot import live_netroot_hosts
   netroot import /srv/live/live_netroot_hosts -o /etc/netroot/netroot.yaml
   netroot import live_netroot_hosts -o -`,
@@ -36,7 +38,7 @@ said, and what is written is read back before it takes its place.`,
 		RunE: func(_ *cobra.Command, args []string) error { return e.importHosts(args[0], out, force) },
 	}
 	cmd.Flags().StringVarP(&out, "output", "o", "netroot.yaml", "`file` to write, \"-\" for standard output")
-	cmd.Flags().BoolVar(&force, "force", false, "replace a file that is there")
+	cmd.Flags().BoolVar(&force, "force", false, "replace an existing file")
 	return cmd
 }
 
@@ -69,7 +71,7 @@ func (e *env) importHosts(path, out string, force bool) error {
 		return err
 	}
 	if _, err := os.Lstat(target); err == nil && !force {
-		return usage(fmt.Errorf("%s is there already: --force replaces it, -o names another", out))
+		return usage(fmt.Errorf("%s exists: --force replaces it, -o names another file", out))
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -89,7 +91,7 @@ func (e *env) importedNext(out string, hosts *hostsfile.File) {
 	fmt.Fprintf(e.stderr, "netroot: %s has %s; \"netroot build %s\" builds %s, \"netroot vm %[3]s\" boots it\n", out, what, first, it)
 	for _, l := range hosts.Labels {
 		if info, err := os.Stat(cmp.Or(l.Tree, os.DevNull)); err == nil && info.IsDir() {
-			fmt.Fprintf(e.stderr, "netroot: the tree of %s is there already: \"netroot build --update %[1]s\" packs it as it is\n", l.Name)
+			fmt.Fprintf(e.stderr, "netroot: the tree of %s exists: \"netroot build --update %[1]s\" packs it as it is\n", l.Name)
 		}
 	}
 }

@@ -26,7 +26,7 @@ label's layers are named in netroot.yaml ("layers: [rack7, site]"); the first wi
 These commands apply the layers to the label's tree as a machine applies them to
 its root, and write nothing. An image has the layers that its tree had when it was
 packed. docs/layers.md says how to make a layer.`,
-		Args: cobra.NoArgs, // otherwise a mistyped verb would print the help
+		Args: noArgs, // otherwise a mistyped verb would print the help
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(layerListCmd(e), layerShowCmd(e), layerDiffCmd(e))

@@ -131,6 +131,6 @@ their command's status.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.PersistentFlags().StringVar(&e.configFile, "config", "", "configuration `file` (default: netroot.yaml here, then /etc/netroot/netroot.yaml)")
 	root.PersistentFlags().StringVar(&e.stateDir, "state", "", "`directory` of trees, images and logs (default: the configuration's, then /var/lib/netroot)")
-	root.AddCommand(buildCmd(e), shellCmd(e), execCmd(e), vmCmd(e), serveCmd(e), imageCmd(e), imagesCmd(e), planCmd(e), showCmd(e), layerCmd(e), cacheCmd(e), diffCmd(e), importCmd(e), exportCmd(e))
+	root.AddCommand(buildCmd(e), shellCmd(e), execCmd(e), vmCmd(e), serveCmd(e), imageCmd(e), imagesCmd(e), planCmd(e), showCmd(e), layerCmd(e), cacheCmd(e), diffCmd(e), importCmd(e), exportCmd(e), versionCmd(e))
 	return root
 }

@@ -20,9 +20,12 @@ func planCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan LABEL[@ID]",
 		Short: "Print what a machine that boots a label is told",
-		Long: `Plan prints the decision about one machine before any machine boots: the image,
-where its files come from, and the kernel command line. "netroot serve" on the
-standard ports sends exactly this.`,
+		Long: `Plan prints the decision about one machine before the machine boots: the image, the
+URLs of its files, and the kernel command line. "netroot serve" on the standard
+ports sends exactly this. --arch, --firmware and --mac say what iPXE would tell the
+server about the machine.
+
+Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 		Example: `  netroot plan debian12
   netroot plan debian12 --server 10.0.0.1:8010 --ipxe`,
 		Args:              oneArg("label"),

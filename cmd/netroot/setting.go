@@ -165,11 +165,14 @@ func (e *env) completeLabels(_ *cobra.Command, args []string, _ string) ([]strin
 func oneArg(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 {
-			return usage(fmt.Errorf("%s wants one %s; see \"%s --help\"", cmd.CommandPath(), what, cmd.CommandPath()))
+			return usage(fmt.Errorf("%s requires one %s; see \"%s --help\"", cmd.CommandPath(), what, cmd.CommandPath()))
 		}
 		return nil
 	}
 }
+
+// noArgs is cobra's NoArgs with the exit status of a wrong command line.
+func noArgs(cmd *cobra.Command, args []string) error { return usage(cobra.NoArgs(cmd, args)) }
 
 // logger writes an operator's log, one line an event of at least that level, to standard error.
 func (e *env) logger(least slog.Level) *slog.Logger {

@@ -19,10 +19,12 @@ func showCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show RECIPE.def",
 		Short: "Print what netroot understands of a recipe",
-		Long: `Show reads an Apptainer or Singularity definition file and prints what a build
-would do with it, without building: the stages with their headers, where each
-section stands and what runs it, files and labels, build arguments put in.
-Nothing in the file is run.`,
+		Long: `Show reads an Apptainer or Singularity definition file and prints how netroot
+understands it: the stages with their headers, the lines of each section and the
+program that runs it, files and labels, with the build arguments filled in. It runs
+nothing of the file and builds nothing.
+
+Exit status: 0 done, 2 usage, or the file is not a recipe.`,
 		Example: `  netroot show recipes/debian12.def
   netroot show --build-arg SUITE=trixie --json node.def
   netroot show --strict node.def        # would Apptainer take it?`,
@@ -51,7 +53,7 @@ type recipeFlags struct {
 }
 
 func (f *recipeFlags) register(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.strict, "strict", false, "take only what Apptainer takes")
+	cmd.Flags().BoolVar(&f.strict, "strict", false, "accept only what Apptainer accepts")
 	cmd.Flags().StringArrayVar(&f.args, "build-arg", nil, "`NAME=VALUE`: the value of {{ NAME }} in the recipe; may be repeated")
 	cmd.Flags().StringVar(&f.argFile, "build-arg-file", "", "`file` of NAME=VALUE lines; --build-arg wins")
 }
@@ -100,7 +102,7 @@ func (f *recipeFlags) buildArgs(args map[string]string) ([]recipe.Warning, error
 	for _, arg := range f.args {
 		name, value, ok := strings.Cut(arg, "=")
 		if !ok || !buildArgName.MatchString(name) {
-			return nil, fmt.Errorf("--build-arg %q is no NAME=VALUE", arg)
+			return nil, fmt.Errorf("--build-arg %q is not NAME=VALUE", arg)
 		}
 		args[name] = value
 	}
