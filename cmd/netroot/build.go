@@ -59,10 +59,10 @@ image unless --allow-secret or allow_secrets names them.
 SOURCE_DATE_EPOCH in the environment, in seconds since 1970, is the time of the
 image and of its files that are younger.
 
-Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.
+A build that fails, or that Ctrl-C stops, leaves the old tree and the old images as
+they were. Of its own it leaves only the log.
 
-A build that fails, or is stopped by Ctrl-C, leaves the old tree and the old
-images as they were, and nothing of its own but the log.`,
+Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 		Example: `  netroot build debian12
   netroot build recipes/debian12.def
   netroot build --update debian12
