@@ -39,7 +39,7 @@ true`)
 			if r.err != nil || !strings.HasPrefix(r.stdout, want[0]) || !strings.Contains(r.stdout, "\nrunning\n") || !strings.Contains(r.stdout+r.stderr, want[1]) {
 				t.Errorf("want %q: %s", want, r.all())
 			}
-			if !strings.Contains(r.stderr, "the root comes by "+transport+" from ") {
+			if !strings.Contains(r.stderr, "the root comes over "+transport+" from ") {
 				t.Error(r.stderr)
 			}
 		})
