@@ -1,0 +1,326 @@
+// Package folder makes archives of the layers that lie in a directory, one subdirectory each, and
+// keeps them for the machines that fetch them.
+//
+// An archive is made once for all machines, and again when something in its directory has changed.
+// A machine never gets half of an edit: while a directory changes, the archive of before is the one
+// that counts. Archives are files without a name, which the file system removes when the process
+// ends.
+//
+// The package does not watch directories: its user calls Render when they may have changed. It does
+// not know which machine gets which layer.
+package folder
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"netroot/internal/handoff"
+	"netroot/internal/layer"
+)
+
+// Folder is a directory of layers with their archives. Its methods may be called by several
+// goroutines at once.
+type Folder struct {
+	place atomic.Pointer[place]
+	log   *slog.Logger
+	shelf
+
+	rendering sync.Mutex           // held while layers are looked at and read
+	layers    map[string]*rendered // by name
+}
+
+// place is where layers lie.
+type place struct {
+	dir  string // empty: nowhere
+	edit func(*tar.Header)
+}
+
+// rendered is what became of one layer's directory.
+type rendered struct {
+	state  state
+	digest handoff.Digest // of its last whole archive; empty: there is none yet
+	err    error          // why that is not of the directory as it is now
+}
+
+// New returns the layers in dir, which need not exist; empty: there are none. Files that belong to
+// the owner of dir's parent, where netroot.yaml lies, become root's. Archives are kept in the file
+// system of the directory scratch, or of the system's temporary files where it cannot be written
+// to.
+func New(dir, scratch string, log *slog.Logger) *Folder {
+	f := &Folder{log: log, layers: make(map[string]*rendered)}
+	f.shelf = shelf{scratch: scratch, room: maxRetired, archives: make(map[handoff.Digest]*archive)}
+	f.Move(dir)
+	return f
+}
+
+// Move has the layers lie in another directory from now on.
+func (f *Folder) Move(dir string) {
+	if now := f.place.Load(); now != nil && now.dir == dir {
+		return
+	}
+	p := &place{dir: dir}
+	if dir != "" {
+		p.edit = layer.RootOwned(filepath.Dir(dir))
+	}
+	f.place.Store(p)
+}
+
+// Has reports whether there is a layer of that name, whether it can be rendered or not.
+func (f *Folder) Has(name string) bool {
+	dir := f.place.Load().dir
+	if dir == "" || handoff.CheckLayerName(name) != nil {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(dir, name))
+	return err == nil
+}
+
+// Place is where a layer of that name would be; empty: the folder has no place.
+func (f *Folder) Place(name string) string {
+	dir := f.place.Load().dir
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, name)
+}
+
+// Names are the names of all layers, in order.
+func (f *Folder) Names() ([]string, error) {
+	dir := f.place.Load().dir
+	if dir == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if _, err := f.Dir(e.Name()); err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// Dir is the directory of a layer. It may be a symbolic link to another; what is in it may not.
+func (f *Folder) Dir(name string) (layer.Dir, error) {
+	if err := handoff.CheckLayerName(name); err != nil {
+		return layer.Dir{}, err
+	}
+	at := f.place.Load()
+	file := filepath.Join(at.dir, name)
+	dir, err := filepath.EvalSymlinks(file)
+	if err != nil {
+		return layer.Dir{}, fmt.Errorf("layer %s: %w", name, err)
+	}
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		return layer.Dir{}, errors.Join(err, fmt.Errorf("layer %s: %s is not a directory, and a layer is one", name, file))
+	}
+	return layer.Dir{Name: name, Path: dir, Edit: at.edit}, nil
+}
+
+// Digest is the digest of the archive of a layer as its directory is now.
+func (f *Folder) Digest(name string) (handoff.Digest, error) {
+	f.rendering.Lock()
+	defer f.rendering.Unlock()
+	r := f.render(name)
+	if r.err != nil {
+		return "", r.err
+	}
+	return r.digest, nil
+}
+
+// Snapshot is what the layers of a folder were at one moment. It does not change.
+type Snapshot struct {
+	has    map[string]bool
+	layers map[string]rendered
+}
+
+// Has reports whether there was a layer of that name.
+func (s *Snapshot) Has(name string) bool { return s.has[name] }
+
+// Digest is the digest of a layer's last whole archive.
+func (s *Snapshot) Digest(name string) (handoff.Digest, error) {
+	switch r, ok := s.layers[name]; {
+	case !ok:
+		return "", fmt.Errorf("layer %s is not rendered here", name)
+	case r.digest == "":
+		return "", fmt.Errorf("layer %s cannot be rendered; the server's log says why", name) // machines get no paths
+	default:
+		return r.digest, nil
+	}
+}
+
+// Problems returns, for each layer that could not be rendered as its directory was, the reason.
+func (s *Snapshot) Problems() map[string]error {
+	all := make(map[string]error)
+	for name, r := range s.layers {
+		if r.err != nil {
+			all[name] = r.err
+		}
+	}
+	return all
+}
+
+// Equal reports whether a machine gets the same of both.
+func (s *Snapshot) Equal(o *Snapshot) bool {
+	if len(s.layers) != len(o.layers) {
+		return false
+	}
+	for name, r := range s.layers {
+		was, ok := o.layers[name]
+		if !ok || was.digest != r.digest || (was.err == nil) != (r.err == nil) || r.err != nil && was.err.Error() != r.err.Error() {
+			return false
+		}
+	}
+	return true
+}
+
+// Render makes the archives of those layers of these names that the folder has, as far as their
+// directories have changed, and forgets those of others.
+func (f *Folder) Render(names []string) *Snapshot {
+	f.rendering.Lock()
+	defer f.rendering.Unlock()
+	s := &Snapshot{has: make(map[string]bool), layers: make(map[string]rendered)}
+	for _, name := range names {
+		if s.has[name] || !f.Has(name) {
+			continue
+		}
+		s.has[name] = true
+		r := *f.render(name)
+		s.layers[name] = r
+	}
+	for name, r := range f.layers {
+		if !s.has[name] {
+			delete(f.layers, name)
+			f.drop(r.digest)
+		}
+	}
+	return s
+}
+
+// drop retires an archive that is none of a layer any more. The caller holds the mutex rendering.
+func (f *Folder) drop(digest handoff.Digest) {
+	for _, r := range f.layers {
+		if r.digest == digest { // also of another layer of the same bytes
+			return
+		}
+	}
+	f.retire(digest)
+}
+
+// Watched are the directories in which a change can change a layer of these names, or whether there
+// is one.
+func (f *Folder) Watched(names []string) []string {
+	dir := f.place.Load().dir
+	if dir == "" {
+		return nil
+	}
+	dirs := []string{filepath.Dir(dir), dir}
+	for _, name := range names {
+		d, err := f.Dir(name)
+		if err != nil {
+			continue
+		}
+		filepath.WalkDir(d.Path, func(file string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				dirs = append(dirs, file)
+			}
+			return nil
+		})
+	}
+	return dirs
+}
+
+// render brings the archive of one layer up to date. The caller holds the mutex rendering.
+func (f *Folder) render(name string) *rendered {
+	r := f.layers[name]
+	if r == nil {
+		r = new(rendered)
+		f.layers[name] = r
+	}
+	err := f.update(r, name)
+	if err != nil {
+		err = fmt.Errorf("layer %s: %w", name, err)
+	}
+	if err != nil && (r.err == nil || r.err.Error() != err.Error()) {
+		f.log.Warn("layer: not rendered", "layer", name, "why", err, "served meanwhile", servedInstead(r.digest))
+	}
+	r.err = err
+	return r
+}
+
+func servedInstead(digest handoff.Digest) string {
+	if digest == "" {
+		return "nothing"
+	}
+	return string(digest)
+}
+
+func (f *Folder) update(r *rendered, name string) error {
+	d, err := f.Dir(name)
+	if err != nil {
+		return err
+	}
+	now, err := stateOf(d.Path)
+	if err != nil {
+		return err
+	}
+	if now.sum == r.state.sum && f.has(r.digest) {
+		return nil
+	}
+	return f.archive(r, d, now)
+}
+
+// archive makes the archive of a directory, and takes it only if the directory is the same before
+// and after.
+func (f *Folder) archive(r *rendered, d layer.Dir, before state) error {
+	const tries = 5
+	for range tries {
+		if since := time.Since(before.newest); since >= 0 && since < clockTick {
+			time.Sleep(clockTick - since) // until a further change has another time
+			var err error
+			if before, err = stateOf(d.Path); err != nil {
+				return err
+			}
+		}
+		started := time.Now()
+		out, err := f.create()
+		if err != nil {
+			return err
+		}
+		digest, err := out.fill(d)
+		if err != nil {
+			out.Close()
+			return err
+		}
+		after, err := stateOf(d.Path)
+		if err != nil || after.sum != before.sum {
+			out.Close()
+			if err != nil {
+				return err
+			}
+			before = after
+			continue
+		}
+		old := r.digest
+		f.keep(digest, out)
+		r.state, r.digest = before, digest
+		f.drop(old)
+		f.log.Info("layer rendered", "layer", d.Name, "digest", digest, "bytes", out.size, "files", before.files, "took", time.Since(started).Round(time.Microsecond))
+		for _, err := range layer.CheckDeletions(d.Path) {
+			f.log.Warn("layer: nodes will not do this", "layer", d.Name, "why", err)
+		}
+		return nil
+	}
+	return errors.New("it changes while it is read")
+}
