@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,11 +84,15 @@ func newTree(e *Export) (*tree, error) {
 		return nil, fmt.Errorf("cannot export %s: %s: %w", e.Dir.Name(), what, err)
 	}
 	t := &tree{mount: -1, fd: -1, fsid: be.Uint64(e.ID[:])}
-	var err error
+	lower, err := raiseAdmin()
+	if err != nil {
+		return fail("capabilities", err)
+	}
+	defer lower()
 	t.mount, err = unix.OpenTree(int(e.Dir.Fd()), "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	switch {
 	case errors.Is(err, unix.EPERM):
-		return fail("an NFS server needs root", err)
+		return fail("an NFS server needs root with CAP_SYS_ADMIN", err)
 	case errors.Is(err, unix.ENOSYS):
 		return fail("an NFS server needs Linux 5.8 or later", err)
 	case err != nil:
@@ -110,6 +115,35 @@ func newTree(e *Export) (*tree, error) {
 		return nil, fmt.Errorf("cannot export %s: %w", e.Dir.Name(), err)
 	}
 	return t, nil
+}
+
+// raiseAdmin makes CAP_SYS_ADMIN effective for this goroutine, which open_tree(2) and mount_setattr(2) require, in a
+// process that has it permitted alone; lower ends that. A process whose calls have it anyway, or that does not have it at
+// all, stays as it is.
+func raiseAdmin() (lower func(), err error) {
+	runtime.LockOSThread()
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3} // of pid 0: this thread
+	var d [2]unix.CapUserData
+	if err := unix.Capget(&h, &d[0]); err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	const admin = 1 << unix.CAP_SYS_ADMIN
+	if d[0].Effective&admin != 0 || d[0].Permitted&admin == 0 {
+		return runtime.UnlockOSThread, nil
+	}
+	d[0].Effective |= admin
+	if err := unix.Capset(&h, &d[0]); err != nil {
+		runtime.UnlockOSThread()
+		return nil, err
+	}
+	return func() {
+		d[0].Effective &^= admin
+		if err := unix.Capset(&h, &d[0]); err != nil {
+			return // the thread ends with its goroutine, to which it stays locked
+		}
+		runtime.UnlockOSThread()
+	}, nil
 }
 
 // probe finds out whether files can be found again by handles, and asked for permission.
