@@ -15,8 +15,8 @@ func TestCaptiveEnds(t *testing.T) {
 		signal               syscall.Signal
 		status               int
 	}{
-		{"asked to", "sleep 611.25 & sleep 611.25; :", "611.25", 2, syscall.SIGTERM, exitSignal},
-		{"interrupted", "sleep 612.25; :", "612.25", 1, syscall.SIGINT, exitSignal},
+		{"asked to", "sleep 611.25 & sleep 611.25; :", "611.25", 2, syscall.SIGTERM, 143},
+		{"interrupted", "sleep 612.25; :", "612.25", 1, syscall.SIGINT, 130},
 		{"killed", "exec sleep 613.25", "613.25", 1, syscall.SIGKILL, -1},
 	} {
 		t.Run(test.name, func(t *testing.T) {

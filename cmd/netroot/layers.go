@@ -1,14 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 
 	"github.com/spf13/pflag"
 
+	"netroot/internal/layer/folder"
 	"netroot/internal/layer/stack"
-	"netroot/internal/serve"
 	"netroot/internal/site"
 )
 
@@ -35,8 +34,8 @@ func (f layersFlag) given() (*[]string, error) {
 }
 
 // layerFolder has the layers that lie beside the configuration.
-func (e *env) layerFolder(cfg *site.Site, log *slog.Logger) *serve.Layers {
-	return serve.NewLayers(cfg.Layers(), log)
+func (e *env) layerFolder(cfg *site.Site, log *slog.Logger) *folder.Folder {
+	return folder.New(cfg.Layers(), cfg.State, log)
 }
 
 // tellLayers says which layers of a machine are missing: an error for those of --layers, and a warning
@@ -56,17 +55,16 @@ func (e *env) tellLayers(cfg *site.Site, folder stack.Folder, r site.Request) er
 	return nil
 }
 
-// renderLayers renders the layers of all labels, and logs what is wrong with them before a machine boots.
-func renderLayers(cfg *site.Site, folder stack.Folder, log *slog.Logger) {
+// checkLayers says which layers of any label are missing.
+func checkLayers(cfg *site.Site, folder stack.Folder) (all []error) {
 	for _, name := range cfg.Names() {
-		r := site.Request{Label: name, Layers: folder}
-		names, err := cfg.Stack(r)
+		names, err := cfg.Stack(site.Request{Label: name, Layers: folder})
 		if err == nil {
-			_, err = cfg.Settings(r)
-			err = errors.Join(stack.Missing(cfg.Labels[name], names, folder), err)
+			err = stack.Missing(cfg.Labels[name], names, folder)
 		}
 		if err != nil {
-			log.Warn("layers", "label", name, "why", err)
+			all = append(all, err)
 		}
 	}
+	return all
 }

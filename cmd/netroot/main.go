@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -24,9 +22,9 @@ import (
 // Exit codes, named in the help of the root command.
 const (
 	exitOK     = 0
-	exitFailed = 1 // the work failed; the message says why
-	exitUsage  = 2 // the command line or the configuration is wrong
-	exitSignal = 130
+	exitFailed = 1   // the work failed; the message says why
+	exitUsage  = 2   // the command line or the configuration is wrong
+	exitSignal = 128 // and the number of the signal that ended us
 )
 
 // version is set by the linker.
@@ -43,7 +41,7 @@ type env struct {
 func main() {
 	sandbox.Main() // does not return in the processes that run inside a tree
 	foreign.Main() // nor in those that keep somebody else's server
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(context.Background())
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -67,8 +65,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		}
 		return status.code
 	case ctx.Err() != nil:
-		fmt.Fprintln(stderr, "netroot: interrupted")
-		return exitSignal
+		end := endOf(ctx)
+		fmt.Fprintln(stderr, "netroot: "+end.Error())
+		return end.code()
 	default:
 		fmt.Fprintf(stderr, "netroot: %v\n", err)
 		return exitFailed
@@ -120,8 +119,8 @@ func newRoot(e *env) *cobra.Command {
 every build as an immutable image, and boots any number of machines from it.
 
 Exit status: 0 done, 1 the work failed, 2 the command line or the configuration
-is wrong, 130 interrupted; "netroot vm --run" and "netroot serve --run" exit with
-their command's status.`,
+is wrong, 130 ended by SIGINT, 143 ended by SIGTERM. "netroot vm --run" and
+"netroot serve --run" exit with the status of their command.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,

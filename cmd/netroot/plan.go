@@ -1,12 +1,18 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"netroot/internal/api"
 	"netroot/internal/boot"
+	"netroot/internal/config"
 	"netroot/internal/serve"
 	"netroot/internal/site"
 	"netroot/internal/term"
@@ -21,25 +27,22 @@ func planCmd(e *env) *cobra.Command {
 		Use:   "plan LABEL[@ID]",
 		Short: "Print what a machine that boots a label is told",
 		Long: `Plan prints the decision about one machine before the machine boots: the image, the
-URLs of its files, and the kernel command line. "netroot serve" on the standard
-ports sends exactly this. --arch, --firmware and --mac say what iPXE would tell the
-server about the machine.
+URLs of its files, and the kernel command line. --arch, --firmware and --mac say
+what iPXE would tell the server about the machine.
+
+A running daemon is asked, and its answer is what it would send now. Plan then says
+on standard error which revision of the configuration answered, and whether the
+file differs from it. Without a daemon, and with --transport, --initramfs or
+--layers, the plan is made from the file, for a server on the standard ports.
 
 Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 		Example: `  netroot plan debian12
   netroot plan debian12 --server 10.0.0.1:8010 --ipxe`,
 		Args:              oneArg("label"),
 		ValidArgsFunction: e.completeLabels,
-		RunE: func(_ *cobra.Command, args []string) error {
-			cfg, err := e.config()
-			if err != nil {
-				return err
-			}
-			_, im, err := openImage(cfg, args[0])
-			if err != nil {
-				return err
-			}
+		RunE: func(cmd *cobra.Command, args []string) error {
 			m.Ref = args[0]
+			var err error
 			if firmware != "" {
 				if m.Firmware, err = oneOf("firmware", firmware, boot.Firmwares()); err != nil {
 					return err
@@ -48,19 +51,14 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 			if m.MAC, err = boot.ParseMAC(m.MAC); err != nil {
 				return usage(fmt.Errorf("--mac: %w", err))
 			}
-			folder := e.layerFolder(cfg, slog.New(slog.DiscardHandler))
-			r := site.Request{
-				Machine: m, Image: serve.Facts(im), Label: im.Label, Listen: boot.StandardPorts(), Layers: folder,
-			}
-			if r.Add, err = additions(transport, initramfs, layers); err != nil {
-				return err
-			}
-			if err := e.tellLayers(cfg, folder, r); err != nil {
-				return err
-			}
-			plan, err := cfg.Plan(r)
+			add, err := additions(transport, initramfs, layers)
 			if err != nil {
-				return noLayers(err)
+				return err
+			}
+			own := transport != "" || initramfs != "" || add.Layers != nil
+			plan, err := e.plan(cmd.Context(), m, add, own)
+			if err != nil {
+				return err
 			}
 			switch {
 			case asJSON:
@@ -85,4 +83,91 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	cmd.MarkFlagsMutuallyExclusive("ipxe", "json")
 	return cmd
+}
+
+// plan decides what a machine is told: the running daemon does, but not with additions of one's own.
+func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own bool) (boot.Plan, error) {
+	cfg, err := e.config()
+	if !own {
+		plan, asked, askErr := e.askDaemon(ctx, cfg, err, m)
+		if asked {
+			return plan, askErr
+		}
+	}
+	if err != nil {
+		return boot.Plan{}, err
+	}
+	_, im, err := openImage(cfg, m.Ref)
+	if err != nil {
+		return boot.Plan{}, err
+	}
+	folder := e.layerFolder(cfg, slog.New(slog.DiscardHandler))
+	defer folder.Close()
+	r := site.Request{
+		Machine: m, Image: serve.Facts(im), Label: im.Label, Listen: boot.StandardPorts(), Layers: folder, Add: add,
+	}
+	if err := e.tellLayers(cfg, folder, r); err != nil {
+		return boot.Plan{}, err
+	}
+	plan, err := cfg.Plan(r)
+	return plan, noLayers(err)
+}
+
+// askDaemon asks the daemon of the state directory for a plan, and says which revision answers. It reports false when there
+// is no daemon to ask. failed is why there is no Site: then a daemon of that file answers all the same.
+func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boot.Machine) (plan boot.Plan, asked bool, err error) {
+	path, revision := "", site.Revision("")
+	if failed == nil {
+		path, revision = cfg.Path, cfg.Revision
+	} else {
+		cfg = site.Empty()
+		if err := e.setState(cfg); err != nil {
+			return plan, false, nil
+		}
+		if path, err = config.Find(e.configFile); err == nil {
+			path, err = filepath.Abs(path)
+		}
+		if err != nil {
+			return plan, false, nil
+		}
+	}
+	of := "plan without a configuration"
+	if path != "" {
+		of = fmt.Sprintf("plan of %s, revision %s", path, revision.Short())
+	}
+	say := func(format string, args ...any) { fmt.Fprintf(e.stderr, "netroot: "+format+"\n", args...) }
+	daemon, err := api.Dial(ctx, api.Sockets(cfg.State)...)
+	var now api.Revision
+	if err == nil {
+		now, err = daemon.Revision(ctx)
+	}
+	if err != nil {
+		if failed == nil {
+			say("%v: %s", err, of)
+		}
+		return plan, false, nil
+	}
+	if now.Path != path {
+		if failed == nil {
+			say("the running daemon has another configuration, %s: %s", cmp.Or(now.Path, "none"), of)
+		}
+		return plan, false, nil
+	}
+	answer, err := daemon.Plan(ctx, m)
+	if errors.Is(err, api.ErrNotFound) {
+		return plan, true, usage(err)
+	}
+	if err != nil {
+		return plan, true, err
+	}
+	say("plan of the running daemon, revision %s", answer.Revision.Revision.Short())
+	switch {
+	case failed != nil:
+		say("the file is not in force: %v", failed)
+	case answer.Revision.Revision != revision && answer.Revision.Failure != "":
+		say("the file, revision %s, is not in force: %s", revision.Short(), answer.Revision.Failure)
+	case answer.Revision.Revision != revision:
+		say("the file, revision %s, is not in force yet", revision.Short())
+	}
+	return answer.Plan, true, nil
 }

@@ -33,14 +33,20 @@ func (e *env) config() (*site.Site, error) {
 	if err != nil {
 		return nil, usage(err)
 	}
-	if e.stateDir != "" {
-		dir, err := filepath.Abs(e.stateDir)
-		if err != nil {
-			return nil, fmt.Errorf("state directory %s: %w", e.stateDir, err)
-		}
-		cfg.SetState(dir)
+	return cfg, e.setState(cfg)
+}
+
+// setState has --state count.
+func (e *env) setState(cfg *site.Site) error {
+	if e.stateDir == "" {
+		return nil
 	}
-	return cfg, nil
+	dir, err := filepath.Abs(e.stateDir)
+	if err != nil {
+		return fmt.Errorf("state directory %s: %w", e.stateDir, err)
+	}
+	cfg.SetState(dir)
+	return nil
 }
 
 // label finds what a verb's argument names: a label of the configuration, or,

@@ -251,7 +251,7 @@ func TestExecOnTerminal(t *testing.T) {
 	must(t, cmd.Start())
 	running(t, "609.25", 2) // the sleep and the netroot that names it
 	must(t, cmd.Process.Signal(syscall.SIGTERM))
-	if err := cmd.Wait(); err == nil || err.Error() != "exit status 130" {
+	if err := cmd.Wait(); err == nil || err.Error() != "exit status 143" {
 		t.Errorf("ended with %v", err)
 	}
 	running(t, "609.25", 0)

@@ -62,8 +62,12 @@ func TestUsedImagesStay(t *testing.T) {
 func TestServerBeforeTheFirstBuild(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "images")
 	log := new(testlog.Buffer)
-	s := &Server{cfg: Config{Store: store.At(dir), Site: site.Empty(), Ports: boot.Ports{handoff.NBD: 10809}}}
-	s.catalog = newCatalog(s.cfg.Store, slog.New(slog.NewTextHandler(log, nil)))
+	s, err := New(Config{
+		Store: store.At(dir), Site: site.Empty(), Ports: boot.Ports{handoff.NBD: 10809}, Log: slog.New(slog.NewTextHandler(log, nil)),
+	}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := s.Plan(boot.Machine{Server: "192.0.2.1:80", Ref: "debian"}); !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), "no image has been built yet") {
 		t.Error(err)
 	}

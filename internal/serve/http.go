@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -18,8 +17,12 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/layer/folder"
 	"netroot/internal/store"
 )
+
+// HealthPath is where the HTTP server says whether all tasks are ready.
+const HealthPath = "/healthz"
 
 // statusError is an error with the HTTP status that tells of it.
 type statusError struct {
@@ -30,6 +33,24 @@ type statusError struct {
 
 func (e *statusError) Error() string { return e.err.Error() }
 func (e *statusError) Unwrap() error { return e.err }
+
+// private is an error whose text may have paths of this machine, or names that the client did not
+// ask for. It is for the log and the server's administrators.
+type private struct{ error }
+
+func (p private) Unwrap() error { return p.error }
+
+// public is the error that a machine gets instead of a plan.
+func public(ref string, err error) *statusError {
+	known := &statusError{status: http.StatusBadRequest, err: err, why: err}
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		known.status, known.err = http.StatusNotFound, fmt.Errorf("no such image: %s", ref)
+	case errors.As(err, new(private)):
+		known.status, known.err = http.StatusInternalServerError, fmt.Errorf("image %s cannot be given out now; the server's log says why", ref)
+	}
+	return known
+}
 
 func notFound(err error) error { return &statusError{status: http.StatusNotFound, err: err} }
 
@@ -42,6 +63,7 @@ func (s *Server) handler() http.Handler {
 		"GET " + boot.ScriptPath + "{script}": s.getScript,
 		"GET " + boot.BlobPath + "{digest}":   s.getBlob,
 		"GET " + boot.LayerPath + "{digest}":  s.getLayer,
+		"GET " + HealthPath:                   s.getHealth,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := fn(w, r); err != nil {
@@ -52,7 +74,8 @@ func (s *Server) handler() http.Handler {
 	return s.logged(mux)
 }
 
-// answer tells the client about an error, and the log. What is not meant for the client goes to the log alone.
+// answer sends an error to the client and to the log. An error that is not meant for clients goes
+// to the log alone.
 func (s *Server) answer(w http.ResponseWriter, err error) {
 	status, text := http.StatusInternalServerError, "internal error; the server's log says more"
 	if known := (*statusError)(nil); errors.As(err, &known) {
@@ -64,8 +87,8 @@ func (s *Server) answer(w http.ResponseWriter, err error) {
 	http.Error(w, text, status)
 }
 
-// getScript renders the plan for the machine that asks. The machine reached us as r.Host, so that is the server's name
-// in everything the script has it fetch.
+// getScript renders the plan for the machine that asks. The machine reached us as r.Host, so that
+// is the server's name in everything the script has it fetch.
 func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
 	ref, ok := strings.CutSuffix(r.PathValue("script"), ".ipxe")
 	if !ok || ref == "" {
@@ -87,13 +110,12 @@ func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
 	case err == nil:
 		script = plan.IPXE()
 	case isIPXE:
-		// A status other than 200 would end the boot with iPXE's own words; this ends it with ours, and goes on trying.
+		// A status other than 200 would end the boot with iPXE's own words; this ends it with ours,
+		// and goes on trying.
 		s.cfg.Log.Warn("boot refused", "peer", r.RemoteAddr, "image", ref, "why", err)
-		script = boot.Refusal(err.Error(), boot.ScriptURL(r.Host, ref, m.Virtio))
-	case errors.Is(err, store.ErrNotFound):
-		return notFound(err)
+		script = boot.Refusal(public(ref, err).Error(), boot.ScriptURL(r.Host, ref, m.Virtio))
 	default:
-		return &statusError{status: http.StatusBadRequest, err: err}
+		return public(ref, err)
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
@@ -123,11 +145,15 @@ func (s *Server) getBlob(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) getLayer(w http.ResponseWriter, r *http.Request) error {
 	digest := r.PathValue("digest")
-	archive, ok := s.cfg.Layers.Archive(handoff.Digest(digest))
-	if !ok {
-		return notFound(errors.New("no such layer"))
+	archive, err := s.cfg.Layers.Open(handoff.Digest(digest))
+	if errors.Is(err, folder.ErrUnknown) {
+		return notFound(err)
 	}
-	immutable(w, r, digest, layer.MediaType, bytes.NewReader(archive))
+	if err != nil {
+		return err
+	}
+	defer archive.Close()
+	immutable(w, r, digest, layer.MediaType, archive)
 	return nil
 }
 
@@ -197,7 +223,8 @@ func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
 	return n, err
 }
 
-// cutOff is why less was sent than was promised: the client has gone, or the file has become shorter.
+// cutOff is why less was sent than was promised: the client has gone, or the file has become
+// shorter.
 func (r *recorder) cutOff(req *http.Request) error {
 	promised, err := strconv.ParseInt(r.Header().Get("Content-Length"), 10, 64)
 	if err != nil || r.bytes >= promised || req.Method == http.MethodHead {

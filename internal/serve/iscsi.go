@@ -6,20 +6,19 @@ import (
 	"fmt"
 
 	"netroot/internal/boot"
-	"netroot/internal/proto/accept"
 	"netroot/internal/proto/iscsi"
 	"netroot/internal/store"
 )
 
 func (s *Server) iscsiServer() rootServer {
-	return &iscsi.Server{Lookup: s.target, List: s.targets, Options: accept.Options{Log: s.cfg.Log.With("server", "iscsi")}}
+	return &iscsi.Server{Lookup: s.target, List: s.targets, Options: s.options("iscsi")}
 }
 
 // target is the packed root of the image that an IQN names.
 func (s *Server) target(_ context.Context, iqn string) (*iscsi.Target, error) {
 	id, ok := boot.ImageOf(iqn)
 	if !ok {
-		return nil, fmt.Errorf("%w: %q is no name of an image", iscsi.ErrUnknown, iqn)
+		return nil, fmt.Errorf("%w: %q is not the name of an image", iscsi.ErrUnknown, iqn)
 	}
 	r, err := s.openRoot(id)
 	if errors.Is(err, store.ErrNotFound) {

@@ -13,29 +13,17 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/layer/folder"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/testlog"
 )
-
-// layersIn makes a folder of layers: text by "LAYER/path".
-func layersIn(t testing.TB, files map[string]string) (folder string, l *Layers, log *testlog.Buffer) {
-	t.Helper()
-	folder = filepath.Join(t.TempDir(), "layers")
-	for name, text := range files {
-		put(t, filepath.Join(folder, name), text)
-	}
-	log = new(testlog.Buffer)
-	return folder, NewLayers(folder, slog.New(slog.NewTextHandler(log, nil))), log
-}
 
 func put(t testing.TB, file, text string) {
 	t.Helper()
@@ -47,167 +35,21 @@ func put(t testing.TB, file, text string) {
 	}
 }
 
-func digestOf(t testing.TB, l *Layers, name string) handoff.Digest {
-	t.Helper()
-	digest, err := l.Digest(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return digest
-}
-
 func renderings(log *testlog.Buffer) int { return strings.Count(log.String(), "layer rendered") }
 
-// What the server has is what FromDir makes, and an edit shows at once, however quickly it follows.
-func TestLayerFollowsItsDirectory(t *testing.T) {
-	folder, l, log := layersIn(t, map[string]string{"a/etc/motd": "0"})
-	seen := make(map[handoff.Digest]bool)
-	for i := range 20 {
-		put(t, folder+"/a/etc/motd", fmt.Sprint(i%10)) // the same size, and perhaps within the same tick of the clock
-		if i >= 10 {
-			os.Chmod(folder+"/a/etc/motd", os.FileMode(0o600+i))
-		}
-		digest := digestOf(t, l, "a")
-		var want bytes.Buffer
-		if _, err := layer.FromDir(&want, folder+"/a", l.edit); err != nil {
-			t.Fatal(err)
-		}
-		if got, ok := l.Archive(digest); !ok || !bytes.Equal(got, want.Bytes()) {
-			t.Fatalf("edit %d does not show", i)
-		}
-		seen[digest] = true
-	}
-	if len(seen) != 20 || renderings(log) != 20 {
-		t.Errorf("%d archives of 20 edits, rendered %d times", len(seen), renderings(log))
-	}
-	for digest := range seen { // who was told of one may still fetch it
-		if _, ok := l.Archive(digest); !ok {
-			t.Error("an archive is gone while nodes may boot with it")
-		}
-	}
-	before := digestOf(t, l, "a")
-	put(t, folder+"/a/new/file", "x")
-	put(t, folder+"/b/other", "x")
-	if digestOf(t, l, "a") == before {
-		t.Error("a new file does not show")
-	}
-}
-
-func TestLayerArchivesAreDroppedInTheEnd(t *testing.T) {
-	folder, l, _ := layersIn(t, map[string]string{"a/f": "1"})
-	fixed := l.Add([]byte("made elsewhere"))
-	old := digestOf(t, l, "a")
-	put(t, folder+"/a/f", "2")
-	kept := digestOf(t, l, "a")
-	for _, a := range l.archives {
-		a.used = a.used.Add(-keepArchive - time.Second)
-	}
-	put(t, folder+"/a/f", "3")
-	young := digestOf(t, l, "a")
-	for digest, want := range map[handoff.Digest]bool{fixed: true, old: false, kept: false, young: true} {
-		if _, ok := l.Archive(digest); ok != want {
-			t.Errorf("%s is there: %v, want %v", digest, ok, want)
-		}
-	}
-	delete(l.archives, young) // as if it had been dropped while its directory stayed as it is
-	if digest := digestOf(t, l, "a"); digest != young {
-		t.Errorf("%s", digest)
-	} else if _, ok := l.Archive(young); !ok {
-		t.Error("a digest without an archive")
-	}
-}
-
-func TestLayerThatChangesWhileItIsRead(t *testing.T) {
-	folder, l, log := layersIn(t, map[string]string{"a/f": "1"})
-	d, err := l.Dir("a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var r rendered
-	before := dirState{newest: time.Now().Add(time.Hour)} // of before the change; the clock was wrong, too
-	if err := l.render(&r, d, before); err != nil {
-		t.Fatal(err)
-	}
-	if state, err := stateOf(folder + "/a"); err != nil || r.state != state.sum || renderings(log) != 1 {
-		t.Errorf("%v; taken for another state than it has, or rendered %d times", err, renderings(log))
-	}
-}
-
-func TestLayerNames(t *testing.T) {
-	folder, l, log := layersIn(t, map[string]string{"a/f": "1", "file": "x", "a b/f": "x", "bad/.rootovldel": "/etc/x\n/\nrelative\n"})
-	put(t, folder+"/../elsewhere/f", "linked")
-	os.Symlink("../elsewhere", folder+"/linked")
-	os.Symlink("nowhere", folder+"/dangling")
-	names, err := l.Names()
-	if got := strings.Join(names, " "); got != "a bad linked" || err != nil {
-		t.Errorf("names %q, %v", got, err)
-	}
-	for name, want := range map[string]string{
-		"file": "is not a directory", "none": "no such file", "dangling": "no such file", "": "empty", "..": "directory above", "a/..": "slash", "a b": "cannot name",
-	} {
-		if _, err := l.Digest(name); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v", name, err)
-		}
-	}
-	for name, want := range map[string]bool{"a": true, "file": true, "linked": true, "dangling": true, "none": false, "..": false, ".": false, "": false, "../elsewhere": false} {
-		if l.Has(name) != want {
-			t.Errorf("has %q: %v", name, !want)
-		}
-	}
-	if archive, _ := l.Archive(digestOf(t, l, "linked")); !bytes.Contains(archive, []byte("linked")) {
-		t.Error("a linked directory's file is not in the archive")
-	}
-	digestOf(t, l, "bad")
-	if said := log.String(); strings.Count(said, "nodes will not do this") != 2 || !strings.Contains(said, "line 3") {
-		t.Errorf("the log does not tell of bad lines:\n%s", said)
-	}
-	none := NewLayers("", nil)
-	if names, err := none.Names(); names != nil || err != nil || none.Has("a") || none.Place("a") != "" {
-		t.Errorf("without a folder: %q, %v", names, err)
-	}
-	absent := NewLayers(folder+"/none/layers", nil)
-	if names, err := absent.Names(); names != nil || err != nil || absent.Has("a") {
-		t.Errorf("without that folder: %q, %v", names, err)
-	}
-}
-
-// A checkout in somebody's home gives nobody files on the nodes.
-func TestLayerOwners(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: files of other owners")
-	}
-	folder, _, _ := layersIn(t, map[string]string{"a/mine": "1", "a/daemons": "1"})
-	for file, id := range map[string]int{"/..": 1000, "/a/mine": 1000, "/a/daemons": 2} {
-		if err := os.Chown(folder+file, id, id); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l := NewLayers(folder, slog.New(slog.DiscardHandler))
-	archive, _ := l.Archive(digestOf(t, l, "a"))
-	root, err := os.OpenRoot(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	if err := layer.Apply(root, bytes.NewReader(archive)); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]uint32{"mine": 0, "daemons": 2} {
-		fi, err := root.Lstat(name)
-		if err != nil || fi.Sys().(*syscall.Stat_t).Uid != want {
-			t.Errorf("%s: %+v, %v; want owner %d", name, fi, err, want)
-		}
-	}
-}
-
 // thousand is a server whose label "debian" has two layers.
-func thousand(t testing.TB, files int) (server *Server, folder string, log *testlog.Buffer) {
+func thousand(t testing.TB, files int) (server *Server, dir string, log *testlog.Buffer) {
 	t.Helper()
 	text := map[string]string{"site/etc/motd": "site", "rack/etc/motd": "rack"}
 	for i := range files {
 		text[fmt.Sprintf("site/etc/many/%d", i)] = strings.Repeat("x", 4096)
 	}
-	folder, l, log := layersIn(t, text)
+	dir = filepath.Join(t.TempDir(), "layers")
+	for name, content := range text {
+		put(t, filepath.Join(dir, name), content)
+	}
+	log = new(testlog.Buffer)
+	l := folder.New(dir, t.TempDir(), slog.New(slog.NewTextHandler(log, nil)))
 	s, err := store.Create(filepath.Join(t.TempDir(), "store"))
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +67,8 @@ func thousand(t testing.TB, files int) (server *Server, folder string, log *test
 	if err != nil {
 		t.Fatal(err)
 	}
-	return server, folder, log
+	t.Cleanup(func() { l.Close() })
+	return server, dir, log
 }
 
 // node is a client that keeps a script, and of an archive what tells it from others.
@@ -245,8 +88,8 @@ func (n *node) Write(p []byte) (int, error) {
 	return n.script.Write(p)
 }
 
-// bootOnce does what a node does: it asks for its script, and fetches the layers that this names. It returns the digests
-// of what came.
+// bootOnce does what a node does: it asks for its script, and fetches the layers that this names.
+// It returns the digests of what came.
 func bootOnce(h http.Handler) (digests string, err error) {
 	get := func(path string) (*node, error) {
 		n := &node{header: make(http.Header), status: http.StatusOK, layer: sha256.New()}
@@ -276,9 +119,10 @@ func bootOnce(h http.Handler) (digests string, err error) {
 	return digests, nil
 }
 
-// A thousand nodes that boot at once cost one rendering of each layer; after an edit, one more of that layer.
+// A thousand nodes that boot at once cost one rendering of each layer; after an edit, one more of
+// that layer.
 func TestLayerForAThousandNodes(t *testing.T) {
-	server, folder, log := thousand(t, 20)
+	server, dir, log := thousand(t, 20)
 	h := server.handler()
 	boots := func() map[string]bool {
 		var mu sync.Mutex
@@ -302,7 +146,8 @@ func TestLayerForAThousandNodes(t *testing.T) {
 	if n := renderings(log); n != 2 || len(first) != 1 {
 		t.Errorf("1000 nodes: %d renderings of 2 layers, %d different answers", n, len(first))
 	}
-	put(t, folder+"/rack/etc/motd", "edit")
+	put(t, dir+"/rack/etc/motd", "edit")
+	server.renderLayers()
 	second := boots()
 	if n := renderings(log); n != 3 || len(second) != 1 {
 		t.Errorf("1000 more after an edit: %d renderings, %d different answers", n, len(second))
@@ -314,7 +159,8 @@ func TestLayerForAThousandNodes(t *testing.T) {
 	}
 }
 
-// BenchmarkLayer1000Nodes is a thousand nodes' scripts and layers (1.6 MiB in 400 files), rendered once.
+// BenchmarkLayer1000Nodes is a thousand nodes' scripts and layers (1.6 MiB in 400 files), rendered
+// once.
 func BenchmarkLayer1000Nodes(b *testing.B) {
 	server, _, log := thousand(b, 400)
 	h := server.handler()

@@ -5,21 +5,21 @@ import (
 	"errors"
 	"fmt"
 
-	"netroot/internal/proto/accept"
 	"netroot/internal/proto/nbd"
 	"netroot/internal/store"
 )
 
 func (s *Server) nbdServer() rootServer {
 	return &nbd.Server{
-		Lookup: s.nbdExport, List: s.nbdExports, Options: accept.Options{Log: s.cfg.Log.With("server", "nbd")},
+		Lookup: s.nbdExport, List: s.nbdExports, Options: s.options("nbd"),
 		TLS: s.cfg.TLS, RequireTLS: s.cfg.RequireTLS,
 	}
 }
 
-// nbdExport is the packed root of the image that a client names: "label@id", "label" for its newest image at this moment,
-// or "" for the default image where there is one. A client stays with the bytes it got however often the label is built
-// anew, and so does a machine that comes back, because a plan names the version.
+// nbdExport is the packed root of the image that a client names: "label@id", "label" for its newest
+// image at this moment, or "" for the default image where there is one. A client stays with the
+// bytes it got however often the label is built anew, and so does a machine that comes back,
+// because a plan names the version.
 func (s *Server) nbdExport(_ context.Context, name string) (*nbd.Export, error) {
 	ref := name
 	if ref == "" {
@@ -43,7 +43,8 @@ func (s *Server) nbdExport(_ context.Context, name string) (*nbd.Export, error) 
 	return &nbd.Export{Name: r.image.Name(), Description: r.image.Config.System, Backend: backend, Release: r.release}, nil
 }
 
-// nbdExports names what there is for nbd-client -l and its like: each label, and each of its versions.
+// nbdExports names what there is for nbd-client -l and its like: each label, and each of its
+// versions.
 func (s *Server) nbdExports(context.Context) ([]nbd.Export, error) {
 	versions, err := s.images()
 	var out []nbd.Export

@@ -6,21 +6,20 @@ import (
 	"fmt"
 
 	"netroot/internal/boot"
-	"netroot/internal/proto/accept"
 	"netroot/internal/proto/nvmetcp"
 	"netroot/internal/store"
 )
 
 func (s *Server) nvmeServer() rootServer {
-	return &nvmetcp.Server{Lookup: s.subsystem, List: s.subsystems, Options: accept.Options{Log: s.cfg.Log.With("server", "nvme")}}
+	return &nvmetcp.Server{Lookup: s.subsystem, List: s.subsystems, Options: s.options("nvme")}
 }
 
-// subsystem is the packed root of the image that an NQN names. Its identity follows from the root's bytes, so that two
-// servers of one image are two paths to one disk.
+// subsystem is the packed root of the image that an NQN names. Its identity follows from the root's
+// bytes, so that two servers of one image are two paths to one disk.
 func (s *Server) subsystem(_ context.Context, nqn string) (*nvmetcp.Subsystem, error) {
 	id, ok := boot.ImageOf(nqn)
 	if !ok {
-		return nil, fmt.Errorf("%w: %q is no name of an image", nvmetcp.ErrUnknown, nqn)
+		return nil, fmt.Errorf("%w: %q is not the name of an image", nvmetcp.ErrUnknown, nqn)
 	}
 	r, err := s.openRoot(id)
 	if errors.Is(err, store.ErrNotFound) {

@@ -1,9 +1,13 @@
-// Package serve answers booting machines: over HTTP the boot script, the kernel, the initial RAM file systems and layers,
-// and over NBD, NVMe/TCP, iSCSI and NFS the root. All of it comes from one image store.
+// Package serve answers booting machines: over HTTP the boot script, the kernel, the initial RAM
+// file systems and layers, and over NBD, NVMe/TCP, iSCSI and NFS the root. All of it comes from one
+// image store.
 //
-// It builds nothing and decides nothing: what a machine is told is package boot's decision, made anew for each request
-// from the store and the configuration as they are then. Everything it sends is public on the boot network; it knows no
-// secrets and no users.
+// It builds nothing and decides nothing: what a machine is told is package boot's decision, made
+// for each request from the store and the View of that moment. A View is one configuration, whole;
+// another takes its place when netroot.yaml or a layer changes, and connections stay. Everything
+// that is sent is public on the boot network; there are no secrets and no users here.
+//
+// The parts of a Server are tasks (package task), in tasks.go in the order in which they start.
 package serve
 
 import (
@@ -16,39 +20,59 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
+	"netroot/internal/layer/folder"
 	"netroot/internal/proto/accept"
+	"netroot/internal/proto/nfs3"
+	"netroot/internal/serve/trees"
 	"netroot/internal/site"
 	"netroot/internal/store"
+	"netroot/internal/task"
 )
 
 // Config is what a Server serves.
 type Config struct {
+	// Store has the images. It need not exist yet: what is not there is not served.
 	Store *store.Store
-	// Site says how machines of a label boot, and Add what is added to that for all of them. Nil: every label has its
-	// defaults. What is wrong reaches the machine's console.
+	// Site says how machines of a label boot, and Add what is added to that for all of them. Nil:
+	// every label has its defaults. What is wrong reaches the machine's console.
 	Site *site.Site
 	Add  site.Additions
-	// Ports are those of other servers of roots, to which machines are sent for what has no listener here.
+	// Load reads the Site again: on Reload, and when something changes in the directories that
+	// Watch names. Nil: the Site stays.
+	Load  func() (*site.Site, error)
+	Watch func() []string
+	// Check, when set, says what is wrong with a Site that can be read, for the log.
+	Check func(*site.Site) []error
+	// Ports are those of other servers of roots, to which machines are sent for what has no
+	// listener here.
 	Ports boot.Ports
-	// Layers has the layers that are served. Nil: there are none.
-	Layers *Layers
+	// Withheld has the reasons why a transport has no listener, for machines whose label names the
+	// transport.
+	Withheld map[handoff.Transport]string
+	// Layers has the layers that are served. Nil: there are none. The Server closes it.
+	Layers *folder.Folder
 	// NFS says what the NFS server exports.
 	NFS NFS
-	// Default is the image that an NBD client gets who names no export, as store.Resolve takes it. Empty: none.
+	// Default is the image that an NBD client gets that names no export, as store.Resolve takes it.
+	// Empty: none.
 	Default string
-	// TLS is what the NBD server offers to clients that ask for it, nil: nothing; RequireTLS has it refuse the others, and
-	// with them every node, whose kernel has no TLS for NBD.
+	// TLS is what the NBD server offers to clients that ask for it, nil: nothing; RequireTLS has it
+	// refuse the others, and with them every node: the kernel's NBD client has no TLS.
 	TLS        *tls.Config
 	RequireTLS bool
-	// Log gets one line for each request and each NBD client. Nil discards.
+	// Observe, when set, is told when a client of any root server attaches, leaves or has an error.
+	Observe accept.Observer
+	// Log gets one line for each request, and for each client that attaches or leaves. Nil
+	// discards.
 	Log *slog.Logger
 }
 
@@ -56,13 +80,21 @@ type Config struct {
 type Server struct {
 	cfg     Config
 	catalog *catalog
-	exports *exports
+	exports *trees.Exports
 	http    net.Listener
 	roots   map[handoff.Transport]net.Listener
+	servers map[handoff.Transport]rootServer
+	ports   boot.Ports // where nodes find the servers of roots
+
+	view     atomic.Pointer[View]
+	failure  atomic.Pointer[Failure]
+	renewing sync.Mutex // held while the next View is made
+	started  chan struct{}
+	group    atomic.Pointer[task.Group] // nil before Run
 }
 
-// Listen opens a TCP listener for a Server. The option is what the user sets the address with, for the error that says
-// what to do.
+// Listen opens a TCP listener for a Server. The option is what the user sets the address with, for
+// the error that says what to do.
 func Listen(option, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	switch {
@@ -78,14 +110,12 @@ func Listen(option, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// New makes a Server that will accept on the listeners: the roots' by transport. They queue clients from now on, so whoever
-// has a Server may send machines to it before Run is under way. A transport without a listener is left to another server,
-// whose port Settings name.
+// New returns a Server for these listeners; roots has those of the root servers by transport. The
+// kernel queues clients on them, so machines may be sent to the Server before Run. A transport
+// without a listener is served by another server, whose port is in cfg.Ports.
 func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.Listener) (*Server, error) {
-	for t, l := range roots {
-		if _, ok := l.Addr().(*net.TCPAddr); !ok || serverOf[t] == nil {
-			return nil, fmt.Errorf("%s listener %s: machines need a TCP port, and a transport that is served over one", t, l.Addr())
-		}
+	if err := checkListeners(roots); err != nil {
+		return nil, err
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -94,14 +124,30 @@ func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.
 		cfg.Site = site.Empty()
 	}
 	if cfg.Layers == nil {
-		cfg.Layers = NewLayers("", cfg.Log)
+		cfg.Layers = folder.New("", "", cfg.Log)
 	}
-	return &Server{cfg: cfg, catalog: newCatalog(cfg.Store, cfg.Log), exports: newExports(cfg), http: httpListener, roots: roots}, nil
+	cfg.Withheld = withheld(cfg, roots)
+	s := &Server{
+		cfg: cfg, ports: portsOf(cfg, roots), catalog: newCatalog(cfg.Store, cfg.Log), http: httpListener, roots: roots,
+		servers: make(map[handoff.Transport]rootServer), started: make(chan struct{}),
+	}
+	s.exports = &trees.Exports{Current: s.exported, AnyPort: cfg.NFS.AnyPort, Blobs: filepath.Join(cfg.Store.Dir(), "blobs", "sha256")}
+	s.view.Store(&View{Site: cfg.Site, Since: time.Now(), Layers: cfg.Layers.Render(s.layerNames(cfg.Site))})
+	for t := range roots {
+		s.servers[t] = serverOf[t](s)
+	}
+	return s, nil
 }
 
 // rootServer is a server of one protocol.
 type rootServer interface {
 	Serve(ctx context.Context, l net.Listener) error
+	Counters() accept.Counters
+}
+
+// options are what the servers of all protocols have in common.
+func (s *Server) options(name string) accept.Options {
+	return accept.Options{Log: s.cfg.Log.With("server", name), Observer: s.cfg.Observe}
 }
 
 // serverOf makes the server of each transport that has one of its own.
@@ -112,31 +158,19 @@ var serverOf = map[handoff.Transport]func(*Server) rootServer{
 	handoff.NFS:   (*Server).nfsServer,
 }
 
-// Run serves until ctx ends or a listener fails, closes both listeners and ends all connections. Transfers that are under
-// way get a moment to finish. It returns nil when it was ctx that ended it.
-func (s *Server) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.runHTTP(ctx) })
-	for t, l := range s.roots {
-		group.Go(func() error { return serverOf[t](s).Serve(ctx, l) })
-	}
-	group.Go(func() error { return s.runPortmap(ctx) })
-	defer s.exports.close()
-	return group.Wait()
-}
-
-// Time limits of HTTP. The write limit is generous, for it bounds a whole transfer over whatever link a machine has.
+// Time limits of HTTP. The write limit is generous, for it bounds a whole transfer over whatever
+// link a machine has.
 const (
 	headerTimeout = 10 * time.Second
 	writeTimeout  = time.Hour
 	idleTimeout   = 2 * time.Minute
-	closeGrace    = time.Second
 )
 
 // maxHTTPConns bounds the connections of the HTTP server, as the other servers' are.
 const maxHTTPConns = 16384
 
-// atMost follows the connections of an HTTP server, and tells those above the limit so.
+// atMost counts the connections of an HTTP server, and refuses those above the limit with status
+// 503.
 func atMost(limit int64, log *slog.Logger) func(net.Conn, http.ConnState) {
 	var open atomic.Int64
 	return func(nc net.Conn, state http.ConnState) {
@@ -145,7 +179,8 @@ func atMost(limit int64, log *slog.Logger) func(net.Conn, http.ConnState) {
 			accept.Tune(nc)
 			if open.Add(1) > limit {
 				log.Warn("http: refused", "peer", nc.RemoteAddr().String(), "why", fmt.Sprintf("more than %d connections", limit))
-				// Nobody has asked yet, but the answer is the same to everything. It fits into the socket's buffer.
+				// The client has not sent a request yet, but the answer is the same to all. It fits
+				// into the socket's buffer.
 				io.WriteString(nc, "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 				nc.Close()
 			}
@@ -155,7 +190,7 @@ func atMost(limit int64, log *slog.Logger) func(net.Conn, http.ConnState) {
 	}
 }
 
-func (s *Server) runHTTP(ctx context.Context) error {
+func (s *Server) runHTTP(ctx context.Context, ready func()) error {
 	server := http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
@@ -166,56 +201,75 @@ func (s *Server) runHTTP(ctx context.Context) error {
 		ConnState:         atMost(maxHTTPConns, s.cfg.Log),
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(s.http) }()
-	select {
-	case err := <-failed:
-		return fmt.Errorf("HTTP on %s: %w", s.http.Addr(), err)
-	case <-ctx.Done():
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
-	defer cancel()
-	if server.Shutdown(grace) != nil {
-		server.Close()
-	}
-	<-failed
-	return nil
+	return task.HTTP(ctx, &server, s.http, ready)
 }
 
-// Plan decides what machine m is told when it asks for the image m.Ref.
+// Plan decides what machine m is told when it asks for the image m.Ref, and makes the image or tree
+// ready for it.
 func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
-	im, err := s.catalog.resolve(m.Ref)
-	if err != nil {
-		return boot.Plan{}, err
-	}
-	r := site.Request{Machine: m, Image: Facts(im), Label: im.Label, Layers: s.cfg.Layers, Add: s.cfg.Add}
-	r.Listen, r.Withheld = s.ports()
-	settings, err := s.cfg.Site.Settings(r)
+	v := s.view.Load()
+	im, r, settings, err := s.settings(v, m)
 	if err != nil {
 		return boot.Plan{}, err
 	}
 	if s.roots[handoff.NFS] != nil && (settings.Transport == handoff.NFS || settings.RW) {
-		if err := s.exports.ready(im.Label, m.Address); err != nil {
+		err := s.exports.Ready(im.Label, m.Address)
+		switch {
+		case errors.Is(err, nfs3.ErrDenied), errors.Is(err, nfs3.ErrUnknown):
 			return boot.Plan{}, err
+		case err != nil:
+			return boot.Plan{}, private{err}
 		}
 	}
 	s.catalog.given(im)
 	return boot.Decide(m, r.Image, settings)
 }
 
-// ports are where nodes find the servers of roots, and which of them are not for nodes.
-func (s *Server) ports() (ports boot.Ports, withheld map[handoff.Transport]string) {
-	ports = boot.Ports{}
-	maps.Copy(ports, s.cfg.Ports)
-	for t, l := range s.roots {
+// Preview returns what Plan would tell machine m, and the View that decided, and makes nothing
+// ready.
+func (s *Server) Preview(m boot.Machine) (boot.Plan, *View, error) {
+	v := s.view.Load()
+	_, r, settings, err := s.settings(v, m)
+	if err != nil {
+		return boot.Plan{}, v, err
+	}
+	p, err := boot.Decide(m, r.Image, settings)
+	return p, v, err
+}
+
+// settings are those of a machine that asks for the image m.Ref.
+func (s *Server) settings(v *View, m boot.Machine) (*store.Image, site.Request, boot.Settings, error) {
+	im, err := s.catalog.resolve(m.Ref)
+	if err != nil {
+		return nil, site.Request{}, boot.Settings{}, private{err}
+	}
+	r := site.Request{
+		Machine: m, Image: Facts(im), Label: im.Label, Listen: s.ports, Withheld: s.cfg.Withheld, Layers: v.Layers, Add: s.cfg.Add,
+	}
+	settings, err := v.Site.Settings(r)
+	return im, r, settings, err
+}
+
+// portsOf are where nodes find the servers of roots.
+func portsOf(cfg Config, roots map[handoff.Transport]net.Listener) boot.Ports {
+	ports := boot.Ports{}
+	maps.Copy(ports, cfg.Ports)
+	for t, l := range roots {
 		ports[t] = uint16(l.Addr().(*net.TCPAddr).Port)
 	}
-	if s.cfg.RequireTLS && s.roots[handoff.NBD] != nil {
-		withheld = map[handoff.Transport]string{
-			handoff.NBD: "it requires TLS (--tls-require), which no node speaks: choose another transport, or start it without",
+	return ports
+}
+
+// withheld says which servers are not for nodes.
+func withheld(cfg Config, roots map[handoff.Transport]net.Listener) map[handoff.Transport]string {
+	all := maps.Clone(cfg.Withheld)
+	if cfg.RequireTLS && roots[handoff.NBD] != nil {
+		if all == nil {
+			all = make(map[handoff.Transport]string)
 		}
+		all[handoff.NBD] = "it requires TLS (--tls-require), which no node speaks: choose another transport, or start it without"
 	}
-	return ports, withheld
+	return all
 }
 
 // Facts are what package boot needs to know of an image.

@@ -22,6 +22,7 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/layer/folder"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/testlog"
@@ -36,7 +37,7 @@ type fixture struct {
 	image  *store.Image
 	root   []byte // the packed root
 	layer  []byte
-	layers *Layers
+	layers *folder.Folder
 	url    string // http://HOST:PORT
 	nbd    string // HOST:PORT
 	log    *testlog.Buffer
@@ -97,7 +98,7 @@ func start(t *testing.T) *fixture {
 		}
 		return l
 	}
-	f.layers = NewLayers("", slog.New(slog.DiscardHandler))
+	f.layers = folder.New("", "", slog.New(slog.DiscardHandler))
 	f.layers.Add(f.layer)
 	web, blocks := listen("--http"), listen("--nbd")
 	f.Server, err = New(Config{
@@ -146,7 +147,8 @@ func (f *fixture) get(t *testing.T, path string, header ...string) (*http.Respon
 	return resp, body
 }
 
-// Everything that a script names must be there, whole, under the name by which the machine reached us.
+// Everything that a script names must be there, whole, under the name by which the machine reached
+// us.
 func TestScriptLeadsToBlobs(t *testing.T) {
 	f := start(t)
 	_, script := f.get(t, "/boot/debian.ipxe")
@@ -221,7 +223,7 @@ func TestRefusals(t *testing.T) {
 		status      int
 		want        string
 	}{
-		{"/boot/debain.ipxe", "curl/8", 404, "debian"},
+		{"/boot/debain.ipxe", "curl/8", 404, "no such image: debain\n"},
 		{"/boot/debain.ipxe?arch=x86_64", "iPXE/1.21", 200, "#!ipxe\n"},
 		{"/boot/debian", "", 404, "LABEL.ipxe"},
 		{"/boot/.ipxe", "", 404, "LABEL.ipxe"},
@@ -235,6 +237,9 @@ func TestRefusals(t *testing.T) {
 		resp, body := f.get(t, test.path, "User-Agent", test.agent)
 		if resp.StatusCode != test.status || !strings.Contains(string(body), test.want) {
 			t.Errorf("%s %s: %s\n%s", test.agent, test.path, resp.Status, body)
+		}
+		if s := string(body); strings.Contains(s, f.store.Dir()) || strings.Contains(s, `"debian"`) || strings.Contains(s, f.image.ID()) {
+			t.Errorf("%s %s: a stranger learns of paths or images:\n%s", test.agent, test.path, s)
 		}
 	}
 	_, script := f.get(t, "/boot/debain.ipxe?arch=x86_64", "User-Agent", "iPXE/1.21")

@@ -17,8 +17,10 @@ import (
 
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
+	"netroot/internal/layer/folder"
 	"netroot/internal/publish"
 	"netroot/internal/serve"
+	"netroot/internal/serve/trees"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/vm"
@@ -33,7 +35,7 @@ type Options struct {
 	Store   *store.Store
 	Image   *store.Image
 	Request site.Request // of the machine: Image, Label, Layers and Add
-	Layers  *serve.Layers
+	Layers  *folder.Folder
 	Key     vm.Key // who may log in as root
 	// Server is where the root comes from: empty for servers of its own, KernelServer, or HOST:PORT on
 	// this host's loopback.
@@ -140,7 +142,7 @@ func exports(o Options, rw bool) (serve.NFS, error) {
 	key, err := o.NFSKey()
 	label := o.Request.Label
 	return serve.NFS{
-		Trees:    map[string]serve.Tree{label: {Dir: o.Site.Tree(label), RW: rw}},
+		Trees:    map[string]trees.Tree{label: {Dir: o.Site.Tree(label), RW: rw}},
 		Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		AnyPort:  true,
 		Key:      key,

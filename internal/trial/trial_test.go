@@ -12,6 +12,7 @@ import (
 
 	"netroot/internal/boot"
 	"netroot/internal/handoff"
+	"netroot/internal/layer/folder"
 	"netroot/internal/publish"
 	"netroot/internal/serve"
 	"netroot/internal/site"
@@ -48,7 +49,7 @@ func options(t *testing.T, l site.Label) Options {
 	}
 	log := slog.New(slog.DiscardHandler)
 	o := Options{
-		Site: cfg, Store: s, Image: im, Key: key, Log: log, Layers: serve.NewLayers("", log),
+		Site: cfg, Store: s, Image: im, Key: key, Log: log, Layers: folder.New("", "", log),
 		NFSKey: func() ([32]byte, error) { return [32]byte{1}, nil }, Say: func(string) {},
 	}
 	o.Request = site.Request{Image: serve.Facts(im), Label: "tiny", Layers: o.Layers}

@@ -1,0 +1,169 @@
+package serve
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"netroot/internal/layer/folder"
+	"netroot/internal/site"
+	"netroot/internal/watch"
+)
+
+// View is one configuration as the server acts on it, with the layers as they are served. It is
+// never changed: another one takes its place, as a whole.
+type View struct {
+	Site   *site.Site
+	Since  time.Time // when this Site was first acted on
+	Layers *folder.Snapshot
+}
+
+// Failure is why the configuration could not be read again. What was in force before still is.
+type Failure struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"error"`
+}
+
+// View returns the configuration that the server acts on at this moment.
+func (s *Server) View() *View { return s.view.Load() }
+
+// LastFailure returns why the configuration is not the one in the file; nil: it is.
+func (s *Server) LastFailure() *Failure { return s.failure.Load() }
+
+// Reload reads the configuration again, and acts on it from now on. When it cannot be read, the one
+// that is in force stays, which the log and LastFailure say, and Reload returns why.
+func (s *Server) Reload() error {
+	s.renewing.Lock()
+	defer s.renewing.Unlock()
+	old := s.view.Load()
+	if s.cfg.Load == nil {
+		return nil
+	}
+	next, err := s.cfg.Load()
+	if err != nil {
+		if was := s.failure.Load(); was == nil || was.Text != err.Error() {
+			s.cfg.Log.Error("configuration: not read again", "why", oneLine(err.Error()), "in force", inForce(old))
+		}
+		s.failure.Store(&Failure{time.Now(), err.Error()})
+		return fmt.Errorf("%w; %s stays in force", err, inForce(old))
+	}
+	if failed := s.failure.Swap(nil); failed != nil {
+		s.cfg.Log.Info("configuration: can be read again", "revision", next.Revision.Short())
+	}
+	if next.State != old.Site.State {
+		if next.Revision != old.Site.Revision {
+			s.cfg.Log.Warn("configuration: another state directory needs a restart", "in force", old.Site.State, "configured", next.State)
+		}
+		next.SetState(old.Site.State)
+	}
+	changes := next.ChangesSince(old.Site)
+	if next.Revision == old.Site.Revision && changes.Empty() {
+		s.renderInto(old)
+		return nil
+	}
+	s.cfg.Layers.Move(next.Layers())
+	s.view.Store(&View{Site: next, Since: time.Now(), Layers: s.cfg.Layers.Render(s.layerNames(next))})
+	s.cfg.Log.Info("configuration: read again", "revision", next.Revision.Short(), "before", old.Site.Revision.Short(), "changes", changes)
+	s.warn(next)
+	return nil
+}
+
+// inForce names a View for people.
+func inForce(v *View) string {
+	return fmt.Sprintf("revision %s of %s", v.Site.Revision.Short(), v.Since.Format(time.RFC3339))
+}
+
+// oneLine is the first line of a text: the others show the place in the file.
+func oneLine(text string) string {
+	text, _, _ = strings.Cut(text, "\n")
+	return text
+}
+
+// layerNames are the layers that machines may be told of.
+func (s *Server) layerNames(of *site.Site) []string {
+	var names []string
+	if s.cfg.Add.Layers != nil {
+		names = slices.Clone(*s.cfg.Add.Layers)
+	}
+	for _, l := range of.Labels {
+		names = append(names, l.Layers...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// renderLayers brings the layers of the View up to date.
+func (s *Server) renderLayers() {
+	s.renewing.Lock()
+	defer s.renewing.Unlock()
+	s.renderInto(s.view.Load())
+}
+
+func (s *Server) renderInto(old *View) {
+	if now := s.cfg.Layers.Render(s.layerNames(old.Site)); !now.Equal(old.Layers) {
+		s.view.Store(&View{Site: old.Site, Since: old.Since, Layers: now})
+	}
+}
+
+// watchConfiguration reads the configuration again when its file has changed.
+func (s *Server) watchConfiguration(ctx context.Context, ready func()) error {
+	s.warn(s.view.Load().Site)
+	w := watch.Watcher{
+		Name: "configuration", Log: s.cfg.Log, Dirs: s.cfg.Watch,
+		Changed: func(context.Context) { _ = s.Reload() }, // which has logged the error, and keeps it
+	}
+	return w.Run(ctx, ready)
+}
+
+// watchLayers renders layers when something in their directories has changed.
+func (s *Server) watchLayers(ctx context.Context, ready func()) error {
+	w := watch.Watcher{
+		Name: "layers", Log: s.cfg.Log,
+		Dirs:    func() []string { return s.cfg.Layers.Watched(s.layerNames(s.view.Load().Site)) },
+		Changed: func(context.Context) { s.renderLayers() },
+	}
+	return w.Run(ctx, ready)
+}
+
+// Problems returns what the configuration names and the server does not serve, each with the
+// reason.
+func (s *Server) Problems() []string {
+	v := s.view.Load()
+	var all []string
+	for t, why := range s.cfg.Withheld {
+		all = append(all, fmt.Sprintf("%s: %s", t, why))
+	}
+	layers := v.Layers.Problems()
+	for _, name := range slices.Sorted(maps.Keys(layers)) {
+		all = append(all, layers[name].Error())
+	}
+	if s.cfg.Default != "" {
+		if _, err := s.catalog.resolve(s.cfg.Default); err != nil {
+			all = append(all, "--image: "+oneLine(err.Error()))
+		}
+	}
+	for _, name := range v.Site.Names() {
+		if _, err := s.catalog.resolve(name); err != nil {
+			all = append(all, fmt.Sprintf("label %s has no image that can be served: %s", name, oneLine(err.Error())))
+		}
+	}
+	if len(v.Site.Labels) == 0 {
+		all = append(all, "the configuration has no labels")
+	}
+	return all
+}
+
+// warn logs the results of Config.Check and Problems for a configuration that has come into force.
+func (s *Server) warn(of *site.Site) {
+	if s.cfg.Check != nil {
+		for _, err := range s.cfg.Check(of) {
+			s.cfg.Log.Warn("configuration", "why", err)
+		}
+	}
+	for _, p := range s.Problems() {
+		s.cfg.Log.Warn("not served", "what", p)
+	}
+}
