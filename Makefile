@@ -59,7 +59,8 @@ bench: all
 	$(GO) run ./test/bench/http
 	$(GO) run ./test/bench/idle
 	$(GO) run ./test/bench/nfs
-	$(GO) test ./internal/serve -run '^$$' -bench Layer1000Nodes
+	$(GO) run ./test/bench/scripts
+	$(GO) run ./test/bench/store
 	$(GO) run ./test/bench/build
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
 
@@ -70,6 +71,8 @@ install: all
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 docs/man/*.1
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 docs/man/*.5
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man7 docs/man/*.7
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/netroot.service packaging/netroot.socket
+	sed -i 's#/usr/local/bin#$(PREFIX)/bin#' $(DESTDIR)$(PREFIX)/lib/systemd/system/netroot.service
 	bin/netroot completion bash | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/share/bash-completion/completions/netroot
 
 .PHONY: clean
