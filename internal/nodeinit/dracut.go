@@ -29,7 +29,8 @@ import (
 //
 // CMDLINE is the kernel command line together with dracut's own files. A step is tried again until
 // it succeeds, or, with rd.shell, ends with its error: dracut has a shell of its own. If the root
-// cannot be attached for minutes, the machine restarts for a new plan.
+// cannot be attached for minutes, or its layers cannot be fetched, the machine restarts for a new
+// plan.
 func Dracut(args []string, stdout io.Writer) error {
 	if len(args) != 2 {
 		return errors.New("expected attach, pivot or initiator, and the kernel command line")
@@ -50,14 +51,9 @@ func Dracut(args []string, stdout io.Writer) error {
 	ctx := context.Background()
 	switch args[0] {
 	case "attach":
-		err := n.dracutAttach(ctx, stdout)
-		if reasonOf(err) == report.AttachFailed {
-			out.Fault(err)
-			n.restart(out, report.AttachFailed, err)
-		}
-		return err
+		return n.orRestart(out, n.dracutAttach(ctx, stdout))
 	case "pivot":
-		return n.dracutPivot(ctx)
+		return n.orRestart(out, n.dracutPivot(ctx))
 	case "initiator":
 		n.net = &network.Config{MAC: n.boot.BootMAC}
 		if n.boot.BootMAC == "" && isFiller(devices.Attribute(productUUID)) {
@@ -69,13 +65,23 @@ func Dracut(args []string, stdout io.Writer) error {
 	return fmt.Errorf("%q is not a step: expected attach, pivot or initiator", args[0])
 }
 
+// orRestart restarts the machine if err says that it requires a new plan, and returns err otherwise:
+// it is dracut's to handle.
+func (n *node) orRestart(out report.Step, err error) error {
+	if p := (*planError)(nil); errors.As(err, &p) {
+		out.Fault(err)
+		n.restart(out, p.reason, err)
+	}
+	return err
+}
+
 func (n *node) dracutAttach(ctx context.Context, stdout io.Writer) error {
 	if err := n.try(ctx, step{name: "network", run: n.findNetwork}); err != nil {
 		return err
 	}
 	// The lease is dracut's until the pivot, and a keeper's afterwards.
 	n.net.Lease = nil
-	if err := n.try(ctx, step{name: "attach", run: n.attachRoot, needsPlan: true}); err != nil {
+	if err := n.try(ctx, step{name: "attach", run: n.attachRoot, needsPlan: report.AttachFailed}); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(stdout, n.root.Device)
@@ -86,7 +92,7 @@ func (n *node) dracutPivot(ctx context.Context) error {
 	steps := []step{
 		{name: "network", run: n.findNetwork},
 		{name: "mount", run: n.coverRoot},
-		{name: "layers", run: n.applyLayers},
+		n.layersStep(),
 		{name: "identity", run: n.giveIdentity},
 		{name: "initiator", run: n.keepInitiator},
 		{name: "keeper", run: n.keepDracut},

@@ -2,15 +2,19 @@ package nodeinit
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/nodeinit/attach"
 	"netroot/internal/nodeinit/report"
 )
 
@@ -140,5 +144,78 @@ func TestLayersWithoutOverlay(t *testing.T) {
 	}
 	if content(t, root, "etc/motd") != "tree" {
 		t.Error("changed")
+	}
+}
+
+// layersServer answers all requests in place of the network: with the archive when it is back, and
+// before with what the server says then.
+type layersServer struct {
+	archive []byte
+	back    time.Time
+	status  int // 0: it does not answer
+}
+
+func (s layersServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer := httptest.NewRecorder()
+	switch {
+	case time.Now().After(s.back):
+		answer.Write(s.archive)
+	case s.status == 0:
+		return nil, errRefused
+	default:
+		answer.WriteHeader(s.status)
+	}
+	return answer.Result(), nil
+}
+
+// TestWithdrawnLayers: an archive that the server does not have any more requires a new plan; one
+// whose server is away for less than the patience does not, and neither do the root's own layers.
+func TestWithdrawnLayers(t *testing.T) {
+	web := attach.Web.Transport
+	t.Cleanup(func() { attach.Web.Transport = web })
+	archive := packed(t, map[string]string{"etc/motd": "layer"})
+	l, err := handoff.ParseLayer("http://10.0.0.1/v1/layers/" + string(layer.Digest(archive)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		away   time.Duration
+		status int
+		last   string // error, with which the machine restarts
+	}{
+		"withdrawn":    {100 * time.Hour, http.StatusNotFound, "404 Not Found"},
+		"server lost":  {100 * time.Hour, 0, "connection refused"},
+		"9 min away":   {9 * time.Minute, 0, ""},
+		"replaced":     {100 * time.Hour, http.StatusOK, "what came has digest sha256:"},
+		"starting up":  {9 * time.Minute, http.StatusServiceUnavailable, ""},
+		"at the first": {-time.Hour, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				attach.Web.Transport = layersServer{archive, time.Now().Add(tt.away), tt.status}
+				n, _ := quiet()
+				n.boot = handoff.Boot{Overlay: handoff.Overlay{Enabled: true}, Layers: []handoff.Layer{l}}
+				s := n.layersStep()
+				s.run = func(ctx context.Context, out report.Step) (string, error) { return n.applyLayersTo(ctx, out, root) }
+				started := time.Now()
+				err := n.try(t.Context(), s)
+				took := time.Since(started)
+				if tt.last == "" {
+					if err != nil || content(t, root, "etc/motd") != "layer" || took > max(tt.away, 0)+longestPause {
+						t.Errorf("%v after %s", err, took)
+					}
+					return
+				}
+				if err == nil || !strings.Contains(err.Error(), tt.last) || reasonOf(err) != report.LayersFailed || took < defaultPatience {
+					t.Errorf("%v after %s, %s", err, took, reasonOf(err))
+				}
+			})
+		})
+	}
+	n, _ := quiet()
+	n.boot.TreeLayers = []string{"a"}
+	if s := n.layersStep(); s.needsPlan != "" {
+		t.Errorf("the root's own layers need a plan: %s", s.needsPlan)
 	}
 }

@@ -7,8 +7,8 @@
 // It ships to every node, so it stays small: it is not a server, keeps no state and has no
 // templates. Its orders are the kernel command line alone (package handoff). It never stops
 // silently: each step reports what it did and how long it took (package report), and a step that
-// fails says why and is tried again. If the root cannot be attached for minutes, the machine
-// restarts for a new plan; with rd.shell there is a shell instead.
+// fails says why and is tried again. If the root cannot be attached for minutes, or its layers cannot
+// be fetched, the machine restarts for a new plan; with rd.shell there is a shell instead.
 package nodeinit
 
 import (
@@ -55,9 +55,9 @@ func newNode() *node {
 type step struct {
 	name string
 	run  func(context.Context, report.Step) (string, error)
-	// needsPlan: the step fails for ever if the plan of this boot is out of date, so that after a
-	// while a restart is better than another attempt.
-	needsPlan bool
+	// needsPlan, if set, says that the step fails for ever when the plan of this boot is out of
+	// date, so that after a while a restart, for this reason, is better than another attempt.
+	needsPlan report.Reason
 }
 
 // Boot runs the boot as process 1. It returns only if even a restart of the machine failed.
@@ -93,11 +93,9 @@ func (n *node) run(ctx context.Context) error {
 	for _, s := range []step{
 		{name: "modules", run: n.loadModules},
 		{name: "network", run: n.bringUpNetwork},
-		{name: "attach", run: n.attachRoot, needsPlan: true},
-		// The attach of a tree over NFS only finds a server; the mount shows whether it has the
-		// tree.
-		{name: "mount", run: n.mountRoot, needsPlan: n.boot.Root.Transport == handoff.NFS},
-		{name: "layers", run: n.applyLayers},
+		{name: "attach", run: n.attachRoot, needsPlan: report.AttachFailed},
+		n.mountStep(),
+		n.layersStep(),
 		{name: "identity", run: n.giveIdentity},
 	} {
 		if err := n.try(ctx, s); err != nil {
@@ -114,6 +112,25 @@ func (n *node) run(ctx context.Context) error {
 	report.Step{Name: "switch", To: n.to}.Note(fmt.Sprintf("to %s, %.2f s after start", init, time.Since(started).Seconds()))
 	n.console.Close()
 	return switchRoot(init)
+}
+
+// mountStep mounts the root. The attach of a tree over NFS only finds a server; the mount shows
+// whether it has the tree.
+func (n *node) mountStep() step {
+	s := step{name: "mount", run: n.mountRoot}
+	if n.boot.Root.Transport == handoff.NFS {
+		s.needsPlan = report.AttachFailed
+	}
+	return s
+}
+
+// layersStep applies the layers. Archives of the server may be withdrawn after the plan was made.
+func (n *node) layersStep() step {
+	s := step{name: "layers", run: n.applyLayers}
+	if len(n.boot.Layers) > 0 {
+		s.needsPlan = report.LayersFailed
+	}
+	return s
 }
 
 // loadModules loads what every boot needs, and at the same time the drivers of this machine's

@@ -19,17 +19,20 @@ const (
 	longestPause = 30 * time.Second
 	// defaultPatience is how long a step that depends on the plan may fail before the machine
 	// restarts to ask for a new one, unless rd.retry= says otherwise. A boot server that is
-	// restarted or updated is back within minutes, and no node restarts for that; an image that was
-	// withdrawn, or a server that has moved, never is.
+	// restarted or updated is back within minutes, and no node restarts for that; an image or an
+	// archive that was withdrawn, or a server that has moved, never is.
 	defaultPatience = 10 * time.Minute
 	// leastFailures is how often the step must have failed by then: one attempt may wait for
 	// minutes for servers that do not respond, and must not use up the patience.
 	leastFailures = 5
 	// restartPause leaves time to read the console.
 	restartPause = 30 * time.Second
-	// jitter spreads all of these by a quarter in both directions, so that nodes that lost their
+	// jitter spreads the pauses by a quarter in both directions, so that nodes that lost their
 	// server together do not return together.
 	jitter = 0.25
+	// grace is the part of the patience that is added to it at most, for the same purpose. It is
+	// never shortened: an outage that is shorter than the patience restarts no node.
+	grace = 0.5
 )
 
 // spread yields random numbers from 0 to 1, or, in tests, a fixed one.
@@ -38,6 +41,11 @@ type spread func() float64
 // around returns a duration that differs from d by at most the jitter.
 func (s spread) around(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (1 + jitter*(2*s()-1))).Round(10 * time.Millisecond)
+}
+
+// beyond returns a duration from d to d and the grace.
+func (s spread) beyond(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (1 + grace*s())).Round(10 * time.Millisecond)
 }
 
 // patience decides when another attempt with the same plan is pointless.
@@ -58,6 +66,7 @@ func (p *patience) exhausted(now time.Time) bool {
 // planError says that a step failed until the patience was exhausted.
 type planError struct {
 	step     string
+	reason   report.Reason
 	failures int
 	after    time.Duration
 	last     error
@@ -73,7 +82,7 @@ func (e *planError) Unwrap() error { return e.last }
 func reasonOf(err error) report.Reason {
 	var p *planError
 	if errors.As(err, &p) {
-		return report.AttachFailed
+		return p.reason
 	}
 	return report.BootFailed
 }
@@ -87,7 +96,7 @@ func (n *node) try(ctx context.Context, s step) error {
 	if n.boot.Retry > 0 {
 		limit = n.boot.Retry
 	}
-	p := patience{limit: n.spread.around(limit)}
+	p := patience{limit: n.spread.beyond(limit)}
 	for attempt := 1; ; attempt++ {
 		out.Emit(report.Event{Kind: report.Started, Attempt: attempt})
 		started := time.Now()
@@ -104,8 +113,8 @@ func (n *node) try(ctx context.Context, s step) error {
 		case n.boot.Shell:
 			n.rescue(out, s.name+" failed; \"retry\" tries it again")
 			continue
-		case p.exhausted(time.Now()) && s.needsPlan:
-			return &planError{s.name, p.failures, time.Since(p.first), err}
+		case p.exhausted(time.Now()) && s.needsPlan != "":
+			return &planError{s.name, s.needsPlan, p.failures, time.Since(p.first), err}
 		}
 		pause := n.spread.around(backoff(attempt))
 		out.Emit(report.Event{Kind: report.Retrying, Attempt: attempt + 1, Pause: pause, Err: err})

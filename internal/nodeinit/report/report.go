@@ -34,6 +34,7 @@ type Reason string
 // The reasons of a restart.
 const (
 	AttachFailed Reason = "attach-failed" // the root could not be attached with the present plan
+	LayersFailed Reason = "layers-failed" // the archives of the present plan could not be fetched or applied
 	BootFailed   Reason = "boot-failed"   // a failure that the init cannot repeat, such as a bad command line
 	Panicked     Reason = "panicked"      // a defect of the init
 )
