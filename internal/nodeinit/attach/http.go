@@ -54,6 +54,7 @@ type download struct {
 	meminfo    string        // /proc/meminfo
 	pause      time.Duration // after a first failure
 	stalled    time.Duration // see there
+	silence    time.Duration // see there
 	tag        string        // the server's name of what it sends (RFC 9110, 8.8.3)
 	sum        hash.Hash
 	size, have int64
@@ -62,7 +63,7 @@ type download struct {
 
 func newDownload(urls []string, want handoff.Digest, step report.Step) *download {
 	return &download{urls: urls, want: want, report: step, meminfo: "/proc/meminfo",
-		pause: time.Second, stalled: stalled, sum: sha256.New(), began: time.Now()}
+		pause: time.Second, stalled: stalled, silence: silence, sum: sha256.New(), began: time.Now()}
 }
 
 const (
@@ -71,6 +72,9 @@ const (
 	// stalled is how long no byte may arrive before a download that has begun is given up. A server
 	// that restarts is back earlier; after this time the image may have been withdrawn.
 	stalled = 10 * time.Minute
+	// silence is how long a request waits for the next byte, or for a connection. A server whose
+	// disk hangs, or a proxy without a server, keeps a connection open for ever.
+	silence = time.Minute
 )
 
 // run fetches the file, from the first server that has it. A download that was interrupted
@@ -113,14 +117,31 @@ func (d *download) run(ctx context.Context) (*os.File, error) {
 	}
 }
 
-var errNoMemory = errors.New("not enough memory")
+var (
+	errNoMemory = errors.New("not enough memory")
+	errSilent   = errors.New("the server sent nothing for too long")
+)
 
 // Web sends requests. A server that has vanished is noticed within half a minute, by keepalive or
 // by the lack of a response.
 var Web = &http.Client{Transport: &http.Transport{DialContext: keepAlive.DialContext, ResponseHeaderTimeout: requestTimeout}}
 
-// fetch makes one request to the first server, for what is missing.
+// fetch makes one request to the first server, for what is missing, and ends it when the server
+// falls silent.
 func (d *download) fetch(ctx context.Context, file *os.File) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(d.silence, func() { cancel(errSilent) })
+	defer silent.Stop()
+	err := d.request(ctx, file, func() { silent.Reset(d.silence) })
+	if err != nil && context.Cause(ctx) == errSilent {
+		err = fmt.Errorf("%w (%v)", errSilent, d.silence)
+	}
+	return err
+}
+
+// request makes the request, and calls heard whenever something has arrived.
+func (d *download) request(ctx context.Context, file *os.File, heard func()) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.urls[0], nil)
 	if err != nil {
 		return err
@@ -149,7 +170,7 @@ func (d *download) fetch(ctx context.Context, file *os.File) error {
 	default:
 		return fmt.Errorf("the server says %s", resp.Status)
 	}
-	if err := d.copy(io.LimitReader(resp.Body, d.size-d.have), file); err != nil {
+	if err := d.copy(io.LimitReader(resp.Body, d.size-d.have), file, heard); err != nil {
 		return err
 	}
 	if got := handoff.DigestSum(d.sum); d.want != "" && got != d.want {
@@ -180,12 +201,13 @@ func (d *download) begin(resp *http.Response, file *os.File) error {
 }
 
 // copy writes and digests what arrives, and reports the progress every two seconds.
-func (d *download) copy(body io.Reader, file *os.File) error {
+func (d *download) copy(body io.Reader, file *os.File, heard func()) error {
 	said := time.Now()
 	buf := make([]byte, 256<<10)
 	for d.have < d.size {
 		n, err := body.Read(buf)
 		if n > 0 {
+			heard()
 			if _, err := file.WriteAt(buf[:n], d.have); err != nil {
 				return err
 			}

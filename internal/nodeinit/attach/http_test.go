@@ -193,6 +193,38 @@ func TestDownloadStalls(t *testing.T) {
 	}
 }
 
+// TestDownloadFromSilentServer: a connection that stays open and brings nothing is replaced, and the
+// download continues on the next.
+func TestDownloadFromSilentServer(t *testing.T) {
+	content := bytes.Repeat([]byte("netroot "), 64<<10)
+	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
+		switch n {
+		case 1: // in the middle of the answer
+			http.ServeContent(&shortWriter{ResponseWriter: w, left: 100_000}, r, "", time.Time{}, bytes.NewReader(content))
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		case 2: // before it
+			<-r.Context().Done()
+			return true
+		}
+		return false
+	})
+	step, told := quiet()
+	d := newDownload([]string{url}, handoff.Digest(digestOf(content)), step)
+	d.pause, d.silence = time.Millisecond, 500*time.Millisecond
+	file, err := d.run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	if !slices.Equal(*asked, []string{"", "bytes=100000-", "bytes=100000-"}) {
+		t.Errorf("asked for %q", *asked)
+	}
+	if n := strings.Count(told.String(), "the server sent nothing for too long (500ms); going on at 0.1 MiB"); n != 2 {
+		t.Errorf("told %d times: %s", n, told)
+	}
+}
+
 // TestDownloadTrickles: as long as something arrives, a download is not given up.
 func TestDownloadTrickles(t *testing.T) {
 	content := make([]byte, 20_000)
