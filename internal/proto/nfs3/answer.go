@@ -1,6 +1,7 @@
 package nfs3
 
 import (
+	"bytes"
 	"context"
 	"time"
 )
@@ -16,6 +17,9 @@ func (c *conn) handle(ctx context.Context, r record) error {
 	}
 	p := c.accepts(&q)
 	need := replySize(&q)
+	if r.buf != nil && need > slack {
+		r = c.behead(r, &q)
+	}
 	if p == nil || r.buf == nil && !p.beside && need <= quickRead+slack && !c.slow.Load() {
 		defer c.drop(r)
 		return c.here(p, &q, need)
@@ -31,6 +35,21 @@ func (c *conn) handle(ctx context.Context, r record) error {
 	}
 	go c.beside(p, &q, need, r)
 	return nil
+}
+
+// maxHead is more than the bytes of a call without data: its credential, its verifier, a handle and
+// numbers, or a path of MOUNT.
+const maxHead = 4 << 10
+
+// behead keeps the head of a large request whose reply is large, too. No client needs more than that
+// to ask for data; the memory of the rest is given back, so that the reply can be counted.
+func (c *conn) behead(r record, q *call) record {
+	head := bytes.Clone(r.b[:min(len(r.b), maxHead)])
+	c.drop(r)
+	who := q.who
+	*q, _ = parseCall(head)
+	q.who = who
+	return record{b: head}
 }
 
 // keep copies a request from the read buffer to one of its own, once the server may hold it and its

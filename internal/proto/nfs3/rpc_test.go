@@ -261,8 +261,13 @@ func TestSlowPeers(t *testing.T) {
 }
 
 // TestMemory: requests of many clients that take no replies hold no more memory than they may, and
-// the others go on.
+// the others go on; so do requests that are made large by bytes that mean nothing.
 func TestMemory(t *testing.T) {
+	t.Run("small requests", func(t *testing.T) { testMemory(t, 32, 0) })
+	t.Run("large requests", func(t *testing.T) { testMemory(t, 2, readAhead) })
+}
+
+func testMemory(t *testing.T, clients, more int) {
 	dir, _, _, _ := writable(t)
 	write(t, filepath.Join(dir, "big"), make([]byte, 1<<20), 0o644)
 	h := newHost()
@@ -271,9 +276,9 @@ func TestMemory(t *testing.T) {
 	h.start(t)
 	c := h.dial(t)
 	big := c.walk(c.mount("/root"), "big")
-	read := c.request(programNFS, nfsVersion, procRead, appendU32(appendU64(appendOpaque(nil, big), 0), 1<<20))
+	read := c.request(programNFS, nfsVersion, procRead, append(appendU32(appendU64(appendOpaque(nil, big), 0), 1<<20), make([]byte, more)...))
 	before := inUse()
-	for range 32 {
+	for range clients {
 		nc := h.dial(t).nc
 		nc.(*net.TCPConn).SetReadBuffer(4096)
 		go nc.Write(bytes.Repeat(read, 64))
