@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -171,6 +172,39 @@ func TestVerdictsEnd(t *testing.T) {
 		s, _, _ = c.read(fh, 0, 4)
 		ok(t, "READ", s, statusAcces)
 		must(t, os.Chmod(name, os.FileMode(0o644+i%2)))
+	}
+}
+
+// TestUnsettled: no verdict is kept of a file that changed just now, for a second change may leave no
+// trace in its time. Of one whose last change is older it is.
+func TestUnsettled(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "file")
+	for what, tt := range map[string]struct {
+		age  time.Duration // of the last change
+		kept bool
+	}{
+		"now":                     {0, false},
+		"almost settled":          {settled - 100*time.Millisecond, false},
+		"by a clock that is fast": {-time.Hour, false},
+		"settled":                 {settled + time.Millisecond, true},
+		"old":                     {time.Hour, true},
+	} {
+		write(t, name, nil, 0o755)
+		fd, err := unix.Open(name, unix.O_PATH, 0)
+		must(t, err)
+		f := &file{path: fd, rd: -1, rw: -1}
+		var st unix.Stat_t
+		must(t, unix.Fstat(fd, &st))
+		st.Ctim = unix.NsecToTimespec(time.Now().Add(-tt.age).UnixNano()) // and it stays, as with a coarse clock
+		who := &cred{}
+		if f.may(who, &st, unix.X_OK) != unix.X_OK {
+			t.Errorf("%s: may not be executed", what)
+		}
+		must(t, os.Chmod(name, 0o644)) // which not even root may execute
+		if kept := f.may(who, &st, unix.X_OK) == unix.X_OK; kept != tt.kept {
+			t.Errorf("%s: the verdict is kept: %v", what, kept)
+		}
+		f.close()
 	}
 }
 
