@@ -8,8 +8,11 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"netroot/internal/prototest"
 )
 
 // connected returns a connection as a Loop makes it, and its peer.
@@ -71,11 +74,7 @@ func settle(t *testing.T, c *socket, peer net.Conn) {
 		_, err := io.ReadFull(c, make([]byte, 4))
 		read <- err
 	}()
-	for limit := time.Now().Add(10 * time.Second); c.isBusy(); time.Sleep(patience / 10) {
-		if time.Now().After(limit) {
-			t.Fatal("still busy")
-		}
-	}
+	prototest.Until(t, "the connection to be idle", func() bool { return !c.isBusy() })
 	if _, err := peer.Write([]byte("well")); err != nil {
 		t.Fatal(err)
 	}
@@ -195,35 +194,43 @@ func timedOut(t *testing.T, do func() (int, error)) {
 }
 
 func TestClose(t *testing.T) {
-	inEachState(t, func(t *testing.T, c *socket, peer *net.TCPConn) {
-		outcome := make(chan error, 2)
-		go func() {
-			_, err := c.Read(make([]byte, 1))
-			outcome <- err
-		}()
-		go func() {
-			for {
-				if _, err := c.Write(make([]byte, bulk)); err != nil {
-					outcome <- err
-					return
+	for _, least := range []int64{0, 1} { // bytes that were written by then
+		inEachState(t, func(t *testing.T, c *socket, peer *net.TCPConn) {
+			outcome := make(chan error, 2)
+			reads := make(chan struct{})
+			go func() {
+				close(reads)
+				_, err := c.Read(make([]byte, 1))
+				outcome <- err
+			}()
+			var written atomic.Int64
+			go func() {
+				for {
+					n, err := c.Write(make([]byte, 1024)) // until the peer's buffer is full
+					if err != nil {
+						outcome <- err
+						return
+					}
+					written.Add(int64(n))
+				}
+			}()
+			<-reads
+			prototest.Until(t, "data to be written", func() bool { return written.Load() >= least })
+			if err := c.Close(); err != nil { // both may be waiting, or not: it must not matter
+				t.Error(err)
+			}
+			for range 2 {
+				if err := <-outcome; !errors.Is(err, net.ErrClosed) {
+					t.Errorf("%v, want that it is closed", err)
 				}
 			}
-		}()
-		time.Sleep(patience / 2) // both may be waiting, or not: it must not matter
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-		for range 2 {
-			if err := <-outcome; !errors.Is(err, net.ErrClosed) {
-				t.Errorf("%v, want that it is closed", err)
+			for name, err := range map[string]error{"close": c.Close(), "deadline": c.SetDeadline(time.Now())} {
+				if !errors.Is(err, net.ErrClosed) {
+					t.Errorf("%s: %v, want that it is closed", name, err)
+				}
 			}
-		}
-		for name, err := range map[string]error{"close": c.Close(), "deadline": c.SetDeadline(time.Now())} {
-			if !errors.Is(err, net.ErrClosed) {
-				t.Errorf("%s: %v, want that it is closed", name, err)
-			}
-		}
-	})
+		})
+	}
 }
 
 func TestCloseWrite(t *testing.T) {
@@ -283,7 +290,7 @@ func TestTraffic(t *testing.T) {
 			for j, way := range []struct{ from, to net.Conn }{{c, peer}, {peer, c}} {
 				seed := [32]byte{byte(i), byte(j)}
 				const total = 4 << 20
-				ends.Go(func() { chatter(t, way.from, seed, total) })
+				ends.Go(func() { chatter(t, way.from, c.rest, seed, total) })
 				ends.Go(func() {
 					want := make([]byte, total)
 					rand.NewChaCha8(seed).Read(want)
@@ -305,8 +312,9 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-// chatter sends total bytes of noise in pieces of all sizes, with pauses.
-func chatter(t *testing.T, to io.Writer, seed [32]byte, total int) {
+// chatter sends total bytes of noise in pieces of all sizes. Now and then it makes the connection
+// idle, as a pause would.
+func chatter(t *testing.T, to io.Writer, rest func(), seed [32]byte, total int) {
 	noise := rand.NewChaCha8(seed)
 	sizes := rand.New(rand.NewPCG(uint64(seed[0]), uint64(seed[1])))
 	b := make([]byte, total)
@@ -319,7 +327,7 @@ func chatter(t *testing.T, to io.Writer, seed [32]byte, total int) {
 		}
 		b = b[n:]
 		if sizes.IntN(1000) == 0 {
-			time.Sleep(2 * patience)
+			rest()
 		}
 	}
 }
