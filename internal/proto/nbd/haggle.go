@@ -31,7 +31,7 @@ type option struct {
 // refused.
 func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 	end := time.Now().Add(haggleTimeout)
-	c.Conn.SetDeadline(time.Now().Add(accept.FirstRequest))
+	c.SetReadDeadline(time.Now().Add(accept.FirstRequest))
 	flags, err := c.greet()
 	if err != nil {
 		if errors.Is(err, io.EOF) { // a port scan, a load balancer's probe
@@ -45,7 +45,7 @@ func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 		if deadline.After(end) {
 			deadline = end
 		}
-		c.Conn.SetDeadline(deadline)
+		c.SetReadDeadline(deadline)
 		o, err := c.readOption(&left)
 		if errors.Is(err, io.EOF) {
 			return false, nil
@@ -61,7 +61,7 @@ func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 			return false, err
 		}
 		if done {
-			c.Conn.SetDeadline(time.Time{})
+			c.SetReadDeadline(time.Time{})
 			return c.export != nil, nil
 		}
 	}
@@ -74,7 +74,7 @@ func (c *conn) greet() (uint32, error) {
 	hello = be.AppendUint64(hello, magicInit)
 	hello = be.AppendUint64(hello, magicOption)
 	hello = be.AppendUint16(hello, flagFixedNewstyle|flagNoZeroes)
-	if _, err := c.nc.Write(hello); err != nil {
+	if err := c.write(hello); err != nil {
 		return 0, fmt.Errorf("greeting: %w", err)
 	}
 	var b [4]byte
@@ -174,10 +174,17 @@ func (c *conn) reply(o option, kind uint32, text string) error {
 }
 
 func (c *conn) send(b []byte) error {
-	if _, err := c.nc.Write(b); err != nil {
+	if err := c.write(b); err != nil {
 		return fmt.Errorf("option reply: %w", err)
 	}
 	return nil
+}
+
+// write gives the client its time from now on: a lookup before it may have taken long.
+func (c *conn) write(b []byte) error {
+	c.SetWriteDeadline(time.Now().Add(accept.FirstRequest))
+	_, err := c.nc.Write(b)
+	return err
 }
 
 // clip cuts a text to the protocol's limit, at a character.
@@ -373,6 +380,7 @@ func (c *conn) startTLS(ctx context.Context, o option) error {
 	if err := c.reply(o, repAck, ""); err != nil {
 		return err
 	}
+	c.SetDeadline(time.Now().Add(accept.FirstRequest))
 	t := tls.Server(c.Conn, c.srv.TLS)
 	if err := t.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w", err)

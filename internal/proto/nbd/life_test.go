@@ -400,6 +400,30 @@ func TestSlowPeers(t *testing.T) {
 	}
 }
 
+// TestSlowLookup: the time that the server takes to open an export is not the client's.
+func TestSlowLookup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Lookup: func(ctx context.Context, name string) (*Export, error) {
+			<-time.After(accept.FirstRequest + time.Second)
+			return exports(ctx, name)
+		}}
+		s.once.Do(s.setup)
+		conn, peer := net.Pipe()
+		var served sync.WaitGroup
+		served.Go(func() { s.loop.ServeConn(t.Context(), conn) })
+		if _, err := Handshake(t.Context(), peer, "root"); err != nil {
+			t.Error(err)
+		}
+		<-time.After(time.Hour) // an idle client stays
+		ask(peer, cmdRead, 1, 0, 512)
+		if _, code, _, err := answer(peer, always(512)); code != 0 || err != nil {
+			t.Error(code, err)
+		}
+		peer.Close()
+		served.Wait()
+	})
+}
+
 // appendInfo returns an INFO option for an export.
 func appendInfo(name string) []byte {
 	b := be.AppendUint64(nil, magicOption)
