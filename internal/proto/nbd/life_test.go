@@ -565,3 +565,107 @@ func TestResetStopsRequests(t *testing.T) {
 		t.Errorf("%d pieces were read", n)
 	}
 }
+
+// attachFrom is attach from another address of this machine.
+func attachFrom(t *testing.T, from, addr, export string) (*net.TCPConn, error) {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(6 * patience))
+	_, err = Handshake(t.Context(), conn, export)
+	return conn.(*net.TCPConn), err
+}
+
+// TestRudeClient: one address makes all connections that it may, asks for much on each of them and
+// reads nothing, then resets them. It has no more than its share; another address is served all the
+// time; and when it has gone nothing of its requests is left.
+func TestRudeClient(t *testing.T) {
+	const (
+		most   = 16 // connections of one address: a quarter of 64
+		memory = 64 << 20
+		length = 8 << 20
+	)
+	var read atomic.Int64 // bytes, for the rude one
+	big := &disk{size: 128 << 20, read: func(p []byte, _ int64) (int, error) {
+		read.Add(int64(len(p)))
+		return len(p), nil
+	}}
+	s := &Server{Options: accept.Options{MaxConns: 4 * most, MaxBuffer: memory}}
+	s.Lookup = func(ctx context.Context, name string) (*Export, error) {
+		if name == "rude" {
+			return &Export{Name: name, Backend: big}, nil
+		}
+		return exports(ctx, name)
+	}
+	addr, log, stop := start(t, s)
+	good, err := attachFrom(t, "127.0.0.3", addr, "big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 1<<20)
+	(&disk{size: 128 << 20}).ReadAt(want, 4096)
+	served := func(when string) {
+		t.Helper()
+		for i := range uint64(40) { // as a node: small blocks, and now and then a large one
+			n := uint32(4096)
+			if i%8 == 0 {
+				n = 1 << 20
+			}
+			ask(good, cmdRead, i, 4096, n)
+			cookie, code, data, err := answer(good, always(n))
+			if err != nil || code != 0 || cookie != i || !bytes.Equal(data, want[:n]) {
+				t.Fatalf("%s: reply %d, error %d, %v, or wrong bytes", when, cookie, code, err)
+			}
+		}
+	}
+	served("before")
+
+	var rude []*net.TCPConn
+	var asking sync.WaitGroup
+	for range most {
+		conn, err := attachFrom(t, "127.0.0.2", addr, "rude")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rude = append(rude, conn)
+		asking.Go(func() {
+			for i := range uint64(100) {
+				if ask(conn, cmdRead, i, 0, length) != nil {
+					return // reset
+				}
+			}
+		})
+	}
+	if _, err := attachFrom(t, "127.0.0.2", addr, "rude"); err == nil {
+		t.Errorf("more than %d connections from one address", most)
+	}
+	prototest.Until(t, "the share to be taken", func() bool { return s.Counters().Memory > memory/4-(headRoom+maxPiece) })
+	served("while another address asks for more than it gets")
+	if n := s.Counters(); n.Memory > memory/4 || n.Attached != most+1 || n.Refused != 1 {
+		t.Errorf("meanwhile %+v", n)
+	}
+
+	for _, conn := range rude {
+		conn.SetLinger(0)
+		conn.Close()
+	}
+	asking.Wait()
+	served("while its connections end")
+	prototest.Until(t, "nothing of it to be left", func() bool {
+		n := s.Counters()
+		return n.Open == 1 && n.Attached == 1 && n.Memory == 0
+	})
+	// The sockets took some of what it asked for, and each connection has two requests under way.
+	if n := read.Load(); n > most*4*length {
+		t.Errorf("%d MiB were read for it, of %d that it asked for", n>>20, most*100*length>>20)
+	}
+	served("afterwards")
+	stop()
+	if text := `peer=127.0.0.2 why="more than 16 connections from one address"`; strings.Count(log.String(), text) != 1 {
+		t.Errorf("not one line %s in\n%s", text, log)
+	}
+}
