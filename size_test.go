@@ -18,16 +18,16 @@ const (
 
 // large are the packages that may have more than maxPackage lines, and the reason.
 var large = map[string]string{
-	"cmd/netroot":            "one file for each verb",
-	"internal/bootstrap":     "one file for each agent",
-	"internal/build":         "the one order in which an image is made",
-	"internal/layer":         "both kinds of layers, read and applied by the same code",
-	"internal/proto/iscsi":   "login, SCSI commands and task management of one protocol",
-	"internal/proto/nfs3":    "three programs of ONC RPC: NFS, MOUNT and NLM",
-	"internal/proto/nvmetcp": "fabrics, admin and I/O commands of one protocol",
-	"internal/store":         "the index and its names, commits, tags and their journal, collection, checks, and the older layout",
-	"internal/recipe":        "two dialects of one language",
-	"test/exercise":          "every call that a file system answers",
+	"cmd/netroot":              "one file for each verb",
+	"internal/bootstrap":       "one file for each agent",
+	"internal/build":           "the one order in which an image is made",
+	"internal/layer":           "both kinds of layers, read and applied by the same code",
+	"internal/nodeinit/attach": "one file for each transport",
+	"internal/proto/iscsi":     "login, SCSI commands and task management of one protocol",
+	"internal/proto/nfs3":      "three programs of ONC RPC: NFS, MOUNT and NFSACL",
+	"internal/proto/nvmetcp":   "fabrics, admin and I/O commands of one protocol",
+	"internal/store":           "the index and its names, commits, tags and their journal, collection, checks, and the older layout",
+	"test/exercise":            "every call that a file system answers",
 }
 
 type size struct{ code, tests int }

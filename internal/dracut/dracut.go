@@ -69,7 +69,7 @@ var omitted = []string{
 }
 
 // filesystems are those that a root is packed as, and those of disks that a site's own hooks may
-// need. All that a kernel has would be a fifth of the archive.
+// need. All file systems of a kernel would be a fifth of the archive.
 const filesystems = "squashfs erofs overlay ext4 xfs vfat"
 
 // Make runs the tree's dracut. The initramfs depends on the tree and on netroot-init alone: a
@@ -83,7 +83,7 @@ func Make(ctx context.Context, opt Options) (*Result, error) {
 	defer root.Close()
 	t := tree{root}
 	if !t.has(program) {
-		return nil, fmt.Errorf("the tree has no dracut, which initramfs: dracut requires: have the recipe install %s", t.packages(basePackages))
+		return nil, fmt.Errorf("the tree has no dracut, which \"initramfs: dracut\" requires: install %s in the recipe", t.packages(basePackages))
 	}
 	add, err := t.network()
 	if err != nil {

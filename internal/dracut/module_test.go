@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// missing skips a test that wants a foreign program, and fails it where all of them must be there.
+// missing skips a test that requires a foreign program, or fails it where all of them must exist.
 func missing(t *testing.T, what string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {

@@ -132,7 +132,7 @@ func (t tree) network() ([]string, error) {
 	networkd := t.hasModule("systemd-networkd") && t.has("/usr/lib/systemd/systemd-networkd") && t.hasProgram("dbus-daemon")
 	switch {
 	case !t.hasModule("network"):
-		return nil, fmt.Errorf("dracut in this tree has no network: have the recipe install %s", t.packages(networkPackages))
+		return nil, fmt.Errorf("dracut in this tree has no network: install %s in the recipe", t.packages(networkPackages))
 	case manager:
 		return []string{"network-manager"}, nil
 	case legacy:
@@ -140,5 +140,5 @@ func (t tree) network() ([]string, error) {
 	case networkd:
 		return []string{"systemd-networkd"}, nil
 	}
-	return nil, fmt.Errorf("dracut in this tree cannot bring up the network: have the recipe install %s", t.packages(networkPackages))
+	return nil, fmt.Errorf("dracut in this tree cannot bring up the network: install %s in the recipe", t.packages(networkPackages))
 }

@@ -110,7 +110,7 @@ func (b Boot) rest() []string {
 func ParseLayer(raw string) (Layer, error) {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return Layer{}, fmt.Errorf("layer %q: want http://HOST/.../sha256:DIGEST", raw)
+		return Layer{}, fmt.Errorf("layer %q: expected http://HOST/.../sha256:DIGEST", raw)
 	}
 	digest, err := ParseDigest(path.Base(u.Path))
 	if err != nil {

@@ -61,7 +61,7 @@ func parseInterface(value string) (Interface, error) {
 		return i, i.setMTU(field(f, 2))
 	}
 	if len(f) < 6 {
-		return Interface{}, errors.New("want ip=dhcp, ip=INTERFACE:dhcp or ip=CLIENT:PEER:GATEWAY:NETMASK:HOSTNAME:INTERFACE:METHOD")
+		return Interface{}, errors.New("expected ip=dhcp, ip=INTERFACE:dhcp or ip=CLIENT:PEER:GATEWAY:NETMASK:HOSTNAME:INTERFACE:METHOD")
 	}
 	return parseLongInterface(f)
 }
@@ -71,7 +71,7 @@ func parseLongInterface(f []string) (Interface, error) {
 	if word := field(f, 6); word != "" {
 		m, ok := method(word)
 		if !ok {
-			return Interface{}, fmt.Errorf("%q is no method: want dhcp, on, any, none, off or static", word)
+			return Interface{}, fmt.Errorf("%q is not a method: expected dhcp, on, any, none, off or static", word)
 		}
 		i.Method = m
 	}
@@ -115,7 +115,7 @@ func (i *Interface) setMTU(s string) error {
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 68 || n > 65535 {
-		return fmt.Errorf("%q is no MTU", s)
+		return fmt.Errorf("%q is not an MTU", s)
 	}
 	i.MTU = n
 	return nil
@@ -154,7 +154,7 @@ func prefix(addr, mask string) (netip.Prefix, error) {
 	}
 	m, err := netip.ParseAddr(mask)
 	if err != nil || !m.Is4() || !a.Is4() {
-		return netip.Prefix{}, fmt.Errorf("%q is no netmask", mask)
+		return netip.Prefix{}, fmt.Errorf("%q is not a netmask", mask)
 	}
 	m4 := m.As4()
 	word := uint32(m4[0])<<24 | uint32(m4[1])<<16 | uint32(m4[2])<<8 | uint32(m4[3])

@@ -23,20 +23,20 @@ func (r Root) Writable() bool {
 
 // parseNFS reads dracut's nfs:SERVER:PATH:OPTIONS, with options as in nfs(5).
 func parseNFS(fstype string, f []string) (Root, error) {
-	const form = "want nfs:SERVER:/PATH:OPTIONS"
+	const form = "expected nfs:SERVER:/PATH:OPTIONS"
 	r, err := servers(NFS, field(f, 0))
 	if err != nil {
 		return Root{}, fmt.Errorf("%w: %s", err, form)
 	}
 	if strings.HasPrefix(field(f, 0), "/") {
-		return Root{}, errors.New("names no server: " + form)
+		return Root{}, errors.New("no server is named: " + form)
 	}
 	r.FSType, r.Name = fstype, field(f, 1)
 	if err := checkNFSPath(r.Name); err != nil {
 		return Root{}, fmt.Errorf("%w: %s", err, form)
 	}
 	if len(f) > 3 {
-		return Root{}, fmt.Errorf("%q is more than there is to say: %s", strings.Join(f[3:], ":"), form)
+		return Root{}, fmt.Errorf("unexpected %q: %s", strings.Join(f[3:], ":"), form)
 	}
 	r.MountOptions = list(field(f, 2))
 	return r, r.setNFSPort()
@@ -55,7 +55,7 @@ func (r *Root) setNFSPort() (err error) {
 
 // parseNFSImage reads what follows live:nfs:// - servers, with a port behind the last, and the path of a packed root.
 func parseNFSImage(where string) (Root, error) {
-	const form = "want live:nfs://SERVER:PORT/PATH/FILE"
+	const form = "expected live:nfs://SERVER:PORT/PATH/FILE"
 	hosts, name, _ := strings.Cut(where, "/")
 	f := splitColons(hosts)
 	r, err := servers(NFSImage, f[0])
@@ -63,14 +63,14 @@ func parseNFSImage(where string) (Root, error) {
 		r.Port, err = parsePort(field(f, 1))
 	}
 	if err == nil && len(f) > 2 {
-		err = fmt.Errorf("%q is no server and port", hosts)
+		err = fmt.Errorf("%q is not a server and a port", hosts)
 	}
 	r.Name = "/" + name
 	if err == nil {
 		err = checkNFSPath(r.Name)
 	}
 	if err == nil && path.Dir(r.Name) == "/" {
-		err = errors.New("names no directory and file")
+		err = errors.New("no directory and file are named")
 	}
 	if err != nil {
 		return Root{}, fmt.Errorf("%w: %s", err, form)
@@ -80,7 +80,7 @@ func parseNFSImage(where string) (Root, error) {
 
 func checkNFSPath(name string) error {
 	if !path.IsAbs(name) || path.Clean(name) != name {
-		return fmt.Errorf("%q is no absolute path", name)
+		return fmt.Errorf("%q is not an absolute path", name)
 	}
 	return nil
 }

@@ -155,7 +155,7 @@ func parseBootIF(value string) (string, error) {
 		mac = mac[3:]
 	}
 	if len(mac) != 17 || strings.Trim(mac, "0123456789abcdef:") != "" {
-		return "", errors.New("want 01- and a MAC address with hyphens")
+		return "", errors.New("expected 01- and a MAC address with hyphens")
 	}
 	return mac, nil
 }

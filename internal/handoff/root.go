@@ -51,7 +51,7 @@ type Root struct {
 // Module is a kernel module, by name or alias and by the option that builds it.
 type Module struct {
 	Name, Option string
-	Optional     bool // not every kernel has it; one that wants it asks for it
+	Optional     bool // not every kernel has it; one that requires it asks for it
 }
 
 // Modules are those that a transport needs. No device asks for them: the
@@ -130,7 +130,7 @@ func (r Root) URLs() []string {
 }
 
 // cutURL cuts a URL before and behind its hosts, of which there may be several, with commas between: the port is in rest,
-// and everyone's. hosts is empty for what is no URL of a server.
+// and everyone's. hosts is empty if it is not the URL of a server.
 func cutURL(raw string) (scheme, hosts, rest string) {
 	scheme, rest, _ = strings.Cut(raw, "://")
 	end := strings.IndexAny(rest, "/?#")
@@ -240,7 +240,7 @@ func ParseRoot(value string) (Root, error) {
 func parseNBD(f []string) (Root, error) {
 	r, err := servers(NBD, field(f, 0))
 	if err != nil {
-		return Root{}, fmt.Errorf("%w: want nbd:SERVER:PORT-or-EXPORT:FSTYPE:OPTIONS", err)
+		return Root{}, fmt.Errorf("%w: expected nbd:SERVER:PORT-or-EXPORT:FSTYPE:OPTIONS", err)
 	}
 	port, export, both := strings.Cut(field(f, 1), "/")
 	switch {
@@ -262,13 +262,13 @@ func parseNBD(f []string) (Root, error) {
 }
 
 func parseNVMe(f []string) (Root, error) {
-	const form = "want nvme:SERVER:PORT:FSTYPE:OPTIONS:SUBSYSTEM"
+	const form = "expected nvme:SERVER:PORT:FSTYPE:OPTIONS:SUBSYSTEM"
 	r, err := servers(NVMe, field(f, 0))
 	if err != nil {
 		return Root{}, fmt.Errorf("%w: %s", err, form)
 	}
 	if len(f) < 5 || f[4] == "" {
-		return Root{}, errors.New("names no subsystem: " + form)
+		return Root{}, errors.New("no subsystem is named: " + form)
 	}
 	if r.Port, err = parsePort(f[1]); err != nil {
 		return Root{}, err
@@ -279,16 +279,16 @@ func parseNVMe(f []string) (Root, error) {
 }
 
 func parseISCSI(f []string) (Root, error) {
-	const form = "want iscsi:SERVER:PROTOCOL:PORT:LUN:TARGET"
+	const form = "expected iscsi:SERVER:PROTOCOL:PORT:LUN:TARGET"
 	if strings.Contains(field(f, 0), "@") {
-		return Root{}, errors.New("a password on the kernel command line is one that every user of the node can read")
+		return Root{}, errors.New("every user of the node can read a password on the kernel command line")
 	}
 	r, err := servers(ISCSI, field(f, 0))
 	if err != nil {
 		return Root{}, fmt.Errorf("%w: %s", err, form)
 	}
 	if len(f) < 5 || f[4] == "" {
-		return Root{}, errors.New("names no target: " + form)
+		return Root{}, errors.New("no target is named: " + form)
 	}
 	if r.Port, err = parsePort(f[2]); err != nil {
 		return Root{}, err
@@ -312,7 +312,7 @@ func parseLive(raw string) (Root, error) {
 	for _, s := range r.URLs() {
 		u, e := url.Parse(s)
 		if err != nil || e != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return Root{}, errors.New("want live:http://HOST/PATH or live:nfs://HOST/PATH")
+			return Root{}, errors.New("expected live:http://HOST/PATH or live:nfs://HOST/PATH")
 		}
 	}
 	if len(r.Servers) == 0 {
@@ -329,7 +329,7 @@ func servers(t Transport, text string) (Root, error) {
 		}
 	}
 	if r.Servers == nil {
-		return Root{}, errors.New("names no server")
+		return Root{}, errors.New("no server is named")
 	}
 	return r, nil
 }
@@ -341,7 +341,7 @@ func parsePort(s string) (uint16, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is no port", s)
+		return 0, fmt.Errorf("%q is not a port", s)
 	}
 	return uint16(n), nil
 }
@@ -354,7 +354,7 @@ func parseLUN(s string) (uint16, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n >= 1<<14 {
-		return 0, fmt.Errorf("LUN %q: want a number from 0 to 16383", s)
+		return 0, fmt.Errorf("LUN %q: expected a number from 0 to 16383", s)
 	}
 	return uint16(n), nil
 }

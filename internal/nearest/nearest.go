@@ -1,14 +1,14 @@
-// Package nearest finds the name that a mistyped one was probably meant to be,
-// for "did you mean" in error messages. It knows nothing of what the names are
-// and is not a search: what is too far from every name has no answer.
+// Package nearest finds the name that the user of a mistyped one probably meant, for "did you mean"
+// in error messages. It does not know what the names stand for and is not a search: a word that
+// differs too much from every name has no result.
 package nearest
 
 import "strings"
 
-// Name returns the element of have with the smallest edit distance to want,
-// letter case ignored, or "" when even that one differs in more than a third
-// of its letters (two edits are always allowed to words of four letters or
-// more). Of equals the first in have wins.
+// Name returns the element of have with the smallest edit distance to want, without regard to
+// letter case, or "" if even that element differs in more than a third of its letters. Words of
+// four letters or more may always differ by two edits. Of elements with the same distance the first
+// is returned.
 func Name(want string, have []string) string {
 	best, bestDistance := "", -1
 	for _, name := range have {
@@ -31,8 +31,8 @@ func Hint(want string, have []string) string {
 	return ""
 }
 
-// allowed is the largest distance at which two names, the longer of n bytes,
-// still look like one another.
+// allowed is the largest distance at which two names look alike; n is the length in bytes of the
+// longer one.
 func allowed(n int) int {
 	if n < 4 {
 		return 1
@@ -40,9 +40,9 @@ func allowed(n int) int {
 	return max(2, n/3)
 }
 
-// distance is the restricted Damerau-Levenshtein distance of a and b in bytes:
-// insertions, deletions, substitutions and swaps of neighbours count one each
-// (a swap is the commonest slip of a typist, and plain Levenshtein counts two).
+// distance is the restricted Damerau-Levenshtein distance of a and b in bytes. An insertion, a
+// deletion, a substitution and a swap of neighbours count as one edit each. A swap, the most
+// frequent typing error, would be two edits in the Levenshtein distance.
 func distance(a, b string) int {
 	before := make([]int, len(b)+1) // the row before the previous one
 	prev := make([]int, len(b)+1)

@@ -5,7 +5,7 @@ import "unicode/utf8"
 // gap is the space between two columns of a Table.
 const gap = 2
 
-// least is the width below which a column is left out instead of cut.
+// least is the smallest width to which a column is cut; a narrower one is left out.
 const least = 8
 
 // Fit makes the rows of a table narrow enough for width columns: it leaves out columns from the
@@ -48,7 +48,7 @@ func Fit(rows [][]string, width int) [][]string {
 	return out
 }
 
-// cut shortens text to n characters, the last of which then says that there is more.
+// cut shortens text to n characters, of which the last is then an ellipsis.
 func cut(text string, n int) string {
 	r := []rune(text)
 	if len(r) <= n || n < 1 {

@@ -6,15 +6,15 @@ import (
 	"reflect"
 )
 
-// JSON writes v as one document, for --json: indented by two spaces, with a line feed at its end. Texts are written as
-// they are: HTML's characters are not escaped. A nil slice is an empty list, never null.
+// JSON writes v as one document, for --json: indented by two spaces, with a line feed at its end.
+// The characters of HTML are not escaped. A nil slice is written as an empty list, not as null.
 func JSON(w io.Writer, v any) error {
 	enc := encoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(list(v))
 }
 
-// JSONLine writes v as JSON does, on a line of its own: one of a stream, as a Printer writes its events.
+// JSONLine writes v on one line, for a stream of documents such as the events of a Printer.
 func JSONLine(w io.Writer, v any) error { return encoder(w).Encode(list(v)) }
 
 func encoder(w io.Writer) *json.Encoder {
@@ -23,7 +23,7 @@ func encoder(w io.Writer) *json.Encoder {
 	return enc
 }
 
-// list is v, or an empty slice for one that is nil.
+// list is v, or an empty slice if v is a nil slice.
 func list(v any) any {
 	if r := reflect.ValueOf(v); r.Kind() == reflect.Slice && r.IsNil() {
 		return reflect.MakeSlice(r.Type(), 0, 0).Interface()

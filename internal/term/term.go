@@ -1,6 +1,7 @@
-// Package term tells people, and programs that start netroot, how far the work
-// is: one live line on a terminal, plain lines in a pipe, one JSON object a line
-// when asked. It prints and decides nothing; logs for operators are log/slog's.
+// Package term reports the progress of a command to people and to programs that start netroot: one
+// live line on a terminal, plain lines in a pipe, or one JSON object per line. It formats tables,
+// sizes and durations in the same way for all commands. It prints and decides nothing; logs for
+// operators are the work of log/slog.
 package term
 
 import (
@@ -18,16 +19,16 @@ import (
 	xterm "golang.org/x/term"
 )
 
-// Options say what the reader of the output can take.
+// Options describe what the reader of the output supports.
 type Options struct {
 	Live  bool // a terminal that can redraw a line
 	Color bool
 	Width int  // columns of the terminal; 0: 80
-	JSON  bool // an Event a line, and nothing else
+	JSON  bool // one Event per line, and nothing else
 }
 
-// Detect finds the options for w. NO_COLOR (no-color.org) turns colours off, and
-// a terminal that calls itself dumb gets plain lines. getenv is os.Getenv.
+// Detect finds the options for w. NO_COLOR (no-color.org) switches colours off, and a terminal
+// whose TERM is "dumb" or empty gets plain lines. getenv is os.Getenv.
 func Detect(w io.Writer, getenv func(string) string) Options {
 	f, ok := w.(*os.File)
 	if !ok || !xterm.IsTerminal(int(f.Fd())) {
@@ -77,18 +78,17 @@ const (
 	reportEvery = 500 * time.Millisecond // of JSON progress
 )
 
-// Printer writes messages and phases. It may be used by several goroutines.
-// What cannot be written is dropped: a reader that has gone must not stop a
-// build.
+// Printer writes messages and phases. Several goroutines may use it. Errors of writing are ignored:
+// a reader that has gone away must not stop a build.
 type Printer struct {
 	mu      sync.Mutex
 	w       io.Writer
 	opt     Options
-	active  []*Phase    // begun and not ended; the live line is the last one's
+	active  []*Phase    // that have not ended; the live line shows the last one
 	timer   *time.Timer // of the next redraw; nil before the first phase
 	drawn   bool        // the live line is on the screen
 	frame   int         // of the spinner
-	partial []byte      // of a line given to Write
+	partial []byte      // the incomplete last line given to Write
 }
 
 // New returns a printer to w.
@@ -107,15 +107,15 @@ func (p *Printer) Message(format string, args ...any) {
 	p.say(Event{Kind: Message, Text: fmt.Sprintf(format, args...)})
 }
 
-// Warn prints a line that the user should not miss.
+// Warn prints a message marked as a warning.
 func (p *Printer) Warn(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.say(Event{Kind: Warning, Text: fmt.Sprintf(format, args...)})
 }
 
-// Write prints the complete lines in b as messages and keeps the rest for the
-// next call, so that a log can share the terminal with the live line.
+// Write prints the complete lines in b as messages and keeps the rest for the next call. A log can
+// therefore share the terminal with the live line.
 func (p *Printer) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -147,7 +147,7 @@ func (p *Printer) Phase(name, detail string) *Phase {
 	return ph
 }
 
-// Phase is a part of the work under way.
+// Phase is a part of the work that has begun.
 type Phase struct {
 	p            *Printer
 	name, detail string
@@ -157,11 +157,11 @@ type Phase struct {
 	fraction float64
 	note     string
 	result   string
-	reported time.Time // when JSON last said how far it is
+	reported time.Time // time of the last JSON progress
 	ended    bool
 }
 
-// Progress says which part of the phase, 0 to 1, is done.
+// Progress sets the fraction of the phase that is done, from 0 to 1.
 func (ph *Phase) Progress(fraction float64) {
 	ph.p.mu.Lock()
 	defer ph.p.mu.Unlock()
@@ -169,7 +169,7 @@ func (ph *Phase) Progress(fraction float64) {
 	ph.report()
 }
 
-// Note says what the phase is at just now. Pipes do not get to see it.
+// Note sets what the phase works on at present. It is not printed to pipes.
 func (ph *Phase) Note(text string) {
 	ph.p.mu.Lock()
 	defer ph.p.mu.Unlock()
@@ -177,7 +177,7 @@ func (ph *Phase) Note(text string) {
 	ph.report()
 }
 
-// Result says what came of the phase; Done prints it in place of "done".
+// Result sets the text that Done prints instead of "done".
 func (ph *Phase) Result(text string) {
 	ph.p.mu.Lock()
 	defer ph.p.mu.Unlock()
@@ -187,8 +187,8 @@ func (ph *Phase) Result(text string) {
 // Done ends the phase.
 func (ph *Phase) Done() { ph.end(Event{Kind: Done}) }
 
-// Fail ends the phase without success. Only JSON output has the reason: people
-// get it once, from whoever is returned err in the end.
+// Fail ends the phase without success. Only JSON output includes err: for people the command prints
+// the error once, at its end.
 func (ph *Phase) Fail(err error) {
 	e := Event{Kind: Failed}
 	if err != nil {
@@ -217,7 +217,7 @@ func (ph *Phase) end(e Event) {
 	p.say(e)
 }
 
-// report tells a reader of JSON how far the phase is, now and then.
+// report writes the progress as JSON, at most once in reportEvery.
 func (ph *Phase) report() {
 	now := time.Now()
 	if !ph.p.opt.JSON || ph.ended || now.Sub(ph.reported) < reportEvery {
@@ -227,7 +227,7 @@ func (ph *Phase) report() {
 	ph.p.say(Event{Kind: Progress, Phase: ph.name, Note: ph.note, Fraction: ph.fraction, Seconds: now.Sub(ph.began).Seconds()})
 }
 
-// say prints one event for good. The caller holds the lock, here and below.
+// say prints an event that stays on the screen. The caller holds the lock, here and below.
 func (p *Printer) say(e Event) {
 	if p.opt.JSON {
 		e.Time = time.Now()
@@ -242,11 +242,11 @@ func (p *Printer) say(e Event) {
 	p.draw()
 }
 
-// line is the event for people.
+// line is the event as text for people.
 func (p *Printer) line(e Event) string {
 	took := Duration(time.Duration(e.Seconds * float64(time.Second)))
 	name := e.Phase
-	if p.opt.Live && e.Detail != "" { // on its own: the line that announced it was erased
+	if p.opt.Live && e.Detail != "" { // the line that announced it was erased
 		name += ": " + e.Detail
 	}
 	switch e.Kind {
@@ -283,7 +283,7 @@ func (p *Printer) tick() {
 	}
 }
 
-// draw puts the live line of the newest phase on the screen, if there is one.
+// draw writes the live line of the newest phase, if there is a phase.
 func (p *Printer) draw() {
 	if !p.opt.Live || len(p.active) == 0 {
 		return
@@ -297,14 +297,15 @@ func (p *Printer) draw() {
 	fields = append(fields, ph.note)
 	fields = slices.DeleteFunc(fields, func(s string) bool { return s == "" })
 	line := []rune(strings.Join(fields, "  "))
-	line = line[:min(len(line), p.opt.Width-1)] // a full line would wrap, and stay
+	line = line[:min(len(line), p.opt.Width-1)] // a full line would wrap and could not be erased
 	io.WriteString(p.w, eraseLine+string(line))
 	p.drawn = true
 }
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[@-~]")
 
-// clean makes foreign text fit for a line that is redrawn.
+// clean removes escape sequences and control characters, so that a line of foreign text can be
+// redrawn.
 func clean(s string) string {
 	s = escapes.ReplaceAllString(s, "")
 	s = strings.Map(func(r rune) rune {

@@ -20,8 +20,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// screen is what a terminal shows after out: it knows newline, carriage return
-// and erasing, and fails on a line that would wrap.
+// screen is what a terminal shows after out. It knows line feeds, carriage returns and the erasure
+// of a line, and fails if a line would wrap.
 func screen(t *testing.T, out string, width int) []string {
 	t.Helper()
 	lines := []string{""}
@@ -51,10 +51,10 @@ func screen(t *testing.T, out string, width int) []string {
 	return lines
 }
 
-// pass lets the bubble's clock run on.
+// pass advances the clock of the bubble.
 func pass(d time.Duration) { <-time.After(d) }
 
-// work is one build as the printer sees it.
+// work does what a build does with a printer.
 func work(p *Printer) {
 	tree := p.Phase("bootstrap", "mmdebstrap bookworm")
 	pass(700 * time.Millisecond)
@@ -116,7 +116,7 @@ func TestLive(t *testing.T) {
 		pass(time.Minute)
 		synctest.Wait()
 		if out.Len() != before {
-			t.Error("draws on after the last phase")
+			t.Error("it still draws after the last phase")
 		}
 		want = []string{"warning: something", "post: 4 files in 1.0 s", "bootstrap: mmdebstrap bookworm: done in 1 min 07 s", ""}
 		if diff := cmp.Diff(want, screen(t, out.String(), 70)); diff != "" {

@@ -47,16 +47,16 @@ func TestMake(t *testing.T) {
 		t.Fatal(err)
 	}
 	if fs.Type != unix.EXT4_SUPER_MAGIC {
-		t.Skip("the attribute is one of ext4")
+		t.Skip("only ext4 has the attribute")
 	}
 	if flags(t, dir)&flag == 0 {
-		t.Error("not the top of hierarchies")
+		t.Error("the directory does not have the attribute")
 	}
 	theirs := filepath.Join(top, "theirs")
 	if err := os.Mkdir(theirs, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := Make(theirs, 0o755); err != nil || flags(t, theirs)&flag != 0 {
-		t.Errorf("a directory that was there: %v, flags %#x", err, flags(t, theirs))
+		t.Errorf("a directory that existed: %v, flags %#x", err, flags(t, theirs))
 	}
 }

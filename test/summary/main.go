@@ -1,6 +1,5 @@
-// Command summary reads what "go test -json" wrote and prints, in the end of a
-// test run, what was run, what was skipped and why, and what failed. It runs
-// nothing itself.
+// Command summary reads the output of "go test -json" and prints, at the end of a test run, how
+// many tests ran, which of them were skipped and why, and which failed. It runs nothing itself.
 package main
 
 import (
@@ -63,7 +62,7 @@ func (t *tally) add(e event) {
 			t.last[id] = text
 		}
 	case e.Test == "":
-		// A package that fails without a failed test did not build, or died.
+		// A package that fails without a failed test did not build, or crashed.
 		if e.Action == "fail" && !t.failedInside[e.Package] {
 			t.failed++
 			t.failures = append(t.failures, e.Package+": "+t.last[id])
