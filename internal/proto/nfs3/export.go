@@ -140,6 +140,7 @@ func refusedStatus(err error) status {
 }
 
 func (c *conn) open(id ID) (*attachment, error) {
+	before := c.srv.disconnects.Load()
 	e, err := c.srv.Find(c.ctx, id, c.Peer)
 	if err != nil {
 		return nil, err
@@ -162,6 +163,9 @@ func (c *conn) open(id ID) (*attachment, error) {
 	c.srv.mu.Lock()
 	c.srv.active[a] = struct{}{}
 	c.srv.mu.Unlock()
+	if c.srv.disconnects.Load() != before { // it may have missed what Find gave before it
+		c.Fail(errDisconnected)
+	}
 	return a, nil
 }
 

@@ -426,6 +426,37 @@ func TestObserver(t *testing.T) {
 	}
 }
 
+// TestWithdrawnMeanwhile: an export that is withdrawn while a connection is given it is not used.
+func TestWithdrawnMeanwhile(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "file"), []byte("data"), 0o644)
+	h := newHost()
+	h.export("root", dir, Export{Clients: everywhere, AnyPort: true, TrustRoot: true})
+	find, withdrawn := h.Find, false
+	h.Find = func(ctx context.Context, id ID, peer netip.AddrPort) (*Export, error) {
+		if withdrawn {
+			return nil, ErrUnknown
+		}
+		e, err := find(ctx, id, peer)
+		withdrawn = true
+		h.Disconnect(func(s accept.Session) bool { return s.Export == "root" })
+		return e, err
+	}
+	h.start(t)
+	c := h.dial(t)
+	root := c.mount("/root")
+	c.nc.Write(c.request(programNFS, nfsVersion, 1, appendOpaque(nil, root)))
+	for { // what was asked before may still be answered
+		if _, _, err := c.reply(); err != nil {
+			break
+		}
+	}
+	prototest.Until(t, "nobody uses it", func() bool { return len(h.Active()) == 0 })
+	s, _ := h.dial(t).getattr(root)
+	ok(t, "GETATTR in a withdrawn export", s, statusStale)
+}
+
 // TestTreeReplaced: what is built anew under the same name is what new mounts get; who has the old
 // one keeps it.
 func TestTreeReplaced(t *testing.T) {

@@ -63,6 +63,8 @@ type Server struct {
 	mounts   mountTable
 	replays  replays
 
+	disconnects atomic.Uint64 // calls of Disconnect
+
 	mu     sync.Mutex
 	trees  map[treeKey]*tree
 	active map[*attachment]struct{}
@@ -75,16 +77,19 @@ func (s *Server) Active() []accept.Session { s.once.Do(s.setup); return s.loop.A
 // Counters returns what the server has done since its start.
 func (s *Server) Counters() accept.Counters { s.once.Do(s.setup); return s.loop.Counters() }
 
+var errDisconnected = errors.New("disconnected by the server")
+
 // Disconnect ends the connections for which match is true of an export that they use. Clients
 // connect again at once, and Find is asked anew: so an export that was withdrawn, or given to
 // another, is really gone. It returns their number.
 func (s *Server) Disconnect(match func(accept.Session) bool) int {
+	s.disconnects.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
 	for a := range s.active {
 		if match(a.session.Session()) {
-			a.conn.Fail(errors.New("disconnected by the server"))
+			a.conn.Fail(errDisconnected)
 			n++
 		}
 	}
