@@ -85,6 +85,25 @@ func Dial(t testing.TB, addr string) *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
+// Probe connects to a server that has logged nothing, and leaves without a word: in good order, and
+// by a reset as many load balancers do. The server must not log it. open returns the number of its
+// connections, accepted that of all that it had.
+func Probe(t testing.TB, addr string, log func() string, counters func() (open int, accepted uint64)) {
+	t.Helper()
+	for i, linger := range []int{-1, 0} {
+		conn := Dial(t, addr)
+		conn.SetLinger(linger)
+		conn.Close()
+		Until(t, "the connection to end", func() bool {
+			open, accepted := counters()
+			return open == 0 && accepted == uint64(i)+1
+		})
+	}
+	if text := log(); text != "" {
+		t.Errorf("log:\n%s", text)
+	}
+}
+
 // Until waits for a fact.
 func Until(t testing.TB, what string, fact func() bool) {
 	t.Helper()

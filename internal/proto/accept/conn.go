@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
 )
 
 // Conn is one connection of a Loop.
@@ -136,6 +137,21 @@ func (c *Conn) Requested() { c.requests.Add(1) }
 // Refused counts and logs a refusal: of the connection, or of something that its peer asks for.
 // attrs follow the peer in the line.
 func (c *Conn) Refused(why error, attrs ...any) { c.loop.Refused(c.PeerName(), why, attrs...) }
+
+// Probed reports whether err is that of a peer that went away before it had sent anything: a port
+// scan, or the check of a load balancer, many of which reset the connection. There is nothing to
+// refuse.
+func (c *Conn) Probed(err error) bool {
+	if c.in.Load() > 0 {
+		return false
+	}
+	for _, e := range []error{io.EOF, unix.ECONNRESET, unix.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
 
 // Misused logs the first request of a connection that is against the rules, such as a write to a
 // read-only disk. what is the protocol's word for a request.

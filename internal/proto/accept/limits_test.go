@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -388,6 +389,26 @@ func TestReason(t *testing.T) {
 	}
 	if got := c.Reason(Announced("logged out"), "closed"); got != "logged out" {
 		t.Errorf("of a peer that said so before: %q", got)
+	}
+}
+
+// TestProbed: a peer that has sent something, or that kept silent, was not a probe.
+func TestProbed(t *testing.T) {
+	l, _ := newLoop(1)
+	near, far := net.Pipe()
+	defer near.Close()
+	c := l.newConn(t.Context(), far)
+	defer c.cancel()
+	reset := fmt.Errorf("greeting: %w", &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)})
+	for err, want := range map[error]bool{io.EOF: true, reset: true, os.ErrDeadlineExceeded: false, io.ErrUnexpectedEOF: false, errors.New("wrong"): false} {
+		if c.Probed(err) != want {
+			t.Errorf("%v: %v", err, !want)
+		}
+	}
+	go near.Write([]byte{1})
+	c.Read(make([]byte, 1))
+	if c.Probed(io.EOF) || c.Probed(reset) {
+		t.Error("it has sent a byte")
 	}
 }
 

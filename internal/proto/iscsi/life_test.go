@@ -256,3 +256,10 @@ func TestStalledClientsDoNotStopOthers(t *testing.T) {
 		}
 	}
 }
+
+// TestProbe: a peer that connects and leaves without a word is not logged.
+func TestProbe(t *testing.T) {
+	s := &Server{}
+	addr, log, _ := start(t, s)
+	prototest.Probe(t, addr, log.String, func() (int, uint64) { n := s.Counters(); return n.Open, n.Accepted })
+}

@@ -84,7 +84,7 @@ func (s *Server) serve(ctx context.Context, nc *accept.Conn) {
 	}
 	err := l.run(ctx)
 	switch {
-	case c.Stopping():
+	case c.Stopping(), c.Probed(err):
 	case err != nil:
 		c.Refused(c.Cause(err), "client", clip(c.initiator))
 	case c.target == nil:

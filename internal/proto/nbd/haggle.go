@@ -34,9 +34,6 @@ func (c *conn) haggle(ctx context.Context) (attached bool, err error) {
 	c.SetReadDeadline(time.Now().Add(accept.FirstRequest))
 	flags, err := c.greet()
 	if err != nil {
-		if errors.Is(err, io.EOF) { // a port scan, a load balancer's probe
-			return false, nil
-		}
 		return false, err
 	}
 	left := maxOptionBytes

@@ -669,3 +669,10 @@ func TestRudeClient(t *testing.T) {
 		t.Errorf("not one line %s in\n%s", text, log)
 	}
 }
+
+// TestProbe: a peer that connects and leaves without a word is not logged.
+func TestProbe(t *testing.T) {
+	s := &Server{}
+	addr, log, _ := start(t, s)
+	prototest.Probe(t, addr, log.String, func() (int, uint64) { n := s.Counters(); return n.Open, n.Accepted })
+}

@@ -82,7 +82,7 @@ func (s *Server) serve(ctx context.Context, nc *accept.Conn) {
 
 	attached, err := c.haggle(ctx)
 	switch {
-	case c.Stopping():
+	case c.Stopping(), c.Probed(err):
 	case err != nil:
 		c.Refused(err)
 	case attached:

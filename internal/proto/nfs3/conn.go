@@ -57,7 +57,7 @@ func (s *Server) serve(ctx context.Context, nc *accept.Conn) {
 // end says why the connection ended, and releases what it used. Requests must be over.
 func (c *conn) end(err error) {
 	err = c.Cause(err)
-	if err != io.EOF && !c.Stopping() && len(c.attached) == 0 { // else detach says it
+	if err != io.EOF && !c.Stopping() && !c.Probed(err) && len(c.attached) == 0 { // else detach says it
 		c.refused("connection", err)
 	}
 	c.detach(c.Reason(err, "connection closed"))

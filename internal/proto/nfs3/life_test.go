@@ -479,3 +479,10 @@ func TestTreeReplaced(t *testing.T) {
 		}
 	}
 }
+
+// TestProbe: a peer that connects and leaves without a word is not logged.
+func TestProbe(t *testing.T) {
+	h := newHost()
+	h.start(t)
+	prototest.Probe(t, h.addr, h.log.String, func() (int, uint64) { n := h.Counters(); return n.Open, n.Accepted })
+}

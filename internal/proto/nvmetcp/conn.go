@@ -92,7 +92,7 @@ func (c *conn) leave() {
 	c.Wait() // there are requests under way after a panic
 	why := c.Cause(nil)
 	switch {
-	case c.ctrl == nil && !c.Stopping() && why != io.EOF:
+	case c.ctrl == nil && !c.Stopping() && why != io.EOF && !c.Probed(why):
 		c.Refused(why)
 	case c.ctrl != nil && c.qid == 0:
 		c.ctrl.close(c.Reason(nil, "connection closed"))

@@ -348,3 +348,10 @@ func TestIdleIsCheap(t *testing.T) {
 		t.Errorf("%d bytes", used)
 	}
 }
+
+// TestProbe: a peer that connects and leaves without a word is not logged.
+func TestProbe(t *testing.T) {
+	s := &Server{}
+	addr, log := start(t, s)
+	prototest.Probe(t, addr, log.String, func() (int, uint64) { n := s.Counters(); return n.Open, n.Accepted })
+}
