@@ -63,14 +63,73 @@ func readText(t *testing.T, name string) string {
 	return string(text)
 }
 
+// prose are the pages, and the other texts of the project whose form is held. ARCHITECTURE.md is
+// a table for the most part.
+func prose(t *testing.T) []page {
+	t.Helper()
+	all := pages(t)
+	for _, name := range []string{"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "findings/README.md"} {
+		all = append(all, readPage(t, name))
+	}
+	return all
+}
+
 // TestProseIsWrapped holds prose to 100 columns. Tables and code cannot be
 // wrapped.
 func TestProseIsWrapped(t *testing.T) {
-	for _, p := range pages(t) {
+	for _, p := range prose(t) {
 		for i, line := range p.lines {
 			if n := utf8.RuneCountInString(line); n > 100 && !p.code[i] && !strings.HasPrefix(line, "|") {
 				t.Errorf("%s:%d has %d columns; wrap it at 100", p.path, i, n)
 			}
+		}
+	}
+}
+
+// sentenceEnd is the end of a sentence with the beginning of the next behind it; the point of a
+// listNumber is not one.
+var (
+	sentenceEnd = regexp.MustCompile("[a-z0-9)`\\]][.?!] +[A-Z`]")
+	listNumber  = regexp.MustCompile(`^[# ]*\d+\. `)
+)
+
+// TestSentencesBeginLines holds prose to one sentence a line, so that differences are those of
+// sentences.
+func TestSentencesBeginLines(t *testing.T) {
+	for _, p := range prose(t) {
+		for i, line := range p.lines {
+			if at := sentenceEnd.FindString(listNumber.ReplaceAllString(line, "")); at != "" && !p.code[i] && !strings.HasPrefix(line, "|") {
+				t.Errorf("%s:%d has a second sentence, at %q; begin a line with it", p.path, i, at)
+			}
+		}
+	}
+}
+
+// TestReadmeNamesEveryPage holds the list of pages in README.md against the files.
+func TestReadmeNamesEveryPage(t *testing.T) {
+	_, list, found := strings.Cut(readText(t, "README.md"), "\n## Read on\n")
+	if !found {
+		t.Fatal("README.md has no section Read on")
+	}
+	for _, p := range append(prose(t), page{path: "ARCHITECTURE.md"}) {
+		if p.path != "README.md" && !strings.Contains(list, p.path) {
+			t.Errorf("README.md does not list %s under Read on", p.path)
+		}
+	}
+}
+
+var benchProgram = regexp.MustCompile(`(?m)^\t\$\(GO\) run (\./test/bench/\w+)`)
+
+// TestBenchProgramsAreDescribed holds docs/performance.md against what "make bench" runs.
+func TestBenchProgramsAreDescribed(t *testing.T) {
+	programs := benchProgram.FindAllStringSubmatch(readText(t, "Makefile"), -1)
+	if len(programs) == 0 {
+		t.Fatal("Makefile runs no benchmark")
+	}
+	text := readText(t, "docs/performance.md")
+	for _, m := range programs {
+		if !strings.Contains(text, "`go run "+m[1]) {
+			t.Errorf("docs/performance.md does not describe %s, which make bench runs", m[1])
 		}
 	}
 }
