@@ -131,7 +131,7 @@ func exportNBDCmd(e *env) *cobra.Command {
 		Use:   "nbd LABEL[@ID]",
 		Short: "Write the configuration of nbd-server for the packed root",
 		Example: `  netroot export nbd debian12 --server 10.0.0.1
-  netroot export nbd debian12 --server 10.0.0.1 --clients 10.0.0.0/24 -o /srv/netroot`,
+  netroot export nbd debian12 --server 10.0.0.1 --clients 10.0.0.0/24 -o /srv`,
 	}, func(x *exported) error {
 		set, err := x.NBD(x.clients)
 		return e.put(x, set, err)
@@ -175,8 +175,8 @@ them. --no-root-squash gives access to them.
 With --packed it exports the directory of packed roots, and nodes mount a packed
 root as a file (transport nfs-image). The owners and modes in it are the node's own.`,
 		Example: `  netroot export nfs debian12 --server 10.0.0.1 --clients 10.0.0.0/24
-  netroot export nfs debian12 --server 10.0.0.1 --clients 10.0.0.0/24 -o /srv/netroot
-  netroot export nfs debian12 --server 10.0.0.1 --clients 10.0.0.0/24 --packed -o /srv/netroot`,
+  netroot export nfs debian12 --server 10.0.0.1 --clients 10.0.0.0/24 -o /srv
+  netroot export nfs debian12 --server 10.0.0.1 --packed -o /srv`,
 	}, func(x *exported) error {
 		o.Clients = x.clients
 		set, err := x.NFS(o)

@@ -39,8 +39,10 @@ entry names it.
 The root comes from "netroot serve" on the server or, with --site, from the site's
 own server for the transport, as "netroot export" configures it.`,
 		Example: `  netroot export pxelinux debian12 --server 10.0.0.1 -o /srv/tftp
-  netroot export pxelinux debian12 --server 10.0.0.1 --transport nfs --site -o /srv/tftp
-  netroot export pxelinux debian12 --server 10.0.0.1 --http http://10.0.0.1/tftp -o /srv/tftp`,
+  netroot export pxelinux debian12 --server 10.0.0.1 --site -o /srv/tftp \
+    --transport nfs
+  netroot export pxelinux debian12 --server 10.0.0.1 -o /srv/tftp \
+    --http http://10.0.0.1/tftp`,
 	}
 	exportVerb(e, &f, cmd, func(x *exported) (err error) {
 		if transport != "" {
@@ -105,7 +107,7 @@ server, and iPXE gets the boot script of "netroot serve" on the server. With
 --loader pxelinux, machines with BIOS get pxelinux from the directory that
 "netroot export pxelinux" writes.`,
 		Example: `  netroot export dhcp debian12 --server 10.0.0.1
-  netroot export dhcp debian12 --server 10.0.0.1:8010 --tftp 10.0.0.2 -o /srv/netroot
+  netroot export dhcp debian12 --server 10.0.0.1 --tftp 10.0.0.2 -o /srv/boot
   netroot export dhcp debian12 --server 10.0.0.1 --loader pxelinux`,
 	}, func(x *exported) error {
 		set, err := x.DHCP(export.Loader(loader), tftp)

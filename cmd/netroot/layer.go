@@ -78,7 +78,7 @@ func (e *env) tellReports(reports []stack.Report) error {
 func layerListCmd(e *env) *cobra.Command {
 	return layerVerb(e, &cobra.Command{
 		Use:   "ls LABEL",
-		Short: "List a label's layers, the one that wins first, and the other layers",
+		Short: "List a label's layers, the one that wins first, and the others",
 		Long: `Ls lists the layers that the label's machines get, the one that wins first. Behind
 them, without a number, it lists the other layers that exist.
 

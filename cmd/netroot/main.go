@@ -131,5 +131,6 @@ is wrong, 130 ended by SIGINT, 143 ended by SIGTERM. "netroot vm --run" and
 	root.PersistentFlags().StringVar(&e.configFile, "config", "", "configuration `file` (default: netroot.yaml here, then /etc/netroot/netroot.yaml)")
 	root.PersistentFlags().StringVar(&e.stateDir, "state", "", "`directory` of trees, images and logs (default: the configuration's, then /var/lib/netroot)")
 	root.AddCommand(buildCmd(e), shellCmd(e), execCmd(e), vmCmd(e), serveCmd(e), imageCmd(e), imagesCmd(e), planCmd(e), showCmd(e), layerCmd(e), cacheCmd(e), diffCmd(e), importCmd(e), exportCmd(e), versionCmd(e))
+	setHelp(root)
 	return root
 }

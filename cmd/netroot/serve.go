@@ -102,7 +102,7 @@ With --tls-cert the NBD server speaks TLS with clients that ask for it (STARTTLS
 such as libnbd with nbds://. Nodes do not: their kernel's client has no TLS.`,
 		Example: `  netroot serve
   netroot serve --http 10.0.0.1:8010 --nvme 10.0.0.1:4420 --nbd '' --iscsi ''
-  netroot serve --image debian12        # NBD clients that name no export get this one
+  netroot serve --image debian12        # for NBD clients that name no export
   netroot serve --image debian12 --run 'nbdcopy "$NETROOT_NBD" root.squashfs'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

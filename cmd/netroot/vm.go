@@ -58,9 +58,9 @@ the exit status of the command.`,
   netroot vm debian12 --set-key ~/.ssh/id_ed25519.pub --serial console.log
   netroot vm debian12 --transport nbd
   netroot vm debian12 --layers rack7,site          # docs/layers.md
-  netroot vm debian12 --transport nfs              # the tree itself, as it is now (root)
-  netroot vm debian12 --rw                         # what the machine writes stays in the tree (root)
-  netroot vm debian12 --server 127.0.0.1:4420      # root from a running "netroot serve"
+  netroot vm debian12 --transport nfs    # the tree itself, as it is now (root)
+  netroot vm debian12 --rw               # the machine writes to the tree (root)
+  netroot vm debian12 --server 127.0.0.1:4420  # from a running "netroot serve"
   netroot vm debian12 --transport iscsi --server kernel    # root from tgtd`,
 		Args:              oneArg("label"),
 		ValidArgsFunction: e.completeLabels,
