@@ -76,7 +76,7 @@ func (s *Store) needed(snap *snapshot, v *version, i int, l Limits, moved map[di
 	if info, err := os.Stat(s.blobPath(v.digest)); err == nil && info.ModTime().After(last) {
 		last = info.ModTime()
 	}
-	if ago := time.Since(last); ago < l.Older {
+	if ago := time.Since(last); l.Older > 0 && ago < l.Older {
 		return fmt.Sprintf("it was in use by a tag, or added, %s ago", max(ago, 0).Round(time.Second))
 	}
 	return ""
@@ -116,7 +116,7 @@ func (s *Store) forget(snap *snapshot) error {
 		if d.Validate() != nil || snap.byDigest[d] != nil {
 			continue
 		}
-		why, unlock := s.busy(d, 0)
+		why, unlock := s.busy(d, 0, false)
 		if why == "" {
 			err = s.disk.remove(s.usePath(d))
 		}

@@ -398,6 +398,28 @@ func TestBlob(t *testing.T) {
 	}
 }
 
+// TestBlobComesBack: a manifest that was missing when the blobs were listed is put back.
+func TestBlobComesBack(t *testing.T) {
+	s := newStore(t)
+	im := commitText(t, s, "debian12", "one")
+	part := string(im.Manifest.Layers[0].Digest)
+	away := filepath.Join(t.TempDir(), "manifest")
+	if err := os.Rename(s.blobPath(im.Digest), away); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Blob(part); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), im.Name()) {
+		t.Errorf("%v", err)
+	}
+	if err := os.Rename(away, s.blobPath(im.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.Blob(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+}
+
 // TestIndexIsReadOnce: while the file is the same, nothing is parsed again.
 func TestIndexIsReadOnce(t *testing.T) {
 	s := newStore(t)
@@ -573,17 +595,17 @@ func TestUseEndsWithItsProcess(t *testing.T) {
 	if _, err := out.Read(said); err != nil || string(said) != "<nil>" {
 		t.Fatalf("%q, %v", said, err)
 	}
-	if why, unlock := s.busy(im.Digest, 0); why != "machines run from it" {
+	if why, unlock := s.busy(im.Digest, 0, false); why != "machines run from it" {
 		unlock()
 		t.Errorf("%q", why)
 	}
 	cancel()
 	cmd.Wait()
-	why, unlock := s.busy(im.Digest, 0)
+	why, unlock := s.busy(im.Digest, 0, false)
 	if unlock(); why != "" {
 		t.Errorf("%q", why)
 	}
-	if why, unlock := s.busy(im.Digest, time.Hour); !strings.Contains(why, "a machine was given it") {
+	if why, unlock := s.busy(im.Digest, time.Hour, false); !strings.Contains(why, "a machine was given it") {
 		unlock()
 		t.Errorf("%q", why)
 	}

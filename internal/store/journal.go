@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -30,7 +31,7 @@ type Move struct {
 	Why  string        `json:"why,omitempty"`  // "build", "tag", "rm", "import", or what the user said
 }
 
-// Limits of the texts in a line, in bytes. A line stays below 1 KiB.
+// Limits of the texts in a line, in bytes before JSON escapes them.
 const (
 	maxBy  = 100
 	maxWhy = 300
@@ -117,6 +118,13 @@ type tagMove struct {
 	Move
 }
 
+// in tells whether the journal has the move already.
+func (m *Move) in(journal []Move) bool {
+	return slices.ContainsFunc(journal, func(other Move) bool {
+		return other.Time.Equal(m.Time) && other.From == m.From && other.To == m.To
+	})
+}
+
 // record appends the moves that are not in their journals yet.
 func (s *Store) record(moves []tagMove) error {
 	if len(moves) == 0 {
@@ -130,7 +138,7 @@ func (s *Store) record(moves []tagMove) error {
 		if err != nil {
 			return err
 		}
-		if n := len(known); n > 0 && known[n-1].Time.Equal(m.Time) && known[n-1].To == m.To {
+		if m.in(known) {
 			continue
 		}
 		line, err := json.Marshal(m.Move)
@@ -190,7 +198,7 @@ func (s *Store) History(ctx context.Context, name string) ([]Move, error) {
 			return nil, err
 		}
 		for _, m := range p.Moves {
-			if m.Tag == name && p.committed(raw) && (len(moves) == 0 || moves[len(moves)-1].Time.Before(m.Time)) {
+			if m.Tag == name && !m.in(moves) && p.committed(raw) {
 				moves = append(moves, m.Move)
 			}
 		}

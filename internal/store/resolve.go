@@ -398,7 +398,7 @@ func names(versions []*version) []string {
 type blobTable struct {
 	of   map[digest.Digest][]partRef // by manifest
 	blob map[[32]byte]blobOf         // by the digest of a part
-	err  error                       // manifests that could not be read
+	left []*version                  // whose manifests could not be read
 }
 
 // blobOf is a part, and a version that has it.
@@ -432,7 +432,9 @@ func (s *Store) Blob(name string) (*Blob, error) {
 	}
 	blob, ok := table.blob[sum(d)]
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("%w: no image has the blob %s", ErrNotFound, d), table.err)
+		if blob, ok, err = s.unread(table, sum(d)); !ok {
+			return nil, errors.Join(fmt.Errorf("%w: no image has the blob %s", ErrNotFound, d), err)
+		}
 	}
 	f, err := s.openBlob(v1.Descriptor{Digest: d, Size: blob.size})
 	if err != nil {
@@ -454,22 +456,16 @@ func (s *Store) tabulate(snap *snapshot) *blobTable {
 		return table
 	}
 	table := &blobTable{of: map[digest.Digest][]partRef{}, blob: map[[32]byte]blobOf{}}
-	var errs []error
 	for _, v := range snap.versions {
 		if table.of[v.digest] != nil {
 			continue
 		}
 		parts, known := snap.known.parts(v.digest)
 		if !known {
-			var m v1.Manifest
-			if err := s.readBlob(v.entry.desc, &m); err != nil {
-				errs = append(errs, fmt.Errorf("image %s: %w", nameOf(v.label, v.digest), err))
+			var err error
+			if parts, err = s.partsOf(v); err != nil {
+				table.left = append(table.left, v)
 				continue
-			}
-			for _, l := range m.Layers {
-				if l.Digest.Validate() == nil && l.Digest.Algorithm() == digest.SHA256 {
-					parts = append(parts, partRef{sum(l.Digest), l.Size})
-				}
 			}
 		}
 		table.of[v.digest] = parts
@@ -477,10 +473,41 @@ func (s *Store) tabulate(snap *snapshot) *blobTable {
 			table.blob[p.sum] = blobOf{p.size, v}
 		}
 	}
-	table.err = errors.Join(errs...)
 	snap.blobs.Store(table)
 	snap.known = nil
 	return table
+}
+
+// partsOf reads the manifest of a version for the table.
+func (s *Store) partsOf(v *version) (parts []partRef, err error) {
+	var m v1.Manifest
+	if err := s.readBlob(v.entry.desc, &m); err != nil {
+		return nil, fmt.Errorf("image %s: %w", nameOf(v.label, v.digest), err)
+	}
+	for _, l := range m.Layers {
+		if l.Digest.Validate() == nil && l.Digest.Algorithm() == digest.SHA256 {
+			parts = append(parts, partRef{sum(l.Digest), l.Size})
+		}
+	}
+	return parts, nil
+}
+
+// unread looks for a part in the manifests that could not be read for the table: somebody may have
+// put back the file, which does not change the index. The error names those that still cannot be.
+func (s *Store) unread(table *blobTable, part [32]byte) (found blobOf, ok bool, err error) {
+	var errs []error
+	for _, v := range table.left {
+		parts, err := s.partsOf(v)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, p := range parts {
+			if p.sum == part {
+				return blobOf{p.size, v}, true, nil
+			}
+		}
+	}
+	return blobOf{}, false, errors.Join(errs...)
 }
 
 func (t *blobTable) parts(manifest digest.Digest) ([]partRef, bool) {

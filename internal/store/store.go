@@ -171,7 +171,7 @@ func (s *Store) onlyOurs() error {
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	known := []string{v1.ImageIndexFile, v1.ImageBlobsDir, lockFile, tempDir, journalDir, useDir}
+	known := []string{"lost+found", v1.ImageIndexFile, v1.ImageBlobsDir, lockFile, tempDir, journalDir, useDir}
 	for _, e := range entries {
 		if !slices.Contains(known, e.Name()) {
 			return fmt.Errorf("image store: %s is not an image store and not empty (it holds %s): choose another directory",
@@ -255,7 +255,9 @@ func (s *Store) unwritable(err error) error {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
 		return fmt.Errorf("image store %s cannot be written: %w: run as its owner or choose another directory", s.dir, err)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("image store %s is full: %w: remove images (\"netroot image gc\") or choose another directory", s.dir, err)
+		return fmt.Errorf("image store %s is full: %w: remove images (\"netroot image gc\", which itself needs room for a second index.json) or choose another directory", s.dir, err)
+	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("image store %s: its file system does not lock files: %w: choose a directory of another file system", s.dir, err)
 	default:
 		return fmt.Errorf("image store %s: %w", s.dir, err)
 	}

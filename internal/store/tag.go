@@ -68,10 +68,14 @@ func (s *Store) tag(ctx context.Context, ref, name, why string, isLabel bool) (*
 				return c, fmt.Errorf("image %s has no entry in the index", im.Name())
 			}
 			own := entries[i]
-			_, entries = take(entries, versionName(name, im.Digest))
-			// A pin is the other label's matter.
+			var before []entry
+			before, entries = take(entries, versionName(name, im.Digest))
+			pin := "" // that of the other label does not count here
+			for _, e := range before {
+				pin = e.desc.Annotations[annotationPin]
+			}
 			entries = append(entries, newEntry(own.desc).annotated(own.with(map[string]string{
-				v1.AnnotationRefName: versionName(name, im.Digest), annotationLabel: name, annotationPin: "",
+				v1.AnnotationRefName: versionName(name, im.Digest), annotationLabel: name, annotationPin: pin,
 			})))
 			im.Label = name
 		}
@@ -102,10 +106,17 @@ func (s *Store) Pin(ctx context.Context, ref, why string) (*Image, error) {
 			return c, err
 		}
 		c.entries = s.completed(snap)
+		found := false
 		for i := range c.entries {
-			if e := &c.entries[i]; isVersion(e, im.Label, im.Digest) {
+			e := &c.entries[i]
+			unnamed := e.ours && e.name() == "" && e.desc.Digest == im.Digest
+			if unnamed || isVersion(e, im.Label, im.Digest) {
 				*e = e.annotated(e.with(map[string]string{annotationPin: limited(why, maxWhy)}))
+				found = true
 			}
+		}
+		if !found {
+			return c, fmt.Errorf("image %s has no entry in the index", im.Name())
 		}
 		return c, nil
 	})
@@ -153,21 +164,27 @@ func (s *Store) Remove(ctx context.Context, refs []string, grace time.Duration, 
 	return out, nil
 }
 
-// selected are the tags and versions that the references name.
+// selected are the tags and versions that the references name, each once.
 func (s *Store) selected(snap *snapshot, refs []string) (tags []string, gone []*version, err error) {
 	for _, ref := range refs {
 		if snap != nil && snap.byTag[ref] != nil {
-			tags = append(tags, ref)
+			if !slices.Contains(tags, ref) {
+				tags = append(tags, ref)
+			}
 			continue
 		}
 		v, name, err := s.find(snap, ref)
-		switch {
-		case err != nil:
+		if err != nil {
 			return nil, nil, err
-		case name == "":
-			gone = append(gone, snap.byDigest[v.digest]...)
-		default:
-			gone = append(gone, v)
+		}
+		named := []*version{v}
+		if name == "" {
+			named = snap.byDigest[v.digest]
+		}
+		for _, v := range named {
+			if !slices.Contains(gone, v) {
+				gone = append(gone, v)
+			}
 		}
 	}
 	return tags, gone, nil
@@ -257,7 +274,7 @@ func (s *Store) unused(gone []*version, opt removalOptions, c *change, out *Remo
 		why, seen := state[v.digest]
 		if !seen {
 			var unlock func()
-			why, unlock = s.busy(v.digest, opt.grace)
+			why, unlock = s.busy(v.digest, opt.grace, !opt.dryRun)
 			c.unlock = append(c.unlock, unlock)
 			state[v.digest] = why
 		}
@@ -293,7 +310,7 @@ func (s *Store) unowned(c *change, gone []*version, opt removalOptions, out *Rem
 		return err
 	}
 	for _, b := range present {
-		old := opt.orphans && time.Since(b.changed) >= opt.grace
+		old := opt.orphans && (opt.grace <= 0 || time.Since(b.changed) >= opt.grace)
 		if used[b.digest] || !candidates[b.digest] && !old {
 			continue
 		}

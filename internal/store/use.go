@@ -149,25 +149,45 @@ func (s *Store) Touch(im *Image) error {
 	return nil
 }
 
-// busy is why machines may need a version: it is locked now, or was used within the grace time. It
-// is empty when they do not. The caller holds the lock of the store, and unlock ends what keeps
-// others from beginning to use the version meanwhile.
-func (s *Store) busy(d digest.Digest, grace time.Duration) (why string, unlock func()) {
+// busy is why machines may need a version: it is locked now, or was used within the grace time,
+// where 0 is no time at all, whatever the clock says. It is empty when they do not. The caller holds
+// the lock of the store, and unlock ends what keeps others from beginning to use the version
+// meanwhile. A version that was never used gets its file first when guard is set, because without a
+// file there is nothing to lock.
+func (s *Store) busy(d digest.Digest, grace time.Duration, guard bool) (why string, unlock func()) {
 	nothing := func() {}
+	unknown := func(err error) (string, func()) {
+		return "whether a machine runs from it cannot be found out: " + err.Error(), nothing
+	}
 	path := s.usePath(d)
 	info, err := os.Stat(path)
-	if err != nil {
-		return "", nothing
+	used := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return unknown(err)
+	}
+	if !used {
+		if !guard {
+			return "", nothing
+		}
+		if err := s.makeUse(path); err != nil {
+			return unknown(err)
+		}
 	}
 	l := flock.New(path, flock.SetFlag(os.O_RDONLY))
 	free, err := l.TryLock()
 	switch {
 	case err != nil:
-		return "whether a machine runs from it cannot be found out: " + err.Error(), nothing
+		return unknown(err)
 	case !free:
 		return "machines run from it", nothing
 	}
-	if ago := time.Since(info.ModTime()); ago < grace {
+	if !used {
+		// If the change fails, the file stays; it does not say that a machine was given the version.
+		if err := os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0)); err != nil {
+			l.Close()
+			return unknown(err)
+		}
+	} else if ago := time.Since(info.ModTime()); grace > 0 && ago < grace {
 		l.Close()
 		return fmt.Sprintf("a machine was given it %s ago", max(ago, 0).Round(time.Second)), nothing
 	}
