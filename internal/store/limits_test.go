@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"netroot/internal/store/layout"
+
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +34,7 @@ func TestUseBesideRemoval(t *testing.T) {
 			first := commitText(t, s, "debian12", "one")
 			commitText(t, s, "debian12", "two")
 			locked := false
-			s.disk.at = func(op, path string) {
+			s.layout.At = func(op, path string) {
 				if op != "replace" || filepath.Base(path) != "index.json" {
 					return
 				}
@@ -47,7 +49,7 @@ func TestUseBesideRemoval(t *testing.T) {
 			if !locked {
 				t.Error("another process could begin to use the version")
 			}
-			if left := files(t, s.path(useDir)); left != nil {
+			if left := files(t, s.layout.Path(layout.UseDir)); left != nil {
 				t.Errorf("left %v", left)
 			}
 		})
@@ -64,8 +66,8 @@ func TestFailedRemovalIsNotAUse(t *testing.T) {
 	if _, err := s.GC(t.Context(), Limits{Grace: time.Hour, DryRun: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(s.path(useDir)); err == nil {
-		t.Errorf("a dry run made %v", files(t, s.path(useDir)))
+	if _, err := os.Stat(s.layout.Path(layout.UseDir)); err == nil {
+		t.Errorf("a dry run made %v", files(t, s.layout.Path(layout.UseDir)))
 	}
 	release, err := s.Use(second)
 	if err != nil {
@@ -88,7 +90,7 @@ func TestClockWentBack(t *testing.T) {
 	if err := s.Touch(first); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{s.usePath(first.Digest), s.blobPath(first.Digest)} {
+	for _, path := range []string{s.usePath(first.Digest), s.layout.BlobPath(first.Digest)} {
 		if err := os.Chtimes(path, future, future); err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +99,7 @@ func TestClockWentBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.journalPath("debian12"), append(line, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(s.layout.JournalPath("debian12"), append(line, '\n'), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	second := commitText(t, s, "debian12", "two")
@@ -115,7 +117,7 @@ func TestClockWentBack(t *testing.T) {
 	if r, err := s.GC(t.Context(), Limits{}); err != nil || len(r.Versions) != 1 || r.Blobs == 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if left := files(t, s.path(useDir)); left != nil {
+	if left := files(t, s.layout.Path(layout.UseDir)); left != nil {
 		t.Errorf("left %v", left)
 	}
 }
@@ -130,16 +132,16 @@ func TestRecoverTwoLines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries := slices.Clone(snap.index.entries)
+	entries := slices.Clone(snap.index.Entries)
 	for i := range entries {
-		if entries[i].name() == "debian12" {
-			entries[i] = tagEntry("debian12", "debian12", snap.byDigest[first.Digest][0].entry.desc)
+		if entries[i].Name() == "debian12" {
+			entries[i] = tagEntry("debian12", "debian12", snap.byDigest[first.Digest][0].entry.Desc)
 		}
 	}
 	writeEntries(t, s, entries...)
 	var left []byte
-	s.disk.at = func(op, path string) {
-		if op == "remove" && filepath.Base(path) == pendingFile {
+	s.layout.At = func(op, path string) {
+		if op == "remove" && filepath.Base(path) == "pending.json" {
 			left, _ = os.ReadFile(path)
 		}
 	}
@@ -149,7 +151,7 @@ func TestRecoverTwoLines(t *testing.T) {
 	if left == nil {
 		t.Fatal("nothing was pending")
 	}
-	if err := os.WriteFile(filepath.Join(s.path(tempDir), pendingFile), left, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.layout.Path(layout.TempDir), "pending.json"), left, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	before, err := s.History(t.Context(), "debian12")
@@ -207,9 +209,9 @@ func TestPinWithoutName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	desc := snap.byTag["debian12"].entry.desc
+	desc := snap.byTag["debian12"].entry.Desc
 	desc.Annotations = nil
-	writeEntries(t, s, newEntry(desc))
+	writeEntries(t, s, layout.NewEntry(desc))
 	if _, err := s.Pin(t.Context(), im.ID(), "kept"); err != nil {
 		t.Fatal(err)
 	}

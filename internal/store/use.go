@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"netroot/internal/store/layout"
+
 	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 )
@@ -24,7 +26,9 @@ const (
 // they outlive a restart of their server, and a machine whose root is in its memory never tells.
 const DefaultGrace = 24 * time.Hour
 
-func (s *Store) usePath(d digest.Digest) string { return filepath.Join(s.path(useDir), d.Encoded()) }
+func (s *Store) usePath(d digest.Digest) string {
+	return filepath.Join(s.layout.Path(layout.UseDir), d.Encoded())
+}
 
 // Use says that machines run from the image, until release is called or the process ends, however
 // it ends: it holds a shared lock on a file of the version, which Remove and GC try to lock. The
@@ -95,7 +99,7 @@ func (s *Store) hold(path string, l *flock.Flock) (release func()) {
 
 // openUse prepares the lock of a version; a store that cannot be written may have its file already.
 func (s *Store) openUse(path string) (*flock.Flock, error) {
-	if !exists(path) {
+	if _, err := os.Stat(path); err != nil {
 		if err := s.makeUse(path); err != nil {
 			return nil, err
 		}
@@ -104,17 +108,17 @@ func (s *Store) openUse(path string) (*flock.Flock, error) {
 }
 
 func (s *Store) makeUse(path string) error {
-	if err := s.disk.makeDir(filepath.Dir(path)); err != nil {
-		return s.unwritable(err)
+	if err := s.layout.MakeDir(filepath.Dir(path)); err != nil {
+		return s.layout.Unwritable(err)
 	}
-	s.disk.before("create", path)
+	s.layout.Before("create", path)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return s.unwritable(err)
+		return s.layout.Unwritable(err)
 	}
 	defer f.Close()
 	if err := f.Chmod(0o644); err != nil {
-		return s.unwritable(err)
+		return s.layout.Unwritable(err)
 	}
 	return nil
 }
