@@ -1,12 +1,10 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -18,7 +16,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/tidwall/gjson"
 )
 
 // Resolve finds the image that ref names: "tag" is the version that the tag points to, which for a
@@ -42,9 +39,6 @@ func (s *Store) Resolve(ref string) (*Image, error) {
 	return s.resolve(snap, ref)
 }
 
-// refName is the path of an entry's name.
-var refName = "annotations." + strings.ReplaceAll(v1.AnnotationRefName, ".", `\.`)
-
 // resolveQuickly finds a tag or the whole name of a version without decoding the other entries;
 // nil where that does not suffice, for whatever reason.
 func (s *Store) resolveQuickly(ref string) *Image {
@@ -52,20 +46,12 @@ func (s *Store) resolveQuickly(ref string) *Image {
 	if err != nil || raw == nil {
 		return nil
 	}
-	if raw = lines(raw); raw == nil {
-		return nil
-	}
 	unclear := false // an entry of that name has lost its artifact type
 	find := func(name string) (found layout.Entry) {
-		for line := range linesWith(raw, strconv.Quote(name)) {
-			if gjson.GetBytes(line, refName).String() != name {
-				continue
-			}
-			if e := layout.ParseEntry(string(line)); e.Name() == name {
-				unclear = unclear || e.Desc.ArtifactType == ""
-				if e.Ours {
-					found = e
-				}
+		for e := range layout.Named(raw, name) {
+			unclear = unclear || e.Desc.ArtifactType == ""
+			if e.Ours {
+				found = e
 			}
 		}
 		return found
@@ -96,41 +82,6 @@ func (s *Store) resolveQuickly(ref string) *Image {
 	im := s.imageOf(c, e.Desc, label, name)
 	im.Newest = own.Ours && own.Desc.Digest == e.Desc.Digest && cmp.Or(own.Desc.Annotations[annotationLabel], label) == label
 	return im
-}
-
-// lines are the entries of an index that has each on a line of its own; nil where another program
-// has written it.
-func lines(raw []byte) []byte {
-	rest, ok := bytes.CutPrefix(raw, []byte(layout.IndexHead+layout.EntryLines))
-	if !ok {
-		return nil
-	}
-	end := bytes.Index(rest, []byte("\n]"))
-	if end < 0 {
-		return nil
-	}
-	return rest[:end]
-}
-
-// linesWith are the lines that contain text, without the comma at the end.
-func linesWith(raw []byte, text string) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		for at := 0; ; {
-			i := bytes.Index(raw[at:], []byte(text))
-			if i < 0 {
-				return
-			}
-			i += at
-			start, end := bytes.LastIndexByte(raw[:i], '\n')+1, len(raw)
-			if n := bytes.IndexByte(raw[i:], '\n'); n >= 0 {
-				end = i + n
-			}
-			if !yield(bytes.TrimSuffix(raw[start:end], []byte(","))) {
-				return
-			}
-			at = end
-		}
-	}
 }
 
 func (s *Store) resolve(snap *snapshot, ref string) (*Image, error) {

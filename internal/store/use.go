@@ -164,7 +164,7 @@ func (s *Store) busy(d digest.Digest, grace time.Duration, guard bool) (why stri
 		return "whether a machine runs from it cannot be found out: " + err.Error(), nothing
 	}
 	path := s.usePath(d)
-	info, err := os.Stat(path)
+	_, err := os.Stat(path)
 	used := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return unknown(err)
@@ -184,6 +184,11 @@ func (s *Store) busy(d digest.Digest, grace time.Duration, guard bool) (why stri
 		return unknown(err)
 	case !free:
 		return "machines run from it", nothing
+	}
+	info, err := l.Stat() // a use that ended just now has renewed the time
+	if err != nil {
+		l.Close()
+		return unknown(err)
 	}
 	if !used {
 		// If the change fails, the file stays; it does not say that a machine was given the version.

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -111,21 +113,21 @@ func ParseEntry(raw string) Entry {
 	return e
 }
 
-// How the file begins. An array that begins with EntryLines has each entry on a line of its own,
+// How the file begins. An array that begins with entryLines has each entry on a line of its own,
 // so that one can be found without decoding the others.
 const (
-	IndexHead  = "{\"schemaVersion\":2,\n\"mediaType\":\"" + v1.MediaTypeImageIndex + "\",\n\"manifests\":"
-	EntryLines = "[\n"
+	indexHead  = "{\"schemaVersion\":2,\n\"mediaType\":\"" + v1.MediaTypeImageIndex + "\",\n\"manifests\":"
+	entryLines = "[\n"
 )
 
 // Bytes is the file: an entry a line, except where another program wrote one on several.
 func (x *Index) Bytes() []byte {
 	var b bytes.Buffer
-	b.WriteString(IndexHead)
+	b.WriteString(indexHead)
 	if slices.ContainsFunc(x.Entries, func(e Entry) bool { return bytes.IndexByte(e.Raw, '\n') >= 0 }) {
 		b.WriteByte(' ')
 	}
-	b.WriteString(EntryLines)
+	b.WriteString(entryLines)
 	for i, e := range x.Entries {
 		if i > 0 {
 			b.WriteString(",\n")
@@ -141,4 +143,57 @@ func (x *Index) Bytes() []byte {
 	}
 	b.WriteString("}\n")
 	return b.Bytes()
+}
+
+// refName is the path of an entry's name.
+var refName = "annotations." + strings.ReplaceAll(v1.AnnotationRefName, ".", `\.`)
+
+// Named finds the entries of that name without decoding the others. It finds none in an index that
+// another program has written, or whose name JSON escapes: the caller then decodes it all.
+func Named(raw []byte, name string) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		for line := range linesWith(lines(raw), strconv.Quote(name)) {
+			if gjson.GetBytes(line, refName).String() != name {
+				continue
+			}
+			if e := ParseEntry(string(line)); e.Name() == name && !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// lines are the entries of an index that has each on a line of its own; nil where another program
+// has written it.
+func lines(raw []byte) []byte {
+	rest, ok := bytes.CutPrefix(raw, []byte(indexHead+entryLines))
+	if !ok {
+		return nil
+	}
+	end := bytes.Index(rest, []byte("\n]"))
+	if end < 0 {
+		return nil
+	}
+	return rest[:end]
+}
+
+// linesWith are the lines that contain text, without the comma at the end.
+func linesWith(raw []byte, text string) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for at := 0; ; {
+			i := bytes.Index(raw[at:], []byte(text))
+			if i < 0 {
+				return
+			}
+			i += at
+			start, end := bytes.LastIndexByte(raw[:i], '\n')+1, len(raw)
+			if n := bytes.IndexByte(raw[i:], '\n'); n >= 0 {
+				end = i + n
+			}
+			if !yield(bytes.TrimSuffix(raw[start:end], []byte(","))) {
+				return
+			}
+			at = end
+		}
+	}
 }

@@ -211,3 +211,22 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestNamed(t *testing.T) {
+	one, two := digest.FromString("one"), digest.FromString("two")
+	x := &Index{Entries: []Entry{named("a", one), named("b", one), named("a", two), named("a\n", one)}}
+	for name, want := range map[string]int{"a": 2, "b": 1, "c": 0, "": 0, v1.AnnotationRefName: 0} {
+		n := 0
+		for e := range Named(x.Bytes(), name) {
+			if n++; e.Name() != name {
+				t.Errorf("%q: %q", name, e.Name())
+			}
+		}
+		if n != want {
+			t.Errorf("%q: %d entries, want %d", name, n, want)
+		}
+	}
+	for range Named([]byte(`{"manifests":[{"annotations":{"org.opencontainers.image.ref.name":"a"}}]}`), "a") {
+		t.Error("an index in another form has no lines")
+	}
+}
