@@ -90,6 +90,11 @@ var rules = []rule{
 		why:      "building and serving meet in the store alone",
 	},
 	{
+		packages: []string{"internal/store/layout"},
+		ours:     []string{"internal/store/layout"},
+		why:      "the layout is files, digests and entries; what an image is and which ones may be removed is known above it",
+	},
+	{
 		packages: []string{"internal/store/...", "internal/registry/..."},
 		never:    []string{"netroot/internal/serve/...", "netroot/internal/build", "netroot/internal/config", "netroot/internal/site", "netroot/internal/boot"},
 		why:      "the store keeps bytes and names; it knows neither how they were made nor who asks for them",

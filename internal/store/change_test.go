@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"netroot/internal/store/layout"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -104,18 +106,18 @@ func asBefore(t *testing.T, s *Store) {
 	}
 	x := v1.Index{MediaType: v1.MediaTypeImageIndex}
 	x.SchemaVersion = 2
-	for _, e := range snap.index.entries {
-		e.desc.Annotations = map[string]string{v1.AnnotationRefName: e.name()}
-		x.Manifests = append(x.Manifests, e.desc)
+	for _, e := range snap.index.Entries {
+		e.Desc.Annotations = map[string]string{v1.AnnotationRefName: e.Name()}
+		x.Manifests = append(x.Manifests, e.Desc)
 	}
 	raw, err := json.MarshalIndent(x, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path(v1.ImageIndexFile), raw, 0o644); err != nil {
+	if err := os.WriteFile(s.layout.Path(v1.ImageIndexFile), raw, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.RemoveAll(s.path(journalDir)); err != nil {
+	if err := os.RemoveAll(s.layout.Path(layout.JournalDir)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -169,7 +171,7 @@ func TestKilledAnywhere(t *testing.T) {
 				done := copyStore(t, base)
 				s := At(done)
 				count := 0
-				s.disk.at = func(string, string) { count++ }
+				s.layout.At = func(string, string) { count++ }
 				if err := change(s); err != nil {
 					t.Fatal(err)
 				}
@@ -215,24 +217,24 @@ func killedAt(t *testing.T, name, dir string, n int, states []string) {
 		t.Errorf("killed before %s: the next change made another state of it:\n%s", at, cmp.Diff(got, after))
 	}
 	s := At(dir)
-	if left := files(t, s.path(tempDir)); left != nil {
+	if left := files(t, s.layout.Path(layout.TempDir)); left != nil {
 		t.Errorf("killed before %s: left %v", at, left)
 	}
 	snap, err := s.snapshot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	used, err := s.reachable(snap)
+	used, err := s.layout.Reachable(snap.index.Entries)
 	if err != nil {
 		t.Fatal(err)
 	}
-	blobs, err := s.blobFiles()
+	blobs, err := s.layout.Blobs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range blobs {
-		if !used[b.digest] {
-			t.Errorf("killed before %s: blob %s has no owner", at, b.digest)
+		if !used[b.Digest] {
+			t.Errorf("killed before %s: blob %s has no owner", at, b.Digest)
 		}
 	}
 }
@@ -248,11 +250,11 @@ func changeUntilKilled(dir string) {
 			select {}
 		}
 	}
-	s.disk.at = hook
+	s.layout.At = hook
 	name := os.Getenv("NETROOT_TEST_CHANGE")
 	var err error
 	if name == "create" { // which makes a Store of its own
-		err = s.create()
+		err = s.layout.Create()
 	} else {
 		err = changes[name](s)
 	}
@@ -285,7 +287,7 @@ func copyStore(t *testing.T, dir string) string {
 func TestTornJournal(t *testing.T) {
 	s := newStore(t)
 	first := commitText(t, s, "debian12", "one")
-	path := s.journalPath("debian12")
+	path := s.layout.JournalPath("debian12")
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -315,13 +317,13 @@ func TestJournal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries := slices.Clone(snap.index.entries)
+	entries := slices.Clone(snap.index.Entries)
 	for i, e := range entries {
-		if e.name() == "prod" {
-			desc := e.desc
+		if e.Name() == "prod" {
+			desc := e.Desc
 			desc.Digest, desc.Size, desc.ArtifactType = second.Digest, second.size, ""
 			desc.Annotations = map[string]string{v1.AnnotationRefName: "prod"}
-			entries[i] = newEntry(desc)
+			entries[i] = layout.NewEntry(desc)
 		}
 	}
 	writeEntries(t, s, entries...)
@@ -346,7 +348,7 @@ func TestJournal(t *testing.T) {
 	if diff := cmp.Diff(want, moves); diff != "" {
 		t.Error(diff)
 	}
-	raw, err := os.ReadFile(s.journalPath("prod"))
+	raw, err := os.ReadFile(s.layout.JournalPath("prod"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -455,12 +457,12 @@ func TestTwoProcessesTag(t *testing.T) {
 func TestBlobsAreSyncedBeforeTheIndex(t *testing.T) {
 	s := newStore(t)
 	var ops []string
-	s.disk.at = func(op, path string) {
+	s.layout.At = func(op, path string) {
 		rel, _ := filepath.Rel(s.Dir(), path)
 		switch {
 		case op == "rename":
 			rel = filepath.Dir(rel)
-		case strings.HasPrefix(rel, tempDir) || rel == "." || strings.HasPrefix(rel, ".."):
+		case strings.HasPrefix(rel, layout.TempDir) || rel == "." || strings.HasPrefix(rel, ".."):
 			return
 		}
 		ops = append(ops, op+" "+rel)
@@ -470,8 +472,8 @@ func TestBlobsAreSyncedBeforeTheIndex(t *testing.T) {
 	want := []string{
 		"rename " + blobs, "rename " + blobs, "rename " + blobs, "rename " + blobs, "syncdir " + blobs,
 		"create index.json", "write index.json", "replace index.json",
-		"mkdir " + journalDir, "append " + journalDir + "/debian12.jsonl", "truncate " + journalDir + "/debian12.jsonl",
-		"write " + journalDir + "/debian12.jsonl", "sync " + journalDir + "/debian12.jsonl", "syncdir " + journalDir,
+		"mkdir " + layout.JournalDir, "append " + layout.JournalDir + "/debian12.jsonl", "truncate " + layout.JournalDir + "/debian12.jsonl",
+		"write " + layout.JournalDir + "/debian12.jsonl", "sync " + layout.JournalDir + "/debian12.jsonl", "syncdir " + layout.JournalDir,
 	}
 	if diff := cmp.Diff(want, ops); diff != "" {
 		t.Error(diff)

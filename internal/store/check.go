@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"netroot/internal/store/layout"
+
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -63,12 +65,12 @@ func (s *Store) Check(ctx context.Context, refs []string, progress func(done, to
 	var images []*Image
 	var unread []Problem
 	for _, v := range versions {
-		c, err := s.read(v.entry.desc)
+		c, err := s.read(v.entry.Desc)
 		if err == nil {
-			images = append(images, s.imageOf(c, v.entry.desc, v.label, ""))
+			images = append(images, s.imageOf(c, v.entry.Desc, v.label, ""))
 			continue
 		}
-		unread = append(unread, problem(s, v.entry.desc, "manifest", err, []string{nameOf(v.label, v.digest)}))
+		unread = append(unread, problem(s, v.entry.Desc, "manifest", err, []string{nameOf(v.label, v.digest)}))
 	}
 	report := s.verify(ctx, images, progress)
 	report.Images += len(unread)
@@ -150,7 +152,7 @@ func problem(s *Store, d v1.Descriptor, part string, err error, images []string)
 	label, _, _ := splitRef(images[0])
 	p.Fix = fmt.Sprintf("build again (\"netroot build %s\"); a build with the same bytes replaces the file, another one moves the tag, after which \"netroot image rm %s\" removes the damaged image", label, images[0])
 	if d.Digest.Validate() == nil {
-		p.File = s.blobPath(d.Digest)
+		p.File = s.layout.BlobPath(d.Digest)
 	}
 	if errors.Is(err, fs.ErrNotExist) && p.File != "" {
 		p.Reason = p.File + " is missing"
@@ -159,7 +161,7 @@ func problem(s *Store, d v1.Descriptor, part string, err error, images []string)
 }
 
 func (s *Store) verifyBlob(ctx context.Context, d v1.Descriptor, read func(int)) error {
-	f, err := s.openBlob(d)
+	f, err := s.layout.OpenBlob(d)
 	if err != nil {
 		return err
 	}
@@ -169,7 +171,7 @@ func (s *Store) verifyBlob(ctx context.Context, d v1.Descriptor, read func(int))
 		return err
 	}
 	if !verifier.Verified() {
-		return damaged(f.Name())
+		return layout.Damaged(f.Name())
 	}
 	return nil
 }
@@ -188,7 +190,7 @@ func (c counter) Write(p []byte) (int, error) {
 func (s *Store) Repair(ctx context.Context) (changed bool, err error) {
 	err = s.update(ctx, func(snap *snapshot) (change, error) {
 		entries := s.completed(snap)
-		changed = !slices.EqualFunc(entries, snap.index.entries, func(a, b entry) bool { return string(a.raw) == string(b.raw) })
+		changed = !slices.EqualFunc(entries, snap.index.Entries, func(a, b layout.Entry) bool { return string(a.Raw) == string(b.Raw) })
 		if !changed {
 			return change{}, nil
 		}

@@ -14,12 +14,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
+	"netroot/internal/handoff"
+	"netroot/internal/store/layout"
+
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"netroot/internal/handoff"
 )
 
 // Part is a file that becomes a part of an image.
@@ -46,13 +46,11 @@ type staged struct {
 	known  os.FileInfo // the blob that was there already and has these bytes; nil: there was none
 }
 
-// stage is a directory of parts that one process writes. Its lock file is locked while it does, so
-// that others leave it alone.
+// stage is a directory of parts that one process writes.
 type stage struct {
 	*Store
 	ctx  context.Context
 	dir  string
-	lock *flock.Flock
 	next int // number of the next file
 }
 
@@ -93,12 +91,13 @@ func check(label string, parts []Part) error {
 }
 
 func (s *Store) commit(ctx context.Context, label string, cfg Config, parts []Part) (im *Image, err error) {
-	st, err := s.newStage(ctx)
+	dir, remove, err := s.layout.Stage(ctx)
 	if err != nil {
 		return nil, err
 	}
+	st := &stage{Store: s, ctx: ctx, dir: dir}
 	defer func() {
-		if closeErr := st.close(); err == nil {
+		if closeErr := remove(); err == nil {
 			err = closeErr
 		}
 	}()
@@ -150,40 +149,11 @@ func (s *Store) commit(ctx context.Context, label string, cfg Config, parts []Pa
 		if f.source == "" {
 			continue
 		}
-		if err := s.disk.remove(f.source); err != nil {
+		if err := s.layout.Remove(f.source); err != nil {
 			return nil, fmt.Errorf("image %s is committed, but %w", im.Name(), err)
 		}
 	}
 	return im, nil
-}
-
-// newStage makes the directory, and its lock before anybody can take it for left over.
-func (s *Store) newStage(ctx context.Context) (*stage, error) {
-	unlock, err := s.lock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	s.disk.before("mkdir", s.path(tempDir))
-	dir, err := os.MkdirTemp(s.path(tempDir), "commit-")
-	if err != nil {
-		return nil, s.unwritable(err)
-	}
-	s.disk.before("create", dir)
-	l := flock.New(filepath.Join(dir, lockFile))
-	if _, err := l.TryLock(); err != nil {
-		return nil, s.unwritable(err)
-	}
-	return &stage{Store: s, ctx: ctx, dir: dir, lock: l}, nil
-}
-
-// close removes what has not become a blob.
-func (st *stage) close() error {
-	defer st.lock.Close()
-	if err := st.disk.removeAll(st.dir); err != nil {
-		return st.unwritable(err)
-	}
-	return nil
 }
 
 // part brings the part into the directory and hashes it.
@@ -202,10 +172,10 @@ func (st *stage) part(p Part, cfg Config) (staged, error) {
 	}
 	dst := st.temp()
 	var d digest.Digest
-	if st.disk.link(p.Path, dst) {
+	if st.layout.Link(p.Path, dst) {
 		d, err = st.copy(io.Discard, src)
 		if err == nil {
-			err = st.disk.sync(src)
+			err = st.layout.Sync(src)
 		}
 	} else {
 		d, err = st.write(dst, src)
@@ -251,17 +221,17 @@ func (st *stage) temp() string {
 
 // write makes the file path of what src gives, durably.
 func (st *stage) write(path string, src io.Reader) (digest.Digest, error) {
-	st.disk.before("create", path)
+	st.layout.Before("create", path)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
-		return "", st.unwritable(err)
+		return "", st.layout.Unwritable(err)
 	}
 	defer f.Close()
 	d, err := st.copy(f, src)
 	if err != nil {
-		return "", st.unwritable(err)
+		return "", st.layout.Unwritable(err)
 	}
-	return d, st.disk.sync(f)
+	return d, st.layout.Sync(f)
 }
 
 func (st *stage) copy(dst io.Writer, src io.Reader) (digest.Digest, error) {
@@ -274,7 +244,7 @@ func (st *stage) copy(dst io.Writer, src io.Reader) (digest.Digest, error) {
 func (st *stage) compare(files []staged) error {
 	for i := range files {
 		f := &files[i]
-		blob, err := st.openBlob(f.Descriptor)
+		blob, err := st.layout.OpenBlob(f.Descriptor)
 		if err != nil {
 			continue // missing, or to be replaced
 		}
@@ -298,19 +268,19 @@ func (st *stage) present(f staged) bool {
 	if f.known == nil {
 		return false
 	}
-	info, err := os.Stat(st.blobPath(f.Digest))
+	info, err := os.Stat(st.layout.BlobPath(f.Digest))
 	if err != nil {
 		return false
 	}
-	a, b := stampOf(info), stampOf(f.known)
-	a.settled = true
-	return a.same(b)
+	a, b := layout.StampOf(info), layout.StampOf(f.known)
+	a.Settled = true
+	return a.Same(b)
 }
 
 // publish makes the staged files blobs and changes the index: that is the moment from which the
 // image exists.
 func (st *stage) publish(label string, files []staged, c *contents, manifest v1.Descriptor) error {
-	unlock, err := st.Store.lock(st.ctx)
+	unlock, err := st.layout.Lock(st.ctx)
 	if err != nil {
 		return err
 	}
@@ -320,45 +290,45 @@ func (st *stage) publish(label string, files []staged, c *contents, manifest v1.
 		return err
 	}
 	if snap == nil {
-		return st.checkLayout()
+		return st.layout.Check()
 	}
-	ch := change{from: snap}
+	var ch change
 	seen := map[digest.Digest]bool{}
 	for _, f := range files {
 		if !seen[f.Digest] && !st.present(f) {
-			ch.add = append(ch.add, f)
+			ch.Add = append(ch.Add, layout.File{Path: f.path, Digest: f.Digest})
 		}
 		seen[f.Digest] = true
 	}
-	if ch.moves, err = st.moveOf(snap, label, manifest.Digest, "build", time.Now().UTC()); err != nil {
+	if ch.Moves, err = st.moveOf(snap, label, manifest.Digest, "build", time.Now().UTC()); err != nil {
 		return err
 	}
 	entries := st.completed(snap)
 	old, rest := take(entries, versionName(label, manifest.Digest), label)
 	annotations := summaryOf(c)
 	for _, e := range old {
-		if _, ok := e.version(); ok {
-			annotations[annotationPin] = e.desc.Annotations[annotationPin]
+		if _, ok := e.Version(); ok {
+			annotations[annotationPin] = e.Desc.Annotations[annotationPin]
 		}
 	}
 	annotations[annotationLabel] = label
 	annotations[v1.AnnotationRefName] = versionName(label, manifest.Digest)
-	ch.entries = append(rest, newEntry(manifest).annotated((&entry{}).with(annotations)), tagEntry(label, label, manifest))
-	return st.apply(st.ctx, ch)
+	ch.entries = append(rest, layout.NewEntry(manifest).Annotated((&layout.Entry{}).With(annotations)), tagEntry(label, label, manifest))
+	return st.apply(st.ctx, snap, ch)
 }
 
 // tagEntry is the entry of a tag for a version of the label.
-func tagEntry(name, label string, manifest v1.Descriptor) entry {
-	return newEntry(v1.Descriptor{
+func tagEntry(name, label string, manifest v1.Descriptor) layout.Entry {
+	return layout.NewEntry(v1.Descriptor{
 		MediaType: manifest.MediaType, ArtifactType: ArtifactType, Digest: manifest.Digest, Size: manifest.Size,
 		Annotations: map[string]string{v1.AnnotationRefName: name, annotationLabel: label},
 	})
 }
 
 // take splits the entries of ours with one of the names off.
-func take(entries []entry, names ...string) (taken, rest []entry) {
+func take(entries []layout.Entry, names ...string) (taken, rest []layout.Entry) {
 	for _, e := range entries {
-		if e.ours && slices.Contains(names, e.name()) {
+		if e.Ours && slices.Contains(names, e.Name()) {
 			taken = append(taken, e)
 		} else {
 			rest = append(rest, e)

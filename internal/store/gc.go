@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
-	"strings"
-	"syscall"
 	"time"
+
+	"netroot/internal/store/layout"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -28,7 +27,7 @@ type Limits struct {
 func (s *Store) GC(ctx context.Context, l Limits) (*Removed, error) {
 	out := new(Removed)
 	err := s.update(ctx, func(snap *snapshot) (change, error) {
-		moved, err := s.lastMoves()
+		moved, err := s.layout.LastMoves()
 		if err != nil {
 			return change{}, err
 		}
@@ -66,48 +65,25 @@ func (s *Store) needed(snap *snapshot, v *version, i int, l Limits, moved map[di
 			return "the tag " + t.name + " points to it"
 		}
 	}
-	if why := v.entry.desc.Annotations[annotationPin]; why != "" {
+	if why := v.entry.Desc.Annotations[annotationPin]; why != "" {
 		return "it is pinned: " + why
 	}
 	if i < l.Keep {
 		return fmt.Sprintf("it is one of the %d newest of its label", l.Keep)
 	}
 	last := moved[v.digest]
-	if info, err := os.Stat(s.blobPath(v.digest)); err == nil && info.ModTime().After(last) {
+	if info, err := os.Stat(s.layout.BlobPath(v.digest)); err == nil && info.ModTime().After(last) {
 		last = info.ModTime()
 	}
-	if ago := time.Since(last); ago < l.Older {
+	if ago := time.Since(last); l.Older > 0 && ago < l.Older {
 		return fmt.Sprintf("it was in use by a tag, or added, %s ago", max(ago, 0).Round(time.Second))
 	}
 	return ""
 }
 
-// lastMoves is when a tag last came to or left each version.
-func (s *Store) lastMoves() (map[digest.Digest]time.Time, error) {
-	out := map[digest.Digest]time.Time{}
-	entries, err := os.ReadDir(s.path(journalDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("image store: %w", err)
-	}
-	for _, e := range entries {
-		moves, _, err := scanMoves(s.path(journalDir + "/" + e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range moves {
-			for _, d := range []digest.Digest{m.From, m.To} {
-				if m.Time.After(out[d]) {
-					out[d] = m.Time
-				}
-			}
-		}
-	}
-	return out, nil
-}
-
 // forget removes the use files of versions that are not there any more.
 func (s *Store) forget(snap *snapshot) error {
-	entries, err := os.ReadDir(s.path(useDir))
+	entries, err := os.ReadDir(s.layout.Path(layout.UseDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("image store: %w", err)
 	}
@@ -116,51 +92,14 @@ func (s *Store) forget(snap *snapshot) error {
 		if d.Validate() != nil || snap.byDigest[d] != nil {
 			continue
 		}
-		why, unlock := s.busy(d, 0)
+		why, unlock := s.busy(d, 0, false)
 		if why == "" {
-			err = s.disk.remove(s.usePath(d))
+			err = s.layout.Remove(s.usePath(d))
 		}
 		unlock()
 		if err != nil {
-			return s.unwritable(err)
+			return s.layout.Unwritable(err)
 		}
 	}
 	return nil
-}
-
-// blobFile is a file among the blobs.
-type blobFile struct {
-	digest  digest.Digest
-	size    int64
-	changed time.Time // when its bytes or its name last changed
-}
-
-// blobFiles lists the blobs of all algorithms. Files with other names are not ours to judge.
-func (s *Store) blobFiles() ([]blobFile, error) {
-	var out []blobFile
-	err := fs.WalkDir(os.DirFS(s.path("blobs")), ".", func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		algorithm, name, _ := strings.Cut(path, "/")
-		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), name)
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) || d.Validate() != nil || err == nil && !info.Mode().IsRegular() {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		changed := info.ModTime()
-		if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-			changed = time.Unix(sys.Ctim.Unix())
-		}
-		out = append(out, blobFile{d, info.Size(), changed})
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("image store: %w", err)
-	}
-	slices.SortFunc(out, func(a, b blobFile) int { return strings.Compare(string(a.digest), string(b.digest)) })
-	return out, nil
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"netroot/internal/handoff"
+	"netroot/internal/store/layout"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -17,7 +17,7 @@ import (
 
 // Media types and annotations of an image.
 const (
-	ArtifactType    = "application/vnd.netroot.image.v1"
+	ArtifactType    = layout.ArtifactType
 	MediaTypeConfig = "application/vnd.netroot.image.config.v1+json"
 
 	// AnnotationRole names the role of a layer; its title is in org.opencontainers.image.title.
@@ -122,12 +122,12 @@ func (im *Image) Packages() ([]string, error) {
 	l, ok := im.layer(RolePackages)
 	if !ok {
 		var old oldConfig
-		if err := im.store.readBlob(im.Manifest.Config, &old); err != nil {
+		if err := im.store.layout.ReadJSON(im.Manifest.Config, &old); err != nil {
 			return nil, fmt.Errorf("image %s: configuration: %w", im.Name(), err)
 		}
 		return old.Packages, nil
 	}
-	raw, err := im.store.readAll(l)
+	raw, err := im.store.layout.ReadAll(l)
 	if err != nil {
 		return nil, fmt.Errorf("image %s, part %s: %w", im.Name(), RolePackages, err)
 	}
@@ -162,69 +162,11 @@ func (im *Image) Blob(role Role) (*Blob, bool, error) {
 	if !ok {
 		return nil, false, nil
 	}
-	f, err := im.store.openBlob(l)
+	f, err := im.store.layout.OpenBlob(l)
 	if err != nil {
 		return nil, true, fmt.Errorf("image %s, part %s: %w", im.Name(), role, err)
 	}
 	return &Blob{f: f, size: l.Size, Digest: l.Digest}, true, nil
-}
-
-// openBlob opens the blob that d describes, when it is there in full length.
-func (s *Store) openBlob(d v1.Descriptor) (*os.File, error) {
-	if err := d.Digest.Validate(); err != nil {
-		return nil, fmt.Errorf("digest %q: %w", d.Digest, err)
-	}
-	f, err := os.Open(s.blobPath(d.Digest))
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	if info.Size() != d.Size {
-		f.Close()
-		return nil, fmt.Errorf("%s is damaged: it has %d bytes and should have %d: remove it and build the image again", f.Name(), info.Size(), d.Size)
-	}
-	return f, nil
-}
-
-// readAll reads a small blob and checks its digest.
-func (s *Store) readAll(d v1.Descriptor) ([]byte, error) {
-	const limit = 64 << 20 // a package list is a few hundred KiB
-	if d.Size > limit {
-		return nil, fmt.Errorf("%s has %d bytes, too many for a description", d.Digest, d.Size)
-	}
-	f, err := s.openBlob(d)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw := make([]byte, d.Size)
-	if _, err := io.ReadFull(f, raw); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name(), err)
-	}
-	if d.Digest.Algorithm().FromBytes(raw) != d.Digest {
-		return nil, damaged(f.Name())
-	}
-	return raw, nil
-}
-
-// readBlob decodes a JSON blob after checking its digest.
-func (s *Store) readBlob(d v1.Descriptor, v any) error {
-	raw, err := s.readAll(d)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		return fmt.Errorf("%s: %w", s.blobPath(d.Digest), err)
-	}
-	return nil
-}
-
-func damaged(path string) error {
-	return fmt.Errorf("%s is damaged: its bytes do not have its digest: remove it and build the image again", path)
 }
 
 // contents are the bytes of an image, decoded.
@@ -236,13 +178,13 @@ type contents struct {
 // read reads the manifest and the configuration that an entry describes.
 func (s *Store) read(d v1.Descriptor) (*contents, error) {
 	c := new(contents)
-	if err := s.readBlob(d, &c.manifest); err != nil {
+	if err := s.layout.ReadJSON(d, &c.manifest); err != nil {
 		return nil, fmt.Errorf("image %s: manifest: %w", shortID(d.Digest), err)
 	}
 	if c.manifest.ArtifactType != ArtifactType {
 		return nil, fmt.Errorf("image %s: the manifest is not that of an image of netroot", shortID(d.Digest))
 	}
-	if err := s.readBlob(c.manifest.Config, &c.config); err != nil {
+	if err := s.layout.ReadJSON(c.manifest.Config, &c.config); err != nil {
 		return nil, fmt.Errorf("image %s: configuration: %w", shortID(d.Digest), err)
 	}
 	return c, nil
@@ -253,7 +195,7 @@ func (s *Store) contents(v *version) (*contents, error) {
 	if c := v.loaded.Load(); c != nil {
 		return c, nil
 	}
-	c, err := s.read(v.entry.desc)
+	c, err := s.read(v.entry.Desc)
 	if err == nil {
 		v.loaded.Store(c)
 	}
@@ -266,7 +208,7 @@ func (s *Store) image(snap *snapshot, v *version, ref string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	im := s.imageOf(c, v.entry.desc, v.label, ref)
+	im := s.imageOf(c, v.entry.Desc, v.label, ref)
 	im.Newest = snap.newest(v.label) == v
 	return im, nil
 }
@@ -275,7 +217,7 @@ func (s *Store) imageOf(c *contents, d v1.Descriptor, label, ref string) *Image 
 	im := &Image{Label: label, Ref: ref, Digest: d.Digest, Config: c.config, Manifest: c.manifest, store: s, size: d.Size}
 	if label == "" { // an entry without a name: images made before say their label themselves
 		var old oldConfig
-		if s.readBlob(c.manifest.Config, &old) == nil && handoff.ValidLabel(old.Label) {
+		if s.layout.ReadJSON(c.manifest.Config, &old) == nil && handoff.ValidLabel(old.Label) {
 			im.Label = old.Label
 		}
 	}

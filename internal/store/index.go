@@ -1,22 +1,14 @@
 package store
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
-	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync/atomic"
-	"syscall"
-	"time"
+
+	"netroot/internal/store/layout"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/tidwall/gjson"
 )
 
 // Annotations of entries in index.json. The label stands in every entry of ours, the pin and the
@@ -32,136 +24,11 @@ const (
 	annotationArch       = "vnd.netroot.architecture"
 )
 
-// index is index.json. What is not ours in it stays as it was written.
-type index struct {
-	fields  map[string]json.RawMessage // the top level without the entries
-	entries []entry
-}
-
-// entry is one element of the index.
-type entry struct {
-	raw  []byte // as it is written
-	desc v1.Descriptor
-	ours bool // an image of ours, by its artifact type or, where that is missing, by its manifest
-}
-
-func (e *entry) name() string { return e.desc.Annotations[v1.AnnotationRefName] }
-
-// version is the label whose version the entry is; false for a tag and an entry without a name.
-func (e *entry) version() (label string, ok bool) {
-	i := strings.LastIndexByte(e.name(), '@')
-	if i < 1 {
-		return "", false
-	}
-	id := strings.TrimPrefix(e.name()[i+1:], string(digest.SHA256)+":")
-	return e.name()[:i], len(id) >= 12 && strings.HasPrefix(e.desc.Digest.Encoded(), id)
-}
-
-// newEntry makes the entry of a manifest.
-func newEntry(desc v1.Descriptor) entry {
-	e := entry{desc: desc, ours: true}
-	e.raw, _ = json.Marshal(desc) // a Descriptor holds nothing that JSON does not have
-	return e
-}
-
-// annotated is the entry with other annotations and our artifact type. Fields that this program
-// does not know stay.
-func (e entry) annotated(annotations map[string]string) entry {
-	if e.desc.ArtifactType == ArtifactType && maps.Equal(e.desc.Annotations, annotations) {
-		return e
-	}
-	e.desc.Annotations, e.desc.ArtifactType = annotations, ArtifactType
-	fields := map[string]json.RawMessage{}
-	if json.Unmarshal(e.raw, &fields) != nil {
-		return newEntry(e.desc)
-	}
-	fields["annotations"], _ = json.Marshal(annotations)
-	fields["artifactType"], _ = json.Marshal(ArtifactType)
-	e.raw, _ = json.Marshal(fields)
-	return e
-}
-
-// with is a copy of the entry's annotations that says more; an empty value removes the key.
-func (e *entry) with(more map[string]string) map[string]string {
-	out := map[string]string{}
-	maps.Copy(out, e.desc.Annotations)
-	maps.Copy(out, more)
-	maps.DeleteFunc(out, func(_, v string) bool { return v == "" })
-	return out
-}
-
-// parseIndex reads index.json. Entries that cannot be understood are kept, and are not ours.
-func parseIndex(raw []byte) (*index, error) {
-	if !json.Valid(raw) { // gjson's own check has no limit of depth
-		return nil, errors.New("it is not JSON")
-	}
-	top := gjson.ParseBytes(raw)
-	if !top.IsObject() {
-		return nil, errors.New("it is not a JSON object")
-	}
-	x := &index{fields: map[string]json.RawMessage{}}
-	top.ForEach(func(key, value gjson.Result) bool {
-		if key.String() == "manifests" {
-			return true
-		}
-		x.fields[key.String()] = json.RawMessage(value.Raw)
-		return true
-	})
-	top.Get("manifests").ForEach(func(_, value gjson.Result) bool {
-		x.entries = append(x.entries, parseEntry(value.Raw))
-		return true
-	})
-	return x, nil
-}
-
-// parseEntry decodes an entry. One without an artifact type may be ours: [Store.claim] tells.
-func parseEntry(raw string) entry {
-	e := entry{raw: []byte(raw)}
-	if json.Unmarshal(e.raw, &e.desc) != nil || e.desc.Digest.Validate() != nil {
-		e.desc = v1.Descriptor{}
-		return e
-	}
-	e.ours = e.desc.MediaType == v1.MediaTypeImageManifest && e.desc.ArtifactType == ArtifactType
-	return e
-}
-
-// How the file begins. An array that begins with entryLines has each entry on a line of its own,
-// so that one can be found without decoding the others.
-const (
-	indexHead  = "{\"schemaVersion\":2,\n\"mediaType\":\"" + v1.MediaTypeImageIndex + "\",\n\"manifests\":"
-	entryLines = "[\n"
-)
-
-// bytes is the file: an entry a line, except where another program wrote one on several.
-func (x *index) bytes() []byte {
-	var b bytes.Buffer
-	b.WriteString(indexHead)
-	if slices.ContainsFunc(x.entries, func(e entry) bool { return bytes.IndexByte(e.raw, '\n') >= 0 }) {
-		b.WriteByte(' ')
-	}
-	b.WriteString(entryLines)
-	for i, e := range x.entries {
-		if i > 0 {
-			b.WriteString(",\n")
-		}
-		b.Write(e.raw)
-	}
-	b.WriteString("\n]")
-	for _, key := range slices.Sorted(maps.Keys(x.fields)) {
-		if key != "schemaVersion" && key != "mediaType" {
-			name, _ := json.Marshal(key)
-			fmt.Fprintf(&b, ",\n%s:%s", name, x.fields[key])
-		}
-	}
-	b.WriteString("}\n")
-	return b.Bytes()
-}
-
 // version is one version of a label. The same bytes may be versions of several labels.
 type version struct {
 	label  string
 	digest digest.Digest
-	entry  *entry // its own, or that of a tag where it has none
+	entry  *layout.Entry // its own, or that of a tag where it has none
 	loaded *atomic.Pointer[contents]
 }
 
@@ -169,14 +36,14 @@ type version struct {
 type tag struct {
 	name  string
 	label string // that the version belongs to
-	entry *entry
+	entry *layout.Entry
 	to    *version
 }
 
 // snapshot is what the index said at one moment. It does not change.
 type snapshot struct {
-	stamp    stamp
-	index    *index
+	stamp    layout.Stamp
+	index    *layout.Index
 	versions []*version // those that became their label's newest last come last
 	tags     []*tag
 	byTag    map[string]*tag
@@ -184,28 +51,6 @@ type snapshot struct {
 	labels   map[string][]*version
 	blobs    atomic.Pointer[blobTable]
 	known    *blobTable // of the snapshot before, until blobs is made; guarded by Store.reading
-}
-
-// stamp tells one state of the file from another.
-type stamp struct {
-	size, mtime, ctime int64
-	inode              uint64
-	settled            bool // the file was older than the clock's step when it was read
-}
-
-// clockStep is more than the step of the clock that file systems take times from.
-const clockStep = 50 * time.Millisecond
-
-func stampOf(info fs.FileInfo) stamp {
-	st := stamp{size: info.Size(), mtime: info.ModTime().UnixNano()}
-	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-		st.inode, st.ctime = sys.Ino, sys.Ctim.Nano()
-	}
-	return st
-}
-
-func (a stamp) same(b stamp) bool {
-	return a.settled && a.size == b.size && a.mtime == b.mtime && a.ctime == b.ctime && a.inode == b.inode
 }
 
 // snapshot returns what the index says now. Unless the file has changed, it costs one stat and no
@@ -219,13 +64,13 @@ func (s *Store) snapshot() (*snapshot, error) {
 	if snap := s.fresh(); snap != nil { // another goroutine has read it meanwhile
 		return snap, nil
 	}
-	raw, st, err := s.readIndex()
+	raw, st, err := s.layout.ReadIndex()
 	if raw == nil || err != nil {
 		return nil, err
 	}
-	x, err := parseIndex(raw)
+	x, err := layout.Parse(raw)
 	if err != nil {
-		return nil, s.damagedIndex(err)
+		return nil, s.layout.DamagedIndex(err)
 	}
 	old := s.current.Load()
 	s.claim(x, old)
@@ -246,87 +91,56 @@ func (s *Store) fresh() *snapshot {
 	if snap == nil {
 		return nil
 	}
-	info, err := os.Stat(s.path(v1.ImageIndexFile))
-	if err != nil || !snap.stamp.same(stampOf(info)) {
+	info, err := os.Stat(s.layout.Path(v1.ImageIndexFile))
+	if err != nil || !snap.stamp.Same(layout.StampOf(info)) {
 		return nil
 	}
 	return snap
 }
 
-// readIndex reads index.json; nil, without an error, where there is no store yet.
-func (s *Store) readIndex() ([]byte, stamp, error) {
-	f, err := os.Open(s.path(v1.ImageIndexFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		if exists(s.path(v1.ImageLayoutFile)) {
-			return nil, stamp{}, s.noIndex()
-		}
-		return nil, stamp{}, nil
-	}
-	if err != nil {
-		return nil, stamp{}, fmt.Errorf("image store: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, stamp{}, fmt.Errorf("image store: %w", err)
-	}
-	raw := make([]byte, info.Size())
-	if n, err := f.ReadAt(raw, 0); err != nil && n < len(raw) {
-		return nil, stamp{}, fmt.Errorf("image store: read %s: %w", f.Name(), err)
-	}
-	st := stampOf(info)
-	st.settled = time.Since(info.ModTime()) > clockStep && time.Since(time.Unix(0, st.ctime)) > clockStep
-	return raw, st, nil
-}
-
-func (s *Store) damagedIndex(err error) error {
-	return fmt.Errorf("image store: %s is damaged (%w): put back a copy, or move %s away and build again",
-		s.path(v1.ImageIndexFile), err, s.dir)
-}
-
 // claim looks into the manifests of entries without an artifact type, which a copy by other
 // programs drops, and tells which of them are ours. One that cannot be read is ours if its name is
 // a version's.
-func (s *Store) claim(x *index, old *snapshot) {
+func (s *Store) claim(x *layout.Index, old *snapshot) {
 	known := map[digest.Digest]bool{}
 	if old != nil {
-		for _, e := range old.index.entries {
-			if e.ours {
-				known[e.desc.Digest] = true
+		for _, e := range old.index.Entries {
+			if e.Ours {
+				known[e.Desc.Digest] = true
 			}
 		}
 	}
-	for i := range x.entries {
-		e := &x.entries[i]
-		if e.ours || e.desc.ArtifactType != "" || e.desc.MediaType != v1.MediaTypeImageManifest {
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		if e.Ours || e.Desc.ArtifactType != "" || e.Desc.MediaType != v1.MediaTypeImageManifest {
 			continue
 		}
-		ours, seen := known[e.desc.Digest]
+		ours, seen := known[e.Desc.Digest]
 		if !seen {
 			var m v1.Manifest
-			if err := s.readBlob(e.desc, &m); err == nil {
+			if err := s.layout.ReadJSON(e.Desc, &m); err == nil {
 				ours = m.ArtifactType == ArtifactType
 			} else {
-				_, ours = e.version()
+				_, ours = e.Version()
 			}
-			known[e.desc.Digest] = ours
+			known[e.Desc.Digest] = ours
 		}
-		e.ours = ours
+		e.Ours = ours
 	}
 }
 
 // newSnapshot finds versions and tags. What is known of versions from the snapshot before is kept.
-func newSnapshot(x *index, old *snapshot) *snapshot {
+func newSnapshot(x *layout.Index, old *snapshot) *snapshot {
 	snap := &snapshot{
 		index: x, byTag: map[string]*tag{}, byDigest: map[digest.Digest][]*version{}, labels: map[string][]*version{},
 	}
 	place := map[string]int{} // where a version stands in versions
-	add := func(label string, e *entry) *version {
-		key := label + "@" + string(e.desc.Digest)
+	add := func(label string, e *layout.Entry) *version {
+		key := label + "@" + string(e.Desc.Digest)
 		if i, seen := place[key]; seen {
 			return snap.versions[i]
 		}
-		v := &version{label: label, digest: e.desc.Digest, entry: e, loaded: new(atomic.Pointer[contents])}
+		v := &version{label: label, digest: e.Desc.Digest, entry: e, loaded: new(atomic.Pointer[contents])}
 		if old != nil {
 			if known := old.byDigest[v.digest]; known != nil {
 				v.loaded = known[0].loaded
@@ -341,21 +155,21 @@ func newSnapshot(x *index, old *snapshot) *snapshot {
 		snap.labels[label] = append(snap.labels[label], v)
 		return v
 	}
-	for i := range x.entries {
-		e := &x.entries[i]
-		if label, ok := e.version(); ok && e.ours {
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		if label, ok := e.Version(); ok && e.Ours {
 			if v := add(label, e); v.entry != e {
 				v.entry = e // of several entries with one name the last counts
 			}
 		}
 	}
-	for i := range x.entries {
-		e := &x.entries[i]
-		if _, ok := e.version(); !e.ours || ok || e.name() == "" {
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		if _, ok := e.Version(); !e.Ours || ok || e.Name() == "" {
 			continue
 		}
 		label := labelOf(e, snap)
-		t := &tag{name: e.name(), label: label, entry: e, to: add(label, e)}
+		t := &tag{name: e.Name(), label: label, entry: e, to: add(label, e)}
 		if snap.byTag[t.name] == nil {
 			snap.tags = append(snap.tags, t)
 			snap.byTag[t.name] = t
@@ -363,9 +177,9 @@ func newSnapshot(x *index, old *snapshot) *snapshot {
 			*snap.byTag[t.name] = *t
 		}
 	}
-	for i := range x.entries {
-		if e := &x.entries[i]; e.ours && e.name() == "" && snap.byDigest[e.desc.Digest] == nil {
-			add(e.desc.Annotations[annotationLabel], e)
+	for i := range x.Entries {
+		if e := &x.Entries[i]; e.Ours && e.Name() == "" && snap.byDigest[e.Desc.Digest] == nil {
+			add(e.Desc.Annotations[annotationLabel], e)
 		}
 	}
 	return snap
@@ -374,13 +188,13 @@ func newSnapshot(x *index, old *snapshot) *snapshot {
 // labelOf is the label of the version that a tag points to: the one that its entry names, else the
 // tag's own name where that is a label with this version, else the label that has the version. A
 // tag of a version that belongs to no label, as it comes from another store, is its label.
-func labelOf(e *entry, snap *snapshot) string {
-	if label := e.desc.Annotations[annotationLabel]; label != "" {
+func labelOf(e *layout.Entry, snap *snapshot) string {
+	if label := e.Desc.Annotations[annotationLabel]; label != "" {
 		return label
 	}
-	versions := snap.byDigest[e.desc.Digest]
-	if len(versions) == 0 || slices.ContainsFunc(versions, func(v *version) bool { return v.label == e.name() }) {
-		return e.name()
+	versions := snap.byDigest[e.Desc.Digest]
+	if len(versions) == 0 || slices.ContainsFunc(versions, func(v *version) bool { return v.label == e.Name() }) {
+		return e.Name()
 	}
 	return versions[0].label
 }
@@ -397,10 +211,71 @@ func (snap *snapshot) newest(label string) *version {
 func (snap *snapshot) tagsOf(d digest.Digest) []string {
 	var out []string
 	for _, t := range snap.tags {
-		if t.entry.desc.Digest == d {
+		if t.entry.Desc.Digest == d {
 			out = append(out, t.name)
 		}
 	}
 	slices.Sort(out)
 	return out
+}
+
+// completed are the entries of a snapshot as a change writes them: each of ours has our artifact
+// type and its label, each version an entry of its own with a summary. It brings stores of earlier
+// versions, and what other programs have copied, forward. Entries whose image cannot be read stay
+// as they are.
+func (s *Store) completed(snap *snapshot) []layout.Entry {
+	var out []layout.Entry
+	has := map[string]bool{}
+	for _, e := range snap.index.Entries {
+		if label, ok := e.Version(); ok && e.Ours {
+			has[label+"@"+string(e.Desc.Digest)] = true
+		}
+	}
+	label := map[*layout.Entry]string{} // of entries that are not a version's
+	for _, v := range snap.versions {
+		label[v.entry] = v.label
+	}
+	for i := range snap.index.Entries {
+		e := &snap.index.Entries[i]
+		if _, ok := e.Version(); e.Ours && !ok && e.Name() != "" {
+			label[e] = labelOf(e, snap)
+		}
+	}
+	for i := range snap.index.Entries {
+		e := &snap.index.Entries[i]
+		switch own, isVersion := e.Version(); {
+		case !e.Ours:
+			out = append(out, *e)
+		case isVersion:
+			out = append(out, s.summarised(*e, own))
+		default:
+			own := label[e]
+			if key := own + "@" + string(e.Desc.Digest); own != "" && !has[key] {
+				has[key] = true
+				version := v1.Descriptor{MediaType: e.Desc.MediaType, ArtifactType: ArtifactType, Digest: e.Desc.Digest, Size: e.Desc.Size,
+					Annotations: map[string]string{v1.AnnotationRefName: versionName(own, e.Desc.Digest)}}
+				out = append(out, s.summarised(layout.NewEntry(version), own))
+			}
+			if own == "" {
+				out = append(out, *e)
+			} else {
+				out = append(out, e.Annotated(e.With(map[string]string{annotationLabel: own})))
+			}
+		}
+	}
+	return out
+}
+
+// summarised is the entry of a version with its label and its summary.
+func (s *Store) summarised(e layout.Entry, label string) layout.Entry {
+	a := e.With(map[string]string{annotationLabel: label})
+	if a[annotationSize] == "" {
+		c, err := s.read(e.Desc)
+		if err != nil {
+			return e
+		}
+		a = e.With(summaryOf(c))
+		a[annotationLabel] = label
+	}
+	return e.Annotated(a)
 }

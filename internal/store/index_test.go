@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"netroot/internal/store/layout"
+
 	"github.com/gofrs/flock"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -32,12 +34,12 @@ var foreignEntries = []string{
 
 func withForeign(t *testing.T, s *Store) {
 	t.Helper()
-	raw, err := os.ReadFile(s.path(v1.ImageIndexFile))
+	raw, err := os.ReadFile(s.layout.Path(v1.ImageIndexFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := strings.Replace(string(raw), `"manifests":[`, `"annotations":{"of":"another"},"manifests":[`+strings.Join(foreignEntries, ",")+",", 1)
-	if err := os.WriteFile(s.path(v1.ImageIndexFile), []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(s.layout.Path(v1.ImageIndexFile), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -54,7 +56,7 @@ func TestForeignEntries(t *testing.T) {
 		if err := change(s); err != nil && !errors.Is(err, ErrNotFound) {
 			t.Fatalf("%s: %v", name, err)
 		}
-		raw, err := os.ReadFile(s.path(v1.ImageIndexFile))
+		raw, err := os.ReadFile(s.layout.Path(v1.ImageIndexFile))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +90,7 @@ func TestForeignBlobsStay(t *testing.T) {
 	commitText(t, s, "debian12", "one")
 	put := func(text string) digest.Digest {
 		d := digest.FromString(text)
-		if err := os.WriteFile(s.blobPath(d), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(s.layout.BlobPath(d), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return d
@@ -100,7 +102,7 @@ func TestForeignBlobsStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeEntries(t, s, append(slices.Clone(snap.index.entries), parseEntry(fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":1}`, v1.MediaTypeImageIndex, list)))...)
+	writeEntries(t, s, append(slices.Clone(snap.index.Entries), layout.ParseEntry(fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":1}`, v1.MediaTypeImageIndex, list)))...)
 	r, err := s.GC(t.Context(), Limits{Grace: time.Hour})
 	if err != nil || r.Blobs != 0 {
 		t.Errorf("a blob that another program may be about to refer to: %+v, %v", r, err)
@@ -110,7 +112,7 @@ func TestForeignBlobsStay(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	for d, want := range map[digest.Digest]bool{layer: true, config: true, manifest: true, list: true, orphan: false} {
-		if exists(s.blobPath(d)) != want {
+		if _, err := os.Stat(s.layout.BlobPath(d)); (err == nil) != want {
 			t.Errorf("%s: there is %v", d, !want)
 		}
 	}
@@ -120,8 +122,8 @@ func TestForeignBlobsStay(t *testing.T) {
 func TestDuplicateEntries(t *testing.T) {
 	s := newStore(t)
 	first, second := commitText(t, s, "debian12", "one"), commitText(t, s, "debian12", "two")
-	tagged := func(im *Image) entry {
-		return newEntry(v1.Descriptor{MediaType: v1.MediaTypeImageManifest, ArtifactType: ArtifactType, Digest: im.Digest, Size: im.size,
+	tagged := func(im *Image) layout.Entry {
+		return layout.NewEntry(v1.Descriptor{MediaType: v1.MediaTypeImageManifest, ArtifactType: ArtifactType, Digest: im.Digest, Size: im.size,
 			Annotations: map[string]string{v1.AnnotationRefName: "debian12"}})
 	}
 	writeEntries(t, s, tagged(second), tagged(first), tagged(second), tagged(first))
@@ -142,7 +144,7 @@ func TestDuplicateEntries(t *testing.T) {
 		}
 	}
 	third := commitText(t, s, "debian12", "three")
-	raw, err := os.ReadFile(s.path(v1.ImageIndexFile))
+	raw, err := os.ReadFile(s.layout.Path(v1.ImageIndexFile))
 	if err != nil || strings.Count(string(raw), `"org.opencontainers.image.ref.name":"debian12"`) != 1 {
 		t.Errorf("%v\n%s", err, raw)
 	}
@@ -157,7 +159,7 @@ func oldStore(t *testing.T) (s *Store, name string) {
 	s = newStore(t)
 	put := func(mediaType, text string) v1.Descriptor {
 		d := digest.FromString(text)
-		if err := os.WriteFile(s.blobPath(d), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(s.layout.BlobPath(d), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return v1.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(text))}
@@ -175,7 +177,7 @@ func oldStore(t *testing.T) (s *Store, name string) {
   ]
 }
 `, v1.MediaTypeImageManifest, manifest.Digest, manifest.Size, manifest.Digest.Encoded(), ArtifactType)
-	if err := os.WriteFile(s.path(v1.ImageIndexFile), []byte(index), 0o644); err != nil {
+	if err := os.WriteFile(s.layout.Path(v1.ImageIndexFile), []byte(index), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return At(s.Dir()), versionName("debian11", manifest.Digest)
@@ -217,9 +219,9 @@ func TestOldStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	desc := snap.byTag["debian11"].entry.desc
+	desc := snap.byTag["debian11"].entry.Desc
 	desc.Annotations = nil
-	writeEntries(t, s, newEntry(desc))
+	writeEntries(t, s, layout.NewEntry(desc))
 	if im, err := s.Resolve(desc.Digest.Encoded()[:6]); err != nil || im.Name() != name {
 		t.Errorf("%v, %v", im, err)
 	}
@@ -322,7 +324,7 @@ func TestSkopeoRenames(t *testing.T) {
 		t.Error(changed, err)
 	}
 	check()
-	if raw, err := os.ReadFile(dst.path(v1.ImageIndexFile)); err != nil || !strings.Contains(string(raw), `"web@`+im.ID()+`"`) {
+	if raw, err := os.ReadFile(dst.layout.Path(v1.ImageIndexFile)); err != nil || !strings.Contains(string(raw), `"web@`+im.ID()+`"`) {
 		t.Errorf("%v\n%s", err, raw)
 	}
 }
@@ -378,13 +380,13 @@ func TestBlob(t *testing.T) {
 		}
 	}
 	// The answer for a stranger's digest is not looked for on the disk.
-	if err := os.Rename(s.path("blobs"), s.path("elsewhere")); err != nil {
+	if err := os.Rename(s.layout.Path("blobs"), s.layout.Path("elsewhere")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Blob(string(digest.FromString("y"))); !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
-	if err := os.Rename(s.path("elsewhere"), s.path("blobs")); err != nil {
+	if err := os.Rename(s.layout.Path("elsewhere"), s.layout.Path("blobs")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Remove(t.Context(), []string{first.Name()}, 0, ""); err != nil {
@@ -398,12 +400,34 @@ func TestBlob(t *testing.T) {
 	}
 }
 
+// TestBlobComesBack: a manifest that was missing when the blobs were listed is put back.
+func TestBlobComesBack(t *testing.T) {
+	s := newStore(t)
+	im := commitText(t, s, "debian12", "one")
+	part := string(im.Manifest.Layers[0].Digest)
+	away := filepath.Join(t.TempDir(), "manifest")
+	if err := os.Rename(s.layout.BlobPath(im.Digest), away); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Blob(part); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), im.Name()) {
+		t.Errorf("%v", err)
+	}
+	if err := os.Rename(away, s.layout.BlobPath(im.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.Blob(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+}
+
 // TestIndexIsReadOnce: while the file is the same, nothing is parsed again.
 func TestIndexIsReadOnce(t *testing.T) {
 	s := newStore(t)
 	commitText(t, s, "debian12", "one")
 	old := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(s.path(v1.ImageIndexFile), old, old); err != nil {
+	if err := os.Chtimes(s.layout.Path(v1.ImageIndexFile), old, old); err != nil {
 		t.Fatal(err)
 	}
 	var before *snapshot
@@ -436,11 +460,11 @@ func TestIndexIsReadOnce(t *testing.T) {
 func TestCommitHashesWithoutTheLock(t *testing.T) {
 	s := newStore(t)
 	seen := map[string]bool{}
-	s.disk.at = func(op, path string) {
+	s.layout.At = func(op, path string) {
 		if !strings.Contains(path, "commit-") || !strings.HasPrefix(filepath.Base(path), "part-") {
 			return
 		}
-		l := flock.New(s.path(lockFile))
+		l := flock.New(s.layout.Path(layout.LockFile))
 		defer l.Close()
 		free, err := l.TryLock()
 		if err != nil || !free {
@@ -458,7 +482,7 @@ func TestCommitHashesWithoutTheLock(t *testing.T) {
 func TestCommitBesideCommit(t *testing.T) {
 	s := newStore(t)
 	nested := false
-	s.disk.at = func(op, path string) {
+	s.layout.At = func(op, path string) {
 		if !nested && op == "link" {
 			nested = true
 			commitText(t, At(s.Dir()), "rocky9", "the other")
@@ -478,7 +502,7 @@ func TestCommitHealsBlob(t *testing.T) {
 	s := newStore(t)
 	im := commitText(t, s, "debian12", "some root")
 	for _, text := range []string{"some r00t", "some"} {
-		if err := os.WriteFile(s.blobPath(im.Manifest.Layers[0].Digest), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(s.layout.BlobPath(im.Manifest.Layers[0].Digest), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		commitText(t, s, "debian12", "some root")
@@ -541,7 +565,7 @@ func TestUse(t *testing.T) {
 	if _, err := s.GC(t.Context(), Limits{}); err != nil {
 		t.Fatal(err)
 	}
-	if left := files(t, s.path(useDir)); left != nil {
+	if left := files(t, s.layout.Path(layout.UseDir)); left != nil {
 		t.Errorf("left %v", left)
 	}
 }
@@ -573,17 +597,17 @@ func TestUseEndsWithItsProcess(t *testing.T) {
 	if _, err := out.Read(said); err != nil || string(said) != "<nil>" {
 		t.Fatalf("%q, %v", said, err)
 	}
-	if why, unlock := s.busy(im.Digest, 0); why != "machines run from it" {
+	if why, unlock := s.busy(im.Digest, 0, false); why != "machines run from it" {
 		unlock()
 		t.Errorf("%q", why)
 	}
 	cancel()
 	cmd.Wait()
-	why, unlock := s.busy(im.Digest, 0)
+	why, unlock := s.busy(im.Digest, 0, false)
 	if unlock(); why != "" {
 		t.Errorf("%q", why)
 	}
-	if why, unlock := s.busy(im.Digest, time.Hour); !strings.Contains(why, "a machine was given it") {
+	if why, unlock := s.busy(im.Digest, time.Hour, false); !strings.Contains(why, "a machine was given it") {
 		unlock()
 		t.Errorf("%q", why)
 	}
@@ -628,7 +652,7 @@ func TestGC(t *testing.T) {
 		t.Errorf("%v, %v", imageNames(list), err)
 	}
 	// Two manifests and roots, the configuration and the kernel.
-	if got := files(t, s.path("blobs")); len(got) != 6 {
+	if got := files(t, s.layout.Path("blobs")); len(got) != 6 {
 		t.Errorf("%v", got)
 	}
 }
@@ -644,7 +668,7 @@ func TestRemoveIsAllOrNothing(t *testing.T) {
 	if _, err := s.Resolve(first.Name()); err != nil {
 		t.Error(err)
 	}
-	if err := os.Remove(s.blobPath(first.Digest)); err != nil {
+	if err := os.Remove(s.layout.BlobPath(first.Digest)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := At(s.Dir()).Remove(t.Context(), []string{first.Name()}, 0, ""); err != nil {
@@ -653,7 +677,7 @@ func TestRemoveIsAllOrNothing(t *testing.T) {
 	if _, err := s.GC(t.Context(), Limits{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := files(t, s.path("blobs")); len(got) != 4 {
+	if got := files(t, s.layout.Path("blobs")); len(got) != 4 {
 		t.Errorf("%v", got)
 	}
 }
@@ -666,10 +690,10 @@ func TestCheck(t *testing.T) {
 	if r, err := s.Check(t.Context(), nil, func(done, total int64) { last, all = done, total }); err != nil || r.Err() != nil || r.Images != 2 || last != all || all != r.Bytes {
 		t.Errorf("%+v, %v, %d of %d", r, err, last, all)
 	}
-	if err := os.Remove(s.blobPath(first.Manifest.Layers[1].Digest)); err != nil { // the kernel of both
+	if err := os.Remove(s.layout.BlobPath(first.Manifest.Layers[1].Digest)); err != nil { // the kernel of both
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.blobPath(second.Digest), []byte("{}"), 0o644); err != nil {
+	if err := os.WriteFile(s.layout.BlobPath(second.Digest), []byte("{}"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	r, err := s.Check(t.Context(), nil, nil)
@@ -711,22 +735,22 @@ func FuzzIndex(f *testing.F) {
 	f.Add([]byte(`[`), "")
 	f.Fuzz(func(t *testing.T, raw []byte, ref string) {
 		s := quickStore(t)
-		if err := os.WriteFile(s.path(v1.ImageIndexFile), raw, 0o644); err != nil {
+		if err := os.WriteFile(s.layout.Path(v1.ImageIndexFile), raw, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		s.Resolve(ref)
 		s.Versions()
 		s.Check(t.Context(), nil, nil)
-		x, err := parseIndex(raw)
+		x, err := layout.Parse(raw)
 		if err != nil {
 			return
 		}
-		again, err := parseIndex(x.bytes())
+		again, err := layout.Parse(x.Bytes())
 		if err != nil {
-			t.Fatalf("%v\n%s", err, x.bytes())
+			t.Fatalf("%v\n%s", err, x.Bytes())
 		}
-		if len(again.entries) != len(x.entries) {
-			t.Errorf("%d entries became %d", len(x.entries), len(again.entries))
+		if len(again.Entries) != len(x.Entries) {
+			t.Errorf("%d entries became %d", len(x.Entries), len(again.Entries))
 		}
 		s.Repair(t.Context())
 		s.GC(t.Context(), Limits{})

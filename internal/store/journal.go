@@ -1,36 +1,24 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
+
+	"netroot/internal/store/layout"
 
 	"github.com/opencontainers/go-digest"
 )
 
 // Move is one line in the journal of a tag.
-type Move struct {
-	Time time.Time     `json:"time"`
-	From digest.Digest `json:"from,omitempty"` // empty: the tag is new
-	To   digest.Digest `json:"to,omitempty"`   // empty: the tag was removed
-	By   string        `json:"by,omitempty"`   // "user@host"
-	Why  string        `json:"why,omitempty"`  // "build", "tag", "rm", "import", or what the user said
-}
+type Move = layout.Move
 
-// Limits of the texts in a line, in bytes. A line stays below 1 KiB.
+// Limits of the texts in a line, in bytes before JSON escapes them.
 const (
 	maxBy  = 100
 	maxWhy = 300
@@ -68,98 +56,22 @@ func whoami() string {
 	return name + "@" + host
 }
 
-// journalPath is the file of a tag. Names that other programs gave may hold anything.
-func (s *Store) journalPath(tag string) string {
-	name := url.PathEscape(tag)
-	if len(name) > 200 {
-		sum := sha256.Sum256([]byte(tag))
-		name = hex.EncodeToString(sum[:])
-	}
-	return filepath.Join(s.path(journalDir), name+".jsonl")
-}
-
-// readJournal reads the moves of a tag, the first one first. A last line without its end is left
-// out: the change that wrote it is not finished.
-func (s *Store) readJournal(tag string) ([]Move, error) {
-	moves, _, err := s.scanJournal(tag)
-	return moves, err
-}
-
-// scanJournal also returns the length of the complete lines. Lines that cannot be read are passed
-// over.
-func (s *Store) scanJournal(tag string) (moves []Move, size int64, err error) {
-	return scanMoves(s.journalPath(tag))
-}
-
-func scanMoves(path string) (moves []Move, size int64, err error) {
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, nil
-	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("image store: journal: %w", err)
-	}
-	raw = raw[:bytes.LastIndexByte(raw, '\n')+1]
-	for line := range bytes.Lines(raw) {
-		var m Move
-		if json.Unmarshal(line, &m) == nil && valid(m.From) && valid(m.To) && m.From != m.To {
-			moves = append(moves, m)
-		}
-	}
-	return moves, int64(len(raw)), nil
-}
-
-func valid(d digest.Digest) bool { return d == "" || d.Validate() == nil }
-
-// tagMove is a move with the tag that makes it.
-type tagMove struct {
-	Tag string `json:"tag"`
-	Move
-}
-
-// record appends the moves that are not in their journals yet.
-func (s *Store) record(moves []tagMove) error {
-	if len(moves) == 0 {
-		return nil
-	}
-	if err := s.disk.makeDir(s.path(journalDir)); err != nil {
-		return s.unwritable(err)
-	}
-	for _, m := range moves {
-		known, size, err := s.scanJournal(m.Tag)
-		if err != nil {
-			return err
-		}
-		if n := len(known); n > 0 && known[n-1].Time.Equal(m.Time) && known[n-1].To == m.To {
-			continue
-		}
-		line, err := json.Marshal(m.Move)
-		if err != nil {
-			return err
-		}
-		if err := s.disk.appendTo(s.journalPath(m.Tag), size, append(line, '\n')); err != nil {
-			return s.unwritable(err)
-		}
-	}
-	return nil
-}
-
 // moveOf are the lines for the move of a tag from where it points now; none when it stays. A move
 // that another program made since the last line comes before it.
-func (s *Store) moveOf(snap *snapshot, name string, to digest.Digest, why string, now time.Time) (moves []tagMove, err error) {
+func (s *Store) moveOf(snap *snapshot, name string, to digest.Digest, why string, now time.Time) (moves []layout.TagMove, err error) {
 	var from digest.Digest
 	if t := snap.byTag[name]; t != nil {
 		from = t.to.digest
 	}
-	known, err := s.readJournal(name)
+	known, err := s.layout.Journal(name)
 	if err != nil {
 		return nil, err
 	}
 	if n := len(known); n > 0 && known[n-1].To != from {
-		moves = append(moves, tagMove{name, Move{Time: now.Add(-time.Microsecond), From: known[n-1].To, To: from, Why: "moved by another program"}})
+		moves = append(moves, layout.TagMove{Tag: name, Move: Move{Time: now.Add(-time.Microsecond), From: known[n-1].To, To: from, Why: "moved by another program"}})
 	}
 	if from != to {
-		moves = append(moves, tagMove{name, Move{Time: now, From: from, To: to, By: limited(whoami(), maxBy), Why: limited(why, maxWhy)}})
+		moves = append(moves, layout.TagMove{Tag: name, Move: Move{Time: now, From: from, To: to, By: limited(whoami(), maxBy), Why: limited(why, maxWhy)}})
 	}
 	return moves, nil
 }
@@ -176,24 +88,9 @@ func (s *Store) History(ctx context.Context, name string) ([]Move, error) {
 		_, _, err := s.find(nil, name)
 		return nil, err
 	}
-	unlock, err := s.rlock(ctx)
+	moves, err := s.layout.Moves(ctx, name)
 	if err != nil {
 		return nil, err
-	}
-	defer unlock()
-	moves, err := s.readJournal(name)
-	if err != nil {
-		return nil, err
-	}
-	if p, raw := s.readPending(), []byte(nil); p != nil { // its writer was killed
-		if raw, _, err = s.readIndex(); err != nil {
-			return nil, err
-		}
-		for _, m := range p.Moves {
-			if m.Tag == name && p.committed(raw) && (len(moves) == 0 || moves[len(moves)-1].Time.Before(m.Time)) {
-				moves = append(moves, m.Move)
-			}
-		}
 	}
 	if moves == nil && snap.byTag[name] == nil && snap.labels[name] == nil {
 		return nil, s.notFound(snap, name)

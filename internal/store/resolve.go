@@ -1,12 +1,10 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -14,10 +12,10 @@ import (
 	"time"
 
 	"netroot/internal/nearest"
+	"netroot/internal/store/layout"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/tidwall/gjson"
 )
 
 // Resolve finds the image that ref names: "tag" is the version that the tag points to, which for a
@@ -41,43 +39,32 @@ func (s *Store) Resolve(ref string) (*Image, error) {
 	return s.resolve(snap, ref)
 }
 
-// refName is the path of an entry's name.
-var refName = "annotations." + strings.ReplaceAll(v1.AnnotationRefName, ".", `\.`)
-
 // resolveQuickly finds a tag or the whole name of a version without decoding the other entries;
 // nil where that does not suffice, for whatever reason.
 func (s *Store) resolveQuickly(ref string) *Image {
-	raw, _, err := s.readIndex()
+	raw, _, err := s.layout.ReadIndex()
 	if err != nil || raw == nil {
 		return nil
 	}
-	if raw = lines(raw); raw == nil {
-		return nil
-	}
 	unclear := false // an entry of that name has lost its artifact type
-	find := func(name string) (found entry) {
-		for line := range linesWith(raw, strconv.Quote(name)) {
-			if gjson.GetBytes(line, refName).String() != name {
-				continue
-			}
-			if e := parseEntry(string(line)); e.name() == name {
-				unclear = unclear || e.desc.ArtifactType == ""
-				if e.ours {
-					found = e
-				}
+	find := func(name string) (found layout.Entry) {
+		for e := range layout.Named(raw, name) {
+			unclear = unclear || e.Desc.ArtifactType == ""
+			if e.Ours {
+				found = e
 			}
 		}
 		return found
 	}
 	e := find(ref)
-	label, id := e.version()
+	label, id := e.Version()
 	if !id {
-		label = e.desc.Annotations[annotationLabel]
+		label = e.Desc.Annotations[annotationLabel]
 	}
-	if !e.ours || label == "" {
+	if !e.Ours || label == "" {
 		return nil
 	}
-	c, err := s.read(e.desc)
+	c, err := s.read(e.Desc)
 	if err != nil {
 		return nil
 	}
@@ -92,44 +79,9 @@ func (s *Store) resolveQuickly(ref string) *Image {
 	if unclear {
 		return nil
 	}
-	im := s.imageOf(c, e.desc, label, name)
-	im.Newest = own.ours && own.desc.Digest == e.desc.Digest && cmp.Or(own.desc.Annotations[annotationLabel], label) == label
+	im := s.imageOf(c, e.Desc, label, name)
+	im.Newest = own.Ours && own.Desc.Digest == e.Desc.Digest && cmp.Or(own.Desc.Annotations[annotationLabel], label) == label
 	return im
-}
-
-// lines are the entries of an index that has each on a line of its own; nil where another program
-// has written it.
-func lines(raw []byte) []byte {
-	rest, ok := bytes.CutPrefix(raw, []byte(indexHead+entryLines))
-	if !ok {
-		return nil
-	}
-	end := bytes.Index(rest, []byte("\n]"))
-	if end < 0 {
-		return nil
-	}
-	return rest[:end]
-}
-
-// linesWith are the lines that contain text, without the comma at the end.
-func linesWith(raw []byte, text string) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		for at := 0; ; {
-			i := bytes.Index(raw[at:], []byte(text))
-			if i < 0 {
-				return
-			}
-			i += at
-			start, end := bytes.LastIndexByte(raw[:i], '\n')+1, len(raw)
-			if n := bytes.IndexByte(raw[i:], '\n'); n >= 0 {
-				end = i + n
-			}
-			if !yield(bytes.TrimSuffix(raw[start:end], []byte(","))) {
-				return
-			}
-			at = end
-		}
-	}
 }
 
 func (s *Store) resolve(snap *snapshot, ref string) (*Image, error) {
@@ -164,7 +116,7 @@ func (s *Store) offerOlder(snap *snapshot, damaged *version, err error) error {
 // find finds the version that ref names, and the tag or label in it.
 func (s *Store) find(snap *snapshot, ref string) (v *version, name string, err error) {
 	if snap == nil {
-		return nil, "", fmt.Errorf("%w: %s: no image has been built yet in %s", ErrNotFound, ref, s.dir)
+		return nil, "", fmt.Errorf("%w: %s: no image has been built yet in %s", ErrNotFound, ref, s.Dir())
 	}
 	if t := snap.byTag[ref]; t != nil {
 		return t.to, ref, nil
@@ -223,7 +175,7 @@ func (s *Store) past(snap *snapshot, name string) ([]*version, error) {
 		seen[t.to.digest] = true
 		out = append(out, t.to)
 	}
-	moves, err := s.readJournal(name)
+	moves, err := s.layout.Journal(name)
 	for _, m := range slices.Backward(moves) {
 		add(m.To)
 		add(m.From)
@@ -248,12 +200,12 @@ func (s *Store) notFound(snap *snapshot, ref string) error {
 		}
 		return fmt.Errorf("%w: %s; there are %s", ErrNotFound, ref, strings.Join(said, ", "))
 	case len(snap.versions) == 0:
-		return fmt.Errorf("%w: %s: the image store %s is empty: build the image first", ErrNotFound, ref, s.dir)
+		return fmt.Errorf("%w: %s: the image store %s is empty: build the image first", ErrNotFound, ref, s.Dir())
 	}
 	if hint := nearest.Hint(name, known); hint != "" {
 		return fmt.Errorf("%w: %s%s", ErrNotFound, ref, hint)
 	}
-	return fmt.Errorf("%w: %s in the image store %s: build the image first; there are %s", ErrNotFound, ref, s.dir, strings.Join(known, ", "))
+	return fmt.Errorf("%w: %s in the image store %s: build the image first; there are %s", ErrNotFound, ref, s.Dir(), strings.Join(known, ", "))
 }
 
 // Version is what a list shows of a version: the summary in the index, which nothing but a list
@@ -315,7 +267,7 @@ func (s *Store) Versions() ([]Version, error) {
 }
 
 func (s *Store) summary(snap *snapshot, v *version) (Version, error) {
-	a := v.entry.desc.Annotations
+	a := v.entry.Desc.Annotations
 	if a[annotationSize] == "" {
 		c, err := s.contents(v)
 		if err != nil {
@@ -325,7 +277,7 @@ func (s *Store) summary(snap *snapshot, v *version) (Version, error) {
 	}
 	out := Version{
 		Label: v.label, Digest: v.digest, Newest: snap.newest(v.label) == v, Tags: snap.tagsOf(v.digest),
-		Pin: v.entry.desc.Annotations[annotationPin], RootFormat: a[annotationFormat], Compressor: a[annotationCompressor],
+		Pin: v.entry.Desc.Annotations[annotationPin], RootFormat: a[annotationFormat], Compressor: a[annotationCompressor],
 		Kernel: a[annotationKernel], System: a[annotationSystem], Architecture: a[annotationArch],
 	}
 	out.Created, _ = time.Parse(time.RFC3339Nano, a[v1.AnnotationCreated]) // shown, and nothing else
@@ -337,7 +289,7 @@ func (s *Store) summary(snap *snapshot, v *version) (Version, error) {
 func (s *Store) ordered(snap *snapshot, errs *[]error) []*version {
 	out := make([]*version, 0, len(snap.versions))
 	for _, label := range slices.Sorted(maps.Keys(snap.labels)) {
-		moves, err := s.readJournal(label)
+		moves, err := s.layout.Journal(label)
 		if err != nil {
 			*errs = append(*errs, err)
 		}
@@ -398,7 +350,7 @@ func names(versions []*version) []string {
 type blobTable struct {
 	of   map[digest.Digest][]partRef // by manifest
 	blob map[[32]byte]blobOf         // by the digest of a part
-	err  error                       // manifests that could not be read
+	left []*version                  // whose manifests could not be read
 }
 
 // blobOf is a part, and a version that has it.
@@ -424,7 +376,7 @@ func (s *Store) Blob(name string) (*Blob, error) {
 		return nil, err
 	}
 	if snap == nil {
-		return nil, fmt.Errorf("%w: no image has been built yet in %s", ErrNotFound, s.dir)
+		return nil, fmt.Errorf("%w: no image has been built yet in %s", ErrNotFound, s.Dir())
 	}
 	table := snap.blobs.Load()
 	if table == nil {
@@ -432,9 +384,11 @@ func (s *Store) Blob(name string) (*Blob, error) {
 	}
 	blob, ok := table.blob[sum(d)]
 	if !ok {
-		return nil, errors.Join(fmt.Errorf("%w: no image has the blob %s", ErrNotFound, d), table.err)
+		if blob, ok, err = s.unread(table, sum(d)); !ok {
+			return nil, errors.Join(fmt.Errorf("%w: no image has the blob %s", ErrNotFound, d), err)
+		}
 	}
-	f, err := s.openBlob(v1.Descriptor{Digest: d, Size: blob.size})
+	f, err := s.layout.OpenBlob(v1.Descriptor{Digest: d, Size: blob.size})
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", nameOf(blob.of.label, blob.of.digest), err)
 	}
@@ -454,22 +408,16 @@ func (s *Store) tabulate(snap *snapshot) *blobTable {
 		return table
 	}
 	table := &blobTable{of: map[digest.Digest][]partRef{}, blob: map[[32]byte]blobOf{}}
-	var errs []error
 	for _, v := range snap.versions {
 		if table.of[v.digest] != nil {
 			continue
 		}
 		parts, known := snap.known.parts(v.digest)
 		if !known {
-			var m v1.Manifest
-			if err := s.readBlob(v.entry.desc, &m); err != nil {
-				errs = append(errs, fmt.Errorf("image %s: %w", nameOf(v.label, v.digest), err))
+			var err error
+			if parts, err = s.partsOf(v); err != nil {
+				table.left = append(table.left, v)
 				continue
-			}
-			for _, l := range m.Layers {
-				if l.Digest.Validate() == nil && l.Digest.Algorithm() == digest.SHA256 {
-					parts = append(parts, partRef{sum(l.Digest), l.Size})
-				}
 			}
 		}
 		table.of[v.digest] = parts
@@ -477,10 +425,41 @@ func (s *Store) tabulate(snap *snapshot) *blobTable {
 			table.blob[p.sum] = blobOf{p.size, v}
 		}
 	}
-	table.err = errors.Join(errs...)
 	snap.blobs.Store(table)
 	snap.known = nil
 	return table
+}
+
+// partsOf reads the manifest of a version for the table.
+func (s *Store) partsOf(v *version) (parts []partRef, err error) {
+	var m v1.Manifest
+	if err := s.layout.ReadJSON(v.entry.Desc, &m); err != nil {
+		return nil, fmt.Errorf("image %s: %w", nameOf(v.label, v.digest), err)
+	}
+	for _, l := range m.Layers {
+		if l.Digest.Validate() == nil && l.Digest.Algorithm() == digest.SHA256 {
+			parts = append(parts, partRef{sum(l.Digest), l.Size})
+		}
+	}
+	return parts, nil
+}
+
+// unread looks for a part in the manifests that could not be read for the table: somebody may have
+// put back the file, which does not change the index. The error names those that still cannot be.
+func (s *Store) unread(table *blobTable, part [32]byte) (found blobOf, ok bool, err error) {
+	var errs []error
+	for _, v := range table.left {
+		parts, err := s.partsOf(v)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, p := range parts {
+			if p.sum == part {
+				return blobOf{p.size, v}, true, nil
+			}
+		}
+	}
+	return blobOf{}, false, errors.Join(errs...)
 }
 
 func (t *blobTable) parts(manifest digest.Digest) ([]partRef, bool) {

@@ -23,48 +23,27 @@
 // and in the file with the next change.
 //
 // It is not a cache and not a registry client: it fetches nothing, and it does not look into the
-// parts. Readers need no lock. A change takes the lock, writes down what it is about to do
-// (pending.json), renames blobs into place, replaces index.json, which is the moment that counts,
-// and finishes journals and removals; the next change completes or takes back what a killed
-// process left.
+// parts. How files change, so that a kill does no harm, is in package layout.
 package store
 
 import (
-	"context"
-	_ "crypto/sha256" // go-digest computes with what is linked in
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/gofrs/flock"
+	"netroot/internal/store/layout"
+
 	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
-)
-
-const (
-	lockFile   = "netroot.lock"
-	tempDir    = "netroot.tmp"
-	journalDir = "netroot.journal"
-	useDir     = "netroot.use"
 )
 
 // ErrNotFound is matched by the errors of Resolve for a reference that names no image.
 var ErrNotFound = errors.New("no such image")
 
-// Store is an image layout in a directory. Its methods may be called by several goroutines and
-// processes at once.
+// Store is the images in a directory. Its methods may be called by several goroutines and processes
+// at once.
 type Store struct {
-	dir  string
-	disk *disk
+	layout *layout.Layout
 
 	current atomic.Pointer[snapshot] // index.json as it was read last
 	quick   atomic.Bool              // one reference has been resolved without a snapshot
@@ -73,192 +52,30 @@ type Store struct {
 }
 
 // Dir returns the directory of the store.
-func (s *Store) Dir() string { return s.dir }
+func (s *Store) Dir() string { return s.layout.Dir }
 
 // At returns the store in dir, which need not exist yet: until it does, no image is found. It is
 // for a program that starts before the first build; Create makes a store.
-func At(dir string) *Store { return &Store{dir: dir, disk: new(disk)} }
+func At(dir string) *Store { return &Store{layout: &layout.Layout{Dir: dir}} }
 
 // Open opens the store in dir for reading or committing. It is an error that matches
 // fs.ErrNotExist when there is none.
 func Open(dir string) (*Store, error) {
 	s := At(dir)
-	if err := s.checkLayout(); err != nil {
+	if err := s.layout.Open(); err != nil {
 		return nil, err
 	}
-	if !exists(s.path(v1.ImageIndexFile)) {
-		return nil, s.noIndex()
-	}
 	return s, nil
-}
-
-// checkLayout reads the file that makes a directory a layout.
-func (s *Store) checkLayout() error {
-	path := s.path(v1.ImageLayoutFile)
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("no image store in %s: build an image first, or name the right directory: %w",
-			s.dir, fs.ErrNotExist)
-	}
-	if err != nil {
-		return fmt.Errorf("open image store: %w", err)
-	}
-	var layout v1.ImageLayout
-	if err := json.Unmarshal(raw, &layout); err != nil {
-		return fmt.Errorf("image store: %s is damaged (%w): put back {\"imageLayoutVersion\":\"%s\"}",
-			path, err, v1.ImageLayoutVersion)
-	}
-	if layout.Version != v1.ImageLayoutVersion {
-		return fmt.Errorf("image store: %s says version %q, only %q is known: a newer program made it",
-			path, layout.Version, v1.ImageLayoutVersion)
-	}
-	return nil
 }
 
 // Create opens the store in dir and makes it first where there is none. The directory must be new,
 // empty or a store already. What a killed process left is removed.
 func Create(dir string) (*Store, error) {
 	s := At(dir)
-	if err := s.create(); err != nil {
+	if err := s.layout.Create(); err != nil {
 		return nil, err
 	}
-	return s, s.checkLayout()
-}
-
-func (s *Store) create() error {
-	if err := os.MkdirAll(filepath.Dir(s.dir), 0o755); err != nil {
-		return s.unwritable(err)
-	}
-	if err := s.disk.makeDir(s.dir); err != nil {
-		return s.unwritable(err)
-	}
-	if err := s.onlyOurs(); err != nil {
-		return err
-	}
-	for _, name := range []string{v1.ImageBlobsDir, s.blobDir()} {
-		if err := s.disk.makeDir(s.path(name)); err != nil {
-			return s.unwritable(err)
-		}
-	}
-	unlock, err := s.lock(context.Background())
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	// The layout file comes last: where it is, the rest has been made.
-	if exists(s.path(v1.ImageLayoutFile)) {
-		return nil
-	}
-	if !exists(s.path(v1.ImageIndexFile)) {
-		if err := s.replace(v1.ImageIndexFile, new(index).bytes()); err != nil {
-			return err
-		}
-	}
-	raw, err := json.Marshal(v1.ImageLayout{Version: v1.ImageLayoutVersion})
-	if err != nil {
-		return err
-	}
-	return s.replace(v1.ImageLayoutFile, append(raw, '\n'))
-}
-
-// onlyOurs refuses a directory that holds other files, so that a mistyped path does not fill
-// somebody's home directory with blobs.
-func (s *Store) onlyOurs() error {
-	if exists(s.path(v1.ImageLayoutFile)) {
-		return nil
-	}
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("image store: %w", err)
-	}
-	known := []string{v1.ImageIndexFile, v1.ImageBlobsDir, lockFile, tempDir, journalDir, useDir}
-	for _, e := range entries {
-		if !slices.Contains(known, e.Name()) {
-			return fmt.Errorf("image store: %s is not an image store and not empty (it holds %s): choose another directory",
-				s.dir, e.Name())
-		}
-	}
-	return nil
-}
-
-// lockRetry is how often a lock is tried that another process holds.
-const lockRetry = 10 * time.Millisecond
-
-// lock waits until this process is the only one to change the store, and completes or takes back
-// what a killed process left.
-func (s *Store) lock(ctx context.Context) (unlock func(), err error) {
-	l := flock.New(s.path(lockFile), flock.SetPermissions(0o644), flock.SetFlag(os.O_CREATE|os.O_RDWR))
-	if err := s.wait(ctx, l, l.TryLockContext); err != nil {
-		return nil, err
-	}
-	if info, err := l.Stat(); err == nil && info.Mode().Perm() != 0o644 { // by an umask
-		os.Chmod(l.Path(), 0o644) //nolint:errcheck // readers of others then read without a lock
-	}
-	if err := s.recover(); err != nil {
-		l.Close()
-		return nil, err
-	}
-	return func() { l.Close() }, nil
-}
-
-// rlock waits until nobody changes the store, and keeps it as it is until unlock. Where there is no
-// lock file that this user may read, it does neither.
-func (s *Store) rlock(ctx context.Context) (unlock func(), err error) {
-	l := flock.New(s.path(lockFile), flock.SetFlag(os.O_RDONLY))
-	err = s.wait(ctx, l, l.TryRLockContext)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-		return func() {}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return func() { l.Close() }, nil
-}
-
-func (s *Store) wait(ctx context.Context, l *flock.Flock, try func(context.Context, time.Duration) (bool, error)) error {
-	_, err := try(ctx, lockRetry)
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("image store: waiting for %s, which another process holds: %w", l.Path(), err)
-	default:
-		return s.unwritable(err)
-	}
-}
-
-func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
-
-func (s *Store) blobDir() string { return filepath.Join(v1.ImageBlobsDir, string(digest.SHA256)) }
-
-// blobPath is the file of the blob. The digest must have been validated.
-func (s *Store) blobPath(d digest.Digest) string {
-	return filepath.Join(s.dir, v1.ImageBlobsDir, string(d.Algorithm()), d.Encoded())
-}
-
-// replace replaces one file of the store at once and durably. The caller holds the lock.
-func (s *Store) replace(name string, content []byte) error {
-	if err := s.disk.replace(s.path(name), s.path(tempDir), content); err != nil {
-		return s.unwritable(err)
-	}
-	return nil
-}
-
-func (s *Store) noIndex() error {
-	return fmt.Errorf("image store: %s is missing: put back a copy, or move %s away and build again",
-		s.path(v1.ImageIndexFile), s.dir)
-}
-
-// unwritable adds to an error of writing what its reader can do about it.
-func (s *Store) unwritable(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return fmt.Errorf("image store %s cannot be written: %w: run as its owner or choose another directory", s.dir, err)
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("image store %s is full: %w: remove images (\"netroot image gc\") or choose another directory", s.dir, err)
-	default:
-		return fmt.Errorf("image store %s: %w", s.dir, err)
-	}
+	return s, s.layout.Check()
 }
 
 // versionName is the name of one version of a label.

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"netroot/internal/store/layout"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -104,8 +106,8 @@ func TestCommit(t *testing.T) {
 	if left := files(t, src); left != nil {
 		t.Errorf("parts were not moved: %v", left)
 	}
-	if left := files(t, s.path(tempDir)); left != nil {
-		t.Errorf("left in %s: %v", tempDir, left)
+	if left := files(t, s.layout.Path(layout.TempDir)); left != nil {
+		t.Errorf("left in %s: %v", layout.TempDir, left)
 	}
 	if im.Name() != "debian12@"+im.Digest.Encoded()[:12] || len(im.ID()) != 12 || im.Size() != int64(len("packed rootkernelbase-files 12.4\n")) {
 		t.Errorf("image is %s, %d bytes", im.Name(), im.Size())
@@ -158,8 +160,8 @@ func TestVersions(t *testing.T) {
 		t.Errorf("the same bytes became another image: %s, %s", same.Name(), other.Name())
 	}
 	// Three manifests, one configuration, as names are not in it, three roots and the one kernel.
-	if got := len(files(t, s.path(v1.ImageBlobsDir))); got != 3+1+3+1 {
-		t.Errorf("%d blobs: %v", got, files(t, s.path(v1.ImageBlobsDir)))
+	if got := len(files(t, s.layout.Path(v1.ImageBlobsDir))); got != 3+1+3+1 {
+		t.Errorf("%d blobs: %v", got, files(t, s.layout.Path(v1.ImageBlobsDir)))
 	}
 
 	for ref, want := range map[string]*Image{
@@ -262,12 +264,12 @@ func TestCommitRefuses(t *testing.T) {
 			if raw, err := os.ReadFile(good[0].Path); err != nil || string(raw) != "root" {
 				t.Errorf("the failed commit took the part: %v", err)
 			}
-			if left := files(t, s.path(tempDir)); left != nil {
+			if left := files(t, s.layout.Path(layout.TempDir)); left != nil {
 				t.Errorf("left: %v", left)
 			}
 		})
 	}
-	if blobs := files(t, s.path(v1.ImageBlobsDir)); blobs != nil {
+	if blobs := files(t, s.layout.Path(v1.ImageBlobsDir)); blobs != nil {
 		t.Errorf("failed commits left %v", blobs)
 	}
 }
@@ -282,7 +284,7 @@ func TestCopyFromAnotherFileSystem(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(src, "x"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if os.Link(filepath.Join(src, "x"), s.path("x")) == nil {
+	if os.Link(filepath.Join(src, "x"), s.layout.Path("x")) == nil {
 		t.Skip("/dev/shm and the temporary directory are one file system")
 	}
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
@@ -306,7 +308,7 @@ func TestDamage(t *testing.T) {
 	s := newStore(t)
 	whole := commitText(t, s, "whole", "whole")
 	im := commitText(t, s, "debian12", "some root")
-	root := s.blobPath(im.Manifest.Layers[0].Digest)
+	root := s.layout.BlobPath(im.Manifest.Layers[0].Digest)
 
 	if err := os.WriteFile(root, []byte("some r00t"), 0o644); err != nil {
 		t.Fatal(err)
@@ -328,7 +330,7 @@ func TestDamage(t *testing.T) {
 		t.Errorf("the same commit did not heal the blob: %v", err)
 	}
 
-	if err := os.Remove(s.blobPath(im.Digest)); err != nil {
+	if err := os.Remove(s.layout.BlobPath(im.Digest)); err != nil {
 		t.Fatal(err)
 	}
 	s = At(s.Dir()) // which has read nothing yet
@@ -348,7 +350,7 @@ func TestOpenErrors(t *testing.T) {
 	broken := func(name, text string) func(t *testing.T) string {
 		return func(t *testing.T) string {
 			s := newStore(t)
-			path := s.path(name)
+			path := s.layout.Path(name)
 			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -364,7 +366,7 @@ func TestOpenErrors(t *testing.T) {
 		"layout":        {broken("oci-layout", "{"), "oci-layout is damaged"},
 		"version":       {broken("oci-layout", `{"imageLayoutVersion":"9.0"}`), `"9.0"`},
 		"index":         {broken("index.json", `{"manifests":[`), "index.json is damaged"},
-		"missing index": {func(t *testing.T) string { s := newStore(t); os.Remove(s.path("index.json")); return s.Dir() }, "index.json is missing"},
+		"missing index": {func(t *testing.T) string { s := newStore(t); os.Remove(s.layout.Path("index.json")); return s.Dir() }, "index.json is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := Open(tt.dir(t))
@@ -401,7 +403,7 @@ func TestUnwritable(t *testing.T) {
 			unix.Setfsuid(65534)
 		} else {
 			os.Chmod(s.Dir(), 0o555)
-			os.Chmod(s.path(lockFile), 0o444)
+			os.Chmod(s.layout.Path(layout.LockFile), 0o444)
 		}
 		_, err := s.Commit(context.Background(), "a", Config{}, part)
 		errs <- err
@@ -414,14 +416,14 @@ func TestUnwritable(t *testing.T) {
 
 func TestCommitWaitsForItsTurn(t *testing.T) {
 	s := newStore(t)
-	unlock, err := s.lock(t.Context())
+	unlock, err := s.layout.Lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	part := parts(t, t.TempDir(), map[Role]string{RoleRoot: "root"})
-	if _, err := s.Commit(ctx, "a", Config{}, part); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), lockFile) {
+	if _, err := s.Commit(ctx, "a", Config{}, part); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), layout.LockFile) {
 		t.Errorf("commit beside a lock: %v", err)
 	}
 	unlock()
@@ -484,9 +486,9 @@ func commitForever(dir string) {
 }
 
 // writeEntries makes an index of these entries.
-func writeEntries(t testing.TB, s *Store, entries ...entry) {
+func writeEntries(t testing.TB, s *Store, entries ...layout.Entry) {
 	t.Helper()
-	if err := os.WriteFile(s.path(v1.ImageIndexFile), (&index{entries: entries}).bytes(), 0o644); err != nil {
+	if err := os.WriteFile(s.layout.Path(v1.ImageIndexFile), (&layout.Index{Entries: entries}).Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -506,10 +508,10 @@ func checkWhole(t *testing.T, s *Store) {
 		want = append(want, im.Digest.Encoded(), im.Manifest.Config.Digest.Encoded(), im.Manifest.Layers[0].Digest.Encoded())
 	}
 	slices.Sort(want)
-	if diff := cmp.Diff(slices.Compact(want), files(t, s.path(s.blobDir()))); diff != "" {
+	if diff := cmp.Diff(slices.Compact(want), files(t, s.layout.Path("blobs/sha256"))); diff != "" {
 		t.Errorf("blobs that no image has:\n%s", diff)
 	}
-	if left := files(t, s.path(tempDir)); left != nil {
+	if left := files(t, s.layout.Path(layout.TempDir)); left != nil {
 		t.Errorf("left %v", left)
 	}
 }
@@ -518,8 +520,8 @@ func checkWhole(t *testing.T, s *Store) {
 func TestTakeBack(t *testing.T) {
 	s := newStore(t)
 	kept := commitText(t, s, "debian12", "one")
-	before := files(t, s.path(v1.ImageBlobsDir))
-	index, err := os.ReadFile(s.path(v1.ImageIndexFile))
+	before := files(t, s.layout.Path(v1.ImageBlobsDir))
+	index, err := os.ReadFile(s.layout.Path(v1.ImageIndexFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -529,19 +531,19 @@ func TestTakeBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path(v1.ImageIndexFile), index, 0o644); err != nil {
+	if err := os.WriteFile(s.layout.Path(v1.ImageIndexFile), index, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path(tempDir+"/"+pendingFile), todo, 0o644); err != nil {
+	if err := os.WriteFile(s.layout.Path(layout.TempDir+"/"+"pending.json"), todo, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path(tempDir+"/part-1"), []byte("half"), 0o644); err != nil {
+	if err := os.WriteFile(s.layout.Path(layout.TempDir+"/part-1"), []byte("half"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Create(s.Dir()); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(before, files(t, s.path(v1.ImageBlobsDir))); diff != "" {
+	if diff := cmp.Diff(before, files(t, s.layout.Path(v1.ImageBlobsDir))); diff != "" {
 		t.Error(diff)
 	}
 	if err := s.Verify(t.Context(), kept); err != nil {
@@ -597,10 +599,10 @@ func FuzzManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, manifest []byte, ref string) {
 		s := quickStore(t)
 		d := digest.FromBytes(manifest)
-		if err := os.WriteFile(s.blobPath(d), manifest, 0o644); err != nil {
+		if err := os.WriteFile(s.layout.BlobPath(d), manifest, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		writeEntries(t, s, newEntry(v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: d, Size: int64(len(manifest)),
+		writeEntries(t, s, layout.NewEntry(v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: d, Size: int64(len(manifest)),
 			Annotations: map[string]string{v1.AnnotationRefName: ref}}))
 		images, err := s.List()
 		if len(images) != 0 && err != nil {

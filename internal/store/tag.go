@@ -7,16 +7,18 @@ import (
 	"strings"
 	"time"
 
+	"netroot/internal/store/layout"
+
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // update makes one change of the index under the lock. A change without entries is none.
 func (s *Store) update(ctx context.Context, plan func(*snapshot) (change, error)) error {
-	if err := s.checkLayout(); err != nil {
+	if err := s.layout.Check(); err != nil {
 		return err
 	}
-	unlock, err := s.lock(ctx)
+	unlock, err := s.layout.Lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -32,8 +34,19 @@ func (s *Store) update(ctx context.Context, plan func(*snapshot) (change, error)
 	if err != nil || c.entries == nil {
 		return err
 	}
-	c.from = snap
-	return s.apply(ctx, c)
+	return s.apply(ctx, snap, c)
+}
+
+// change is a change of the index.
+type change struct {
+	entries []layout.Entry // of the new index
+	unlock  []func()       // for the use files of versions that it removes, after the change
+	layout.Change
+}
+
+func (s *Store) apply(ctx context.Context, from *snapshot, c change) error {
+	c.Index = &layout.Index{Fields: from.index.Fields, Entries: c.entries}
+	return s.layout.Apply(ctx, c.Change)
 }
 
 // Tag points the tag name to the version that ref names, and returns that. The tag is made when it
@@ -58,25 +71,29 @@ func (s *Store) tag(ctx context.Context, ref, name, why string, isLabel bool) (*
 		if im, err = s.resolve(snap, ref); err != nil {
 			return c, err
 		}
-		if c.moves, err = s.moveOf(snap, name, im.Digest, orDefault(why, "tag"), time.Now().UTC()); err != nil {
+		if c.Moves, err = s.moveOf(snap, name, im.Digest, orDefault(why, "tag"), time.Now().UTC()); err != nil {
 			return c, err
 		}
 		entries := s.completed(snap)
 		if (isLabel || snap.labels[name] != nil) && im.Label != name {
-			i := slices.IndexFunc(entries, func(e entry) bool { return isVersion(&e, im.Label, im.Digest) })
+			i := slices.IndexFunc(entries, func(e layout.Entry) bool { return isVersion(&e, im.Label, im.Digest) })
 			if i < 0 {
 				return c, fmt.Errorf("image %s has no entry in the index", im.Name())
 			}
 			own := entries[i]
-			_, entries = take(entries, versionName(name, im.Digest))
-			// A pin is the other label's matter.
-			entries = append(entries, newEntry(own.desc).annotated(own.with(map[string]string{
-				v1.AnnotationRefName: versionName(name, im.Digest), annotationLabel: name, annotationPin: "",
+			var before []layout.Entry
+			before, entries = take(entries, versionName(name, im.Digest))
+			pin := "" // that of the other label does not count here
+			for _, e := range before {
+				pin = e.Desc.Annotations[annotationPin]
+			}
+			entries = append(entries, layout.NewEntry(own.Desc).Annotated(own.With(map[string]string{
+				v1.AnnotationRefName: versionName(name, im.Digest), annotationLabel: name, annotationPin: pin,
 			})))
 			im.Label = name
 		}
 		_, entries = take(entries, name)
-		desc := snap.byDigest[im.Digest][0].entry.desc
+		desc := snap.byDigest[im.Digest][0].entry.Desc
 		c.entries = append(entries, tagEntry(name, im.Label, desc))
 		return c, nil
 	})
@@ -88,9 +105,9 @@ func (s *Store) tag(ctx context.Context, ref, name, why string, isLabel bool) (*
 }
 
 // isVersion tells whether the entry is that of this version.
-func isVersion(e *entry, label string, d digest.Digest) bool {
-	own, ok := e.version()
-	return e.ours && ok && own == label && e.desc.Digest == d
+func isVersion(e *layout.Entry, label string, d digest.Digest) bool {
+	own, ok := e.Version()
+	return e.Ours && ok && own == label && e.Desc.Digest == d
 }
 
 // Pin keeps the version that ref names from Remove and GC until it is unpinned, whatever its tags.
@@ -102,10 +119,17 @@ func (s *Store) Pin(ctx context.Context, ref, why string) (*Image, error) {
 			return c, err
 		}
 		c.entries = s.completed(snap)
+		found := false
 		for i := range c.entries {
-			if e := &c.entries[i]; isVersion(e, im.Label, im.Digest) {
-				*e = e.annotated(e.with(map[string]string{annotationPin: limited(why, maxWhy)}))
+			e := &c.entries[i]
+			unnamed := e.Ours && e.Name() == "" && e.Desc.Digest == im.Digest
+			if unnamed || isVersion(e, im.Label, im.Digest) {
+				*e = e.Annotated(e.With(map[string]string{annotationPin: limited(why, maxWhy)}))
+				found = true
 			}
+		}
+		if !found {
+			return c, fmt.Errorf("image %s has no entry in the index", im.Name())
 		}
 		return c, nil
 	})
@@ -153,21 +177,27 @@ func (s *Store) Remove(ctx context.Context, refs []string, grace time.Duration, 
 	return out, nil
 }
 
-// selected are the tags and versions that the references name.
+// selected are the tags and versions that the references name, each once.
 func (s *Store) selected(snap *snapshot, refs []string) (tags []string, gone []*version, err error) {
 	for _, ref := range refs {
 		if snap != nil && snap.byTag[ref] != nil {
-			tags = append(tags, ref)
+			if !slices.Contains(tags, ref) {
+				tags = append(tags, ref)
+			}
 			continue
 		}
 		v, name, err := s.find(snap, ref)
-		switch {
-		case err != nil:
+		if err != nil {
 			return nil, nil, err
-		case name == "":
-			gone = append(gone, snap.byDigest[v.digest]...)
-		default:
-			gone = append(gone, v)
+		}
+		named := []*version{v}
+		if name == "" {
+			named = snap.byDigest[v.digest]
+		}
+		for _, v := range named {
+			if !slices.Contains(gone, v) {
+				gone = append(gone, v)
+			}
 		}
 	}
 	return tags, gone, nil
@@ -180,7 +210,7 @@ func removable(snap *snapshot, v *version, without []string) error {
 			return fmt.Errorf("image %s: the tag %s points to it: move the tag (\"netroot image tag IMAGE %s\") or remove it first", nameOf(v.label, v.digest), t.name, t.name)
 		}
 	}
-	if why := v.entry.desc.Annotations[annotationPin]; why != "" {
+	if why := v.entry.Desc.Annotations[annotationPin]; why != "" {
 		return fmt.Errorf("image %s is pinned (%s): unpin it first", nameOf(v.label, v.digest), why)
 	}
 	return nil
@@ -207,7 +237,7 @@ func (s *Store) removal(snap *snapshot, tags []string, gone []*version, opt remo
 		if err != nil {
 			return c, err
 		}
-		c.moves = append(c.moves, moves...)
+		c.Moves = append(c.Moves, moves...)
 		out.Tags = append(out.Tags, name)
 	}
 	for _, v := range gone {
@@ -224,12 +254,12 @@ func (s *Store) removal(snap *snapshot, tags []string, gone []*version, opt remo
 	for _, v := range gone {
 		left[v.digest]--
 	}
-	c.entries = []entry{} // not nil: there is a change
+	c.entries = []layout.Entry{} // not nil: there is a change
 	for _, e := range s.completed(snap) {
-		label, isVersion := e.version()
-		drop := e.ours && (!isVersion && slices.Contains(tags, e.name()) ||
-			isVersion && slices.ContainsFunc(gone, func(v *version) bool { return v.label == label && v.digest == e.desc.Digest }) ||
-			e.name() == "" && len(snap.byDigest[e.desc.Digest]) > 0 && left[e.desc.Digest] == 0)
+		label, isVersion := e.Version()
+		drop := e.Ours && (!isVersion && slices.Contains(tags, e.Name()) ||
+			isVersion && slices.ContainsFunc(gone, func(v *version) bool { return v.label == label && v.digest == e.Desc.Digest }) ||
+			e.Name() == "" && len(snap.byDigest[e.Desc.Digest]) > 0 && left[e.Desc.Digest] == 0)
 		if !drop {
 			c.entries = append(c.entries, e)
 		}
@@ -237,13 +267,13 @@ func (s *Store) removal(snap *snapshot, tags []string, gone []*version, opt remo
 	if err := s.unowned(&c, gone, opt, out); err != nil {
 		return c, err
 	}
-	if opt.dryRun || len(tags)+len(gone)+len(c.drop) == 0 {
+	if opt.dryRun || len(tags)+len(gone)+len(c.Drop) == 0 {
 		c.entries = nil
 		return c, nil
 	}
 	for d, n := range left {
 		if n == 0 {
-			c.unused = append(c.unused, d)
+			c.After = append(c.After, s.usePath(d))
 		}
 	}
 	return c, nil
@@ -257,7 +287,7 @@ func (s *Store) unused(gone []*version, opt removalOptions, c *change, out *Remo
 		why, seen := state[v.digest]
 		if !seen {
 			var unlock func()
-			why, unlock = s.busy(v.digest, opt.grace)
+			why, unlock = s.busy(v.digest, opt.grace, !opt.dryRun)
 			c.unlock = append(c.unlock, unlock)
 			state[v.digest] = why
 		}
@@ -275,31 +305,29 @@ func (s *Store) unused(gone []*version, opt removalOptions, c *change, out *Remo
 
 // unowned finds the blobs that the change leaves without an owner.
 func (s *Store) unowned(c *change, gone []*version, opt removalOptions, out *Removed) error {
-	used, err := s.reachable(&snapshot{index: &index{entries: c.entries}})
+	used, err := s.layout.Reachable(c.entries)
 	if err != nil {
 		out.Note = "no blobs are removed, because it is not known which ones belong to " + strings.ReplaceAll(err.Error(), "\n", "; ")
 		return nil
 	}
 	candidates := map[digest.Digest]bool{}
 	for _, v := range gone {
-		before := map[digest.Digest]bool{}
-		s.reach(v.digest, "", before, 0) //nolint:errcheck // what cannot be read is left to a later gc
-		for d := range before {
+		for d := range s.layout.ReachableFrom(v.digest) { // what cannot be read is left to a later gc
 			candidates[d] = true
 		}
 	}
-	present, err := s.blobFiles()
+	present, err := s.layout.Blobs()
 	if err != nil {
 		return err
 	}
 	for _, b := range present {
-		old := opt.orphans && time.Since(b.changed) >= opt.grace
-		if used[b.digest] || !candidates[b.digest] && !old {
+		old := opt.orphans && (opt.grace <= 0 || time.Since(b.Changed) >= opt.grace)
+		if used[b.Digest] || !candidates[b.Digest] && !old {
 			continue
 		}
-		c.drop = append(c.drop, b.digest)
+		c.Drop = append(c.Drop, b.Digest)
 		out.Blobs++
-		out.Bytes += b.size
+		out.Bytes += b.Size
 	}
 	return nil
 }

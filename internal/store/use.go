@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"netroot/internal/store/layout"
+
 	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 )
@@ -24,7 +26,9 @@ const (
 // they outlive a restart of their server, and a machine whose root is in its memory never tells.
 const DefaultGrace = 24 * time.Hour
 
-func (s *Store) usePath(d digest.Digest) string { return filepath.Join(s.path(useDir), d.Encoded()) }
+func (s *Store) usePath(d digest.Digest) string {
+	return filepath.Join(s.layout.Path(layout.UseDir), d.Encoded())
+}
 
 // Use says that machines run from the image, until release is called or the process ends, however
 // it ends: it holds a shared lock on a file of the version, which Remove and GC try to lock. The
@@ -95,7 +99,7 @@ func (s *Store) hold(path string, l *flock.Flock) (release func()) {
 
 // openUse prepares the lock of a version; a store that cannot be written may have its file already.
 func (s *Store) openUse(path string) (*flock.Flock, error) {
-	if !exists(path) {
+	if _, err := os.Stat(path); err != nil {
 		if err := s.makeUse(path); err != nil {
 			return nil, err
 		}
@@ -104,17 +108,17 @@ func (s *Store) openUse(path string) (*flock.Flock, error) {
 }
 
 func (s *Store) makeUse(path string) error {
-	if err := s.disk.makeDir(filepath.Dir(path)); err != nil {
-		return s.unwritable(err)
+	if err := s.layout.MakeDir(filepath.Dir(path)); err != nil {
+		return s.layout.Unwritable(err)
 	}
-	s.disk.before("create", path)
+	s.layout.Before("create", path)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return s.unwritable(err)
+		return s.layout.Unwritable(err)
 	}
 	defer f.Close()
 	if err := f.Chmod(0o644); err != nil {
-		return s.unwritable(err)
+		return s.layout.Unwritable(err)
 	}
 	return nil
 }
@@ -149,25 +153,50 @@ func (s *Store) Touch(im *Image) error {
 	return nil
 }
 
-// busy is why machines may need a version: it is locked now, or was used within the grace time. It
-// is empty when they do not. The caller holds the lock of the store, and unlock ends what keeps
-// others from beginning to use the version meanwhile.
-func (s *Store) busy(d digest.Digest, grace time.Duration) (why string, unlock func()) {
+// busy is why machines may need a version: it is locked now, or was used within the grace time,
+// where 0 is no time at all, whatever the clock says. It is empty when they do not. The caller holds
+// the lock of the store, and unlock ends what keeps others from beginning to use the version
+// meanwhile. A version that was never used gets its file first when guard is set, because without a
+// file there is nothing to lock.
+func (s *Store) busy(d digest.Digest, grace time.Duration, guard bool) (why string, unlock func()) {
 	nothing := func() {}
+	unknown := func(err error) (string, func()) {
+		return "whether a machine runs from it cannot be found out: " + err.Error(), nothing
+	}
 	path := s.usePath(d)
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", nothing
+	_, err := os.Stat(path)
+	used := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return unknown(err)
+	}
+	if !used {
+		if !guard {
+			return "", nothing
+		}
+		if err := s.makeUse(path); err != nil {
+			return unknown(err)
+		}
 	}
 	l := flock.New(path, flock.SetFlag(os.O_RDONLY))
 	free, err := l.TryLock()
 	switch {
 	case err != nil:
-		return "whether a machine runs from it cannot be found out: " + err.Error(), nothing
+		return unknown(err)
 	case !free:
 		return "machines run from it", nothing
 	}
-	if ago := time.Since(info.ModTime()); ago < grace {
+	info, err := l.Stat() // a use that ended just now has renewed the time
+	if err != nil {
+		l.Close()
+		return unknown(err)
+	}
+	if !used {
+		// If the change fails, the file stays; it does not say that a machine was given the version.
+		if err := os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0)); err != nil {
+			l.Close()
+			return unknown(err)
+		}
+	} else if ago := time.Since(info.ModTime()); grace > 0 && ago < grace {
 		l.Close()
 		return fmt.Sprintf("a machine was given it %s ago", max(ago, 0).Round(time.Second)), nothing
 	}
