@@ -25,7 +25,7 @@ import (
 
 // mustCommit is commitText for a process without a test.
 func mustCommit(s *Store, label, text string, packages ...string) (*Image, error) {
-	dir, err := os.MkdirTemp("", "netroot-store-parts")
+	dir, err := os.MkdirTemp(filepath.Dir(s.Dir()), "parts") // which goes with the directory of the test
 	if err != nil {
 		return nil, err
 	}
