@@ -28,7 +28,7 @@ removed that were not used for the longest time. A build without its snapshot ta
 longer and is otherwise the same.
 
 Exit status of each command: 0 done, 1 a failure, 2 usage or configuration.`,
-		Args: noArgs, // else a mistyped verb would pass for a wish for help
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(cacheListCmd(e), cacheRemoveCmd(e))
@@ -92,6 +92,7 @@ func cacheRemoveCmd(e *env) *cobra.Command {
 or more digits of a key are enough. A snapshot that a build is restoring stays.`,
 		Example: `  netroot cache rm 3f9a1c
   netroot cache rm --all`,
+		ValidArgsFunction: e.completeSnapshots,
 		RunE: func(_ *cobra.Command, keys []string) error {
 			if all == (len(keys) > 0) {
 				return usage(errors.New("netroot cache rm requires keys or --all; \"netroot cache ls\" lists them"))

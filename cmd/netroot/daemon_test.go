@@ -209,6 +209,9 @@ func TestDaemonFollowsConfiguration(t *testing.T) {
 	}
 	first := agree("one", "")
 	before := d.health(t)
+	for end := time.Now().Add(10 * time.Second); before.Servers[handoff.NBD].Sent < 512 && time.Now().Before(end); {
+		before = d.health(t) // the server counts bytes after it has sent them
+	}
 	if !before.Ready || before.Failure != nil || len(before.Problems) != 0 || before.Servers[handoff.NBD].Attached != 1 || before.Servers[handoff.NBD].Sent < 512 {
 		t.Errorf("health %+v", before)
 	}
@@ -219,7 +222,7 @@ func TestDaemonFollowsConfiguration(t *testing.T) {
 	if second := agree("two", ""); second == first {
 		t.Error("the edit does not show")
 	}
-	d.logged(t, "not served", "label other")
+	d.logged(t, "not served", "label other has no image yet")
 
 	write(t, yaml, "labels:\n  tiny:\n    cmdlin: three\n")
 	d.logged(t, "level=ERROR", "configuration: not read again", "netroot.yaml:3:5: ", "in force", "revision ")

@@ -35,7 +35,7 @@ Exit status, as with diff(1): 0 the same, 1 different, 2 trouble.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: e.completeLabels,
+		ValidArgsFunction: e.images(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := e.diff(cmd.Context(), args)
 			if err == nil {

@@ -45,10 +45,10 @@ type exportFlags struct {
 	clients     []string
 }
 
-// exportVerb makes a command that exports one label. Its arguments are completed from the labels.
+// exportVerb makes a command that exports one label. Its argument is completed from the images.
 func exportVerb(e *env, f *exportFlags, cmd *cobra.Command, run func(*exported) error) *cobra.Command {
 	cmd.Args = oneArg("label")
-	cmd.ValidArgsFunction = e.completeLabels
+	cmd.ValidArgsFunction = e.images(1)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		x, err := e.exported(args[0], *f)
 		if err == nil {
@@ -86,6 +86,9 @@ func (e *env) exported(ref string, f exportFlags) (*exported, error) {
 	}
 	if f.server == "" {
 		return nil, usage(fmt.Errorf("the address of the server is not known: give --server ADDRESS, or servers: [ADDRESS] for the label %s", im.Label))
+	}
+	if _, err := boot.CheckServer(publish.Server(f.server)); err != nil {
+		return nil, usage(err)
 	}
 	x := &exported{Image: publish.Image{Site: cfg, Image: im, Request: site.Request{
 		Machine: boot.Machine{Server: publish.Server(f.server), Ref: ref}, Image: serve.Facts(im), Label: im.Label,

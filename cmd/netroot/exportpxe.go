@@ -110,7 +110,11 @@ server, and iPXE gets the boot script of "netroot serve" on the server. With
   netroot export dhcp debian12 --server 10.0.0.1 --tftp 10.0.0.2 -o /srv/boot
   netroot export dhcp debian12 --server 10.0.0.1 --loader pxelinux`,
 	}, func(x *exported) error {
-		set, err := x.DHCP(export.Loader(loader), tftp)
+		known, err := oneOf("loader", loader, export.Loaders())
+		if err != nil {
+			return err
+		}
+		set, err := x.DHCP(known, tftp)
 		return e.put(x, set, err)
 	})
 	cmd.Flags().StringVar(&loader, "loader", string(export.IPXE), "`ipxe` or pxelinux")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +29,7 @@ move of a tag is written to its journal.
 
 An image that is booted by a tag that is not a label of the configuration has the
 settings of the label that the image belongs to.`,
-		Args: cobra.NoArgs, // else a mistyped verb would pass for a wish for help
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(imageVerbs(e)...)
@@ -72,28 +71,4 @@ func (e *env) table(rows [][]string, wide bool) error {
 // imageJSON prints what an image verb answers.
 func (e *env) imageJSON(v any) error {
 	return term.JSON(e.stdout, v)
-}
-
-// completeImages completes tags, and after an "@" the versions of a label.
-func (e *env) completeImages(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-	s, err := e.openStore()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	versions, _ := s.Versions() // as many as can be read
-	seen := map[string]bool{}
-	var out []string
-	for _, v := range versions {
-		names := v.Tags
-		if strings.Contains(typed, "@") {
-			names = []string{v.Name()}
-		}
-		for _, name := range names {
-			if !seen[name] {
-				seen[name] = true
-				out = append(out, name)
-			}
-		}
-	}
-	return out, cobra.ShellCompDirectiveNoFileComp
 }

@@ -91,6 +91,6 @@ func (e *env) printReport(r *store.Report, repaired bool) error {
 	if n := len(r.Problems); n > 0 {
 		state = fmt.Sprintf("%d missing or damaged", n)
 	}
-	_, err := fmt.Fprintf(e.stdout, "%d images, %d files, %s: %s\n", r.Images, r.Blobs, term.Size(r.Bytes), state)
+	_, err := fmt.Fprintf(e.stdout, "%s, %s, %s: %s\n", term.Count(r.Images, "image"), term.Count(r.Blobs, "file"), term.Size(r.Bytes), state)
 	return err
 }

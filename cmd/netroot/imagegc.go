@@ -29,7 +29,7 @@ was told to boot is kept for a grace time (--grace), because machines that have
 their root in memory do not tell the server that they still run.`,
 		Example: `  netroot image gc --dry-run --verbose
   netroot image gc --keep 5 --older 30d`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if keep < 0 {
 				return usage(fmt.Errorf("--keep %d: it must be 0 or more", keep))

@@ -23,7 +23,7 @@ netroot was updated to a version that writes journals.`,
 		Example: `  netroot image history debian12
   netroot image history prod --json`,
 		Args:              oneArg("tag"),
-		ValidArgsFunction: e.completeImages,
+		ValidArgsFunction: e.images(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := e.openStore()
 			if err != nil {

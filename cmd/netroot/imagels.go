@@ -25,7 +25,7 @@ be the newest, the last one first. TAGS are the other tags that point to a versi
 The list comes from the index of the store; "netroot image check" reads the images
 themselves. A terminal that is too narrow gets the first columns; --wide, or a
 pipe, gets all of them.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := e.config()
 			if err != nil {

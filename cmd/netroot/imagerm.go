@@ -69,6 +69,9 @@ func (e *env) printRemoved(r *store.Removed, verb string, asJSON bool) error {
 	if r.Note != "" {
 		fmt.Fprintln(e.stderr, "netroot: "+r.Note)
 	}
-	_, err := fmt.Fprintf(e.stdout, "%s %d files, %s\n", verb, r.Blobs, term.Size(r.Bytes))
+	if len(r.Tags) > 0 && len(r.Versions) == 0 && r.Blobs == 0 {
+		return nil // a tag alone has no files
+	}
+	_, err := fmt.Fprintf(e.stdout, "%s %s, %s\n", verb, term.Count(r.Blobs, "file"), term.Size(r.Bytes))
 	return err
 }

@@ -22,7 +22,7 @@ their versions.`,
 		Example: `  netroot image show debian12
   netroot image show debian12@5daa415ee5cf --packages`,
 		Args:              oneArg("image"),
-		ValidArgsFunction: e.completeImages,
+		ValidArgsFunction: e.images(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			cfg, err := e.config()
 			if err != nil {

@@ -30,7 +30,7 @@ Machines that boot by the tag get the new image at their next boot.`,
   netroot vm prod
   netroot image tag debian12@77de4cea7e02 debian12 --why "back: no network"`,
 		Args:              twoArgs("an image and a tag"),
-		ValidArgsFunction: e.completeImages,
+		ValidArgsFunction: e.images(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := e.config()
 			if err != nil {
@@ -60,7 +60,7 @@ tags, until "netroot image unpin". With a tag, the version is pinned that the ta
 points to now.`,
 		Example:           `  netroot image pin debian12@5daa415ee5cf --why "before the new kernel"`,
 		Args:              oneArg("image"),
-		ValidArgsFunction: e.completeImages,
+		ValidArgsFunction: e.images(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.pin(cmd.Context(), args[0], cmp.Or(why, "pinned"), asJSON, "pinned %s")
 		},
@@ -77,7 +77,7 @@ func imageUnpinCmd(e *env) *cobra.Command {
 		Short:             "Allow an image to be removed again",
 		Long:              `Unpin takes the pin of a version away. It removes nothing.`,
 		Args:              oneArg("image"),
-		ValidArgsFunction: e.completeImages,
+		ValidArgsFunction: e.images(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.pin(cmd.Context(), args[0], "", asJSON, "unpinned %s")
 		},

@@ -26,7 +26,7 @@ label's layers are named in netroot.yaml ("layers: [rack7, site]"); the first wi
 These commands apply the layers to the label's tree as a machine applies them to
 its root, and write nothing. An image has the layers that its tree had when it was
 packed. docs/layers.md says how to make a layer.`,
-		Args: noArgs, // otherwise a mistyped verb would print the help
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(layerListCmd(e), layerShowCmd(e), layerDiffCmd(e))
@@ -228,9 +228,12 @@ Exit status, as with diff(1): 0 no difference, 1 differences, 2 an error.`,
 		if err != nil {
 			return err
 		}
-		e.tellReports(reports)
-		if len(files) > 0 {
+		err = e.tellReports(reports)
+		switch {
+		case len(files) > 0:
 			return &exitError{code: exitFailed}
+		case err != nil:
+			return &exitError{code: exitUsage} // a script must not take a missing layer for no difference
 		}
 		return nil
 	})

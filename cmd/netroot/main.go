@@ -5,7 +5,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/foreign"
-	"netroot/internal/nearest"
 	"netroot/internal/sandbox"
 )
 
@@ -98,19 +96,6 @@ func usage(err error) error {
 	return &exitError{code: exitUsage, err: err}
 }
 
-// knownVerb refuses what is no verb, and suggests what is.
-func knownVerb(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	var verbs []string
-	for _, c := range cmd.Commands() {
-		verbs = append(verbs, c.Name())
-	}
-	hint := cmp.Or(nearest.Hint(args[0], verbs), "; \"netroot --help\" lists them")
-	return usage(fmt.Errorf("unknown command %q%s", args[0], hint))
-}
-
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "netroot",
@@ -124,13 +109,14 @@ is wrong, 130 ended by SIGINT, 143 ended by SIGTERM. "netroot vm --run" and
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          knownVerb,
+		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.PersistentFlags().StringVar(&e.configFile, "config", "", "configuration `file` (default: netroot.yaml here, then /etc/netroot/netroot.yaml)")
 	root.PersistentFlags().StringVar(&e.stateDir, "state", "", "`directory` of trees, images and logs (default: the configuration's, then /var/lib/netroot)")
 	root.AddCommand(buildCmd(e), shellCmd(e), execCmd(e), vmCmd(e), serveCmd(e), imageCmd(e), imagesCmd(e), planCmd(e), showCmd(e), layerCmd(e), cacheCmd(e), diffCmd(e), importCmd(e), exportCmd(e), versionCmd(e))
+	e.completeFlags(root)
 	setHelp(root)
 	return root
 }

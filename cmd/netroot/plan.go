@@ -39,9 +39,15 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 		Example: `  netroot plan debian12
   netroot plan debian12 --server 10.0.0.1:8010 --ipxe`,
 		Args:              oneArg("label"),
-		ValidArgsFunction: e.completeLabels,
+		ValidArgsFunction: e.images(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m.Ref = args[0]
+			if asJSON && asIPXE {
+				return usage(errors.New("--ipxe and --json are two forms of the plan: give one of them"))
+			}
+			if _, err := boot.CheckServer(m.Server); err != nil {
+				return usage(fmt.Errorf("--server: %w", err))
+			}
 			var err error
 			if firmware != "" {
 				if m.Firmware, err = oneOf("firmware", firmware, boot.Firmwares()); err != nil {
@@ -81,7 +87,6 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 	cmd.Flags().BoolVar(&m.Virtio, "virtio", false, "the plan of a virtual machine, which needs no drivers of real hardware")
 	cmd.Flags().BoolVar(&asIPXE, "ipxe", false, "as the iPXE script")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	cmd.MarkFlagsMutuallyExclusive("ipxe", "json")
 	return cmd
 }
 

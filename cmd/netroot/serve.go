@@ -104,7 +104,7 @@ such as libnbd with nbds://. Nodes do not: their kernel's client has no TLS.`,
   netroot serve --http 10.0.0.1:8010 --nvme 10.0.0.1:4420 --nbd '' --iscsi ''
   netroot serve --image debian12        # for NBD clients that name no export
   netroot serve --image debian12 --run 'nbdcopy "$NETROOT_NBD" root.squashfs'`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("nfs") && os.Geteuid() != 0 {
 				*f.roots[handoff.NFS] = "" // handles of files are for root (open_by_handle_at(2))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,7 +53,7 @@ func (e *env) setState(cfg *site.Site) error {
 // label finds what a verb's argument names: a label of the configuration, or,
 // where it is the path of a definition file, one with every default.
 func label(cfg *site.Site, arg string) (*site.Label, error) {
-	if strings.HasSuffix(arg, ".def") || strings.ContainsRune(arg, filepath.Separator) {
+	if isRecipe(arg) {
 		path, err := filepath.Abs(arg)
 		if err != nil {
 			return nil, fmt.Errorf("recipe %s: %w", arg, err)
@@ -62,6 +63,11 @@ func label(cfg *site.Site, arg string) (*site.Label, error) {
 	}
 	l, err := cfg.Label(arg)
 	return l, usage(err)
+}
+
+// isRecipe tells the path of a definition file from the name of a label.
+func isRecipe(arg string) bool {
+	return strings.HasSuffix(arg, ".def") || strings.ContainsRune(arg, filepath.Separator)
 }
 
 // additions are what the flags say that verbs have in common; an empty text is the label's.
@@ -119,7 +125,8 @@ func flavourOf(name string) (handoff.Flavour, error) {
 	return oneOf("initramfs", name, handoff.Flavours())
 }
 
-// openImage finds an image of the store: "label", "label@id" or "id".
+// openImage finds an image of the store: "label", "label@id" or "id". The error says what to do where the name is that of
+// a label without an image, or of a recipe.
 func openImage(cfg *site.Site, ref string) (*store.Store, *store.Image, error) {
 	s, err := store.Open(cfg.Images())
 	if err != nil {
@@ -127,12 +134,28 @@ func openImage(cfg *site.Site, ref string) (*store.Store, *store.Image, error) {
 	}
 	im, err := s.Resolve(ref)
 	if errors.Is(err, store.ErrNotFound) {
-		if _, known := cfg.Labels[ref]; known {
-			return nil, nil, fmt.Errorf("label %s has no image yet: run \"netroot build %s\" first", ref, ref)
-		}
-		return nil, nil, usage(err)
+		return nil, nil, noImage(cfg, s, ref, err)
 	}
 	return s, im, err
+}
+
+// noImage says more about a name that no image has, where more is known than err says.
+func noImage(cfg *site.Site, s *store.Store, ref string, err error) error {
+	if _, known := cfg.Labels[ref]; known {
+		versions, _ := s.Versions() // as many as can be read
+		for _, v := range versions {
+			if v.Label == ref {
+				return fmt.Errorf("the label %s has images, but its tag was removed: run \"netroot image tag %s %[1]s\" first", ref, v.Name())
+			}
+		}
+		return fmt.Errorf("label %s has no image yet: run \"netroot build %s\" first", ref, ref)
+	}
+	if isRecipe(ref) {
+		if l, err := label(cfg, ref); err == nil {
+			return usage(fmt.Errorf("%s is a recipe, and its image is called %s: give that name", ref, l.Name))
+		}
+	}
+	return usage(err)
 }
 
 // packedImage finds an image whose root is packed by the method: the newest of
@@ -158,15 +181,6 @@ func packedImage(cfg *site.Site, ref string, method pack.Method) (*store.Store, 
 	return nil, nil, fmt.Errorf("no image of %s is packed as %s: run \"netroot build %s --update --pack %s\" first", ref, method, ref, method)
 }
 
-// completeLabels completes the labels of the configuration.
-func (e *env) completeLabels(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	cfg, err := e.config()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return cfg.Names(), cobra.ShellCompDirectiveDefault
-}
-
 // oneArg is cobra's ExactArgs(1) with an error that says what is wanted.
 func oneArg(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
@@ -177,8 +191,32 @@ func oneArg(what string) cobra.PositionalArgs {
 	}
 }
 
-// noArgs is cobra's NoArgs with the exit status of a wrong command line.
-func noArgs(cmd *cobra.Command, args []string) error { return usage(cobra.NoArgs(cmd, args)) }
+// noArgs refuses arguments. Of a command that has verbs, an argument is a mistyped verb.
+func noArgs(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case cmd.HasAvailableSubCommands():
+		return unknownVerb(cmd, args[0])
+	}
+	return usage(fmt.Errorf("%s has no arguments, but %q was given; see \"%[1]s --help\"", cmd.CommandPath(), args[0]))
+}
+
+// unknownVerb says that a command has no such verb, and suggests the nearest.
+func unknownVerb(cmd *cobra.Command, verb string) error {
+	var verbs []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			verbs = append(verbs, c.Name())
+		}
+	}
+	hint := cmp.Or(nearest.Hint(verb, verbs), fmt.Sprintf("; \"%s --help\" lists them", cmd.CommandPath()))
+	of := ""
+	if cmd.HasParent() {
+		of = fmt.Sprintf(" for %q", cmd.CommandPath())
+	}
+	return usage(fmt.Errorf("unknown command %q%s%s", verb, of, hint))
+}
 
 // logger writes an operator's log, one line an event of at least that level, to standard error.
 func (e *env) logger(least slog.Level) *slog.Logger {

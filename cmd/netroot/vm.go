@@ -63,7 +63,7 @@ the exit status of the command.`,
   netroot vm debian12 --server 127.0.0.1:4420  # from a running "netroot serve"
   netroot vm debian12 --transport iscsi --server kernel    # root from tgtd`,
 		Args:              oneArg("label"),
-		ValidArgsFunction: e.completeLabels,
+		ValidArgsFunction: e.images(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.vm(cmd.Context(), args[0], f, cmd.Flags().Changed)
 		},
@@ -163,7 +163,14 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 
 // machine is the qemu machine that label and flags ask for.
 func (f vmFlags) machine(cfg *site.Site, label string, changed func(string) bool) (vm.Config, error) {
-	mc := vm.Config{Accel: vm.Accel(f.accel), Firmware: boot.Firmware(f.firmware), SSHPort: int(f.sshPort), Reboot: true}
+	mc := vm.Config{SSHPort: int(f.sshPort), Reboot: true}
+	var err error
+	if mc.Accel, err = oneOf("accel", f.accel, vm.Accels()); err != nil {
+		return vm.Config{}, err
+	}
+	if mc.Firmware, err = oneOf("firmware", f.firmware, boot.Firmwares()); err != nil {
+		return vm.Config{}, err
+	}
 	memory := int64(2 << 30)
 	if l, ok := cfg.Labels[label]; ok {
 		memory, mc.Args, mc.Dir = l.VM.Memory, l.Qemu, filepath.Dir(cfg.Path)
@@ -175,7 +182,6 @@ func (f vmFlags) machine(cfg *site.Site, label string, changed func(string) bool
 		}
 	}
 	if changed("mem") {
-		var err error
 		if memory, err = config.ParseSize(f.memory); err != nil {
 			return vm.Config{}, fmt.Errorf("--mem: %w", err)
 		}

@@ -106,7 +106,7 @@ const (
 // Decide makes the plan for machine m booting image im as s says. Its errors name what is wrong with the image or the
 // settings; there is no error that a second try would mend.
 func Decide(m Machine, im Image, s Settings) (Plan, error) {
-	host, err := checkServer(m.Server)
+	host, err := CheckServer(m.Server)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -237,9 +237,9 @@ func checkArgument(a string) error {
 	return nil
 }
 
-// checkServer accepts a host name or address with an optional port, as in a URL or a Host header, and returns the host
+// CheckServer accepts a host name or address with an optional port, as in a URL or a Host header, and returns the host
 // without port and brackets.
-func checkServer(server string) (host string, err error) {
+func CheckServer(server string) (host string, err error) {
 	host = server
 	if h, port, splitErr := net.SplitHostPort(server); splitErr == nil {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {

@@ -21,6 +21,9 @@ const (
 	Pxelinux Loader = "pxelinux" // BIOS: pxelinux from the TFTP server; UEFI: iPXE
 )
 
+// Loaders are all loaders.
+func Loaders() []Loader { return []Loader{IPXE, Pxelinux} }
+
 // DHCP describes what a DHCP server tells machines about booting.
 type DHCP struct {
 	TFTP   netip.Addr // IPv4 address of the TFTP server

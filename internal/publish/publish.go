@@ -155,9 +155,6 @@ func (p Image) noTree(instead string) error {
 
 // DHCP is for DHCP servers. The TFTP server is an IPv4 address; empty: that of the Request's server.
 func (p Image) DHCP(loader export.Loader, tftp string) (export.Set, error) {
-	if loader != export.IPXE && loader != export.Pxelinux {
-		return export.Set{}, WrongOption("--loader %s: there are ipxe and pxelinux", loader)
-	}
 	m := p.Request.Machine
 	// A plan that machines would be refused is refused here. This also checks the server's name.
 	if _, err := p.Site.Plan(p.Request); err != nil {

@@ -169,7 +169,6 @@ func TestOptionErrors(t *testing.T) {
 			return err
 		},
 		"--site requires --transport nbd": func() error { _, err := known.Pxelinux(PxelinuxOptions{OwnServer: true}); return err },
-		"--loader grub":                   func() error { _, err := known.DHCP("grub", ""); return err },
 		"give that with --tftp":           func() error { _, err := known.DHCP(export.IPXE, "boot1"); return err },
 		"no machine may mount its tree":   func() error { _, err := known.NFS(NFSOptions{}); return err },
 	} {

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"netroot/internal/layer/folder"
 	"netroot/internal/site"
+	"netroot/internal/store"
 	"netroot/internal/watch"
 )
 
@@ -146,7 +148,11 @@ func (s *Server) Problems() []string {
 		}
 	}
 	for _, name := range v.Site.Names() {
-		if _, err := s.catalog.resolve(name); err != nil {
+		_, err := s.catalog.resolve(name)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			all = append(all, fmt.Sprintf("label %s has no image yet: run \"netroot build %[1]s\"", name))
+		case err != nil:
 			all = append(all, fmt.Sprintf("label %s has no image that can be served: %s", name, oneLine(err.Error())))
 		}
 	}

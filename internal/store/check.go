@@ -63,7 +63,7 @@ func (s *Store) Check(ctx context.Context, refs []string, progress func(done, to
 		versions = append(versions, v)
 	}
 	var images []*Image
-	var unread []Problem
+	unread := []Problem{} // never nil, which would be null in JSON
 	for _, v := range versions {
 		c, err := s.read(v.entry.Desc)
 		if err == nil {

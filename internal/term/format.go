@@ -50,3 +50,11 @@ func Table(w io.Writer, rows [][]string) error {
 	}
 	return t.Flush()
 }
+
+// Count writes a number of things for people: "1 file", "2 files".
+func Count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

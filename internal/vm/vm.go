@@ -44,6 +44,9 @@ const (
 	AccelTCG  Accel = "tcg" // emulation: works everywhere, ten times slower
 )
 
+// Accels are all accelerators.
+func Accels() []Accel { return []Accel{AccelAuto, AccelKVM, AccelTCG} }
+
 // Config describes a machine. The zero value of each field is a useful default.
 type Config struct {
 	// Bootfile is the URL of an iPXE script, as the machine reaches it, or a file below TFTP;
