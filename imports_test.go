@@ -18,24 +18,27 @@ const module = "netroot"
 
 // rule says what some packages must not reach.
 //
-// Packages are named below the module; "x/..." is x and everything below it. A package that does not exist yet is held to
-// its rule as soon as it does. Names of packages of ours begin with "netroot/", other names are import paths. Tests are
-// not held to any rule: they may start servers and read files.
+// Packages are named below the module; "x/..." is x and everything below it. A package that does
+// not exist yet is held to its rule as soon as it does. Names of packages of ours begin with
+// "netroot/", other names are import paths. Tests are not held to any rule: they may start servers
+// and read files.
 type rule struct {
 	packages []string
-	// direct is what the packages themselves must not import. It is the only place where "os" can stand: fmt reaches
-	// os, so every package does in the end.
+	// direct is what the packages themselves must not import. It is the only place where "os" can
+	// stand: fmt reaches os, so every package does in the end.
 	direct []string
 	// never is what they must not reach in any number of steps.
 	never []string
 	// ours, where it is not nil, is all that they may reach of our packages, themselves apart.
 	ours []string
-	// modules, where it is not nil, is all that they may reach of other modules, as prefixes of import paths.
+	// modules, where it is not nil, is all that they may reach of other modules, as prefixes of
+	// import paths.
 	modules []string
 	why     string
 }
 
-// pure are the packages that compute and do nothing else: the same input gives the same output on every machine.
+// pure are the packages that compute and do nothing else: the same input gives the same output on
+// every machine.
 var pure = []string{
 	"internal/recipe", "internal/nodeset", "internal/site", "internal/boot", "internal/handoff", "internal/event",
 	"internal/kmod", "internal/export", "internal/nearest",
@@ -126,7 +129,8 @@ func ours(importPath string) bool {
 	return importPath == module || strings.HasPrefix(importPath, module+"/")
 }
 
-// in reports whether a name is one of the patterns: the name itself, or "x/..." for x and everything below it.
+// in reports whether a name is one of the patterns: the name itself, or "x/..." for x and
+// everything below it.
 func in(name string, patterns []string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
 		dir, below := strings.CutSuffix(p, "...")
@@ -134,8 +138,8 @@ func in(name string, patterns []string) bool {
 	})
 }
 
-// units asks the go command for every package of the module and everything that they reach, for the machines that netroot
-// is built for.
+// units asks the go command for every package of the module and everything that they reach, for the
+// machines that netroot is built for.
 func units(t *testing.T) (own []unit, standard map[string]bool) {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,Standard,Imports,Deps", "./...")
@@ -267,8 +271,8 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// uses are the names of a package that some of ours may use, or must not: an import alone does not tell whether net is
-// there to parse an address or to listen.
+// uses are the names of a package that some of ours may use, or must not: an import alone does not
+// tell whether net is there to parse an address or to listen.
 var uses = []struct {
 	packages []string
 	pkg      string   // import path

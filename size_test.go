@@ -32,8 +32,9 @@ var large = map[string]string{
 
 type size struct{ code, tests int }
 
-// TestPackageSizes prints, with -v, the size of every package and the long files and functions. It fails for a package
-// that outgrew maxPackage without a reason, and for a reason that is given for no package.
+// TestPackageSizes prints, with -v, the size of every package and the long files and functions. It
+// fails for a package that outgrew maxPackage without a reason, and for a reason that is given for
+// no package.
 func TestPackageSizes(t *testing.T) {
 	sizes := map[string]*size{}
 	var files, funcs []string

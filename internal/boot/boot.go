@@ -1,9 +1,10 @@
-// Package boot decides what one machine is told when it boots: which kernel, which initial RAM file systems, which kernel
-// arguments. Decide is a pure function of facts about the machine, the image and the label, its result is a Plan that can
-// be printed, and the texts of boot loaders are renderings of a Plan.
+// Package boot decides what one machine is told when it boots: which kernel, which initial RAM file
+// systems, which kernel arguments. Decide is a pure function of facts about the machine, the image
+// and the label, its result is a Plan that can be printed, and the texts of boot loaders are
+// renderings of a Plan.
 //
-// It reads nothing, serves nothing and opens no store: package serve gathers the facts and sends the texts. What the
-// kernel arguments mean is package handoff's.
+// It reads nothing, serves nothing and opens no store: package serve gathers the facts and sends
+// the texts. What the kernel arguments mean is package handoff's.
 package boot
 
 import (
@@ -58,15 +59,17 @@ type Settings struct {
 	Initramfs handoff.Flavour   // empty: handoff.Netroot
 	Transport handoff.Transport // empty: the best that kernel, initramfs and server have
 	Ports     Ports             // where the servers listen
-	// Withheld has the transports that this server offers to other clients and not to nodes, and why.
+	// Withheld has the transports that this server offers to other clients and not to nodes, and
+	// why.
 	Withheld  map[handoff.Transport]string
 	Elsewhere Elsewhere       // what the server has in another place than ours; zero: nothing
 	Servers   []string        // hosts that serve the same images on the same ports; the one asked may be among them
 	Overlay   handoff.Overlay // writable memory over the root
 	RW        bool            // the node writes to the root itself, which only NFS has
 	Debug     bool
-	// TreeLayers are names of configuration trees in the root (/etc/rootovl); the first wins. Layers are digests of layers
-	// that the HTTP server has, in the order of application, and go over those.
+	// TreeLayers are names of configuration trees in the root (/etc/rootovl); the first wins.
+	// Layers are digests of layers that the HTTP server has, in the order of application, and go
+	// over those.
 	TreeLayers []string
 	Layers     []handoff.Digest
 	RunLayers  []handoff.Digest // those that hold nothing but files below run/, which need no writable root
@@ -89,11 +92,13 @@ type Plan struct {
 	Kernel  File            `json:"kernel"`
 	Initrds []File          `json:"initrds"`
 	Cmdline []string        `json:"cmdline"`
-	// Script is the URL of this plan as an iPXE script; a machine that could not boot asks there again.
+	// Script is the URL of this plan as an iPXE script; a machine that could not boot asks there
+	// again.
 	Script string `json:"script"`
 }
 
-// maxCmdline is the longest kernel command line in bytes: COMMAND_LINE_SIZE of x86 and arm64 less its NUL byte.
+// maxCmdline is the longest kernel command line in bytes: COMMAND_LINE_SIZE of x86 and arm64 less
+// its NUL byte.
 const maxCmdline = 2047
 
 // Paths of the HTTP server, the part of the contract that a boot script depends on.
@@ -103,8 +108,8 @@ const (
 	LayerPath  = "/v1/layers/" // + digest
 )
 
-// Decide makes the plan for machine m booting image im as s says. Its errors name what is wrong with the image or the
-// settings; there is no error that a second try would mend.
+// Decide makes the plan for machine m booting image im as s says. Its errors name what is wrong
+// with the image or the settings; there is no error that a second try would mend.
 func Decide(m Machine, im Image, s Settings) (Plan, error) {
 	host, err := CheckServer(m.Server)
 	if err != nil {
@@ -163,8 +168,9 @@ func (p *Plan) setInitrds(m Machine, im Image, s Settings) error {
 	return nil
 }
 
-// ScriptURL is where a machine asks for its plan as an iPXE script. The server is HOST or HOST:PORT, ref names the image
-// as a user does ("debian12"), and virtio says that drivers for virtio devices will do.
+// ScriptURL is where a machine asks for its plan as an iPXE script. The server is HOST or
+// HOST:PORT, ref names the image as a user does ("debian12"), and virtio says that drivers for
+// virtio devices will do.
 func ScriptURL(server, ref string, virtio bool) string {
 	u := "http://" + server + ScriptPath + url.PathEscape(ref) + ".ipxe"
 	if virtio {
@@ -219,8 +225,9 @@ func cmdline(base, host string, m Machine, im Image, s Settings) ([]string, erro
 	return args, nil
 }
 
-// checkArgument refuses what a boot loader would not hand on as it is. iPXE splits lines at blanks, knows no quotes,
-// expands "${", and takes "||", "&&", ";" and a leading "#" for its own (core/exec.c).
+// checkArgument refuses what a boot loader would not hand on as it is. iPXE splits lines at blanks,
+// knows no quotes, expands "${", and takes "||", "&&", ";" and a leading "#" for its own
+// (core/exec.c).
 func checkArgument(a string) error {
 	bad := strings.ContainsFunc(a, func(r rune) bool { return r < ' ' || r == 0x7f })
 	switch {
@@ -237,8 +244,8 @@ func checkArgument(a string) error {
 	return nil
 }
 
-// CheckServer accepts a host name or address with an optional port, as in a URL or a Host header, and returns the host
-// without port and brackets.
+// CheckServer accepts a host name or address with an optional port, as in a URL or a Host header,
+// and returns the host without port and brackets.
 func CheckServer(server string) (host string, err error) {
 	host = server
 	if h, port, splitErr := net.SplitHostPort(server); splitErr == nil {
@@ -263,8 +270,8 @@ func CheckServer(server string) (host string, err error) {
 	return host, nil
 }
 
-// ParseMAC returns the address of an Ethernet interface in the form of Machine.MAC, from any form that net.ParseMAC takes.
-// Nothing stays nothing.
+// ParseMAC returns the address of an Ethernet interface in the form of Machine.MAC, from any form
+// that net.ParseMAC takes. Nothing stays nothing.
 func ParseMAC(mac string) (string, error) {
 	if mac == "" {
 		return "", nil

@@ -226,7 +226,8 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// Whatever a machine calls the server, and whatever is configured, a script has the lines that the plan gave it.
+// Whatever a machine calls the server, and whatever is configured, a script has the lines that the
+// plan gave it.
 func FuzzIPXE(f *testing.F) {
 	f.Add("10.0.2.2:80", "quiet", "debian12")
 	f.Add("[::1]:80", "a=b || reboot", "../x y\n${z}")

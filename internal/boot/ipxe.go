@@ -10,8 +10,9 @@ const retryPause = 5
 
 // IPXE renders the plan as an iPXE script.
 //
-// A machine never just stops: whatever fails is named on its console, and the script is fetched again, for it may say
-// something else by then. Where the server does not answer even that, the script starts over.
+// A machine never just stops: whatever fails is named on its console, and the script is fetched
+// again, for it may say something else by then. Where the server does not answer even that, the
+// script starts over.
 func (p Plan) IPXE() string {
 	var b strings.Builder
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
@@ -31,9 +32,10 @@ func (p Plan) IPXE() string {
 
 // arguments are the kernel's and those that iPXE is to add.
 //
-// There is an initrd= for each initial RAM file system: a kernel that UEFI starts asks for them by these names
-// (drivers/firmware/efi/libstub/file.c), unless both iPXE and kernel know the newer way, and then nobody minds them. On
-// BIOS iPXE hands all over, one behind the other, and the kernel ignores initrd=.
+// There is an initrd= for each initial RAM file system: a kernel that UEFI starts asks for them by
+// these names (drivers/firmware/efi/libstub/file.c), unless both iPXE and kernel know the newer
+// way, and then nobody minds them. On BIOS iPXE hands all over, one behind the other, and the
+// kernel ignores initrd=.
 func (p Plan) arguments() []string {
 	var args []string
 	for _, f := range p.Initrds {
@@ -47,7 +49,8 @@ func (p Plan) arguments() []string {
 	return args
 }
 
-// Refusal is the iPXE script for a machine that cannot have a plan: it shows why and asks again. The URL is where.
+// Refusal is the iPXE script for a machine that cannot have a plan: it shows why and asks again.
+// The URL is where.
 func Refusal(reason, url string) string {
 	var b strings.Builder
 	b.WriteString("#!ipxe\n:start\nimgfree\n")
@@ -55,8 +58,8 @@ func Refusal(reason, url string) string {
 	return b.String()
 }
 
-// Ask is the iPXE script that fetches another one from the URL, with what iPXE knows of the machine. It is the answer to
-// an iPXE that has not said on what machine it runs.
+// Ask is the iPXE script that fetches another one from the URL, with what iPXE knows of the
+// machine. It is the answer to an iPXE that has not said on what machine it runs.
 func Ask(url string) string {
 	return fmt.Sprintf("#!ipxe\n:start\nchain --replace %s ||\n"+
 		"echo netroot: no boot script came from %s, trying again in %d seconds\n"+
@@ -70,7 +73,8 @@ func writeRetry(b *strings.Builder, reason, url string) {
 	fmt.Fprintf(b, "chain --replace %s || goto start\n", withFacts(url))
 }
 
-// echoText makes any text one argument list of iPXE's echo that prints it, less what iPXE would take for its own.
+// echoText makes any text one argument list of iPXE's echo that prints it, less what iPXE would
+// take for its own.
 func echoText(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {

@@ -9,14 +9,15 @@ type Loader struct {
 	File     string // iPXE for it, as the root of a TFTP or HTTP server has it
 }
 
-// Pxelinux and LPxelinux are the loaders of Syslinux for BIOS machines; the second fetches over HTTP.
+// Pxelinux and LPxelinux are the loaders of Syslinux for BIOS machines; the second fetches over
+// HTTP.
 const (
 	Pxelinux  = "pxelinux.0"
 	LPxelinux = "lpxelinux.0"
 )
 
-// Loaders is the table of what machines ask for and get. Firmware of x86-64 says 7 or 9: RFC 4578 gave
-// 7 to EFI byte code and 9 to x86-64, and most firmware says 7 for x86-64 all the same.
+// Loaders is the table of what machines ask for and get. Firmware of x86-64 says 7 or 9: RFC 4578
+// gave 7 to EFI byte code and 9 to x86-64, and most firmware says 7 for x86-64 all the same.
 func Loaders() []Loader {
 	return []Loader{
 		{0, "", BIOS, false, "undionly.kpxe"},
@@ -29,8 +30,8 @@ func Loaders() []Loader {
 	}
 }
 
-// Starts reports whether the loader can start a kernel of that architecture. A BIOS machine may be a
-// 64-bit one; 32-bit UEFI starts no 64-bit kernel.
+// Starts reports whether the loader can start a kernel of that architecture. A BIOS machine may be
+// a 64-bit one; 32-bit UEFI starts no 64-bit kernel.
 func (l Loader) Starts(arch string) bool {
 	if l.Firmware == BIOS {
 		return arch == "amd64" || arch == "386"
@@ -44,8 +45,8 @@ var platforms = map[string]Firmware{"pcbios": BIOS, "efi": UEFI}
 // archs are the architectures by the names that iPXE has for its builds (its setting "buildarch").
 var archs = map[string]string{"i386": "386", "x86_64": "amd64", "arm32": "arm", "arm64": "arm64", "riscv32": "riscv", "riscv64": "riscv64", "loong64": "loong64"}
 
-// archOf is the architecture of a machine on which a build of iPXE runs. The builds for BIOS are 32-bit
-// programs on 64-bit processors too, so i386 there says nothing.
+// archOf is the architecture of a machine on which a build of iPXE runs. The builds for BIOS are
+// 32-bit programs on 64-bit processors too, so i386 there says nothing.
 func archOf(buildarch string, firmware Firmware) string {
 	if buildarch == "i386" && firmware != UEFI {
 		return ""

@@ -18,15 +18,16 @@ type Machine struct {
 	Serial   string   `json:"serial,omitempty"` // of the system, of SMBIOS; never a filler
 	Asset    string   `json:"asset,omitempty"`  // the asset tag of its chassis, of SMBIOS; never a filler
 	Virtio   bool     `json:"virtio,omitempty"` // a virtual machine that has no hardware but virtio devices
-	// Address is what it asks from: the one that it has in its boot loader, which may not be the one that it will have.
+	// Address is what it asks from: the one that it has in its boot loader, which may not be the
+	// one that it will have.
 	Address netip.Addr `json:"address,omitzero"`
 	Ref     string     `json:"ref,omitempty"` // the image it asked for, "label" or "label@id"; empty: the image's own name
 }
 
-// facts are the parameters of a script's URL by which iPXE says on what machine it runs. iPXE fills the
-// settings in when it fetches the URL. What it does not know is left empty. Numbers are in hexadecimal:
-// iPXE decodes a URL that it was given and encodes it anew, and a "&" in a number (:uristring) comes
-// out of that as one between parameters.
+// facts are the parameters of a script's URL by which iPXE says on what machine it runs. iPXE fills
+// the settings in when it fetches the URL. What it does not know is left empty. Numbers are in
+// hexadecimal: iPXE decodes a URL that it was given and encodes it anew, and a "&" in a number
+// (:uristring) comes out of that as one between parameters.
 const facts = "arch=${buildarch}&platform=${platform}&mac=${netX/mac}&uuid=${uuid}&serialhex=${serial:hexraw}&assethex=${asset:hexraw}"
 
 // withFacts is a script's URL with the facts of the machine that will fetch it.
@@ -37,8 +38,8 @@ func withFacts(script string) string {
 	return script + "?" + facts
 }
 
-// ParseMachine reads the query of a script's URL. Told says whether iPXE added its facts, even if it
-// knew none.
+// ParseMachine reads the query of a script's URL. Told says whether iPXE added its facts, even if
+// it knew none.
 //
 // What cannot be right counts as not known, for a boot must not fail because of the words in a
 // machine's firmware: a MAC address that is not one of Ethernet, a UUID or number that is a filler.
@@ -47,7 +48,8 @@ func ParseMachine(server, ref, query string) (m Machine, told bool) {
 	platform, buildarch := "", ""
 	for pair := range strings.SplitSeq(query, "&") {
 		key, value, _ := strings.Cut(pair, "=")
-		// A plus sign is one: iPXE writes a blank as %20 (url.ParseQuery would make the first a blank).
+		// A plus sign is one: iPXE writes a blank as %20 (url.ParseQuery would make the first a
+		// blank).
 		value, err := url.PathUnescape(value)
 		if err != nil {
 			continue
@@ -89,8 +91,8 @@ func unhex(s string) string {
 
 var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
-// fillerUUIDs are those that boards have whose makers wrote none, beside those of one digit. They are
-// seen in both byte orders.
+// fillerUUIDs are those that boards have whose makers wrote none, beside those of one digit. They
+// are seen in both byte orders.
 var fillerUUIDs = map[string]bool{
 	"03000200-0400-0500-0006-000700080009": true,
 	"00020003-0004-0005-0006-000700080009": true,
@@ -100,7 +102,8 @@ var fillerUUIDs = map[string]bool{
 	"01234567-8910-1112-1314-151617181920": true,
 }
 
-// ParseUUID returns a machine's UUID in lower case, or nothing if the text is not one or is a filler.
+// ParseUUID returns a machine's UUID in lower case, or nothing if the text is not one or is a
+// filler.
 func ParseUUID(s string) string {
 	s = strings.ToLower(strings.TrimSpace(s))
 	if !uuidForm.MatchString(s) || fillerUUIDs[s] || oneCharacter(strings.ReplaceAll(s, "-", "")) {

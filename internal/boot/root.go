@@ -10,12 +10,13 @@ import (
 	"netroot/internal/handoff"
 )
 
-// naming is the authority in the qualified names of what we serve. The names are the same on every server, so that two
-// that serve one image are two paths to one disk; "invalid" is a domain that nobody has (RFC 2606).
+// naming is the authority in the qualified names of what we serve. The names are the same on every
+// server, so that two that serve one image are two paths to one disk; "invalid" is a domain that
+// nobody has (RFC 2606).
 const naming = "2026-11.invalid.netroot:"
 
-// NQN is the name of an image as an NVMe subsystem (NVMe Base Specification 2.0, 4.5), IQN that as an iSCSI target
-// (RFC 7143, 4.2.7). The image is named as in Image.Name.
+// NQN is the name of an image as an NVMe subsystem (NVMe Base Specification 2.0, 4.5), IQN that as
+// an iSCSI target (RFC 7143, 4.2.7). The image is named as in Image.Name.
 func NQN(image string) string { return "nqn." + naming + qualified(image) }
 
 // IQN is described at NQN.
@@ -74,8 +75,8 @@ func root(base, host string, im Image, s Settings) (handoff.Root, error) {
 	return r, nil
 }
 
-// TreePath is where the NFS server exports a label's tree, ImagesPath the directory of the packed roots, each named by
-// the hexadecimal digits of its digest.
+// TreePath is where the NFS server exports a label's tree, ImagesPath the directory of the packed
+// roots, each named by the hexadecimal digits of its digest.
 func TreePath(label string) string { return "/" + label }
 
 // ImagesPath is described at TreePath. No label is called so.
@@ -86,8 +87,8 @@ func (im Image) label() string {
 	return label
 }
 
-// nfsOptions are those of nfs(5), for a server of ours, which answers MOUNT on the same port, and for others. Locks are the
-// node's own: nobody shares what it writes.
+// nfsOptions are those of nfs(5), for a server of ours, which answers MOUNT on the same port, and
+// for others. Locks are the node's own: nobody shares what it writes.
 func nfsOptions(port uint16, s Settings) []string {
 	options := []string{"ro", "vers=3", "tcp", "nolock"}
 	if s.RW {
@@ -106,7 +107,8 @@ func nfsOptions(port uint16, s Settings) []string {
 	return options
 }
 
-// transport is the one that the settings ask for, or the first that kernel, initramfs and server have.
+// transport is the one that the settings ask for, or the first that kernel, initramfs and server
+// have.
 func transport(im Image, s Settings) (handoff.Transport, error) {
 	kernel := func(t handoff.Transport) bool { return slices.Contains(im.Transports, t) }
 	initramfs := func(t handoff.Transport) bool {
@@ -133,7 +135,8 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 		return t, nil
 	}
 	for _, t := range handoff.Transports() {
-		// A root in memory costs all of it, and a tree is no image: those are for who asks for them.
+		// A root in memory costs all of it, and a tree is no image: those are for who asks for
+		// them.
 		if kernel(t) && initramfs(t) && served(t) && t != handoff.HTTP && t != handoff.NFS {
 			return t, nil
 		}

@@ -120,8 +120,8 @@ func (c *Cache) save(ctx context.Context, key Key, tree string, meta Meta) error
 	return c.publish(dir, key)
 }
 
-// begin makes a directory for a new snapshot. The lock on it tells other processes that somebody works there; it goes
-// when the process does.
+// begin makes a directory for a new snapshot. The lock on it tells other processes that somebody
+// works there; it goes when the process does.
 func (c *Cache) begin() (dir string, lock *flock.Flock, err error) {
 	for {
 		dir, err := os.MkdirTemp(c.dir, newPrefix)

@@ -69,8 +69,8 @@ func shareDir(path string) (*flock.Flock, error) {
 	return held(lock, lock.RLock())
 }
 
-// dirLock is the lock of a directory. Directories are locked themselves, since flock(2) takes any open file, so that no
-// lock file can outlive its snapshot.
+// dirLock is the lock of a directory. Directories are locked themselves, since flock(2) takes any
+// open file, so that no lock file can outlive its snapshot.
 func dirLock(path string) *flock.Flock {
 	return flock.New(path, flock.SetFlag(os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW))
 }

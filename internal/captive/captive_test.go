@@ -80,8 +80,8 @@ func (s started) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// All that the command has started ends with it when the context does: what goes on holds its standard
-// output open, and Run would wait for that.
+// All that the command has started ends with it when the context does: what goes on holds its
+// standard output open, and Run would wait for that.
 func TestRunEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	out := make(started)

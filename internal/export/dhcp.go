@@ -44,8 +44,8 @@ type rule struct {
 	tftp  bool // the TFTP server has the file
 }
 
-// rules are in the order in which the first that fits is taken: one for iPXE, and one for each file that
-// the table of loaders has for firmware that uses TFTP and can start the image.
+// rules are in the order in which the first that fits is taken: one for iPXE, and one for each file
+// that the table of loaders has for firmware that uses TFTP and can start the image.
 func (d DHCP) rules() ([]rule, error) {
 	yes, no := true, false
 	script := rule{name: "netroot-ipxe", ipxe: &yes, file: d.Script}

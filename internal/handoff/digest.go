@@ -9,8 +9,8 @@ import (
 )
 
 // Digest names bytes by their SHA-256: "sha256:" and 64 hexadecimal digits in lower case, as an OCI
-// registry has it. Package store has the type of OCI's own library for the same text; that one brings
-// regexp, which would make the node's init 3 % larger.
+// registry has it. Package store has the type of OCI's own library for the same text; that one
+// brings regexp, which would make the node's init 3 % larger.
 type Digest string
 
 // digestPrefix is the only algorithm that is known.

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// Flavour is which initramfs a machine starts with. Both read the same arguments, less those that dracut has no word for.
+// Flavour is which initramfs a machine starts with. Both read the same arguments, less those that
+// dracut has no word for.
 type Flavour string
 
 // The flavours.
@@ -19,9 +20,9 @@ const (
 // Flavours lists them, the usual one first.
 func Flavours() []Flavour { return []Flavour{Netroot, Dracut} }
 
-// FormatDracut renders b as arguments for an initramfs that dracut made: its own modules bring up the network and attach
-// the root, and ours reads the rest. dracut.cmdline(7) of dracut 059 is the reference, with what its scripts do where that
-// page is silent.
+// FormatDracut renders b as arguments for an initramfs that dracut made: its own modules bring up
+// the network and attach the root, and ours reads the rest. dracut.cmdline(7) of dracut 059 is the
+// reference, with what its scripts do where that page is silent.
 func (b Boot) FormatDracut() ([]string, error) {
 	root, err := b.Root.dracut()
 	if err != nil {
@@ -31,7 +32,8 @@ func (b Boot) FormatDracut() ([]string, error) {
 	args := append(root, "rd.neednet=1", "rd.luks=0", "rd.md=0", "rd.dm=0", "rd.lvm=0")
 	shell := b.Shell || b.Debug
 	if !shell {
-		// A shell on a console that nobody looks at is a machine that hangs. One that starts again asks again.
+		// A shell on a console that nobody looks at is a machine that hangs. One that starts again
+		// asks again.
 		args = append(args, "rd.shell=0", "rd.emergency=reboot")
 	}
 	b.Shell = shell
@@ -54,8 +56,8 @@ func (r Root) dracut() ([]string, error) {
 	return r.arguments(), nil
 }
 
-// dracutNBD is nbd:SERVER:PORT-or-EXPORT:FSTYPE:OPTIONS:CLIENT-OPTIONS. dracut asks for an export by its name or a port;
-// with both, the name is an option of nbd-client(8).
+// dracutNBD is nbd:SERVER:PORT-or-EXPORT:FSTYPE:OPTIONS:CLIENT-OPTIONS. dracut asks for an export
+// by its name or a port; with both, the name is an option of nbd-client(8).
 func (r Root) dracutNBD() string {
 	options := strings.Join(append([]string{"ro"}, readOnly(r.MountOptions)...), ",")
 	fields := []string{"nbd", bracket(r.Servers[0]), strconv.Itoa(int(r.port())), r.FSType, options}
@@ -69,8 +71,9 @@ func (r Root) dracutNBD() string {
 	return strings.Join(fields, ":")
 }
 
-// dracutISCSI names the target for dracut's iscsi module, and the disk for systemd by the link that udev makes for it.
-// Both go by the server's address: dracut looks a target up by the address that the server's discovery names.
+// dracutISCSI names the target for dracut's iscsi module, and the disk for systemd by the link that
+// udev makes for it. Both go by the server's address: dracut looks a target up by the address that
+// the server's discovery names.
 func (r Root) dracutISCSI() ([]string, error) {
 	addr, err := netip.ParseAddr(r.Servers[0])
 	if err != nil {
@@ -80,7 +83,8 @@ func (r Root) dracutISCSI() ([]string, error) {
 	return append([]string{"root=" + disk, "netroot=" + r.String()}, r.fsArguments()...), nil
 }
 
-// fsArguments are the file system's type and mount options, for those who read no more of root= than where it is.
+// fsArguments are the file system's type and mount options, for those who read no more of root=
+// than where it is.
 func (r Root) fsArguments() []string {
 	var args []string
 	if r.FSType != "" {
@@ -103,8 +107,9 @@ func readOnly(options []string) []string {
 	return out
 }
 
-// ParseDracut reads the command line of a machine that dracut brought up. Any root will do there - dracut has mounted it,
-// and it need not be one of ours - so Boot.Root is empty where Parse would complain of it.
+// ParseDracut reads the command line of a machine that dracut brought up. Any root will do there -
+// dracut has mounted it, and it need not be one of ours - so Boot.Root is empty where Parse would
+// complain of it.
 func ParseDracut(cmdline string) (Boot, error) {
 	b, p, err := parseArguments(cmdline)
 	if err != nil {

@@ -31,8 +31,8 @@ type Boot struct {
 	Shell       bool         // rd.shell: a shell where the boot failed
 	Debug       bool         // rd.debug: say everything, and rd.shell
 	Break       bool         // rd.break: a shell before the root is switched to
-	// Retry is rd.retry=SECONDS: how long the root may be unavailable before the machine restarts for a
-	// new plan; 0: the init's default.
+	// Retry is rd.retry=SECONDS: how long the root may be unavailable before the machine restarts
+	// for a new plan; 0: the init's default.
 	Retry time.Duration
 	Init  string // init=; empty: the distribution's
 }
@@ -122,9 +122,9 @@ func ParseLayer(raw string) (Layer, error) {
 // maxLabel is the longest name of a label, in bytes. An OCI tag is not longer either.
 const maxLabel = 128
 
-// ValidLabel reports whether a label can have that name: lower-case letters and digits, with single dots,
-// hyphens and underscores between them, 128 bytes at most. An OCI reference name allows that without slashes (image-spec,
-// annotations.md), so a label can be a tag in an image layout.
+// ValidLabel reports whether a label can have that name: lower-case letters and digits, with single
+// dots, hyphens and underscores between them, 128 bytes at most. An OCI reference name allows that
+// without slashes (image-spec, annotations.md), so a label can be a tag in an image layout.
 func ValidLabel(name string) bool {
 	separated := true // at the start, and after a separator
 	for _, c := range []byte(name) {
@@ -140,8 +140,8 @@ func ValidLabel(name string) bool {
 	return !separated && len(name) <= maxLabel
 }
 
-// CheckLayerName refuses what cannot be the name of a configuration layer: it is the name of one directory and one word of
-// a kernel command line, which boot loaders and shells get to see.
+// CheckLayerName refuses what cannot be the name of a configuration layer: it is the name of one
+// directory and one word of a kernel command line, which boot loaders and shells get to see.
 func CheckLayerName(name string) error {
 	switch odd := strings.IndexFunc(name, func(r rune) bool {
 		return r == unicode.ReplacementChar || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-+@:=%~", r)

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// nfsModules are the kernel's NFS client. The kernel asks for the part that speaks a version of the protocol by itself
-// (fs/nfs/client.c, get_nfs_version).
+// nfsModules are the kernel's NFS client. The kernel asks for the part that speaks a version of the
+// protocol by itself (fs/nfs/client.c, get_nfs_version).
 var nfsModules = []Module{
 	{Name: "nfs", Option: "NFS_FS"},
 	{Name: "nfsv3", Option: "NFS_V3"},
@@ -53,7 +53,8 @@ func (r *Root) setNFSPort() (err error) {
 	return err
 }
 
-// parseNFSImage reads what follows live:nfs:// - servers, with a port behind the last, and the path of a packed root.
+// parseNFSImage reads what follows live:nfs:// - servers, with a port behind the last, and the path
+// of a packed root.
 func parseNFSImage(where string) (Root, error) {
 	const form = "expected live:nfs://SERVER:PORT/PATH/FILE"
 	hosts, name, _ := strings.Cut(where, "/")
@@ -85,9 +86,9 @@ func checkNFSPath(name string) error {
 	return nil
 }
 
-// nfsRoot turns the other ways to say where an NFS root is into root=nfs:... They are SERVER:PATH:OPTIONS beside
-// rootfstype=nfs, and, the kernel's own (Documentation/admin-guide/nfs/nfsroot.rst), root=/dev/nfs with
-// nfsroot=SERVER:PATH,OPTIONS.
+// nfsRoot turns the other ways to say where an NFS root is into root=nfs:... They are
+// SERVER:PATH:OPTIONS beside rootfstype=nfs, and, the kernel's own
+// (Documentation/admin-guide/nfs/nfsroot.rst), root=/dev/nfs with nfsroot=SERVER:PATH,OPTIONS.
 func (p *parser) nfsRoot(value string) string {
 	word, _, _ := strings.Cut(value, ":")
 	switch {

@@ -70,8 +70,9 @@ func (p *parser) argument(b *Boot, key, value string, given bool) error {
 	case "rootovl":
 		b.Overlay = overlay(value, given)
 	case "rootovlcfg":
-		// Given again it adds to what was there, as getargs of dracut does. The names are not judged here: a bad one must
-		// not keep a machine from booting, and whoever applies the layers says what became of each.
+		// Given again it adds to what was there, as getargs of dracut does. The names are not
+		// judged here: a bad one must not keep a machine from booting, and whoever applies the
+		// layers says what became of each.
 		if value != "" {
 			b.TreeLayers = append(b.TreeLayers, strings.Split(value, ",")...)
 		}
@@ -160,9 +161,10 @@ func parseBootIF(value string) (string, error) {
 	return mac, nil
 }
 
-// ModuleParameters are those of kernel modules that a command line sets, NAME.PARAMETER=VALUE, as finit_module(2) takes
-// them, by the module's name with underscores. The kernel reads them itself for what is built in, and leaves them to
-// modprobe for the others (Documentation/admin-guide/kernel-parameters.rst).
+// ModuleParameters are those of kernel modules that a command line sets, NAME.PARAMETER=VALUE, as
+// finit_module(2) takes them, by the module's name with underscores. The kernel reads them itself
+// for what is built in, and leaves them to modprobe for the others
+// (Documentation/admin-guide/kernel-parameters.rst).
 func ModuleParameters(cmdline string) map[string]string {
 	all := map[string]string{}
 	for _, arg := range split(cmdline) {

@@ -129,8 +129,8 @@ func (r Root) URLs() []string {
 	return urls
 }
 
-// cutURL cuts a URL before and behind its hosts, of which there may be several, with commas between: the port is in rest,
-// and everyone's. hosts is empty if it is not the URL of a server.
+// cutURL cuts a URL before and behind its hosts, of which there may be several, with commas
+// between: the port is in rest, and everyone's. hosts is empty if it is not the URL of a server.
 func cutURL(raw string) (scheme, hosts, rest string) {
 	scheme, rest, _ = strings.Cut(raw, "://")
 	end := strings.IndexAny(rest, "/?#")
@@ -205,8 +205,8 @@ func (r Root) bare() bool {
 	return r.Transport == ISCSI || r.Transport == HTTP || r.Transport == NFSImage
 }
 
-// flagsApart tells whether mount options have no place in root=. One with a colon, such as an IPv6 address, has none
-// between colons.
+// flagsApart tells whether mount options have no place in root=. One with a colon, such as an IPv6
+// address, has none between colons.
 func (r Root) flagsApart() bool {
 	return r.bare() || slices.ContainsFunc(r.MountOptions, func(o string) bool { return strings.Contains(o, ":") })
 }
@@ -405,9 +405,9 @@ func field(fields []string, i int) string {
 	return ""
 }
 
-// CheckHost takes what can name a server: an IP address without a zone, or a name of letters, digits, hyphens, underscores
-// and dots (RFC 952, RFC 1123, and what people use). The text goes into boot scripts and kernel arguments, so nothing
-// else may pass.
+// CheckHost takes what can name a server: an IP address without a zone, or a name of letters,
+// digits, hyphens, underscores and dots (RFC 952, RFC 1123, and what people use). The text goes
+// into boot scripts and kernel arguments, so nothing else may pass.
 func CheckHost(host string) error {
 	if strings.Contains(host, ":") {
 		if addr, err := netip.ParseAddr(host); err != nil || addr.Zone() != "" {

@@ -1,10 +1,11 @@
-// Package hostsfile reads live_netroot_hosts, the configuration of the system that inspired netroot, and writes it as a
-// netroot.yaml. The file is a fragment of shell: assignments of defaults, and a "case $label in" with an arm of
-// assignments for each label.
+// Package hostsfile reads live_netroot_hosts, the configuration of the system that inspired
+// netroot, and writes it as a netroot.yaml. The file is a fragment of shell: assignments of
+// defaults, and a "case $label in" with an arm of assignments for each label.
 //
-// The text is foreign. It is parsed as a shell parses it, and no command in it is run. Assignments, export, quotes, $NAME
-// and ${NAME}, case with its patterns, and comments are understood. Everything else is an error with its line if the
-// evaluation for a label reaches it. What only an unknown label would reach, the usual "*)" with its message, is ignored.
+// The text is foreign. It is parsed as a shell parses it, and no command in it is run. Assignments,
+// export, quotes, $NAME and ${NAME}, case with its patterns, and comments are understood.
+// Everything else is an error with its line if the evaluation for a label reaches it. What only an
+// unknown label would reach, the usual "*)" with its message, is ignored.
 package hostsfile
 
 import (
@@ -16,7 +17,8 @@ import (
 	"unicode/utf8"
 )
 
-// Label is what the file says about one label, in the types of netroot.yaml. Paths are absolute or empty.
+// Label is what the file says about one label, in the types of netroot.yaml. Paths are absolute or
+// empty.
 type Label struct {
 	Name     string // as netroot.yaml takes it
 	Original string // as the file has it
@@ -65,8 +67,8 @@ const (
 // known are the variables that the original reads.
 var known = []string{"NETROOT", "RECIPE", "TFTPBOOT", "RW", "DEBUG", "EXTRA_CMDLINE", "EXTRA_QEMU"}
 
-// Parse reads the file called name, for messages, as a shell in the directory dir would: $PWD is dir, which must be
-// absolute, and relative paths start there. What is wrong is reported as *Error.
+// Parse reads the file called name, for messages, as a shell in the directory dir would: $PWD is
+// dir, which must be absolute, and relative paths start there. What is wrong is reported as *Error.
 func Parse(name, dir string, src []byte) (*File, error) {
 	if len(src) > maxFile {
 		return nil, &Error{name, 1, fmt.Sprintf("has %d bytes, more than a hosts file may have", len(src))}
@@ -83,7 +85,8 @@ func Parse(name, dir string, src []byte) (*File, error) {
 	return f, nil
 }
 
-// evaluate runs through the statements once for each label, as the original does when it is called for that label.
+// evaluate runs through the statements once for each label, as the original does when it is called
+// for that label.
 func (f *File) evaluate(body []statement, dir string) *Error {
 	found := labelsOf(body, nil)
 	switch {
@@ -191,8 +194,8 @@ func odd(r rune) bool {
 	return r < ' ' && r != '\t' && r != '\n' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' || r == '\ufeff'
 }
 
-// validName makes a name that netroot.yaml takes: lower-case letters and digits, with single dots, hyphens or underscores
-// between them.
+// validName makes a name that netroot.yaml takes: lower-case letters and digits, with single dots,
+// hyphens or underscores between them.
 func validName(s string) string {
 	var b strings.Builder
 	sep := byte(0)

@@ -17,7 +17,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// TestYAML: each hosts file in testdata beside the netroot.yaml that it becomes, and what is told of it.
+// TestYAML: each hosts file in testdata beside the netroot.yaml that it becomes, and what is told
+// of it.
 func TestYAML(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.hosts")
 	if err != nil || len(files) == 0 {
@@ -147,7 +148,8 @@ func TestValues(t *testing.T) {
 	}
 }
 
-// askShell is what a shell called for the label "one" in the directory /d makes of RECIPE, as an absolute path.
+// askShell is what a shell called for the label "one" in the directory /d makes of RECIPE, as an
+// absolute path.
 func askShell(t *testing.T, src string) string {
 	t.Helper()
 	cmd := exec.Command("sh", "-euc", "label=one PWD=/d\n"+src+"\n"+`printf %s "$RECIPE"`)

@@ -7,8 +7,8 @@ import (
 	"netroot/internal/handoff"
 )
 
-// layers takes rootovlcfg= from the arguments of a kernel: netroot.yaml has a key for it, and "netroot layer" reads that
-// key. The first layer wins in both. The argument may be repeated.
+// layers takes rootovlcfg= from the arguments of a kernel: netroot.yaml has a key for it, and
+// "netroot layer" reads that key. The first layer wins in both. The argument may be repeated.
 func (f *File) layers(args []string, line int) (kept, layers []string) {
 	quoted := false
 	for _, arg := range args {

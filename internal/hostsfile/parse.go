@@ -50,7 +50,8 @@ type reader struct {
 
 // parse reads the text as a shell does: an error is one that a shell would report.
 func parse(src []byte) ([]statement, *Error) {
-	// Comments in another encoding than UTF-8 are common. What stands for such bytes is refused in values.
+	// Comments in another encoding than UTF-8 are common. What stands for such bytes is refused in
+	// values.
 	r := &reader{src: string(bytes.ToValidUTF8(src, []byte("\uFFFD"))), claimed: map[uint]bool{}}
 	f, err := syntax.NewParser(syntax.KeepComments(true), syntax.Variant(syntax.LangBash)).Parse(strings.NewReader(r.src), "")
 	if err != nil {
@@ -180,7 +181,8 @@ func (r *reader) caseOf(c *syntax.CaseClause, depth int) (statement, *Error) {
 		if a.body, err = r.statements(item.Stmts, depth+1); err != nil {
 			return s, err
 		}
-		// A comment beside the end of this arm may be read as one above the next arm, or after the last.
+		// A comment beside the end of this arm may be read as one above the next arm, or after the
+		// last.
 		r.comments = append(r.comments, item.Last...)
 		next := c.Last
 		if i+1 < len(c.Items) {
@@ -195,8 +197,8 @@ func (r *reader) caseOf(c *syntax.CaseClause, depth int) (statement, *Error) {
 	return s, nil
 }
 
-// armEnd is the offset where an arm's comments end: with the line of its ";;", or there when the next arm follows on the
-// same line.
+// armEnd is the offset where an arm's comments end: with the line of its ";;", or there when the
+// next arm follows on the same line.
 func (r *reader) armEnd(c *syntax.CaseClause, i int) uint {
 	end := c.Items[i].OpPos
 	if !end.IsValid() {
@@ -331,8 +333,8 @@ func unquoted(s string, line int) word {
 	return out
 }
 
-// doubleQuoted takes the backslashes out of text in double quotes, where one is itself but for four characters and at the
-// end of a line.
+// doubleQuoted takes the backslashes out of text in double quotes, where one is itself but for four
+// characters and at the end of a line.
 func doubleQuoted(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

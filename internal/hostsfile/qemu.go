@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// dropped are arguments of qemu that "netroot vm" does not need, because it does what they are for. The number is that of
-// the words to drop.
+// dropped are arguments of qemu that "netroot vm" does not need, because it does what they are for.
+// The number is that of the words to drop.
 var dropped = map[string]struct {
 	words int
 	why   string
@@ -19,7 +19,8 @@ var dropped = map[string]struct {
 	"-daemonize":  {1, "the machine ends with the command"},
 }
 
-// qemu takes from the words what netroot.yaml has a key for, and leaves out what is not needed, with a note for each.
+// qemu takes from the words what netroot.yaml has a key for, and leaves out what is not needed,
+// with a note for each.
 func (f *File) qemu(words []string, line int) (kept []string, memory int64) {
 	for i := 0; i < len(words); i++ {
 		w := words[i]

@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// YAML renders the file as a netroot.yaml in the directory dir. From is what the header names as its origin.
+// YAML renders the file as a netroot.yaml in the directory dir. From is what the header names as
+// its origin.
 func (f *File) YAML(from, dir string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }

@@ -17,7 +17,8 @@ import (
 
 var clients = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 
-// image is one of the label "tiny" whose parts are not what they are called: nothing here looks into them.
+// image is one of the label "tiny" whose parts are not what they are called: nothing here looks
+// into them.
 func image(t *testing.T, l site.Label) Image {
 	t.Helper()
 	dir := t.TempDir()

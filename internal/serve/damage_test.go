@@ -55,8 +55,8 @@ func TestUnknownNames(t *testing.T) {
 	}
 }
 
-// TestDamagedRoot: a root that is shorter than it should be, or gone, is no unknown name: the client is told that the
-// server has an error, and the log which file it is.
+// TestDamagedRoot: a root that is shorter than it should be, or gone, is no unknown name: the
+// client is told that the server has an error, and the log which file it is.
 func TestDamagedRoot(t *testing.T) {
 	f := start(t)
 	file, path := rootFile(t, f.image)

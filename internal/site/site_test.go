@@ -107,7 +107,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// The configuration that counts is that of the label asked for, whatever the image was called when it was built.
+// The configuration that counts is that of the label asked for, whatever the image was called when
+// it was built.
 func TestLabelOfRequest(t *testing.T) {
 	if set := settings(t, Request{Label: "own", Image: boot.Image{Name: "plain@0123456789ab"}}); !set.RW {
 		t.Errorf("%+v", set)
@@ -132,7 +133,8 @@ func TestSettingsRefuse(t *testing.T) {
 	}
 }
 
-// TestOneWay asks for one label as each verb does. What the verbs do not add themselves must be the same to the byte.
+// TestOneWay asks for one label as each verb does. What the verbs do not add themselves must be the
+// same to the byte.
 func TestOneWay(t *testing.T) {
 	const ref = "full@0123456789ab"
 	base := Request{

@@ -51,8 +51,8 @@ type Config struct {
 	RootFormat    string              `json:"rootFormat,omitempty"`    // file system type of the packed root: "squashfs", "erofs"
 	Compressor    string              `json:"compressor,omitempty"`    // of the packed root: "zstd", "none"
 	Transports    []handoff.Transport `json:"transports,omitempty"`    // that the kernel can attach a root with, the preferred one first
-	// DracutTransports are those that the initramfs of dracut can attach a root with; none where the
-	// image has no such initramfs.
+	// DracutTransports are those that the initramfs of dracut can attach a root with; none where
+	// the image has no such initramfs.
 	DracutTransports []handoff.Transport `json:"dracutTransports,omitempty"`
 	TreeSize         int64               `json:"treeSize,omitempty"` // bytes of the files before packing
 

@@ -77,8 +77,8 @@ func (s *Store) moveOf(snap *snapshot, name string, to digest.Digest, why string
 }
 
 // History returns the moves of a tag, the first one first. For a label whose first versions are
-// older than its journal, those are [Store.Versions] alone. The error matches ErrNotFound when there
-// neither is nor was such a tag.
+// older than its journal, those are [Store.Versions] alone. The error matches ErrNotFound when
+// there neither is nor was such a tag.
 func (s *Store) History(ctx context.Context, name string) ([]Move, error) {
 	snap, err := s.snapshot()
 	if err != nil {

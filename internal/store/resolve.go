@@ -293,8 +293,8 @@ func (s *Store) ordered(snap *snapshot, errs *[]error) []*version {
 		if err != nil {
 			*errs = append(*errs, err)
 		}
-		// A version's rank is its last line in the journal. Older than all of those are the versions
-		// from before the journal, in the order of the index.
+		// A version's rank is its last line in the journal. Older than all of those are the
+		// versions from before the journal, in the order of the index.
 		rank := map[digest.Digest]int{}
 		for i, m := range moves {
 			rank[m.To] = i + 1

@@ -154,8 +154,8 @@ func (s *Store) Touch(im *Image) error {
 }
 
 // busy is why machines may need a version: it is locked now, or was used within the grace time,
-// where 0 is no time at all, whatever the clock says. It is empty when they do not. The caller holds
-// the lock of the store, and unlock ends what keeps others from beginning to use the version
+// where 0 is no time at all, whatever the clock says. It is empty when they do not. The caller
+// holds the lock of the store, and unlock ends what keeps others from beginning to use the version
 // meanwhile. A version that was never used gets its file first when guard is set, because without a
 // file there is nothing to lock.
 func (s *Store) busy(d digest.Digest, grace time.Duration, guard bool) (why string, unlock func()) {
@@ -191,7 +191,8 @@ func (s *Store) busy(d digest.Digest, grace time.Duration, guard bool) (why stri
 		return unknown(err)
 	}
 	if !used {
-		// If the change fails, the file stays; it does not say that a machine was given the version.
+		// If the change fails, the file stays; it does not say that a machine was given the
+		// version.
 		if err := os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0)); err != nil {
 			l.Close()
 			return unknown(err)

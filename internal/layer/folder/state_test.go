@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// TestSettles: an archive is made, and taken for the directory's, only when the last change is older
-// than a tick of the clock of files, since a second change within that tick would not show.
+// TestSettles: an archive is made, and taken for the directory's, only when the last change is
+// older than a tick of the clock of files, since a second change within that tick would not show.
 func TestSettles(t *testing.T) {
 	folder, l, log := layersIn(t, map[string]string{"a/f": "0"})
 	for i := range 5 {

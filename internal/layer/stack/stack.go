@@ -1,8 +1,8 @@
-// Package stack shows the layers that a label's machines get, before any machine boots: where each of
-// them is, what they make of the label's tree together, and which are missing.
+// Package stack shows the layers that a label's machines get, before any machine boots: where each
+// of them is, what they make of the label's tree together, and which are missing.
 //
-// It does on the tree what a machine does on its root, with the same code (package layer), and writes
-// nothing. Which layers a machine gets is decided by package site; a server renders them.
+// It does on the tree what a machine does on its root, with the same code (package layer), and
+// writes nothing. Which layers a machine gets is decided by package site; a server renders them.
 package stack
 
 import (
@@ -79,7 +79,8 @@ func Missing(l *site.Label, names site.Stack, folder Folder) error {
 	return errors.Join(all...)
 }
 
-// missingIn says that a layer is neither in the tree nor in the folder, and suggests the nearest name.
+// missingIn says that a layer is neither in the tree nor in the folder, and suggests the nearest
+// name.
 func missingIn(tree *os.Root, folder Folder, name string) error {
 	_, err := layer.FindTree(tree, name)
 	if err == nil {

@@ -170,8 +170,8 @@ func TestDownloadFromSeveral(t *testing.T) {
 	}
 }
 
-// TestDownloadStalls: a download is given up if nothing more arrives, so that the boot can ask for a
-// new plan.
+// TestDownloadStalls: a download is given up if nothing more arrives, so that the boot can ask for
+// a new plan.
 func TestDownloadStalls(t *testing.T) {
 	content := make([]byte, 1<<20)
 	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -193,8 +193,8 @@ func TestDownloadStalls(t *testing.T) {
 	}
 }
 
-// TestDownloadFromSilentServer: a connection that stays open and brings nothing is replaced, and the
-// download continues on the next.
+// TestDownloadFromSilentServer: a connection that stays open and brings nothing is replaced, and
+// the download continues on the next.
 func TestDownloadFromSilentServer(t *testing.T) {
 	content := bytes.Repeat([]byte("netroot "), 64<<10)
 	url, asked := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {
@@ -244,8 +244,8 @@ func TestDownloadTrickles(t *testing.T) {
 	file.Close()
 }
 
-// TestDownloadBeginsAnew: a server that does not support ranges, or whose file has changed, sends the
-// whole file.
+// TestDownloadBeginsAnew: a server that does not support ranges, or whose file has changed, sends
+// the whole file.
 func TestDownloadBeginsAnew(t *testing.T) {
 	old, content := bytes.Repeat([]byte("old"), 100_000), bytes.Repeat([]byte("new"), 50_000)
 	url, _ := webRoot(t, content, func(n int, w http.ResponseWriter, r *http.Request) bool {

@@ -126,9 +126,9 @@ func announce(fd uintptr) error {
 	return errors.Join(err, f.Close())
 }
 
-// lockMemory prevents this process from being swapped out to a disk that it keeps itself. Memory that
-// Go reserves but does not use is not taken, except by kernels without MCL_ONFAULT, which are those
-// before 4.4 (mlockall(2)).
+// lockMemory prevents this process from being swapped out to a disk that it keeps itself. Memory
+// that Go reserves but does not use is not taken, except by kernels without MCL_ONFAULT, which are
+// those before 4.4 (mlockall(2)).
 func lockMemory() error {
 	const all = unix.MCL_CURRENT | unix.MCL_FUTURE
 	err := unix.Mlockall(all | unix.MCL_ONFAULT)

@@ -41,8 +41,8 @@ func (c *conn) handle(ctx context.Context, r record) error {
 // numbers, or a path of MOUNT.
 const maxHead = 4 << 10
 
-// behead keeps the head of a large request whose reply is large, too. No client needs more than that
-// to ask for data; the memory of the rest is given back, so that the reply can be counted.
+// behead keeps the head of a large request whose reply is large, too. No client needs more than
+// that to ask for data; the memory of the rest is given back, so that the reply can be counted.
 func (c *conn) behead(r record, q *call) record {
 	head := bytes.Clone(r.b[:min(len(r.b), maxHead)])
 	c.drop(r)

@@ -175,8 +175,8 @@ func TestVerdictsEnd(t *testing.T) {
 	}
 }
 
-// TestUnsettled: no verdict is kept of a file that changed just now, for a second change may leave no
-// trace in its time. Of one whose last change is older it is.
+// TestUnsettled: no verdict is kept of a file that changed just now, for a second change may leave
+// no trace in its time. Of one whose last change is older it is.
 func TestUnsettled(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "file")
 	for what, tt := range map[string]struct {

@@ -117,9 +117,9 @@ func newTree(e *Export) (*tree, error) {
 	return t, nil
 }
 
-// raiseAdmin makes CAP_SYS_ADMIN effective for this goroutine, which open_tree(2) and mount_setattr(2) require, in a
-// process that has it permitted alone; lower ends that. A process whose calls have it anyway, or that does not have it at
-// all, stays as it is.
+// raiseAdmin makes CAP_SYS_ADMIN effective for this goroutine, which open_tree(2) and
+// mount_setattr(2) require, in a process that has it permitted alone; lower ends that. A process
+// whose calls have it anyway, or that does not have it at all, stays as it is.
 func raiseAdmin() (lower func(), err error) {
 	runtime.LockOSThread()
 	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3} // of pid 0: this thread

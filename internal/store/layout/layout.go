@@ -1,5 +1,5 @@
-// Package layout keeps an OCI image layout on disk, with the journals of its tags, and changes it so
-// that a killed process leaves it as it was before a change or as it is after.
+// Package layout keeps an OCI image layout on disk, with the journals of its tags, and changes it
+// so that a killed process leaves it as it was before a change or as it is after.
 //
 // A change takes the lock, writes down what it is about to do (pending.json), renames blobs into
 // place, replaces index.json, which is the moment that counts, and finishes journals and removals;

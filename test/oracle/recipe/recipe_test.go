@@ -220,7 +220,8 @@ func compare(text []byte) string {
 	case refused != nil:
 		return fmt.Sprintf("ours takes it, Apptainer does not: %v", refused)
 	}
-	// Build arguments are put in by a part that cannot be had from outside: it parses the result once more.
+	// Build arguments are put in by a part that cannot be had from outside: it parses the result
+	// once more.
 	want, refused := theirs(r.Source)
 	if refused != nil {
 		return fmt.Sprintf("with build arguments Apptainer refuses it: %v", refused)
