@@ -93,7 +93,7 @@ Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 	read.register(cmd)
 	cmd.Flags().StringSliceVar(&sections, "section", nil, "carry out only these `sections`, separated by commas (%post, too, only when it is named)")
 	cmd.Flags().BoolVar(&opt.Update, "update", false, "begin with the tree there is; if the recipe is the same, only pack it")
-	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made or machines use by NFS, and labels and help of the base; update in any case")
+	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made or machines use over NFS, and labels and help of the base; update in any case")
 	registerBinds(cmd, &binds, "%post and %test")
 	cmd.Flags().StringArrayVar((*[]string)(&opt.Allow), "allow-secret", nil, "`path` of a secret that is meant to be in the image; may be repeated")
 	cmd.Flags().StringVar(&initramfs, "initramfs", "", "netroot, or dracut to make that of the tree's dracut, too (default: the label's `initramfs`)")

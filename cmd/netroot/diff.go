@@ -31,7 +31,7 @@ Exit status, as with diff(1): 0 the same, 1 different, 2 trouble.`,
   netroot diff rocky9 rocky9-test --json`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
-				return usage(fmt.Errorf("netroot diff wants a label, or two images; see \"netroot diff --help\""))
+				return usage(fmt.Errorf("netroot diff requires a label or two images; see \"netroot diff --help\""))
 			}
 			return nil
 		},

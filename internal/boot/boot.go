@@ -125,7 +125,7 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 		return Plan{}, fmt.Errorf("image %s: layers need a writable root: set overlay: true for the label", im.Name)
 	}
 	if s.RW && s.Overlay.Enabled {
-		return Plan{}, fmt.Errorf("image %s: an overlay would take what the node writes, and rw wants it in the root: take one of them", im.Name)
+		return Plan{}, fmt.Errorf("image %s: rw and overlay exclude each other: an overlay keeps what the node writes in memory, and rw writes it to the root", im.Name)
 	}
 	if m.MAC, err = ParseMAC(m.MAC); err != nil {
 		return Plan{}, err

@@ -122,7 +122,7 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 	if t != "" {
 		switch {
 		case s.RW && t != handoff.NFS:
-			return "", fmt.Errorf("a node cannot write to its root by %s: rw wants the transport nfs", t)
+			return "", fmt.Errorf("a node cannot write to its root by %s: rw requires the transport nfs", t)
 		case !kernel(t):
 			return "", fmt.Errorf("its kernel %s cannot take a root by %s: choose another transport", im.KernelRelease, t)
 		case !initramfs(t):
@@ -135,7 +135,7 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 		return t, nil
 	}
 	for _, t := range handoff.Transports() {
-		// A root in memory costs all of it, and a tree is no image: those are for who asks for
+		// A root in memory costs all of it, and a tree is no image: those are for labels that ask for
 		// them.
 		if kernel(t) && initramfs(t) && served(t) && t != handoff.HTTP && t != handoff.NFS {
 			return t, nil

@@ -93,7 +93,7 @@ func TestModuleParameters(t *testing.T) {
 func TestParseErrors(t *testing.T) {
 	for line, want := range map[string]string{
 		"quiet":                                         "no root=",
-		"root=/dev/sda1":                                "no transport",
+		"root=/dev/sda1":                                "not a transport",
 		"root=nbd:":                                     "no server is named",
 		"root=nvme:a:1:squashfs":                        "no subsystem is named",
 		"root=iscsi:a::::":                              "no target is named",
@@ -116,7 +116,7 @@ func TestParseErrors(t *testing.T) {
 		"root=nfs:a:/x:port=0":                          "not a port",
 		"root=live:nfs://a/x":                           "no directory and file",
 		"root=live:nfs://a:b/images/x":                  "not a port",
-		"root=/dev/nfs":                                 "no transport",
+		"root=/dev/nfs":                                 "not a transport",
 		"root=nbd:a:1 ip=1.2.3.4:::255.0.255.0:h:e:off": "holes",
 		"root=nbd:a:1 BOOTIF=zz":                        "MAC address",
 		"root=nbd:a:1 netroot.layer=http://h/x":         "64 hexadecimal digits",

@@ -234,7 +234,7 @@ func ParseRoot(value string) (Root, error) {
 	case "live":
 		return parseLive(rest)
 	}
-	return Root{}, fmt.Errorf("%q is no transport this initramfs has; it knows nbd, nvme, iscsi, nfs, nfs4 and live", word)
+	return Root{}, fmt.Errorf("%q is not a transport of this initramfs, which has nbd, nvme, iscsi, nfs, nfs4 and live", word)
 }
 
 func parseNBD(f []string) (Root, error) {
