@@ -8,13 +8,22 @@ import (
 	"path/filepath"
 	"time"
 
+	"netroot/internal/site"
 	"netroot/internal/term"
+	"netroot/internal/trial"
 	"netroot/internal/vm"
 )
 
 // console connects the serial console: to a file, to nothing under --run (the
-// machine's own log keeps it for an error), or to this terminal.
-func (e *env) console(mc *vm.Config, f vmFlags) (closeIt func(), err error) {
+// machine's own log keeps it for an error), or to this terminal. With debug a log keeps
+// what does not go to a file.
+func (e *env) console(mc *vm.Config, f vmFlags, cfg *site.Site, label string) (closeIt func(), err error) {
+	if f.serial == "" && (f.debug || known(cfg, label).Debug) {
+		if mc.SerialLog, err = trial.Log(cfg, label); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(e.stderr, "netroot: what the serial console says is kept in %s\n", mc.SerialLog)
+	}
 	switch {
 	case f.serial != "":
 		file, err := os.Create(f.serial)
