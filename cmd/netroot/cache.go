@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -71,12 +70,12 @@ func printSnapshots(e *env, entries []cache.Entry) error {
 		return nil
 	}
 	var total int64
-	rows := [][]string{{"KEY", "WHAT", "LABEL", "SIZE", "MADE IN", "USED"}}
+	rows := [][]string{{"KEY", "WHAT", "LABEL", "SIZE", "USED", "MADE IN"}}
 	for _, s := range entries {
 		total += s.Size
-		rows = append(rows, []string{s.Key.ID(), s.What, s.Label, term.Size(s.Size), term.Duration(s.Took), s.Used.Local().Format(time.DateTime)})
+		rows = append(rows, []string{s.Key.ID(), s.What, s.Label, term.Size(s.Size), s.Used.Local().Format("2006-01-02 15:04"), term.Duration(s.Took)})
 	}
-	if err := term.Table(e.stdout, rows); err != nil {
+	if err := e.table(rows, false); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(e.stdout, "together", term.Size(total))

@@ -67,8 +67,3 @@ func (e *env) table(rows [][]string, wide bool) error {
 	}
 	return term.Table(e.stdout, term.Fit(rows, width))
 }
-
-// imageJSON prints what an image verb answers.
-func (e *env) imageJSON(v any) error {
-	return term.JSON(e.stdout, v)
-}

@@ -49,7 +49,7 @@ Exit status: 0 all files are whole, 1 some are not.`,
 				return err
 			}
 			if asJSON {
-				err = e.imageJSON(report)
+				err = term.JSON(e.stdout, report)
 			} else {
 				err = e.printReport(report, repaired)
 			}

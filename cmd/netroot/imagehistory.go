@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/store"
+	"netroot/internal/term"
 )
 
 func imageHistoryCmd(e *env) *cobra.Command {
@@ -38,7 +39,7 @@ netroot was updated to a version that writes journals.`,
 			}
 			slices.Reverse(moves)
 			if asJSON {
-				return e.imageJSON(append([]store.Move{}, moves...)) // never null
+				return term.JSON(e.stdout, append([]store.Move{}, moves...)) // never null
 			}
 			rows := [][]string{{"TIME", "FROM", "TO", "BY", "WHY"}}
 			for _, m := range moves {

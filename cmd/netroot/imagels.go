@@ -37,7 +37,7 @@ pipe, gets all of them.`,
 				return err
 			}
 			if asJSON {
-				return errors.Join(e.imageJSON(versionRows(versions)), err)
+				return errors.Join(term.JSON(e.stdout, versionRows(versions)), err)
 			}
 			if len(versions) == 0 && err == nil {
 				fmt.Fprintln(e.stderr, "no images yet: \"netroot build LABEL\" makes one")

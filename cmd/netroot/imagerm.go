@@ -58,7 +58,7 @@ it. The error names the reason, and then nothing at all is removed.`,
 // printRemoved prints what was removed, or would be.
 func (e *env) printRemoved(r *store.Removed, verb string, asJSON bool) error {
 	if asJSON {
-		return e.imageJSON(r)
+		return term.JSON(e.stdout, r)
 	}
 	for _, tag := range r.Tags {
 		fmt.Fprintf(e.stdout, "%s tag %s\n", verb, tag)

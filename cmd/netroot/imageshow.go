@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -40,9 +41,9 @@ their versions.`,
 				return err
 			}
 			if asJSON {
-				return e.imageJSON(shown)
+				return term.JSON(e.stdout, shown)
 			}
-			return e.table(shown.rows(), true)
+			return shown.print(e.stdout)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
@@ -87,7 +88,22 @@ func describe(s *store.Store, im *store.Image) (*shownImage, error) {
 	return out, nil
 }
 
-func (i *shownImage) rows() [][]string {
+// print writes the facts, and below them the parts.
+func (i *shownImage) print(w io.Writer) error {
+	if err := term.Table(w, i.facts()); err != nil {
+		return err
+	}
+	rows := [][]string{{"PART", "SIZE", "DIGEST"}}
+	for _, p := range i.Parts {
+		rows = append(rows, []string{p.Role, term.Size(p.Size), p.Digest})
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	return term.Table(w, rows)
+}
+
+func (i *shownImage) facts() [][]string {
 	c := i.Config
 	var transports []string
 	for _, t := range c.Transports {
@@ -114,9 +130,6 @@ func (i *shownImage) rows() [][]string {
 			rows = append(rows, row)
 		}
 	}
-	for _, p := range i.Parts {
-		rows = append(rows, []string{p.Role, term.Size(p.Size) + ", " + p.Digest})
-	}
 	return rows
 }
 
@@ -126,7 +139,7 @@ func (e *env) printPackages(im *store.Image, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		return e.imageJSON(append([]string{}, list...)) // never null
+		return term.JSON(e.stdout, append([]string{}, list...)) // never null
 	}
 	for _, p := range list {
 		if _, err := fmt.Fprintln(e.stdout, p); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/store"
+	"netroot/internal/term"
 )
 
 func imageTagCmd(e *env) *cobra.Command {
@@ -110,7 +111,7 @@ func (e *env) changeImage(change func(*store.Store) (*store.Image, error), asJSO
 	if err != nil {
 		return err
 	}
-	return e.imageJSON(shown)
+	return term.JSON(e.stdout, shown)
 }
 
 // twoArgs is cobra's ExactArgs(2) with an error that names the arguments.

@@ -132,13 +132,7 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 		mc.Kernel = kernel.Path()
 		kernel.Close()
 	}
-	if f.serial == "" && (f.debug || known(cfg, im.Label).Debug) {
-		if mc.SerialLog, err = trial.Log(cfg, im.Label); err != nil {
-			return err
-		}
-		fmt.Fprintf(e.stderr, "netroot: what the serial console says is kept in %s\n", mc.SerialLog)
-	}
-	closeConsole, err := e.console(&mc, f)
+	closeConsole, err := e.console(&mc, f, cfg, im.Label)
 	if err != nil {
 		return err
 	}

@@ -4,17 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
 
+	"netroot/internal/site"
 	"netroot/internal/term"
+	"netroot/internal/trial"
 	"netroot/internal/vm"
 )
 
 // console connects the serial console: to a file, to nothing under --run (the
-// machine's own log keeps it for an error), or to this terminal.
-func (e *env) console(mc *vm.Config, f vmFlags) (closeIt func(), err error) {
+// machine's own log keeps it for an error), or to this terminal. With debug a log keeps
+// what does not go to a file.
+func (e *env) console(mc *vm.Config, f vmFlags, cfg *site.Site, label string) (closeIt func(), err error) {
+	if f.serial == "" && (f.debug || known(cfg, label).Debug) {
+		if mc.SerialLog, err = trial.Log(cfg, label); err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(e.stderr, "netroot: what the serial console says is kept in %s\n", mc.SerialLog)
+	}
 	switch {
 	case f.serial != "":
 		file, err := os.Create(f.serial)
@@ -28,8 +38,17 @@ func (e *env) console(mc *vm.Config, f vmFlags) (closeIt func(), err error) {
 		if stdin, ok := e.stdin.(*os.File); ok {
 			mc.Stdin = stdin
 		}
+		return func() { leaveConsole(e.stdout, term.Detect(e.stdout, os.Getenv)) }, nil
 	}
 	return func() {}, nil
+}
+
+// leaveConsole takes back what a machine may have done to the terminal that was its console, and begins a line: SeaBIOS
+// switches the wrapping of long lines off (ESC [ ? 7 l), and a killed machine leaves colours, and the cursor anywhere.
+func leaveConsole(w io.Writer, opt term.Options) {
+	if opt.Live {
+		fmt.Fprint(w, "\x1b[?7h\x1b[?25h\x1b[0m\n")
+	}
 }
 
 // runInMachine runs the command and gives the machine an orderly end.

@@ -118,7 +118,7 @@ func (d *document) entries(n ast.Node, what string, do func(key, value ast.Node)
 	case *ast.MappingValueNode:
 		pairs = append(pairs, v)
 	default:
-		return d.errorf(n, "%s: want keys with values, not %s", what, kind(n))
+		return d.errorf(n, "%s: expected keys with values, not %s", what, kind(n))
 	}
 	for _, p := range pairs {
 		if p.Key.Type() == ast.MergeKeyType {
@@ -169,7 +169,7 @@ func (d *document) scalar(n ast.Node) (string, error) {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 		return n.GetToken().Value, nil
 	}
-	return "", d.errorf(n, "want a single value, not %s", kind(n))
+	return "", d.errorf(n, "expected a single value, not %s", kind(n))
 }
 
 // text is a value that only makes sense as text.
@@ -179,7 +179,7 @@ func (d *document) text(n ast.Node) (string, error) {
 		return "", err
 	}
 	if t := n.Type(); t != ast.StringType && t != ast.LiteralType {
-		return "", d.errorf(n, "want text, not %s", kind(n))
+		return "", d.errorf(n, "expected text, not %s", kind(n))
 	}
 	s, err := d.scalar(n)
 	if err == nil && s == "" {
@@ -195,7 +195,7 @@ func (d *document) boolean(n ast.Node) (bool, error) {
 	}
 	b, ok := n.(*ast.BoolNode)
 	if !ok {
-		return false, d.errorf(n, "want true or false, not %s", kind(n))
+		return false, d.errorf(n, "expected true or false, not %s", kind(n))
 	}
 	return b.Value, nil
 }

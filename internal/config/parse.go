@@ -110,14 +110,14 @@ func (p *reader) label(key, value ast.Node) (*site.Label, error) {
 	case err != nil:
 		return nil, err
 	case l.RW && l.Transport != "" && l.Transport != handoff.NFS:
-		return nil, p.errorf(key, "label %s: rw makes the tree itself a node's root, which it can be by nfs alone: leave transport: %s out", name, l.Transport)
+		return nil, p.errorf(key, "label %s: rw makes the tree itself a node's root, which requires NFS: remove transport: %s", name, l.Transport)
 	case l.RW && overlay == nil:
 		l.Overlay = handoff.Overlay{}
 	case l.RW && l.Overlay.Enabled:
-		return nil, p.errorf(overlay, "label %s: rw makes the root itself writable and overlay hides it: take one of them", name)
+		return nil, p.errorf(overlay, "label %s: rw makes the root itself writable, and overlay hides it: remove one of them", name)
 	}
 	if len(l.Layers) > 0 && !l.Overlay.Enabled {
-		return nil, p.errorf(layers, "label %s: layers need memory over the root, which overlay: true has, and rw has not", name)
+		return nil, p.errorf(layers, "label %s: layers need memory over the root, which overlay: true gives and rw does not", name)
 	}
 	return l, nil
 }
@@ -132,7 +132,7 @@ func (p *reader) vm(n ast.Node, label string, vm *site.VM) error {
 			}
 			port, err := strconv.ParseUint(s, 10, 16)
 			if err != nil || port == 0 {
-				return p.errorf(n, "ssh_port: want a port number from 1 to 65535, not %s", s)
+				return p.errorf(n, "ssh_port: expected a port number from 1 to 65535, not %s", s)
 			}
 			vm.SSHPort = uint16(port)
 			return nil
@@ -256,7 +256,7 @@ func (p *reader) networks(n ast.Node) ([]netip.Prefix, error) {
 		}
 		network, err := netip.ParsePrefix(s)
 		if err != nil || network != network.Masked() {
-			return nil, p.errorf(item, "networks: want an address and the length of its prefix, with no bit set behind it, such as 10.1.0.0/16, not %s", s)
+			return nil, p.errorf(item, "networks: expected an address and the length of its prefix, with no bit set behind it, such as 10.1.0.0/16, not %s", s)
 		}
 		out = append(out, network)
 	}
@@ -270,7 +270,7 @@ func (p *reader) texts(n ast.Node) ([]string, error) {
 		return nil, err
 	}
 	if !isList {
-		return nil, p.errorf(n, "want a list, such as [/etc/one, /etc/two]")
+		return nil, p.errorf(n, "expected a list, such as [/etc/one, /etc/two]")
 	}
 	var out []string
 	for _, item := range items {
@@ -305,7 +305,7 @@ func (p *reader) words(n ast.Node, key, example string, check func(string) error
 		return nil, err
 	}
 	if !isList {
-		return nil, p.errorf(n, "%s: want a list, such as %s", key, example)
+		return nil, p.errorf(n, "%s: expected a list, such as %s", key, example)
 	}
 	var out []string
 	for _, item := range items {
@@ -352,12 +352,12 @@ func (p *reader) overlay(n ast.Node) (handoff.Overlay, error) {
 	}
 	if share, ok := strings.CutSuffix(s, "%"); ok {
 		if percent, err := strconv.Atoi(share); err != nil || percent < 1 || percent > 100 {
-			return handoff.Overlay{}, p.errorf(n, "overlay: %s of the memory: want 1%% to 100%%", s)
+			return handoff.Overlay{}, p.errorf(n, "overlay: %s of the memory: expected 1%% to 100%%", s)
 		}
 		return handoff.Overlay{Enabled: true, Size: s}, nil
 	}
 	if _, err := ParseSize(s); err != nil {
-		return handoff.Overlay{}, p.errorf(n, "overlay: want true, false, a size such as 2G or a share of the memory such as 50%%, not %q", s)
+		return handoff.Overlay{}, p.errorf(n, "overlay: expected true, false, a size such as 2G or a share of the memory such as 50%%, not %q", s)
 	}
 	return handoff.Overlay{Enabled: true, Size: strings.TrimRight(s, "iB")}, nil
 }
@@ -381,7 +381,7 @@ var sizeForm = regexp.MustCompile(`^([0-9]+)([KMGT])(?:i?B)?$`)
 func ParseSize(s string) (int64, error) {
 	m := sizeForm.FindStringSubmatch(s)
 	if m == nil {
-		return 0, fmt.Errorf("%q is no size: want a whole number and a unit, such as 512M or 2G", s)
+		return 0, fmt.Errorf("%q is not a size: expected a whole number and a unit, such as 512M or 2G", s)
 	}
 	shift := 10 * (1 + strings.Index("KMGT", m[2]))
 	count, err := strconv.ParseInt(m[1], 10, 64)

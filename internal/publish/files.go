@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +47,7 @@ func Write(dir string, set export.Set) (paths []string, err error) {
 }
 
 // linkOrCopy gives the file src the name dst as well, or copies it where a link is not possible. A dst
-// of the same size is taken for the same file: its name has the image's id.
+// with the same bytes stays as it is.
 func linkOrCopy(dst, src string) error {
 	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
@@ -56,7 +57,7 @@ func linkOrCopy(dst, src string) error {
 		return nil
 	}
 	if errors.Is(err, fs.ErrExist) {
-		same, serr := sameSize(dst, src)
+		same, serr := sameFile(dst, src)
 		switch {
 		case serr != nil:
 			return serr
@@ -89,13 +90,46 @@ func copyFile(dst, src string) error {
 	return out.CloseAtomicallyReplace()
 }
 
-func sameSize(a, b string) (bool, error) {
-	x, err := os.Stat(a)
-	if err != nil {
-		return false, err
+// sameFile reports whether two names are of one file, or of two with the same bytes.
+func sameFile(a, b string) (bool, error) {
+	var files [2]*os.File
+	var infos [2]os.FileInfo
+	for i, path := range []string{a, b} {
+		f, err := os.Open(path)
+		if err != nil {
+			return false, err
+		}
+		defer f.Close()
+		if infos[i], err = f.Stat(); err != nil {
+			return false, err
+		}
+		files[i] = f
 	}
-	y, err := os.Stat(b)
-	return err == nil && x.Size() == y.Size(), err
+	if os.SameFile(infos[0], infos[1]) {
+		return true, nil
+	}
+	if infos[0].Size() != infos[1].Size() {
+		return false, nil
+	}
+	return sameBytes(files[0], files[1])
+}
+
+// sameBytes reports whether two readers give the same bytes.
+func sameBytes(a, b io.Reader) (bool, error) {
+	const block = 1 << 20
+	x, y := make([]byte, block), make([]byte, block)
+	for {
+		n, err := io.ReadFull(a, x)
+		m, merr := io.ReadFull(b, y)
+		for _, err := range []error{err, merr} {
+			if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+				return false, err
+			}
+		}
+		if same := bytes.Equal(x[:n], y[:m]); !same || err != nil { // the end of both when it is that of one
+			return same, nil
+		}
+	}
 }
 
 // privatePaths are paths of a tree that only root can read or search: the first of them, and how many

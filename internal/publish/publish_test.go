@@ -137,7 +137,7 @@ func TestPackedRoot(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	write(t, file, "else")
+	write(t, file, "the bott")
 	if _, err := p.NBD(clients); err == nil || !strings.Contains(err.Error(), "is another file") {
 		t.Errorf("another file: %v", err)
 	}
@@ -149,7 +149,7 @@ func TestCopyFile(t *testing.T) {
 	if err := copyFile(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil {
 		t.Fatal(err)
 	}
-	if same, err := sameSize(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil || !same {
+	if same, err := sameFile(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil || !same {
 		t.Errorf("%v, %v", same, err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {

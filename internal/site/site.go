@@ -92,7 +92,7 @@ func (s *Site) Label(name string) (*Label, error) {
 		return l, nil
 	}
 	if s.Path == "" {
-		return nil, fmt.Errorf("unknown label %q: there is no netroot.yaml that could name it", name)
+		return nil, fmt.Errorf("unknown label %q: there is no netroot.yaml here or in /etc/netroot; --config names another file", name)
 	}
 	known := s.Names()
 	if hint := nearest.Hint(name, known); hint != "" {
