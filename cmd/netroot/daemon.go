@@ -159,7 +159,8 @@ func (d *daemon) control(ctx context.Context, ready func()) error {
 		return nil
 	}
 	d.say()
-	d.manager.Ready(d.status())
+	status := d.status()
+	d.manager.Ready(status)
 	for {
 		select {
 		case <-ctx.Done():
@@ -168,7 +169,13 @@ func (d *daemon) control(ctx context.Context, ready func()) error {
 			d.manager.Reloading()
 			d.log.Info("SIGHUP: reading the configuration again")
 			_ = d.Reload() // which has logged the error, and keeps it
-			d.manager.Ready(d.status())
+			status = d.status()
+			d.manager.Ready(status)
+		case <-d.Reloaded(): // also when the file has changed
+			if now := d.status(); now != status {
+				status = now
+				d.manager.Status(status)
+			}
 		}
 	}
 }

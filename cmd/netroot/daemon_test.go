@@ -388,6 +388,8 @@ func TestDaemonUnderSystemd(t *testing.T) {
 	must(t, d.Process.Signal(syscall.SIGHUP))
 	told(`^RELOADING=1\nMONOTONIC_USEC=[0-9]+$`)
 	told(`^READY=1\nSTATUS=`)
+	write(t, filepath.Join(dir, "netroot.yaml"), "labels:\n  tiny: {}\n  other: {}\n")
+	told(`^STATUS=revision [0-9a-f]{12} of .*, labels: 2$`)
 	must(t, d.Process.Signal(syscall.SIGTERM))
 	told(`^STOPPING=1$`)
 	if d.Wait(); d.ProcessState.ExitCode() != 143 {

@@ -89,6 +89,7 @@ type Server struct {
 	view     atomic.Pointer[View]
 	failure  atomic.Pointer[Failure]
 	renewing sync.Mutex // held while the next View is made
+	reloaded chan struct{}
 	started  chan struct{}
 	group    atomic.Pointer[task.Group] // nil before Run
 }
@@ -129,7 +130,7 @@ func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.
 	cfg.Withheld = withheld(cfg, roots)
 	s := &Server{
 		cfg: cfg, ports: portsOf(cfg, roots), catalog: newCatalog(cfg.Store, cfg.Log), http: httpListener, roots: roots,
-		servers: make(map[handoff.Transport]rootServer), started: make(chan struct{}),
+		servers: make(map[handoff.Transport]rootServer), started: make(chan struct{}), reloaded: make(chan struct{}, 1),
 	}
 	s.exports = &trees.Exports{Current: s.exported, AnyPort: cfg.NFS.AnyPort, Blobs: filepath.Join(cfg.Store.Dir(), "blobs", "sha256")}
 	s.view.Store(&View{Site: cfg.Site, Since: time.Now(), Layers: cfg.Layers.Render(s.layerNames(cfg.Site))})

@@ -40,6 +40,12 @@ func (s *Server) LastFailure() *Failure { return s.failure.Load() }
 func (s *Server) Reload() error {
 	s.renewing.Lock()
 	defer s.renewing.Unlock()
+	defer func() {
+		select {
+		case s.reloaded <- struct{}{}:
+		default: // one that nobody has received yet says the same
+		}
+	}()
 	old := s.view.Load()
 	if s.cfg.Load == nil {
 		return nil
@@ -83,6 +89,10 @@ func oneLine(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	return text
 }
+
+// Reloaded receives a value after each Reload, whoever called it and however it ended. Calls that
+// follow each other quickly may be one value.
+func (s *Server) Reloaded() <-chan struct{} { return s.reloaded }
 
 // layerNames are the layers that machines may be told of.
 func (s *Server) layerNames(of *site.Site) []string {
@@ -134,7 +144,7 @@ func (s *Server) watchLayers(ctx context.Context, ready func()) error {
 // reason.
 func (s *Server) Problems() []string {
 	v := s.view.Load()
-	var all []string
+	all := []string{}
 	for t, why := range s.cfg.Withheld {
 		all = append(all, fmt.Sprintf("%s: %s", t, why))
 	}
