@@ -216,5 +216,3 @@ func validName(s string) string {
 	}
 	return b.String()
 }
-
-func (n Note) String() string { return fmt.Sprintf("line %d: %s", n.Line, n.Text) }

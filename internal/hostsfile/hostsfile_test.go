@@ -3,6 +3,7 @@ package hostsfile
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,7 +40,7 @@ func TestYAML(t *testing.T) {
 			t.Errorf("%s: not taken: %v\n%s", name, err, got)
 		}
 		for _, n := range f.Notes {
-			got += "#note " + n.String() + "\n"
+			got += "#note " + fmt.Sprintf("line %d: %s", n.Line, n.Text) + "\n"
 		}
 		golden := strings.TrimSuffix(name, ".hosts") + ".yaml"
 		if *update {

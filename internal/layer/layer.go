@@ -70,11 +70,6 @@ func (b *Builder) AddDir(name string, mode uint32, uid, gid int) {
 	b.add(tar.Header{Typeflag: tar.TypeDir, Name: strings.TrimSuffix(name, "/") + "/", Mode: int64(mode), Uid: uid, Gid: gid}, nil)
 }
 
-// AddSymlink adds a symbolic link owned by root. The target is stored unchanged.
-func (b *Builder) AddSymlink(name, target string) {
-	b.add(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, nil)
-}
-
 func (b *Builder) add(hdr tar.Header, body []byte) {
 	b.entries = append(b.entries, entry{hdr, slices.Clone(body)})
 }
