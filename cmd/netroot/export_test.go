@@ -10,8 +10,8 @@ import (
 	"netroot/internal/store"
 )
 
-// exportSite is a directory with a configuration, a tree, and an image of the label "tiny" whose parts are not what they
-// are called: export looks into none.
+// exportSite is a directory with a configuration, a tree, and an image of the label "tiny" whose
+// parts are not what they are called: export looks into none.
 func exportSite(t *testing.T) (dir string, im *store.Image) {
 	t.Helper()
 	dir = t.TempDir()

@@ -11,8 +11,8 @@ import (
 // helpWidth is the width of help texts in columns: that of a terminal nobody has enlarged.
 const helpWidth = 80
 
-// flagColumn is where the descriptions of flags start. A flag that is longer has its description below
-// it.
+// flagColumn is where the descriptions of flags start. A flag that is longer has its description
+// below it.
 const flagColumn = 26
 
 // setHelp has the help of a command and of all commands below it fit the width.
@@ -98,8 +98,8 @@ func defaultText(f *pflag.Flag) string {
 	return f.DefValue
 }
 
-// wrapWords cuts a text into lines of at most so many bytes, at blanks. A longer word has a line of its
-// own.
+// wrapWords cuts a text into lines of at most so many bytes, at blanks. A longer word has a line of
+// its own.
 func wrapWords(text string, width int) []string {
 	lines := []string{""}
 	for word := range strings.FieldsSeq(text) {

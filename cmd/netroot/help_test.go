@@ -10,8 +10,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// TestHelpFits: the help of each command fits a terminal of 80 columns, and shows a flag that is true
-// or false by its name.
+// TestHelpFits: the help of each command fits a terminal of 80 columns, and shows a flag that is
+// true or false by its name.
 func TestHelpFits(t *testing.T) {
 	root := newRoot(&env{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard})
 	var walk func(*cobra.Command)
@@ -69,7 +69,8 @@ func commands(c *cobra.Command, do func(*cobra.Command)) {
 	}
 }
 
-// TestSuperfluousArguments holds all commands to exit status 2 for an argument that they do not expect.
+// TestSuperfluousArguments holds all commands to exit status 2 for an argument that they do not
+// expect.
 func TestSuperfluousArguments(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)

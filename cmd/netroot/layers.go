@@ -38,8 +38,8 @@ func (e *env) layerFolder(cfg *site.Site, log *slog.Logger) *folder.Folder {
 	return folder.New(cfg.Layers(), cfg.State, log)
 }
 
-// tellLayers says which layers of a machine are missing: an error for those of --layers, and a warning
-// for those of the configuration. With a warning the machine boots, and says the same.
+// tellLayers says which layers of a machine are missing: an error for those of --layers, and a
+// warning for those of the configuration. With a warning the machine boots, and says the same.
 func (e *env) tellLayers(cfg *site.Site, folder stack.Folder, r site.Request) error {
 	names, err := cfg.Stack(r)
 	if err != nil {

@@ -116,8 +116,8 @@ func verbOf(c *cobra.Command) string {
 	return strings.TrimPrefix(strings.TrimPrefix(c.CommandPath(), "netroot"), " ")
 }
 
-// withSections adds the sections EXIT STATUS and FILES, and what is to be read beside the page, to a page that
-// cobra made.
+// withSections adds the sections EXIT STATUS and FILES, and what is to be read beside the page, to
+// a page that cobra made.
 func withSections(c *cobra.Command, page string) []byte {
 	page, related, _ := strings.Cut(page, "\n.SH SEE ALSO\n")
 	verb, noun := verbOf(c), strings.Fields(verbOf(c)+" ")

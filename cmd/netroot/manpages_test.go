@@ -10,8 +10,8 @@ import (
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 )
 
-// docPages are the manual pages that are made of pages in docs: files and subjects that belong to no
-// verb.
+// docPages are the manual pages that are made of pages in docs: files and subjects that belong to
+// no verb.
 var docPages = []struct{ page, source, name string }{
 	{"netroot.yaml.5", "netroot.yaml.md", ""}, // the source has a section NAME itself
 	{"netroot-recipe.5", "recipe.md", "definition files, as netroot reads them"},
@@ -61,8 +61,8 @@ func docPage(page, name, source string) []byte {
 	return md2man.Render([]byte(head + source))
 }
 
-// narrow turns tables that no terminal of 80 columns has room for into lists: the first cell, and below
-// it the others behind the names of their columns.
+// narrow turns tables that no terminal of 80 columns has room for into lists: the first cell, and
+// below it the others behind the names of their columns.
 func narrow(source string) string {
 	const room = 66 // beside the indentation of a section and the borders of the cells
 	lines := strings.Split(source, "\n")

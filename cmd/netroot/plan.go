@@ -90,7 +90,8 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 	return cmd
 }
 
-// plan decides what a machine is told: the running daemon does, but not with additions of one's own.
+// plan decides what a machine is told: the running daemon does, but not with additions of one's
+// own.
 func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own bool) (boot.Plan, error) {
 	cfg, err := e.config()
 	if !own {
@@ -118,8 +119,9 @@ func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own 
 	return plan, noLayers(err)
 }
 
-// askDaemon asks the daemon of the state directory for a plan, and says which revision answers. It reports false when there
-// is no daemon to ask. failed is why there is no Site: then a daemon of that file answers all the same.
+// askDaemon asks the daemon of the state directory for a plan, and says which revision answers. It
+// reports false when there is no daemon to ask. failed is why there is no Site: then a daemon of
+// that file answers all the same.
 func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boot.Machine) (plan boot.Plan, asked bool, err error) {
 	path, revision := "", site.Revision("")
 	if failed == nil {

@@ -44,8 +44,8 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// condition is what scripts ask in brackets, beside testscript's own questions: whether this is root, and whether
-// foreign programs are there, [programs:A,B], which under CI they must be.
+// condition is what scripts ask in brackets, beside testscript's own questions: whether this is
+// root, and whether foreign programs are there, [programs:A,B], which under CI they must be.
 func condition(name string) (bool, error) {
 	if name == "root" {
 		return os.Geteuid() == 0, nil
@@ -80,7 +80,8 @@ func image(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(makeImage(ts.MkAbs(args[0]), args[1], []byte(ts.ReadFile(args[2]))))
 }
 
-// makeImage commits an image with that root; its kernel and initramfs are none that a machine could boot.
+// makeImage commits an image with that root; its kernel and initramfs are none that a machine could
+// boot.
 func makeImage(state, label string, root []byte) error {
 	s, err := store.Create(filepath.Join(state, "images"))
 	if err != nil {

@@ -125,8 +125,8 @@ func flavourOf(name string) (handoff.Flavour, error) {
 	return oneOf("initramfs", name, handoff.Flavours())
 }
 
-// openImage finds an image of the store: "label", "label@id" or "id". The error says what to do where the name is that of
-// a label without an image, or of a recipe.
+// openImage finds an image of the store: "label", "label@id" or "id". The error says what to do
+// where the name is that of a label without an image, or of a recipe.
 func openImage(cfg *site.Site, ref string) (*store.Store, *store.Image, error) {
 	s, err := store.Open(cfg.Images())
 	if err != nil {

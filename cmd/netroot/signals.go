@@ -21,7 +21,8 @@ func (s signaled) Error() string {
 // code is the exit status that shells use for a process that a signal has ended.
 func (s signaled) code() int { return exitSignal + int(s.Signal) }
 
-// untilSignal returns a context that ends with the first SIGINT or SIGTERM, and what stops waiting for them.
+// untilSignal returns a context that ends with the first SIGINT or SIGTERM, and what stops waiting
+// for them.
 func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	arrived := make(chan os.Signal, 1)

@@ -214,8 +214,9 @@ func (e *env) trial(cfg *site.Site, s *store.Store, im *store.Image, f vmFlags) 
 	if vm.HasDisplay(known(cfg, im.Label).Qemu) {
 		add.Console = []string{"tty0", "ttyS0,115200"}
 	}
-	// On a busy host an emulated processor may miss the ticks by which the kernel tests its timer, and then it panics
-	// (arch/x86/kernel/apic/io_apic.c, check_timer). KVM's guests leave the test out by themselves.
+	// On a busy host an emulated processor may miss the ticks by which the kernel tests its timer,
+	// and then it panics (arch/x86/kernel/apic/io_apic.c, check_timer). KVM's guests leave the test
+	// out by themselves.
 	add.Cmdline = []string{"no_timer_check"}
 	add.Alone = f.server == "" || f.server == trial.KernelServer // the label's other servers have other ports
 	add.Debug, add.RW = f.debug, f.rw

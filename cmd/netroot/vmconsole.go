@@ -43,8 +43,9 @@ func (e *env) console(mc *vm.Config, f vmFlags, cfg *site.Site, label string) (c
 	return func() {}, nil
 }
 
-// leaveConsole takes back what a machine may have done to the terminal that was its console, and begins a line: SeaBIOS
-// switches the wrapping of long lines off (ESC [ ? 7 l), and a killed machine leaves colours, and the cursor anywhere.
+// leaveConsole takes back what a machine may have done to the terminal that was its console, and
+// begins a line: SeaBIOS switches the wrapping of long lines off (ESC [ ? 7 l), and a killed
+// machine leaves colours, and the cursor anywhere.
 func leaveConsole(w io.Writer, opt term.Options) {
 	if opt.Live {
 		fmt.Fprint(w, "\x1b[?7h\x1b[?25h\x1b[0m\n")

@@ -135,8 +135,8 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 		return t, nil
 	}
 	for _, t := range handoff.Transports() {
-		// A root in memory costs all of it, and a tree is no image: those are for labels that ask for
-		// them.
+		// A root in memory costs all of it, and a tree is no image: those are for labels that ask
+		// for them.
 		if kernel(t) && initramfs(t) && served(t) && t != handoff.HTTP && t != handoff.NFS {
 			return t, nil
 		}

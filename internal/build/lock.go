@@ -17,8 +17,8 @@ import (
 // close removes it.
 type lock struct{ file *flock.Flock }
 
-// lockTree takes the lock of the tree at path, which need not exist. verb says what the holder does:
-// "build", "shell".
+// lockTree takes the lock of the tree at path, which need not exist. verb says what the holder
+// does: "build", "shell".
 func lockTree(path, label, verb string) (*lock, error) {
 	file := flock.New(sibling(path, ".lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o644))
 	locked, err := lockFile(file)

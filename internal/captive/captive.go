@@ -1,5 +1,5 @@
-// Package captive runs a command for which servers run: the command finds in its environment where the
-// servers have an image, and everything that ends the caller ends the command too.
+// Package captive runs a command for which servers run: the command finds in its environment where
+// the servers have an image, and everything that ends the caller ends the command too.
 //
 // It starts no servers and knows no protocol beyond the form of its addresses.
 package captive
@@ -20,9 +20,9 @@ import (
 	"netroot/internal/handoff"
 )
 
-// Addresses are the variables that name the packed root of an image to foreign clients: NETROOT_HTTP,
-// NETROOT_NBD, NETROOT_ISCSI, NETROOT_NFS and NETROOT_NVME, each for a listener of that kind. The listeners are
-// TCP's. Secure says that the NBD server speaks TLS alone.
+// Addresses are the variables that name the packed root of an image to foreign clients:
+// NETROOT_HTTP, NETROOT_NBD, NETROOT_ISCSI, NETROOT_NFS and NETROOT_NVME, each for a listener of
+// that kind. The listeners are TCP's. Secure says that the NBD server speaks TLS alone.
 func Addresses(im boot.Image, http net.Listener, roots map[handoff.Transport]net.Listener, secure bool) ([]string, error) {
 	if im.Root.Digest == "" {
 		return nil, fmt.Errorf("image %s has no packed root that a client could read", im.Name)
@@ -82,12 +82,13 @@ type Command struct {
 // killAfter is how long a command has to end after it was told to.
 const killAfter = 5 * time.Second
 
-// Run runs the command to its end, or ends it when ctx ends: it gets SIGTERM, and SIGKILL after five
-// seconds. With a terminal of which we are the foreground the keys' signals are the command's; without
-// one the command has a process group of its own, all of which ends. It ends with us even if we are
-// killed. The error is an *ExitError, that of ctx, or why the command could not be run.
+// Run runs the command to its end, or ends it when ctx ends: it gets SIGTERM, and SIGKILL after
+// five seconds. With a terminal of which we are the foreground the keys' signals are the command's;
+// without one the command has a process group of its own, all of which ends. It ends with us even
+// if we are killed. The error is an *ExitError, that of ctx, or why the command could not be run.
 func (c Command) Run(ctx context.Context) error {
-	// The kernel sends Pdeathsig when the thread ends that started the child, so that thread has to stay.
+	// The kernel sends Pdeathsig when the thread ends that started the child, so that thread has to
+	// stay.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_, terminal := foreground(c.Stdin)

@@ -20,9 +20,9 @@ func foreground(stdin io.Reader) (fd int, ok bool) {
 	return int(f.Fd()), err == nil && group == unix.Getpgrp()
 }
 
-// KeepTerminal notes the modes of a terminal whose foreground we are. The function that it returns restores
-// modes and foreground: a command that was killed leaves raw modes, and a shell in a pid namespace of its own its dead
-// group. On anything else it does nothing.
+// KeepTerminal notes the modes of a terminal whose foreground we are. The function that it returns
+// restores modes and foreground: a command that was killed leaves raw modes, and a shell in a pid
+// namespace of its own its dead group. On anything else it does nothing.
 func KeepTerminal(stdin io.Reader) (restore func()) {
 	fd, ok := foreground(stdin)
 	if !ok {
@@ -34,7 +34,8 @@ func KeepTerminal(stdin io.Reader) (restore func()) {
 	}
 	group := unix.Getpgrp()
 	return func() {
-		// A background process that sets the group is stopped, unless this signal is ignored: tcsetpgrp(3).
+		// A background process that sets the group is stopped, unless this signal is ignored:
+		// tcsetpgrp(3).
 		signal.Ignore(syscall.SIGTTOU)
 		defer signal.Reset(syscall.SIGTTOU)
 		// A terminal that is gone needs no setting.

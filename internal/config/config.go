@@ -1,6 +1,6 @@
 // Package config reads netroot.yaml into a site.Site. It is strict: a slip in the file is an error
-// with its place, not a machine that boots differently, and everything comes out of it in the type in
-// which it is used.
+// with its place, not a machine that boots differently, and everything comes out of it in the type
+// in which it is used.
 //
 // It decides nothing and does not look whether the files that netroot.yaml names exist.
 package config

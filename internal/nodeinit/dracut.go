@@ -65,8 +65,8 @@ func Dracut(args []string, stdout io.Writer) error {
 	return fmt.Errorf("%q is not a step: expected attach, pivot or initiator", args[0])
 }
 
-// orRestart restarts the machine if err says that it requires a new plan, and returns err otherwise:
-// it is dracut's to handle.
+// orRestart restarts the machine if err says that it requires a new plan, and returns err
+// otherwise: it is dracut's to handle.
 func (n *node) orRestart(out report.Step, err error) error {
 	if p := (*planError)(nil); errors.As(err, &p) {
 		out.Fault(err)

@@ -23,8 +23,8 @@ import (
 // A layer that the root does not have, a file that does not fit, or a line of a deletion list that
 // cannot be executed is reported, and the boot continues: another attempt would not help. An
 // archive that cannot be fetched is requested again, because the plan says that this node needs it;
-// when that has failed for minutes the archive may have been withdrawn, and the machine restarts for
-// a new plan.
+// when that has failed for minutes the archive may have been withdrawn, and the machine restarts
+// for a new plan.
 func (n *node) applyLayers(ctx context.Context, out report.Step) (string, error) {
 	place := newRoot
 	if !n.boot.Overlay.Enabled {

@@ -7,8 +7,8 @@
 // It ships to every node, so it stays small: it is not a server, keeps no state and has no
 // templates. Its orders are the kernel command line alone (package handoff). It never stops
 // silently: each step reports what it did and how long it took (package report), and a step that
-// fails says why and is tried again. If the root cannot be attached for minutes, or its layers cannot
-// be fetched, the machine restarts for a new plan; with rd.shell there is a shell instead.
+// fails says why and is tried again. If the root cannot be attached for minutes, or its layers
+// cannot be fetched, the machine restarts for a new plan; with rd.shell there is a shell instead.
 package nodeinit
 
 import (

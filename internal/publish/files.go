@@ -30,8 +30,8 @@ func Part(im *store.Image, role store.Role) (string, error) {
 	return filepath.Abs(blob.Path())
 }
 
-// Write puts the files of a set into a directory, each whole or not at all, and returns their paths in
-// the order of the set.
+// Write puts the files of a set into a directory, each whole or not at all, and returns their paths
+// in the order of the set.
 func Write(dir string, set export.Set) (paths []string, err error) {
 	for _, file := range set.Files {
 		path := filepath.Join(dir, file.Path)
@@ -46,8 +46,8 @@ func Write(dir string, set export.Set) (paths []string, err error) {
 	return paths, nil
 }
 
-// linkOrCopy gives the file src the name dst as well, or copies it where a link is not possible. A dst
-// with the same bytes stays as it is.
+// linkOrCopy gives the file src the name dst as well, or copies it where a link is not possible. A
+// dst with the same bytes stays as it is.
 func linkOrCopy(dst, src string) error {
 	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return err
@@ -132,8 +132,8 @@ func sameBytes(a, b io.Reader) (bool, error) {
 	}
 }
 
-// privatePaths are paths of a tree that only root can read or search: the first of them, and how many
-// more there are.
+// privatePaths are paths of a tree that only root can read or search: the first of them, and how
+// many more there are.
 func privatePaths(tree string) ([]string, error) {
 	const shown = 6
 	var found []string

@@ -1,9 +1,9 @@
-// Package publish puts what a site's own servers need to boot an image where they find it: the packed
-// root under a name of its own, configuration files, and the directory of a TFTP server.
+// Package publish puts what a site's own servers need to boot an image where they find it: the
+// packed root under a name of its own, configuration files, and the directory of a TFTP server.
 //
 // What the files say is decided by package export, and what a machine is told by package site. This
-// package finds the parts of the image and of the tree, and writes. It starts no server, and changes
-// nothing but the directory that it is given.
+// package finds the parts of the image and of the tree, and writes. It starts no server, and
+// changes nothing but the directory that it is given.
 package publish
 
 import (
@@ -39,8 +39,8 @@ func WrongOption(format string, args ...any) error { return &OptionError{fmt.Err
 // HTTPPort is the port of "netroot serve" for boot scripts.
 const HTTPPort = "8010"
 
-// Server is the host of a server with a port, as a URL has it. The host may have one already; an IPv6
-// address without brackets gets them.
+// Server is the host of a server with a port, as a URL has it. The host may have one already; an
+// IPv6 address without brackets gets them.
 func Server(host string) string {
 	if _, _, err := net.SplitHostPort(host); err == nil {
 		return host
@@ -57,16 +57,16 @@ func PackedName(im *store.Image) string { return im.Name() + "." + im.Config.Roo
 // label is the label that the configuration has; nil: it has none of that name.
 func (p Image) label() *site.Label { return p.Site.Labels[p.Request.Label] }
 
-// plan is what a machine is told that boots from a site's own server over t. Only over NFS can machines
-// write to the tree of a label with rw: over the others they get the image.
+// plan is what a machine is told that boots from a site's own server over t. Only over NFS can
+// machines write to the tree of a label with rw: over the others they get the image.
 func (p Image) plan(t handoff.Transport, elsewhere boot.Elsewhere) (boot.Plan, error) {
 	r := p.Request
 	r.Add.Transport, r.Add.ReadOnly, r.Add.Elsewhere = t, t != handoff.NFS, elsewhere
 	return p.Site.Plan(r)
 }
 
-// packed is the path by which servers will know the packed root: a name of its own in the directory, or
-// the store's.
+// packed is the path by which servers will know the packed root: a name of its own in the
+// directory, or the store's.
 func (p Image) packed() (string, error) {
 	blob, err := Part(p.Image, store.RoleRoot)
 	if err != nil || p.Dir == "" {
@@ -153,7 +153,8 @@ func (p Image) noTree(instead string) error {
 	return WrongOption("no configuration has the label %s, so its tree is not known: %s", p.Request.Label, instead)
 }
 
-// DHCP is for DHCP servers. The TFTP server is an IPv4 address; empty: that of the Request's server.
+// DHCP is for DHCP servers. The TFTP server is an IPv4 address; empty: that of the Request's
+// server.
 func (p Image) DHCP(loader export.Loader, tftp string) (export.Set, error) {
 	m := p.Request.Machine
 	// A plan that machines would be refused is refused here. This also checks the server's name.

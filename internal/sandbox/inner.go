@@ -50,8 +50,8 @@ func Main() {
 	if json.NewEncoder(control).Encode(out) != nil {
 		unix.Exit(1)
 	}
-	// Unlike os.Exit this runs no exit hooks. Those of a program that measures its coverage would write into the tree,
-	// or a warning to the standard error of the command.
+	// Unlike os.Exit this runs no exit hooks. Those of a program that measures its coverage would
+	// write into the tree, or a warning to the standard error of the command.
 	unix.Exit(0)
 }
 

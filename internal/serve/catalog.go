@@ -9,8 +9,8 @@ import (
 	"netroot/internal/store"
 )
 
-// catalog opens what the store has, packed roots once for all their clients, and tells the store which versions machines
-// run from, so that its gc leaves them alone.
+// catalog opens what the store has, packed roots once for all their clients, and tells the store
+// which versions machines run from, so that its gc leaves them alone.
 type catalog struct {
 	store *store.Store
 	log   *slog.Logger
@@ -48,7 +48,8 @@ func (c *catalog) unnoted(err error) {
 	})
 }
 
-// blob opens the blob with that digest, if an image of the store refers to it. The caller closes it.
+// blob opens the blob with that digest, if an image of the store refers to it. The caller closes
+// it.
 func (c *catalog) blob(digest string) (*store.Blob, error) {
 	b, err := c.store.Blob(digest)
 	if errors.Is(err, store.ErrNotFound) {
@@ -59,8 +60,9 @@ func (c *catalog) blob(digest string) (*store.Blob, error) {
 
 var errNoBlob = errors.New("no image has this blob")
 
-// acquire returns the packed root of an image, opened once for all who use it. The file is closed when the last of them
-// has called release; until then the store does not remove the image. False when the image has no root.
+// acquire returns the packed root of an image, opened once for all who use it. The file is closed
+// when the last of them has called release; until then the store does not remove the image. False
+// when the image has no root.
 func (c *catalog) acquire(im *store.Image) (b *store.Blob, release func(), ok bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

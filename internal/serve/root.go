@@ -7,7 +7,8 @@ import (
 	"netroot/internal/store"
 )
 
-// openedRoot is the packed root of an image in use by one client. All clients of an image share one file.
+// openedRoot is the packed root of an image in use by one client. All clients of an image share one
+// file.
 type openedRoot struct {
 	image   *store.Image
 	blob    *store.Blob

@@ -15,8 +15,8 @@ import (
 //
 // Both methods are asked for every machine that boots: an implementation answers from memory.
 type Layers interface {
-	// Has reports whether there is a layer of that name. One that exists and is damaged counts: Digest
-	// says what is wrong with it.
+	// Has reports whether there is a layer of that name. One that exists and is damaged counts:
+	// Digest says what is wrong with it.
 	Has(name string) bool
 	// Digest is the digest of the layer's archive, which nodes can fetch from now on.
 	Digest(name string) (handoff.Digest, error)
@@ -46,8 +46,8 @@ type Additions struct {
 	Alone     bool              // the label's other servers do not count
 	Elsewhere boot.Elsewhere
 
-	// TopLayer is the digest of an archive that is applied last, over all layers. RunLayer is the digest
-	// of one that has files below run/ only: a machine without an overlay gets it instead.
+	// TopLayer is the digest of an archive that is applied last, over all layers. RunLayer is the
+	// digest of one that has files below run/ only: a machine without an overlay gets it instead.
 	TopLayer, RunLayer handoff.Digest
 }
 
@@ -109,8 +109,8 @@ func (s *Site) labelOf(r Request) *Label {
 	return s.NewLabel(name)
 }
 
-// Stack is which layers a machine gets, of each kind the first that wins first. All of Tree are under
-// all of Server.
+// Stack is which layers a machine gets, of each kind the first that wins first. All of Tree are
+// under all of Server.
 type Stack struct {
 	Names  []string // all of them, in the order in which they were named
 	Server []string // the server has these
@@ -152,8 +152,8 @@ func CheckLayers(names []string) error {
 // ErrNoOverlay is why a machine cannot have layers: they are applied to the overlay.
 var ErrNoOverlay = errors.New("layers need memory over the root, and this machine has none (overlay: false, or rw)")
 
-// addTo names the layers in a machine's settings. Layers are named there in the order of application,
-// so the one that wins is the last.
+// addTo names the layers in a machine's settings. Layers are named there in the order of
+// application, so the one that wins is the last.
 func (k Stack) addTo(set *boot.Settings, r Request) error {
 	if len(k.Names) > 0 && !set.Overlay.Enabled {
 		return ErrNoOverlay

@@ -1,6 +1,6 @@
-// Package site holds what the owner of a site has written, parsed, validated and typed: which labels
-// there are, from which recipe each is built, how its machines boot, and who may mount what. One Site
-// is one Revision, and a server acts on a whole one.
+// Package site holds what the owner of a site has written, parsed, validated and typed: which
+// labels there are, from which recipe each is built, how its machines boot, and who may mount what.
+// One Site is one Revision, and a server acts on a whole one.
 //
 // It reads nothing: package config makes a Site out of netroot.yaml. It does not look whether the
 // files that a Site names exist, and it holds nothing that the servers learn: that is state, not
@@ -24,8 +24,8 @@ import (
 // DefaultState is the directory of trees, images and logs when nothing names another.
 const DefaultState = "/var/lib/netroot"
 
-// Revision names one Site by what it was read from: "sha256:" and 64 hexadecimal digits. It is empty
-// when there is no file.
+// Revision names one Site by what it was read from: "sha256:" and 64 hexadecimal digits. It is
+// empty when there is no file.
 type Revision handoff.Digest
 
 // RevisionOf is the Revision of a Site that was read from these bytes.
@@ -104,8 +104,8 @@ func (s *Site) Label(name string) (*Label, error) {
 // Names are the names of all labels, in order.
 func (s *Site) Names() []string { return slices.Sorted(maps.Keys(s.Labels)) }
 
-// ForRecipe returns a label with every default for the recipe at an absolute path that no label names.
-// It is called as the file is, without its suffix.
+// ForRecipe returns a label with every default for the recipe at an absolute path that no label
+// names. It is called as the file is, without its suffix.
 func (s *Site) ForRecipe(path string) (*Label, error) {
 	base := filepath.Base(path)
 	name := strings.ToLower(strings.TrimSuffix(base, filepath.Ext(base)))
@@ -142,7 +142,8 @@ func (s *Site) Tree(label string) string {
 	return s.tree(label)
 }
 
-// Layers is the folder of the layers that the server has: beside the file, empty when there is none.
+// Layers is the folder of the layers that the server has: beside the file, empty when there is
+// none.
 func (s *Site) Layers() string {
 	if s.Path == "" {
 		return ""

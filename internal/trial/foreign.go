@@ -69,8 +69,8 @@ func (s *foreignServer) disk(server *foreign.Server, err error) error {
 	return err
 }
 
-// nfs has a kernel's server export the packed root as the label's tree, to the address that qemu's user
-// network gives to this host's machines.
+// nfs has a kernel's server export the packed root as the label's tree, to the address that qemu's
+// user network gives to this host's machines.
 func (s *foreignServer) nfs(ctx context.Context, o Options, set boot.Settings, root string) error {
 	if set.RW {
 		return publish.WrongOption("--server kernel serves the image, which no machine can write to: leave out --rw, or leave out --server to have netroot's own server export the tree")
@@ -99,8 +99,8 @@ func (s *foreignServer) nfs(ctx context.Context, o Options, set boot.Settings, r
 	return nil
 }
 
-// foreignTransport is the one that is asked for, or the first that both the image's kernel and sites
-// have.
+// foreignTransport is the one that is asked for, or the first that both the image's kernel and
+// sites have.
 func foreignTransport(im *store.Image, set boot.Settings) handoff.Transport {
 	switch {
 	case set.Transport != "":

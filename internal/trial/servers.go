@@ -1,8 +1,8 @@
-// Package trial starts the servers from which one machine of package vm boots an image: netroot's own,
-// or for the root a kind that sites have (nbd-server, tgt, a kernel's NFS server).
+// Package trial starts the servers from which one machine of package vm boots an image: netroot's
+// own, or for the root a kind that sites have (nbd-server, tgt, a kernel's NFS server).
 //
-// The machine is told what "netroot serve" tells it, with other ports and with a layer that brings an
-// ssh key. The package neither builds the image nor starts the machine.
+// The machine is told what "netroot serve" tells it, with other ports and with a layer that brings
+// an ssh key. The package neither builds the image nor starts the machine.
 package trial
 
 import (
@@ -37,8 +37,8 @@ type Options struct {
 	Request site.Request // of the machine: Image, Label, Layers and Add
 	Layers  *folder.Folder
 	Key     vm.Key // who may log in as root
-	// Server is where the root comes from: empty for servers of its own, KernelServer, or HOST:PORT on
-	// this host's loopback.
+	// Server is where the root comes from: empty for servers of its own, KernelServer, or HOST:PORT
+	// on this host's loopback.
 	Server string
 	Accel  vm.Accel                 // of the machine that runs a kernel's NFS server
 	NFSKey func() ([32]byte, error) // seals handles of the NFS server; called if there is one
@@ -80,8 +80,8 @@ func Start(ctx context.Context, o Options) (*Servers, error) {
 	return out, nil
 }
 
-// own makes netroot's own servers. The machine gets its layers as they are whenever it boots, and over
-// them the one that brings the key.
+// own makes netroot's own servers. The machine gets its layers as they are whenever it boots, and
+// over them the one that brings the key.
 func (s *Servers) own(o Options, sc serve.Config) error {
 	set, err := o.Site.Settings(o.Request)
 	if err != nil {
@@ -180,8 +180,8 @@ func ports(address string, t handoff.Transport) (boot.Ports, error) {
 	return boot.SamePort(port, handoff.Transports()...), err
 }
 
-// localPort is the port of an address of this host's loopback, the only one that a machine behind qemu's
-// user network can be sent to.
+// localPort is the port of an address of this host's loopback, the only one that a machine behind
+// qemu's user network can be sent to.
 func localPort(address string) (uint16, error) {
 	host, port, err := net.SplitHostPort(address)
 	n, perr := strconv.ParseUint(port, 10, 16)
@@ -194,8 +194,8 @@ func localPort(address string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// Log is the file that keeps the serial console of a label's machine: beside the logs of builds, or a
-// temporary file if that directory cannot be written to.
+// Log is the file that keeps the serial console of a label's machine: beside the logs of builds, or
+// a temporary file if that directory cannot be written to.
 func Log(s *site.Site, label string) (path string, err error) {
 	name := "vm-" + label + ".log"
 	f, err := (*os.File)(nil), os.MkdirAll(s.Logs(), 0o755)

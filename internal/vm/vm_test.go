@@ -127,7 +127,8 @@ func TestCancelLeavesNothing(t *testing.T) {
 
 func TestStartErrors(t *testing.T) {
 	needQemu(t, boot.BIOS)
-	// A short path of its own, for it holds sockets, and machines of other programs leave theirs in /tmp.
+	// A short path of its own, for it holds sockets, and machines of other programs leave theirs in
+	// /tmp.
 	temp, err := os.MkdirTemp("", "vm")
 	if err != nil {
 		t.Fatal(err)
