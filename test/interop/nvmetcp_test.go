@@ -176,7 +176,7 @@ func nvmeDescribe(t *testing.T, g *guest) {
 		script string
 		want   []string // in what it prints, with spaces made one
 	}{
-		{"nvme id-ctrl /dev/nvme0", []string{"sn : " + sub.Serial, "mn : netroot test@0123", "cmic : 0xb", "mdts : 8", "ver : 0x20000", "cntrltype : 1", "nn : 1", "anacap : 65", "ioccsz : 4", "subnqn : " + sub.NQN}},
+		{"nvme id-ctrl /dev/nvme0", []string{"sn : " + sub.Serial, "mn : netroot test@0123", "cmic : 0xb", "mdts : 8", "ver : 0x20000", "cntrltype : 1", "nn : 1", "anacap : 65", "ioccsz : 68", "subnqn : " + sub.NQN}},
 		{"nvme id-ns /dev/nvme0n1", []string{"nsze : 0x4002", "nmic : 0x1", "anagrpid: 1", "nsattr : 1", fmt.Sprintf("nguid : %x", sub.NGUID), "lbaf 0 : ms:0 lbads:9 rp:0 (in use)"}},
 		{"nvme ns-descs /dev/nvme0n1", []string{fmt.Sprintf("nguid : %x", sub.NGUID), "uuid : " + strings.TrimPrefix(sub.NQN, "nqn.2014-08.org.nvmexpress:uuid:"), "csi : 0"}},
 		{"nvme list-ns /dev/nvme0", []string{"[ 0]:0x1"}},
