@@ -8,9 +8,12 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"netroot/internal/site"
 )
@@ -52,9 +55,34 @@ func find(explicit string, usual ...string) (string, error) {
 
 // Load reads the file. What is wrong in it is reported as *Error.
 func Load(path string) (*site.Site, error) {
-	src, err := os.ReadFile(path)
+	src, err := read(path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	return Parse(path, src)
+}
+
+// maxSize bounds the bytes of a file, far above what any site writes.
+const maxSize = 8 << 20
+
+// read returns what a regular file has. It does not wait for the other end of a pipe, as a daemon
+// that reads its configuration again would for ever.
+func read(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	src, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err == nil && len(src) > maxSize {
+		err = fmt.Errorf("%s is larger than %d MiB", path, maxSize>>20)
+	}
+	return src, err
 }

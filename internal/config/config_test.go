@@ -12,6 +12,8 @@ import (
 	"netroot/internal/pack"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
 	"netroot/internal/boot"
 	"netroot/internal/site"
 )
@@ -272,4 +274,28 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestLoadRefusesWhatIsNotAFile(t *testing.T) {
+	dir := t.TempDir()
+	pipe, large := filepath.Join(dir, "pipe"), filepath.Join(dir, "large")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(large, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(large, maxSize+1); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		pipe:        pipe + " is not a regular file", // to open one for reading would wait for a writer
+		dir:         dir + " is not a regular file",
+		"/dev/zero": "/dev/zero is not a regular file",
+		large:       large + " is larger than 8 MiB",
+	} {
+		if _, err := Load(path); err == nil || err.Error() != "configuration: "+want {
+			t.Errorf("Load: error %v, want %q", err, want)
+		}
+	}
 }
