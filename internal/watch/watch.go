@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -37,8 +39,8 @@ type Watcher struct {
 	// Name is what the directories hold, for the log: "layers".
 	Name string
 	// Dirs returns the directories to watch. Entries of each are watched, and not what is below
-	// them. It is called again before each call of Changed. Directories that do not exist are
-	// ignored.
+	// them. It is called again before each call of Changed. For a directory that does not
+	// exist the nearest one above it is watched.
 	Dirs func() []string
 	// Changed is called when Run starts, when there was a change, and at intervals; never twice at
 	// once.
@@ -88,8 +90,13 @@ func (w *Watcher) Run(ctx context.Context, ready func()) error {
 // enough, nil when it is.
 func (w *Watcher) follow(n *fsnotify.Watcher) (why error) {
 	dirs := make(map[string]bool)
+	above := make(map[string]string) // directories that do not exist, and what is watched instead
 	for _, dir := range w.Dirs() {
-		dirs[dir] = true
+		there := existing(dir)
+		dirs[there] = true
+		if there != dir {
+			above[dir] = there
+		}
 	}
 	for dir := range w.watched {
 		if !dirs[dir] {
@@ -116,7 +123,24 @@ func (w *Watcher) follow(n *fsnotify.Watcher) (why error) {
 			why = fmt.Errorf("%s: %w", dir, err)
 		}
 	}
+	for dir, there := range above {
+		if why == nil && existing(dir) != there { // made before the one above it was watched
+			return w.follow(n)
+		}
+	}
 	return why
+}
+
+// existing returns the directory, or, when it does not exist, the nearest one above it that does.
+func existing(dir string) string {
+	for {
+		_, err := os.Stat(dir)
+		up := filepath.Dir(dir)
+		if up == dir || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			return dir
+		}
+		dir = up
+	}
 }
 
 // tell logs when watching becomes looking at intervals, and when it is watching again.

@@ -129,6 +129,42 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// A directory is found that is made when nothing above it is there either, and again when another
+// one has taken its place.
+func TestDirectoryIsMadeLater(t *testing.T) {
+	top := t.TempDir()
+	file := filepath.Join(top, "a", "b", "c", "file")
+	looked := make(chan string)
+	w := &Watcher{
+		Name: "test", Log: slog.New(slog.DiscardHandler), Dirs: func() []string { return []string{filepath.Dir(file)} },
+		Changed: func(ctx context.Context) {
+			b, _ := os.ReadFile(file)
+			select {
+			case looked <- string(b):
+			case <-ctx.Done():
+			}
+		},
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx, func() {}) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	expect(t, looked, "")
+	write(t, file, "1")
+	expect(t, looked, "1")
+	if err := os.Rename(filepath.Dir(file), filepath.Join(top, "old")); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, looked, "")
+	write(t, file, "2")
+	expect(t, looked, "2")
+}
+
 // Where the kernel cannot watch, the log says so and changes are found all the same.
 func TestLooksAtIntervals(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "watched")
