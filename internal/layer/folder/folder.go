@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,14 +117,22 @@ func (f *Folder) Dir(name string) (layer.Dir, error) {
 	if err := handoff.CheckLayerName(name); err != nil {
 		return layer.Dir{}, err
 	}
+	d, err := f.resolve(name)
+	if err != nil {
+		err = fmt.Errorf("layer %s: %w", name, err)
+	}
+	return d, err
+}
+
+func (f *Folder) resolve(name string) (layer.Dir, error) {
 	at := f.place.Load()
 	file := filepath.Join(at.dir, name)
 	dir, err := filepath.EvalSymlinks(file)
 	if err != nil {
-		return layer.Dir{}, fmt.Errorf("layer %s: %w", name, err)
+		return layer.Dir{}, fmt.Errorf("%s: %w", file, err)
 	}
 	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
-		return layer.Dir{}, errors.Join(err, fmt.Errorf("layer %s: %s is not a directory, and a layer is one", name, file))
+		return layer.Dir{}, errors.Join(err, fmt.Errorf("%s is not a directory, and a layer is one", file))
 	}
 	return layer.Dir{Name: name, Path: dir, Edit: at.edit}, nil
 }
@@ -201,6 +210,9 @@ func (f *Folder) Render(names []string) *Snapshot {
 	}
 	for name, r := range f.layers {
 		if !s.has[name] {
+			if slices.Contains(names, name) {
+				f.log.Warn("layer: it does not exist any more; machines look for it in their tree", "layer", name, "directory", f.Place(name))
+			}
 			delete(f.layers, name)
 			f.drop(r.digest)
 		}
@@ -267,7 +279,10 @@ func servedInstead(digest handoff.Digest) string {
 }
 
 func (f *Folder) update(r *rendered, name string) error {
-	d, err := f.Dir(name)
+	if err := handoff.CheckLayerName(name); err != nil {
+		return err
+	}
+	d, err := f.resolve(name)
 	if err != nil {
 		return err
 	}

@@ -261,6 +261,29 @@ func TestSnapshot(t *testing.T) {
 	if n := strings.Count(log.String(), "layer: not rendered"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, log)
 	}
+	if strings.Contains(log.String(), "layer a: layer a") {
+		t.Errorf("a layer is named twice:\n%s", log)
+	}
+	if n := strings.Count(log.String(), "layer: it does not exist any more"); n != 1 {
+		t.Errorf("said %d times that b is gone:\n%s", n, log)
+	}
+}
+
+// An archive is an open file, so small ones are not kept without a bound either.
+func TestOpenFilesAreBounded(t *testing.T) {
+	_, l, _ := layersIn(t, nil)
+	for i := range maxRetiredFiles + 20 {
+		a, err := l.create()
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := handoff.DigestOf([]byte{byte(i), byte(i >> 8)})
+		l.keep(digest, a)
+		l.retire(digest)
+	}
+	if n := len(l.archives); n != maxRetiredFiles {
+		t.Errorf("%d archives are kept", n)
+	}
 }
 
 // Two layers of the same bytes share an archive, which stays while one of them has it.

@@ -24,6 +24,8 @@ const (
 	// maxRetired bounds the bytes of those together. Beyond it the one that was not fetched for the
 	// longest time goes.
 	maxRetired = 2 * layer.MaxArchive
+	// maxRetiredFiles bounds their number: each is an open file.
+	maxRetiredFiles = 512
 )
 
 // shelf keeps archives.
@@ -116,17 +118,19 @@ func (s *shelf) retire(digest handoff.Digest) {
 func (s *shelf) clear() {
 	for {
 		var total int64
+		files := 0
 		oldest := handoff.Digest("")
 		for digest, a := range s.archives {
 			if !a.retired {
 				continue
 			}
 			total += a.size
+			files++
 			if oldest == "" || a.used.Before(s.archives[oldest].used) {
 				oldest = digest
 			}
 		}
-		if oldest == "" || total <= s.room && time.Since(s.archives[oldest].used) <= keepRetired {
+		if oldest == "" || total <= s.room && files <= maxRetiredFiles && time.Since(s.archives[oldest].used) <= keepRetired {
 			return
 		}
 		s.archives[oldest].Close()
