@@ -25,7 +25,7 @@ type View struct {
 
 // Failure is why the configuration could not be read again. What was in force before still is.
 type Failure struct {
-	Time time.Time `json:"time"`
+	Time time.Time `json:"time"` // when that was first seen
 	Text string    `json:"error"`
 }
 
@@ -37,7 +37,11 @@ func (s *Server) LastFailure() *Failure { return s.failure.Load() }
 
 // Reload reads the configuration again, and acts on it from now on. When it cannot be read, the one
 // that is in force stays, which the log and LastFailure say, and Reload returns why.
-func (s *Server) Reload() error {
+func (s *Server) Reload() error { return s.reload(true) }
+
+// reload is Reload. Unless somebody has asked for it, the log says nothing about a file that is as
+// it was the last time.
+func (s *Server) reload(asked bool) error {
 	s.renewing.Lock()
 	defer s.renewing.Unlock()
 	defer func() {
@@ -52,10 +56,14 @@ func (s *Server) Reload() error {
 	}
 	next, err := s.cfg.Load()
 	if err != nil {
-		if was := s.failure.Load(); was == nil || was.Text != err.Error() {
+		was := s.failure.Load()
+		same := was != nil && was.Text == err.Error()
+		if !same {
+			s.failure.Store(&Failure{time.Now(), err.Error()})
+		}
+		if asked || !same {
 			s.cfg.Log.Error("configuration: not read again", "why", oneLine(err.Error()), "in force", inForce(old))
 		}
-		s.failure.Store(&Failure{time.Now(), err.Error()})
 		return fmt.Errorf("%w; %s stays in force", err, inForce(old))
 	}
 	if failed := s.failure.Swap(nil); failed != nil {
@@ -69,6 +77,9 @@ func (s *Server) Reload() error {
 	}
 	changes := next.ChangesSince(old.Site)
 	if next.Revision == old.Site.Revision && changes.Empty() {
+		if asked {
+			s.cfg.Log.Info("configuration: read again, and it is the same", "revision", next.Revision.Short())
+		}
 		s.renderInto(old)
 		return nil
 	}
@@ -125,7 +136,7 @@ func (s *Server) watchConfiguration(ctx context.Context, ready func()) error {
 	s.warn(s.view.Load().Site)
 	w := watch.Watcher{
 		Name: "configuration", Log: s.cfg.Log, Dirs: s.cfg.Watch,
-		Changed: func(context.Context) { _ = s.Reload() }, // which has logged the error, and keeps it
+		Changed: func(context.Context) { _ = s.reload(false) }, // which has logged the error, and keeps it
 	}
 	return w.Run(ctx, ready)
 }

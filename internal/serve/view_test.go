@@ -97,8 +97,8 @@ func TestReload(t *testing.T) {
 	}
 	second := s.View()
 	next(nil, errors.New("/n.yaml:3:1: wrong\n    line\n    ^"))
-	for range 3 {
-		err := s.Reload()
+	for asked := range 3 {
+		err := s.reload(asked > 0)
 		if err == nil || !strings.Contains(err.Error(), "/n.yaml:3:1: wrong") || !strings.Contains(err.Error(), "revision "+second.Site.Revision.Short()) {
 			t.Errorf("a broken file: %v", err)
 		}
@@ -106,13 +106,22 @@ func TestReload(t *testing.T) {
 	if s.View() != second || s.LastFailure() == nil || !strings.HasSuffix(s.LastFailure().Text, "^") {
 		t.Errorf("after a broken file: %+v, %+v", s.View(), s.LastFailure())
 	}
-	if n := strings.Count(log.String(), `why="/n.yaml:3:1: wrong" "in force"="revision `+second.Site.Revision.Short()); n != 1 {
+	if n := strings.Count(log.String(), `why="/n.yaml:3:1: wrong" "in force"="revision `+second.Site.Revision.Short()); n != 3 {
 		t.Errorf("logged %d times:\n%s", n, log)
+	}
+	first := s.LastFailure()
+	s.reload(false)
+	if n := strings.Count(log.String(), "not read again"); n != 3 || s.LastFailure() != first {
+		t.Errorf("looked at again, and logged %d times; first seen %v, %v:\n%s", n, first.Time, s.LastFailure().Time, log)
 	}
 	next(configured("loud"), nil) // as it was before
 	err := s.Reload()
 	if err != nil || s.LastFailure() != nil || s.View() != second {
 		t.Errorf("mended: %v, %+v", err, s.LastFailure())
+	}
+	s.reload(false)
+	if n := strings.Count(log.String(), "it is the same"); n != 1 {
+		t.Errorf("said %d times to who asked that nothing has changed:\n%s", n, log)
 	}
 	for range 2 {
 		moved := configured("louder")
