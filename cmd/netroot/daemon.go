@@ -74,6 +74,11 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	if err != nil {
 		return err
 	}
+	for _, l := range []net.Listener{health, commands} {
+		if l != nil {
+			defer l.Close() // when the rest fails; it removes the socket's file
+		}
+	}
 	l, err := f.listen(given) // the process ends after an error, and with it the listeners
 	if err != nil {
 		return err
@@ -204,7 +209,7 @@ func (d *daemon) serveAPI(l net.Listener, state string) func(context.Context, fu
 		Plan: func(m boot.Machine) (api.Plan, error) {
 			p, v, err := d.Preview(m)
 			if errors.Is(err, store.ErrNotFound) {
-				err = fmt.Errorf("%w: %w", err, api.ErrNotFound)
+				err = api.NotFound(err)
 			}
 			return api.Plan{Revision: d.revision(v, state), Plan: p}, err
 		},
@@ -248,7 +253,8 @@ func (s *source) watched() []string {
 	if s.path == "" {
 		return []string{".", "/etc", "/etc/netroot"}
 	}
-	dirs := []string{filepath.Dir(s.path)}
+	dir := filepath.Dir(s.path)
+	dirs := []string{dir, filepath.Dir(dir)} // dir may be a symbolic link, or another may take its place
 	if target, err := filepath.EvalSymlinks(s.path); err == nil {
 		dirs = append(dirs, filepath.Dir(target))
 	}

@@ -233,6 +233,7 @@ func TestDaemonFollowsConfiguration(t *testing.T) {
 	from := len(d.log.String())
 	must(t, d.Process.Signal(syscall.SIGHUP))
 	d.loggedAfter(t, from, "SIGHUP")
+	d.loggedAfter(t, from, "level=ERROR", "configuration: not read again", "netroot.yaml:3:5: ")
 	agree("two", "")
 
 	write(t, yaml, "labels:\n  tiny:\n    cmdline: three\n")
@@ -254,6 +255,67 @@ func TestDaemonFollowsConfiguration(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "netroot: no daemon is running: plan of "+yaml+", revision ") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The file names the state directory, and with it the daemon's socket. Neither a broken file nor a
+// removed one keeps "netroot plan" from the daemon. A directory whose symbolic link is changed is
+// noticed.
+func TestPlanOfBrokenFile(t *testing.T) {
+	dir := t.TempDir()
+	state := filepath.Join(dir, "elsewhere")
+	must(t, makeImage(state, "tiny", []byte("root")))
+	for i, cmdline := range []string{"one", "two"} {
+		write(t, filepath.Join(dir, fmt.Sprint("site", i), "netroot.yaml"), "state: "+state+"\nlabels:\n  tiny:\n    cmdline: "+cmdline+"\n")
+	}
+	current := filepath.Join(dir, "current")
+	must(t, os.Symlink("site0", current))
+	yaml := filepath.Join(current, "netroot.yaml")
+	run := func(args ...string) *exec.Cmd {
+		cmd := netroot(t, dir, append([]string{"--config", yaml}, args...)...)
+		cmd.Env = append(cmd.Env, "XDG_RUNTIME_DIR="+dir)
+		return cmd
+	}
+	d := startDaemon(t, run(append([]string{"serve"}, everywhere...)...))
+	must(t, os.Symlink("site1", current+".new"))
+	must(t, os.Rename(current+".new", current))
+	d.logged(t, "configuration: read again", "label tiny changed: cmdline")
+
+	plan := func(said string) {
+		t.Helper()
+		out, err := run("plan", "tiny").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), " two\n") || !strings.Contains(string(out), "plan of the running daemon") || !strings.Contains(string(out), said) {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	write(t, yaml, "labels:\n  tiny:\n    cmdlin: three\n")
+	d.logged(t, "level=ERROR", "netroot.yaml:3:5: ")
+	plan("the file is not in force: " + yaml + ":3:5: unknown key")
+	must(t, os.Remove(yaml))
+	plan("the file is not in force: configuration: stat " + yaml)
+	out, err := run("plan", "nosuch").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no such image: nosuch") || strings.Contains(string(out), "not found") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	out, err = run("plan", "tiny", "--arch", "x86_64").CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// A daemon that cannot start leaves no socket behind.
+func TestDaemonThatCannotStart(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "netroot.yaml"), "labels:\n  tiny: {}\n")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	out, err := serving(t, dir, "--socket", "api.sock", "--http", taken.Addr().String(), "--nbd", "", "--nvme", "", "--iscsi", "", "--nfs", "").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "is in use") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "api.sock")); !os.IsNotExist(err) {
+		t.Errorf("the socket is left: %v", err)
 	}
 }
 

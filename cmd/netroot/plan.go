@@ -54,6 +54,9 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 					return err
 				}
 			}
+			if m.Arch, err = boot.ParseArch(m.Arch); err != nil {
+				return usage(fmt.Errorf("--arch: %w", err))
+			}
 			if m.MAC, err = boot.ParseMAC(m.MAC); err != nil {
 				return usage(fmt.Errorf("--mac: %w", err))
 			}
@@ -123,42 +126,23 @@ func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own 
 // reports false when there is no daemon to ask. failed is why there is no Site: then a daemon of
 // that file answers all the same.
 func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boot.Machine) (plan boot.Plan, asked bool, err error) {
-	path, revision := "", site.Revision("")
-	if failed == nil {
-		path, revision = cfg.Path, cfg.Revision
-	} else {
-		cfg = site.Empty()
-		if err := e.setState(cfg); err != nil {
-			return plan, false, nil
-		}
-		if path, err = config.Find(e.configFile); err == nil {
-			path, err = filepath.Abs(path)
-		}
-		if err != nil {
-			return plan, false, nil
-		}
-	}
-	of := "plan without a configuration"
-	if path != "" {
-		of = fmt.Sprintf("plan of %s, revision %s", path, revision.Short())
-	}
 	say := func(format string, args ...any) { fmt.Fprintf(e.stderr, "netroot: "+format+"\n", args...) }
-	daemon, err := api.Dial(ctx, api.Sockets(cfg.State)...)
-	var now api.Revision
-	if err == nil {
-		now, err = daemon.Revision(ctx)
-	}
-	if err != nil {
-		if failed == nil {
+	var daemon *api.Client
+	revision := site.Revision("")
+	if failed != nil {
+		if daemon, err = e.daemonOfFile(ctx); err != nil {
+			return plan, false, nil // failed says more
+		}
+	} else {
+		revision = cfg.Revision
+		of := "plan without a configuration"
+		if cfg.Path != "" {
+			of = fmt.Sprintf("plan of %s, revision %s", cfg.Path, revision.Short())
+		}
+		if daemon, err = daemonOf(ctx, cfg.Path, api.Sockets(cfg.State)...); err != nil {
 			say("%v: %s", err, of)
+			return plan, false, nil
 		}
-		return plan, false, nil
-	}
-	if now.Path != path {
-		if failed == nil {
-			say("the running daemon has another configuration, %s: %s", cmp.Or(now.Path, "none"), of)
-		}
-		return plan, false, nil
 	}
 	answer, err := daemon.Plan(ctx, m)
 	if errors.Is(err, api.ErrNotFound) {
@@ -177,4 +161,56 @@ func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boo
 		say("the file, revision %s, is not in force yet", revision.Short())
 	}
 	return answer.Plan, true, nil
+}
+
+// daemonOf returns the one daemon that listens on any of these sockets and has its configuration
+// from that file. The error says why there is none that can be asked.
+func daemonOf(ctx context.Context, file string, sockets ...string) (*api.Client, error) {
+	var found []*api.Client
+	why := api.ErrNone
+	for _, socket := range sockets {
+		c, err := api.Dial(ctx, socket)
+		var now api.Revision
+		if err == nil {
+			now, err = c.Revision(ctx)
+		}
+		switch {
+		case err == nil && now.Path == file:
+			found = append(found, c)
+		case err == nil:
+			why = fmt.Errorf("the running daemon has another configuration, %s", cmp.Or(now.Path, "none"))
+		case errors.Is(why, api.ErrNone):
+			why = err
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, why
+	case 1:
+		return found[0], nil
+	}
+	return nil, fmt.Errorf("%d daemons have this configuration: choose one with --state", len(found))
+}
+
+// daemonOfFile is daemonOf for a configuration that cannot be read. It names the state directory, so
+// that is not known either, without --state.
+func (e *env) daemonOfFile(ctx context.Context) (*api.Client, error) {
+	file, err := e.configFile, error(nil)
+	if file == "" {
+		if file, err = config.Find(""); err != nil {
+			return nil, err
+		}
+	}
+	if file, err = filepath.Abs(file); err != nil {
+		return nil, err
+	}
+	sockets := api.AllSockets()
+	if e.stateDir != "" {
+		of := site.Empty()
+		if err := e.setState(of); err != nil {
+			return nil, err
+		}
+		sockets = api.Sockets(of.State)
+	}
+	return daemonOf(ctx, file, sockets...)
 }

@@ -42,6 +42,14 @@ type Plan struct {
 // ErrNotFound is what Server.Plan and Client.Plan return for an image that does not exist.
 var ErrNotFound = errors.New("not found")
 
+// NotFound has an error match ErrNotFound. Its text stays as it is.
+func NotFound(err error) error { return notFound{err} }
+
+type notFound struct{ error }
+
+func (n notFound) Is(target error) bool { return target == ErrNotFound }
+func (n notFound) Unwrap() error        { return n.error }
+
 // failure is the answer to a request that failed.
 type failure struct {
 	Error string `json:"error"`

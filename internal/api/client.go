@@ -46,7 +46,11 @@ func Dial(ctx context.Context, sockets ...string) (*Client, error) {
 			}}
 			return c, nil
 		}
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) && failed == nil {
+		switch {
+		case failed != nil, errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
+		case errors.Is(err, unix.EACCES):
+			failed = fmt.Errorf("the daemon cannot be asked, since %s is for its own user only", path)
+		default:
 			failed = fmt.Errorf("the daemon cannot be asked: %w", err)
 		}
 	}

@@ -30,6 +30,17 @@ func Sockets(state string) []string {
 	return all
 }
 
+// AllSockets returns the sockets of the daemons of all state directories, in the directories in
+// which Sockets has them.
+func AllSockets() []string {
+	var all []string
+	for _, path := range Sockets(site.DefaultState) {
+		found, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "netroot*.sock")) // the pattern is right
+		all = append(all, found...)
+	}
+	return all
+}
+
 // OwnSocket is where a daemon of this user listens. The error says why there is no place.
 func OwnSocket(state string) (string, error) {
 	all := Sockets(state)

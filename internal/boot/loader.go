@@ -1,5 +1,13 @@
 package boot
 
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
 // Loader is what the firmware of one kind of machine loads over the network.
 type Loader struct {
 	Code     uint16 // the kind, as DHCP's option 93 tells it (RFC 4578, 2.1, and IANA's registry)
@@ -44,6 +52,20 @@ var platforms = map[string]Firmware{"pcbios": BIOS, "efi": UEFI}
 
 // archs are the architectures by the names that iPXE has for its builds (its setting "buildarch").
 var archs = map[string]string{"i386": "386", "x86_64": "amd64", "arm32": "arm", "arm64": "arm64", "riscv32": "riscv", "riscv64": "riscv64", "loong64": "loong64"}
+
+// kernelArchs are the other names that the kernel has for them ("uname -m").
+var kernelArchs = map[string]string{"aarch64": "arm64", "i686": "386", "armv7l": "arm", "loongarch64": "loong64"}
+
+// ParseArch returns the name that Go has for an architecture. The text may be that, or the name that
+// iPXE or the kernel has; empty is not known.
+func ParseArch(text string) (string, error) {
+	known := slices.Sorted(maps.Values(archs))
+	name := cmp.Or(archs[text], kernelArchs[text], text)
+	if name != "" && !slices.Contains(known, name) {
+		return "", fmt.Errorf("unknown architecture %q: known are %s", text, strings.Join(known, ", "))
+	}
+	return name, nil
+}
 
 // archOf is the architecture of a machine on which a build of iPXE runs. The builds for BIOS are
 // 32-bit programs on 64-bit processors too, so i386 there says nothing.

@@ -96,3 +96,16 @@ func TestLoaders(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestParseArch(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64", "i386": "386", "i686": "386", "riscv64": "riscv64",
+	} {
+		if got, err := ParseArch(text); err != nil || got != want {
+			t.Errorf("ParseArch(%q) = %q, %v, want %q", text, got, err, want)
+		}
+	}
+	if _, err := ParseArch("x86"); err == nil || !strings.Contains(err.Error(), `unknown architecture "x86": known are 386, amd64, arm,`) {
+		t.Errorf("error %v", err)
+	}
+}
