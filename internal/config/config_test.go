@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -296,6 +297,16 @@ func TestLoadRefusesWhatIsNotAFile(t *testing.T) {
 	} {
 		if _, err := Load(path); err == nil || err.Error() != "configuration: "+want {
 			t.Errorf("Load: error %v, want %q", err, want)
+		}
+	}
+}
+
+// A file of something else gives an error that fits into a log.
+func TestErrorsAreBounded(t *testing.T) {
+	long := strings.Repeat("x", 5000)
+	for _, src := range []string{long, "labels:\n  a: " + long + "\n", "labels:\n  " + long + ": 1\n", "labels: {" + long + "\n"} {
+		if _, err := Parse("/n.yaml", []byte(src)); err == nil || len(err.Error()) > 3000 || !strings.HasPrefix(err.Error(), "/n.yaml:") {
+			t.Errorf("%.20q: an error of %d bytes", src, len(fmt.Sprint(err)))
 		}
 	}
 }

@@ -223,7 +223,7 @@ func kind(n ast.Node) string {
 	case *ast.NullNode:
 		return "nothing"
 	case *ast.StringNode:
-		return fmt.Sprintf("%q", n.Value)
+		return fmt.Sprintf("%q", shortened(n.Value, 100))
 	case *ast.TagNode:
 		return "a tag (" + n.GetToken().Value + ")"
 	default:
@@ -240,12 +240,29 @@ func (d *document) errorf(n ast.Node, format string, args ...any) error {
 }
 
 func (d *document) at(tk *token.Token, msg string) error {
-	e := &Error{File: d.file, Line: 1, Column: 1, Msg: msg}
+	e := &Error{File: d.file, Line: 1, Column: 1, Msg: shortened(msg, maxMsg)}
 	if tk != nil && tk.Position != nil {
 		e.Line, e.Column = max(tk.Position.Line, 1), max(tk.Position.Column, 1)
 	}
 	if e.Line <= len(d.lines) {
-		e.Text = strings.TrimRight(d.lines[e.Line-1], "\r")
+		if text := strings.TrimRight(d.lines[e.Line-1], "\r"); len(text) <= maxText {
+			e.Text = text
+		}
 	}
 	return e
+}
+
+// Bounds of an Error, in bytes, for a file that is not one that a person wrote. A longer line is not
+// shown.
+const (
+	maxMsg  = 2 << 10
+	maxText = 500
+)
+
+// shortened returns the beginning of a text that is longer than max.
+func shortened(text string, max int) string {
+	if len(text) <= max {
+		return text
+	}
+	return strings.ToValidUTF8(text[:max], "") + "..."
 }
