@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/export"
+	"netroot/internal/pxetree"
 	"netroot/internal/store"
 )
 
@@ -69,25 +70,7 @@ func linkOrCopy(dst, src string) error {
 	if !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EMLINK) {
 		return err
 	}
-	return copyFile(dst, src)
-}
-
-// copyFile copies a file, whole or not at all.
-func copyFile(dst, src string) error {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := renameio.NewPendingFile(dst, renameio.WithTempDir(filepath.Dir(dst)), renameio.WithStaticPermissions(0o644))
-	if err != nil {
-		return err
-	}
-	defer out.Cleanup()
-	if _, err := io.Copy(out.File, in); err != nil {
-		return err
-	}
-	return out.CloseAtomicallyReplace()
+	return pxetree.CopyFile(dst, src)
 }
 
 // sameFile reports whether two names are of one file, or of two with the same bytes.

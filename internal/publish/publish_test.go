@@ -11,6 +11,7 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/export"
 	"netroot/internal/handoff"
+	"netroot/internal/pxetree"
 	"netroot/internal/site"
 	"netroot/internal/store"
 )
@@ -146,7 +147,7 @@ func TestPackedRoot(t *testing.T) {
 func TestCopyFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "src"), "text")
-	if err := copyFile(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil {
+	if err := pxetree.CopyFile(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil {
 		t.Fatal(err)
 	}
 	if same, err := sameFile(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil || !same {

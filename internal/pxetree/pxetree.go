@@ -114,6 +114,11 @@ func place(dst, src string) error {
 	if have, err := os.Stat(dst); err == nil && have.Size() == want.Size() {
 		return nil
 	}
+	return CopyFile(dst, src)
+}
+
+// CopyFile copies a file that everyone may read, completely or not at all, and syncs it.
+func CopyFile(dst, src string) error {
 	in, err := os.Open(src)
 	if err != nil {
 		return err
