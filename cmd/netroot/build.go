@@ -68,7 +68,8 @@ Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
   netroot build --update debian12
   netroot build --update debian12 --pack erofs
   netroot build centos8 --build-arg MIRROR=http://mirror.example/centos`,
-		Args:              oneArg("label or definition file"),
+		Args:              buildArgs,
+		Annotations:       map[string]string{jsonEvents: ""},
 		ValidArgsFunction: e.completeLabels,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -103,6 +104,14 @@ Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 	cmd.Flags().IntVar(&opt.Level, "level", 0, "compression `level` of the packed root (default: a good one)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print progress and result as JSON, an object a line")
 	return cmd
+}
+
+// buildArgs expects one label or definition file. Apptainer names the image before the file.
+func buildArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 2 && strings.HasSuffix(args[1], ".def") {
+		return usage(fmt.Errorf("netroot build keeps its image in the store and has no file to write, such as %s: run \"netroot build %s\"", args[0], args[1]))
+	}
+	return oneArg("label or definition file")(cmd, args)
 }
 
 func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build.Options, asJSON, noCache bool) error {
@@ -185,7 +194,7 @@ func printResult(w io.Writer, r *build.Result) error {
 	if err != nil {
 		return err
 	}
-	rows := [][]string{
+	rows := [][2]string{
 		{"image", strings.TrimSuffix(im.Name()+", "+im.Config.System, ", ")},
 		{"kernel", im.Config.KernelRelease},
 		{"tree", fmt.Sprintf("%s, %s, %d packages", r.Tree, term.Size(r.TreeSize), len(packages))},
@@ -194,7 +203,7 @@ func printResult(w io.Writer, r *build.Result) error {
 		if part.Annotations[store.AnnotationRole] == string(store.RolePackages) {
 			continue // counted above
 		}
-		rows = append(rows, []string{part.Annotations[store.AnnotationRole], term.Size(part.Size)})
+		rows = append(rows, [2]string{part.Annotations[store.AnnotationRole], term.Size(part.Size)})
 	}
 	var slow []string
 	for _, p := range r.Phases {
@@ -203,9 +212,13 @@ func printResult(w io.Writer, r *build.Result) error {
 		}
 	}
 	for _, reused := range r.Reused {
-		rows = append(rows, []string{"reused", reused.String()})
+		rows = append(rows, [2]string{"reused", reused.String()})
 	}
-	rows = append(rows, []string{"time", term.Duration(r.Took) + " (" + strings.Join(slow, ", ") + ")"})
+	took := term.Duration(r.Took)
+	if len(slow) > 0 {
+		took += " (" + strings.Join(slow, ", ") + ")"
+	}
+	rows = append(rows, [2]string{"time", took})
 	fmt.Fprintln(w)
-	return term.Table(w, rows)
+	return term.Facts(w, rows, term.Columns(w))
 }

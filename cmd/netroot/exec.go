@@ -116,10 +116,10 @@ func (e *env) tellChanges(tree *build.Tree, label, arg string) {
 	changes, known, err := tree.Changes()
 	switch {
 	case err != nil:
-		fmt.Fprintf(e.stderr, "netroot: cannot find out whether the tree has changed: %v\n", err)
+		e.say("cannot find out whether the tree has changed: %v", err)
 	case !known:
-		fmt.Fprintf(e.stderr, "netroot: the build of the tree of %s left no record, so changes are not known\n", label)
+		e.say("the build of the tree of %s left no record, so changes are not known", label)
 	case !changes.None():
-		fmt.Fprintf(e.stderr, "netroot: the tree of %s has changed since its image was made: %s\n  \"netroot build --update %s\" makes an image of it as it is now\n", label, changes, arg)
+		e.say("the tree of %s has changed since its image was made: %s\n  \"netroot build --update %s\" makes an image of it as it is now", label, changes, arg)
 	}
 }

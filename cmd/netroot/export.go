@@ -120,10 +120,10 @@ func (e *env) put(x *exported, set export.Set, err error) error {
 		if !filepath.IsAbs(set.Files[i].For) {
 			verb = "is for"
 		}
-		fmt.Fprintf(e.stdout, "%s %s %s\n", path, verb, set.Files[i].For)
+		e.print(fmt.Sprintf("%s %s %s\n", path, verb, set.Files[i].For))
 	}
 	if err == nil {
-		_, err = fmt.Fprint(e.stdout, set.Advice(""))
+		err = e.print(set.Advice(""))
 	}
 	return err
 }

@@ -37,7 +37,7 @@ pipe, gets all of them.`,
 				return err
 			}
 			if asJSON {
-				return errors.Join(term.JSON(e.stdout, versionRows(versions)), err)
+				return errors.Join(e.json(versionRows(versions)), err)
 			}
 			if len(versions) == 0 && err == nil {
 				fmt.Fprintln(e.stderr, "no images yet: \"netroot build LABEL\" makes one")
@@ -47,7 +47,7 @@ pipe, gets all of them.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	cmd.Flags().BoolVar(&wide, "wide", false, "all columns, even if the terminal is too narrow")
+	wideFlag(cmd, &wide)
 	return cmd
 }
 

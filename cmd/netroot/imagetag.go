@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/store"
-	"netroot/internal/term"
 )
 
 func imageTagCmd(e *env) *cobra.Command {
@@ -111,7 +110,7 @@ func (e *env) changeImage(change func(*store.Store) (*store.Image, error), asJSO
 	if err != nil {
 		return err
 	}
-	return term.JSON(e.stdout, shown)
+	return e.json(shown)
 }
 
 // twoArgs is cobra's ExactArgs(2) with an error that names the arguments.

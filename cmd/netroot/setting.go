@@ -114,7 +114,16 @@ func oneOf[T ~string](what, name string, known []T) (T, error) {
 	for _, k := range known {
 		words = append(words, string(k))
 	}
-	return "", usage(fmt.Errorf("%s %q: there are %s%s", what, name, strings.Join(words, ", "), nearest.Hint(name, words)))
+	return "", usage(fmt.Errorf("unknown %s %q: choose %s%s", what, name, orList(words), nearest.Hint(name, words)))
+}
+
+// orList is "a, b or c".
+func orList(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // flavourOf reads the name of a flavour of initramfs; an empty one is the label's.

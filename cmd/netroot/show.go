@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/recipe"
-	"netroot/internal/term"
 )
 
 func showCmd(e *env) *cobra.Command {
@@ -37,7 +36,7 @@ Exit status: 0 done, 2 usage, or the file is not a recipe.`,
 			if !asJSON {
 				return r.Print(e.stdout)
 			}
-			return term.JSON(e.stdout, r)
+			return e.json(r)
 		},
 	}
 	flags.register(cmd)
@@ -77,7 +76,7 @@ func (f *recipeFlags) read(e *env, path string, defaults map[string]string) (*re
 		return nil, usage(err)
 	}
 	for _, w := range append(warnings, r.Warnings...) {
-		fmt.Fprintf(e.stderr, "netroot: %s (warning)\n", w)
+		e.say("%s (warning)", w)
 	}
 	return r, nil
 }
