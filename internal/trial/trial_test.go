@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"netroot/internal/boot"
+	"netroot/internal/gate"
 	"netroot/internal/handoff"
 	"netroot/internal/layer/folder"
 	"netroot/internal/publish"
@@ -67,6 +68,7 @@ func start(t *testing.T, o Options) (string, error) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(t.Context()) }()
 	t.Cleanup(func() { <-done })
+	s.Admit(func(inode uint64) bool { return gate.Has(os.Getpid(), inode) })
 	resp, err := http.Get(strings.Replace(s.Script, vm.GuestHost, "127.0.0.1", 1))
 	if err != nil {
 		return "", err
@@ -160,8 +162,17 @@ func TestForeignTransport(t *testing.T) {
 func TestLog(t *testing.T) {
 	s := site.Empty()
 	s.SetState(t.TempDir())
-	if file, err := Log(s, "tiny"); err != nil || file != filepath.Join(s.Logs(), "vm-tiny.log") {
-		t.Errorf("%s, %v", file, err)
+	for range 2 { // a new file in the place of one that others may have open
+		file, err := Log(s, "tiny")
+		if err != nil || file != filepath.Join(s.Logs(), "vm-tiny.log") {
+			t.Fatalf("%s, %v", file, err)
+		}
+		if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 || st.Size() > 0 {
+			t.Errorf("%v, %v", st, err)
+		}
+		if err := os.WriteFile(file, []byte("x"), 0o644); err != nil || os.Chmod(file, 0o644) != nil {
+			t.Error(err)
+		}
 	}
 	s.SetState("/dev/null")
 	file, err := Log(s, "tiny")

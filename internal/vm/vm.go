@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/boot"
+	"netroot/internal/gate"
 )
 
 // GuestHost is the address that a machine uses for this host's 127.0.0.1.
@@ -277,6 +278,17 @@ func (m *Machine) ready(ctx context.Context) error {
 		return m.err // the reason why qemu ended is the better error
 	}
 	return fmt.Errorf("qemu: %w%s", err, indent(m.stderr.String()))
+}
+
+// Owns reports whether qemu has the socket of this number (stat(2)): whether a connection to a
+// server of this host is the machine's.
+func (m *Machine) Owns(inode uint64) bool {
+	select {
+	case <-m.done:
+		return false // the number of its process may be another's
+	default:
+		return gate.Has(m.cmd.Process.Pid, inode)
+	}
 }
 
 // QMP returns the connection to qemu's monitor.
