@@ -78,7 +78,8 @@ func Start(ctx context.Context, o Options) (*Servers, error) {
 	sc := serve.Config{Store: o.Store, Site: o.Site, Layers: o.Layers, Default: o.Image.Name(), Log: o.Log}
 	if o.Server == KernelServer {
 		var err error
-		if out.foreign, err = o.startForeign(ctx); err != nil {
+		if out.foreign, err = o.startForeign(ctx, &out.gate); err != nil {
+			out.Close()
 			return nil, err
 		}
 		o.Request.Add.Transport, o.Request.Add.Elsewhere = out.foreign.transport, out.foreign.elsewhere
@@ -114,7 +115,7 @@ func (s *Servers) own(o Options, sc serve.Config) error {
 	if err != nil {
 		return err
 	}
-	if s.http, err = s.guarded("the HTTP server"); err != nil {
+	if s.http, err = guarded(&s.gate, "the HTTP server"); err != nil {
 		return err
 	}
 	if overNFS {
@@ -164,12 +165,12 @@ func exports(o Options, set boot.Settings) (serve.NFS, error) {
 }
 
 // guarded makes a listener for the process that is admitted.
-func (s *Servers) guarded(what string) (net.Listener, error) {
+func guarded(g *gate.Gate, what string) (net.Listener, error) {
 	l, err := serve.Listen(what, "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	return s.gate.Guard(l), nil
+	return g.Guard(l), nil
 }
 
 // listen makes a listener for the server of every transport.
@@ -182,7 +183,7 @@ func (s *Servers) listen(nfs bool) (map[handoff.Transport]net.Listener, error) {
 		if t == handoff.NFS && !nfs {
 			continue
 		}
-		l, err := s.guarded("the server of " + string(t))
+		l, err := guarded(&s.gate, "the server of "+string(t))
 		if err != nil {
 			return nil, err
 		}

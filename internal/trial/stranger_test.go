@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,13 +24,6 @@ import (
 	"netroot/internal/vm"
 	"netroot/test/bench/load"
 )
-
-func TestMain(m *testing.M) {
-	if where := os.Getenv("TRIAL_TEST_NVME"); where != "" {
-		os.Exit(nvmeClient(where))
-	}
-	os.Exit(m.Run())
-}
 
 // nvmeClient connects as an NVMe host does. nvme(1) would need the kernel for it.
 func nvmeClient(where string) int {
@@ -52,7 +48,11 @@ type client struct{ command, shows string }
 // clients are for every server, with all that a user of this host could find out.
 func (s *Servers) clients(t *testing.T, o Options) map[string]client {
 	t.Helper()
-	environ, err := captive.Addresses(o.Request.Image, s.http, s.roots, false)
+	roots := maps.Clone(s.roots)
+	if s.foreign != nil {
+		roots = map[handoff.Transport]net.Listener{s.foreign.transport: s.foreign.listeners[0]}
+	}
+	environ, err := captive.Addresses(o.Request.Image, s.http, roots, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,9 +66,15 @@ func (s *Servers) clients(t *testing.T, o Options) map[string]client {
 		"boot script": {"curl -sSf '" + strings.Replace(s.Script, vm.GuestHost, "127.0.0.1", 1) + "'", "#!ipxe"},
 		"image":       {"curl -sSf " + at["NETROOT_HTTP"], "root"},
 		"layer":       {"curl -sSf http://" + s.http.Addr().String() + boot.LayerPath + layerOf(t, o.Key.Layer) + " | tr -d '\\000'", "authorized_keys"},
-		"nbd":         {"nbdinfo --size " + at["NETROOT_NBD"], "4"},
-		"iscsi":       {"iscsi-ls -s " + portal, "Target:iqn"},
-		"nvme":        {"TRIAL_TEST_NVME='" + at["NETROOT_NVME"] + "' /proc/self/fd/3", "connected"},
+	}
+	if nbd := at["NETROOT_NBD"]; nbd != "" {
+		all["nbd"] = client{"nbdcopy " + nbd + " - | tr -d '\\000'", "root"}
+	}
+	if portal != "" {
+		all["iscsi"] = client{"iscsi-ls -s " + portal, "Target:iqn"}
+	}
+	if nvme := at["NETROOT_NVME"]; nvme != "" {
+		all["nvme"] = client{"TRIAL_TEST_NVME='" + nvme + "' /proc/self/fd/3", "connected"}
 	}
 	if nfs := at["NETROOT_NFS"]; nfs != "" {
 		image, options, _ := strings.Cut(nfs+"&uid=0&gid=0", "?")
@@ -133,7 +139,7 @@ func children(pid int) []int {
 // least another process, they get nothing. The same clients do get it as the process that the
 // servers are for.
 func TestStrangers(t *testing.T) {
-	for _, program := range []string{"curl", "nbdinfo", "iscsi-ls", "nfs-ls", "nfs-cat", "nfs-cp"} {
+	for _, program := range []string{"curl", "nbdcopy", "iscsi-ls", "nbd-server", "tgtd", "nfs-ls", "nfs-cat", "nfs-cp"} {
 		if _, err := exec.LookPath(program); err != nil {
 			if os.Getenv("CI") == "true" {
 				t.Fatal(err)
@@ -142,6 +148,7 @@ func TestStrangers(t *testing.T) {
 		}
 	}
 	type trial struct {
+		server    string
 		transport handoff.Transport
 		rw        bool
 		lacks     []string // what even the machine does not get
@@ -149,20 +156,24 @@ func TestStrangers(t *testing.T) {
 	trials := map[string]trial{"nvme": {transport: handoff.NVMe}}
 	if os.Getuid() == 0 {
 		trials = map[string]trial{
-			"rw":        {rw: true},
-			"nfs":       {transport: handoff.NFS, lacks: []string{"nfs write"}},
-			"nfs-image": {transport: handoff.NFSImage, lacks: []string{"nfs tree", "nfs secret", "nfs write"}},
+			"nbd-server": {server: KernelServer, transport: handoff.NBD},
+			"tgtd":       {server: KernelServer, transport: handoff.ISCSI},
+			"rw":         {rw: true},
+			"nfs":        {transport: handoff.NFS, lacks: []string{"nfs write"}},
+			"nfs-image":  {transport: handoff.NFSImage, lacks: []string{"nfs tree", "nfs secret", "nfs write"}},
 		}
 	}
 	for name, v := range trials {
-		t.Run(name, func(t *testing.T) { testStrangers(t, v.transport, v.rw, v.lacks) })
+		t.Run(name, func(t *testing.T) {
+			o := options(t, site.Label{Transport: v.transport, Overlay: site.DefaultOverlay(), Tree: t.TempDir()})
+			o.Server, o.Request.Add.RW = v.server, v.rw
+			testStrangers(t, o, v.lacks)
+		})
 	}
 }
 
-func testStrangers(t *testing.T, transport handoff.Transport, rw bool, lacks []string) {
-	tree := t.TempDir()
-	o := options(t, site.Label{Transport: transport, Overlay: site.DefaultOverlay(), Tree: tree})
-	o.Request.Add.RW = rw
+func testStrangers(t *testing.T, o Options, lacks []string) {
+	tree := o.Site.Tree("tiny")
 	if err := os.WriteFile(filepath.Join(tree, "shadow"), []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -200,10 +211,7 @@ func testStrangers(t *testing.T, transport handoff.Transport, rw bool, lacks []s
 		if _, err := os.Stat(filepath.Join(tree, "planted")); err == nil {
 			t.Fatal("a stranger wrote to the tree")
 		}
-		want := true
-		for _, l := range lacks {
-			want = want && l != name
-		}
+		want := !slices.Contains(lacks, name)
 		if got := c.run(t, uint32(os.Getuid()), func(pid int) { machine.Store(int64(pid)) }); strings.Contains(got, c.shows) != want {
 			t.Errorf("%s: the machine got %q", name, got)
 		}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"netroot/internal/boot"
+	"netroot/internal/foreign"
 	"netroot/internal/gate"
 	"netroot/internal/handoff"
 	"netroot/internal/layer/folder"
@@ -20,6 +21,15 @@ import (
 	"netroot/internal/store"
 	"netroot/internal/vm"
 )
+
+// TestMain also is the keeper of the servers that tests start, and an NVMe host.
+func TestMain(m *testing.M) {
+	foreign.Main()
+	if where := os.Getenv("TRIAL_TEST_NVME"); where != "" {
+		os.Exit(nvmeClient(where))
+	}
+	os.Exit(m.Run())
+}
 
 func options(t *testing.T, l site.Label) Options {
 	t.Helper()
@@ -31,7 +41,7 @@ func options(t *testing.T, l site.Label) Options {
 	var parts []store.Part
 	for _, role := range []store.Role{store.RoleRoot, store.RoleKernel, store.RoleInitramfs} {
 		file := filepath.Join(dir, string(role))
-		if err := os.WriteFile(file, []byte(role), 0o644); err != nil {
+		if err := os.WriteFile(file, append([]byte(role), make([]byte, 1<<20)...), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		parts = append(parts, store.Part{Role: role, Path: file})
