@@ -143,6 +143,7 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 		return err
 	}
 	defer m.Kill()
+	server.Admit(m.Owns)
 	e.say("booting %s by %s with %s", im.Name(), m.Accel, mc.Firmware)
 	if f.run != "" {
 		return e.runInMachine(ctx, m, key, f.run, started)
