@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"netroot/internal/foreign"
 	"netroot/internal/sandbox"
@@ -40,6 +41,9 @@ type env struct {
 func main() {
 	sandbox.Main() // does not return in the processes that run inside a tree
 	foreign.Main() // nor in those that keep somebody else's server
+	// What a tree, an image or an export holds does not depend on the shell that makes it. What is private is
+	// made with a mode of its own.
+	unix.Umask(0o022)
 	ctx, stop := untilSignal(context.Background())
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

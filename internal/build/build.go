@@ -109,7 +109,7 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, ws.close()) }()
+	defer func() { err = errors.Join(err, ws.close(opt.Progress.Warn)) }()
 	log, err := newLog(opt.LogDir, opt.Label)
 	if err != nil {
 		return nil, err
@@ -117,6 +117,9 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	defer log.Close()
 
 	b := &builder{opt: opt, ws: ws, log: log, trees: map[string]string{}, created: created}
+	for _, w := range ws.warnings {
+		b.warn("%v", w)
+	}
 	image, err := b.run(ctx)
 	if err != nil {
 		return nil, err
