@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -103,6 +104,9 @@ func (i *shownImage) print(w io.Writer) error {
 	return term.Table(w, rows)
 }
 
+// notForBooting is printed for an image without a kernel.
+const notForBooting = "none: no machine can boot this image"
+
 func (i *shownImage) facts() [][]string {
 	c := i.Config
 	var transports []string
@@ -118,7 +122,7 @@ func (i *shownImage) facts() [][]string {
 		{"built", c.Created.Local().Format(time.DateTime)},
 		{"system", c.System},
 		{"architecture", c.Architecture},
-		{"kernel", c.KernelRelease},
+		{"kernel", cmp.Or(c.KernelRelease, notForBooting)},
 		{"root", strings.TrimSpace(c.RootFormat + " " + c.Compressor)},
 		{"transports", strings.Join(transports, ", ")},
 		{"recipe", c.RecipeDigest},
