@@ -16,6 +16,7 @@ import (
 
 	"netroot/internal/build"
 	"netroot/internal/pack"
+	"netroot/internal/recipe"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/term"
@@ -60,7 +61,15 @@ SOURCE_DATE_EPOCH in the environment, in seconds since 1970, is the time of the
 image and of its files that are younger.
 
 A build that fails, or that Ctrl-C stops, leaves the old tree and the old images as
-they were. Of its own it leaves only the log.
+they were. Of its own it leaves only the log. If no image can be made of a finished
+tree, for want of a kernel or because of a secret, the tree is kept unless there is
+an older one with an image: netroot shell and exec work in it, and "netroot build
+--update" makes an image of it.
+
+With --kernel none, or "kernel: none" in the label, the image has no kernel and no
+initramfs. It can be compared, exported and copied, and no machine can boot it.
+
+For a FILE.def that was built before, its name without the suffix stands for it.
 
 Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 		Example: `  netroot build debian12
@@ -88,6 +97,9 @@ Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 			if opt.Initramfs, err = flavourOf(initramfs); err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("kernel") && opt.Kernel == "" {
+				return usage(errors.New("--kernel is empty: name a release, or none"))
+			}
 			return e.build(cmd.Context(), args[0], read, opt, asJSON, noCache)
 		},
 	}
@@ -97,6 +109,7 @@ Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made or machines use over NFS, and labels and help of the base; update in any case")
 	registerBinds(cmd, &binds, "%post and %test")
 	cmd.Flags().StringArrayVar((*[]string)(&opt.Allow), "allow-secret", nil, "`path` of a secret that is meant to be in the image; may be repeated")
+	cmd.Flags().StringVar(&opt.Kernel, "kernel", "", "the `release` of the kernel to boot, or none for an image that is not for booting (default: the label's `kernel`)")
 	cmd.Flags().StringVar(&initramfs, "initramfs", "", "netroot, or dracut to make that of the tree's dracut, too (default: the label's `initramfs`)")
 	cmd.Flags().BoolVar(&noCache, "no-cache", false, "have the bootstrap agent and all stages do their work again")
 	cmd.Flags().BoolVar(&opt.NoTest, "notest", false, "leave out %test")
@@ -126,11 +139,18 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 	out := term.Detect(e.stdout, os.Getenv)
 	out.JSON = asJSON
 	opt.Progress = term.New(e.stdout, out)
+	if l.Recipe == "" {
+		return usage(fmt.Errorf("it is not known from which recipe the tree of %s was built: name the FILE.def", l.Name))
+	}
+	if !isRecipe(arg) && cfg.Labels[l.Name] == nil {
+		fmt.Fprintf(e.stderr, "netroot: the recipe of %s is %s\n", l.Name, l.Recipe)
+	}
 	r, err := read.read(e, l.Recipe, l.BuildArgs)
 	if err != nil {
 		return err
 	}
-	opt.Label, opt.Recipe, opt.Tree, opt.Kernel = l.Name, r, l.Tree, l.Kernel
+	opt.Label, opt.Recipe, opt.RecipeFile, opt.Tree = l.Name, r, l.Recipe, l.Tree
+	opt.Kernel = cmp.Or(opt.Kernel, l.Kernel)
 	if opt.Pack == "" {
 		opt.Pack = pack.Method(l.Pack)
 	}
@@ -152,8 +172,11 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 	}
 	syscall.Umask(0o022)
 	result, err := build.Run(ctx, opt)
+	if wrong, ok := errors.AsType[*recipe.Error](err); ok && wrong.File == r.Name {
+		return usage(err)
+	}
 	if err != nil {
-		e.explain(err)
+		e.explain(err, arg)
 		return err
 	}
 	if asJSON {
@@ -175,10 +198,19 @@ func recipeDir(cfg *site.Site, l *site.Label) string {
 	return dir
 }
 
-// explain shows what the failing part of a build printed last.
-func (e *env) explain(err error) {
-	var failed *build.Error
-	if !errors.As(err, &failed) || len(failed.Tail) == 0 {
+// explain shows what the failing part of a build printed last, and what can be done with a tree that
+// was kept.
+func (e *env) explain(err error, arg string) {
+	failed, ok := errors.AsType[*build.Error](err)
+	if !ok {
+		return
+	}
+	if failed.Kept != "" {
+		fmt.Fprintf(e.stderr, "\nthe tree is finished and kept in %s, without an image\n"+
+			"  \"netroot shell %[2]s\" and \"netroot exec %[2]s -- COMMAND\" work in it\n"+
+			"  \"netroot build --update %[2]s\" makes an image of it when the cause is removed, \"--kernel none\" one that is not for booting\n", failed.Kept, arg)
+	}
+	if len(failed.Tail) == 0 {
 		return
 	}
 	fmt.Fprintf(e.stderr, "\nthe end of what %s printed (all of it: %s):\n", failed.Phase, failed.Log)
@@ -196,7 +228,7 @@ func printResult(w io.Writer, r *build.Result) error {
 	}
 	rows := [][2]string{
 		{"image", strings.TrimSuffix(im.Name()+", "+im.Config.System, ", ")},
-		{"kernel", im.Config.KernelRelease},
+		{"kernel", cmp.Or(im.Config.KernelRelease, notForBooting)},
 		{"tree", fmt.Sprintf("%s, %s, %d packages", r.Tree, term.Size(r.TreeSize), len(packages))},
 	}
 	for _, part := range im.Manifest.Layers {

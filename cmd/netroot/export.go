@@ -81,6 +81,7 @@ func (e *env) exported(ref string, f exportFlags) (*exported, error) {
 	if err != nil {
 		return nil, err
 	}
+	ref = imageName(cfg, ref)
 	if servers := known(cfg, im.Label).Servers; f.server == "" && len(servers) > 0 {
 		f.server = servers[0]
 	}

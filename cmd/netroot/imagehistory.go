@@ -29,7 +29,7 @@ netroot was updated to a version that writes journals.`,
 			if err != nil {
 				return err
 			}
-			moves, err := s.History(cmd.Context(), args[0])
+			moves, err := s.History(cmd.Context(), e.imageNames(args...)[0])
 			if errors.Is(err, store.ErrNotFound) {
 				return usage(err)
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -59,7 +60,7 @@ func imageTable(versions []store.Version) [][]string {
 		if v.Newest {
 			mark = "*"
 		}
-		rows = append(rows, []string{mark, v.Name(), v.Created.Local().Format("2006-01-02 15:04"), term.Size(v.Size), v.Kernel,
+		rows = append(rows, []string{mark, v.Name(), v.Created.Local().Format("2006-01-02 15:04"), term.Size(v.Size), cmp.Or(v.Kernel, "none"),
 			strings.Join(otherTags(v), ","), strings.TrimSpace(v.RootFormat + " " + v.Compressor), v.System})
 	}
 	return rows

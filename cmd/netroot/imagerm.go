@@ -39,7 +39,7 @@ it. The error names the reason, and then nothing at all is removed.`,
 			if err != nil {
 				return err
 			}
-			removed, err := s.Remove(cmd.Context(), args, time.Duration(grace), why)
+			removed, err := s.Remove(cmd.Context(), e.imageNames(args...), time.Duration(grace), why)
 			if errors.Is(err, store.ErrNotFound) {
 				return usage(err)
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -116,6 +117,9 @@ func (e *env) printImage(i *shownImage, wide bool) error {
 // factColumn is where the values of facts start.
 const factColumn = 14
 
+// notForBooting is printed for an image without a kernel.
+const notForBooting = "none: no machine can boot this image"
+
 func (i *shownImage) facts() [][2]string {
 	c := i.Config
 	var transports []string
@@ -131,7 +135,7 @@ func (i *shownImage) facts() [][2]string {
 		{"built", c.Created.Local().Format(time.DateTime)},
 		{"system", c.System},
 		{"architecture", c.Architecture},
-		{"kernel", c.KernelRelease},
+		{"kernel", cmp.Or(c.KernelRelease, notForBooting)},
 		{"root", strings.TrimSpace(c.RootFormat + " " + c.Compressor)},
 		{"transports", strings.Join(transports, ", ")},
 		{"recipe", c.RecipeDigest},

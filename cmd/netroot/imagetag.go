@@ -36,6 +36,7 @@ Machines that boot by the tag get the new image at their next boot.`,
 			if err != nil {
 				return err
 			}
+			args = []string{imageName(cfg, args[0]), args[1]}
 			return e.changeImage(func(s *store.Store) (*store.Image, error) {
 				if _, isLabel := cfg.Labels[args[1]]; isLabel {
 					return s.Add(cmd.Context(), args[0], args[1], why)
@@ -87,6 +88,7 @@ func imageUnpinCmd(e *env) *cobra.Command {
 }
 
 func (e *env) pin(ctx context.Context, ref, why string, asJSON bool, format string) error {
+	ref = e.imageNames(ref)[0]
 	return e.changeImage(func(s *store.Store) (*store.Image, error) { return s.Pin(ctx, ref, why) }, asJSON, format)
 }
 

@@ -96,6 +96,10 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 // own.
 func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own bool) (boot.Plan, error) {
 	cfg, err := e.config()
+	arg := m.Ref
+	if err == nil {
+		m.Ref = imageName(cfg, arg)
+	}
 	if !own {
 		plan, asked, askErr := e.askDaemon(ctx, cfg, err, m)
 		if asked {
@@ -105,7 +109,7 @@ func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own 
 	if err != nil {
 		return boot.Plan{}, err
 	}
-	_, im, err := openImage(cfg, m.Ref)
+	_, im, err := openImage(cfg, arg)
 	if err != nil {
 		return boot.Plan{}, err
 	}

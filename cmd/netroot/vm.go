@@ -99,6 +99,9 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	if err != nil {
 		return err
 	}
+	if err := serve.Facts(im).Bootable(); err != nil {
+		return err
+	}
 	mc, err := f.machine(cfg, im.Label, changed)
 	if err != nil {
 		return usage(err)

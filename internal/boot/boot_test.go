@@ -158,7 +158,7 @@ func TestDecideRefuses(t *testing.T) {
 		{"brackets", Machine{Server: "[10.0.0.1]:80"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "brackets"},
 		{"MAC", Machine{Server: "a", MAC: "no"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "MAC"},
 		{"another architecture", Machine{Server: "a", Arch: "arm64"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "is for amd64"},
-		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no kernel"},
+		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, `has no kernel, so no machine can boot it: install a kernel in its recipe, and build it without "kernel: none"`},
 		{"no initramfs", ok, func(im *Image) { im.Initrds = nil }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no initramfs"},
 		{"layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Layers: []handoff.Digest{digest("d")}}, "overlay: true"},
 		{"a tree's layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), TreeLayers: []string{"a"}}, "overlay: true"},

@@ -196,6 +196,11 @@ type hostFiles struct {
 	edit func(*tar.Header)
 }
 
+var (
+	errNoSource    = errors.New("no such file on the host")
+	errEmptySource = errors.New("the name is empty after its variables are expanded")
+)
+
 func (h hostFiles) owners() func(*tar.Header) { return h.edit }
 
 func (h hostFiles) find(pattern string) ([]match, error) {
@@ -204,13 +209,13 @@ func (h hostFiles) find(pattern string) ([]match, error) {
 		text = quoteBackslashes(home) + text[1:]
 	}
 	if text == "" {
-		return nil, errors.New("the name is empty after its variables are expanded")
+		return nil, errEmptySource
 	}
 	var out []match
 	for _, name := range expand(h, text) {
 		file, err := filepath.EvalSymlinks(h.path(name))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("no such file on the host: %s (relative names start at %s)", name, h.base)
+			return nil, fmt.Errorf("%w: %s (relative names start at %s)", errNoSource, name, h.base)
 		}
 		if err != nil {
 			return nil, err

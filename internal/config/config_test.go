@@ -224,6 +224,21 @@ func TestForRecipe(t *testing.T) {
 	}
 }
 
+// TestForRecipeOfLabel checks that the path of a label's recipe means that label, and that another
+// recipe of the same name does not take its place.
+func TestForRecipeOfLabel(t *testing.T) {
+	s := site.Empty()
+	known := s.NewLabel("node")
+	known.Recipe, known.Pack = "/etc/netroot/recipes/node.def", "erofs"
+	s.Labels["node"] = known
+	if l, err := s.ForRecipe("/etc/netroot/recipes/node.def"); err != nil || l != known {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if l, err := s.ForRecipe("/home/a/node.def"); err == nil || !strings.Contains(err.Error(), "node, which is a label with another recipe, /etc/netroot/recipes/node.def: rename") {
+		t.Errorf("%+v, %v", l, err)
+	}
+}
+
 func TestFind(t *testing.T) {
 	dir := t.TempDir()
 	here, etc := filepath.Join(dir, "netroot.yaml"), filepath.Join(dir, "etc.yaml")
