@@ -153,7 +153,7 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 	syscall.Umask(0o022)
 	result, err := build.Run(ctx, opt)
 	if err != nil {
-		e.explain(err)
+		e.explain(ctx, err)
 		return err
 	}
 	if asJSON {
@@ -175,15 +175,16 @@ func recipeDir(cfg *site.Site, l *site.Label) string {
 	return dir
 }
 
-// explain shows what the failing part of a build printed last.
-func (e *env) explain(err error) {
+// explain shows what the failing part of a build printed last, if that says more than the error.
+func (e *env) explain(ctx context.Context, err error) {
 	var failed *build.Error
-	if !errors.As(err, &failed) || len(failed.Tail) == 0 {
+	if ctx.Err() != nil || !errors.As(err, &failed) || failed.Cause != "" || len(failed.Tail) == 0 {
 		return
 	}
-	fmt.Fprintf(e.stderr, "\nthe end of what %s printed (all of it: %s):\n", failed.Phase, failed.Log)
+	width := term.Columns(e.stderr)
+	fmt.Fprint(e.stderr, "\n"+term.Wrap(fmt.Sprintf("the end of what %s printed (all of it: %s):\n", failed.Phase, failed.Log), width, ""))
 	for _, line := range failed.Tail {
-		fmt.Fprintln(e.stderr, "  | "+line)
+		fmt.Fprintln(e.stderr, term.Wrap("  | "+line, width, "|   "))
 	}
 	fmt.Fprintln(e.stderr)
 }
