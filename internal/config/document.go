@@ -143,7 +143,7 @@ func (d *document) mapping(n ast.Node, what string, known fields) error {
 			names := slices.Sorted(maps.Keys(known))
 			hint := nearest.Hint(name, names)
 			if hint == "" {
-				hint = ": known are " + strings.Join(names, ", ")
+				hint = ": the keys are " + strings.Join(names, ", ")
 			}
 			return d.errorf(key, "unknown key %q in %s%s", name, what, hint)
 		}
@@ -200,7 +200,7 @@ func (d *document) boolean(n ast.Node) (bool, error) {
 	return b.Value, nil
 }
 
-// list reads a sequence of single values; false when n is no sequence.
+// list reads a sequence of single values; false when n is not a sequence.
 func (d *document) list(n ast.Node) (items []ast.Node, isList bool, err error) {
 	n, err = d.value(n)
 	if err != nil {

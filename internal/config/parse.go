@@ -178,11 +178,7 @@ func oneOf[T ~string](p *reader, to *T, known []T) func(ast.Node) error {
 		for _, k := range known {
 			names = append(names, string(k))
 		}
-		hint := nearest.Hint(s, names)
-		if hint == "" {
-			hint = ": known are " + strings.Join(names, ", ")
-		}
-		return p.errorf(n, "unknown value %q%s", s, hint)
+		return p.errorf(n, "unknown value %q%s", s, nearest.Choice(s, names))
 	}
 }
 
