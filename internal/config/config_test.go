@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -308,5 +309,27 @@ func TestErrorsAreBounded(t *testing.T) {
 		if _, err := Parse("/n.yaml", []byte(src)); err == nil || len(err.Error()) > 3000 || !strings.HasPrefix(err.Error(), "/n.yaml:") {
 			t.Errorf("%.20q: an error of %d bytes", src, len(fmt.Sprint(err)))
 		}
+	}
+}
+
+// TestAllErrors: every mistake of a file is named, in the order of its lines.
+func TestAllErrors(t *testing.T) {
+	const src = "labels:\n  b: {transport: ndb, rw: maybe}\n  a:\n    recipie: x\n    servers: [a/b]\nnetworks: [10.0.0.1/8]\nsate: x\n"
+	_, err := Parse("n.yaml", []byte(src))
+	var got []string
+	for line := range strings.Lines(err.Error()) {
+		if strings.HasPrefix(line, "n.yaml:") {
+			got = append(got, strings.Join(strings.SplitN(line, ":", 4)[1:3], ":"))
+		}
+	}
+	if want := []string{"2:18", "2:27", "4:5", "5:15", "6:12", "7:1"}; !slices.Equal(got, want) {
+		t.Errorf("places %q, want %q\n%v", got, want, err)
+	}
+	many := "labels:\n"
+	for i := range 13 {
+		many += fmt.Sprintf("  a%d: {recipie: x}\n", i)
+	}
+	if _, err = Parse("n.yaml", []byte(many)); err == nil || strings.Count(err.Error(), "n.yaml:") != 10 || !strings.HasSuffix(err.Error(), "\nand 3 more") {
+		t.Errorf("%v", err)
 	}
 }
