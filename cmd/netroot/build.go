@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -170,13 +169,12 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 	if !noCache {
 		opt.Cache = openCache(cfg)
 	}
-	syscall.Umask(0o022)
 	result, err := build.Run(ctx, opt)
 	if wrong, ok := errors.AsType[*recipe.Error](err); ok && wrong.File == r.Name {
 		return usage(err)
 	}
 	if err != nil {
-		e.explain(err, arg)
+		e.explain(ctx, err, arg)
 		return err
 	}
 	if asJSON {
@@ -198,9 +196,9 @@ func recipeDir(cfg *site.Site, l *site.Label) string {
 	return dir
 }
 
-// explain shows what the failing part of a build printed last, and what can be done with a tree that
-// was kept.
-func (e *env) explain(err error, arg string) {
+// explain shows what the failing part of a build printed last, if that says more than the error,
+// and what can be done with a tree that was kept.
+func (e *env) explain(ctx context.Context, err error, arg string) {
 	failed, ok := errors.AsType[*build.Error](err)
 	if !ok {
 		return
@@ -210,12 +208,13 @@ func (e *env) explain(err error, arg string) {
 			"  \"netroot shell %[2]s\" and \"netroot exec %[2]s -- COMMAND\" work in it\n"+
 			"  \"netroot build --update %[2]s\" makes an image of it when the cause is removed, \"--kernel none\" one that is not for booting\n", failed.Kept, arg)
 	}
-	if len(failed.Tail) == 0 {
+	if ctx.Err() != nil || failed.Cause != "" || len(failed.Tail) == 0 {
 		return
 	}
-	fmt.Fprintf(e.stderr, "\nthe end of what %s printed (all of it: %s):\n", failed.Phase, failed.Log)
+	width := term.Columns(e.stderr)
+	fmt.Fprint(e.stderr, "\n"+term.Wrap(fmt.Sprintf("the end of what %s printed (all of it: %s):\n", failed.Phase, failed.Log), width, ""))
 	for _, line := range failed.Tail {
-		fmt.Fprintln(e.stderr, "  | "+line)
+		fmt.Fprintln(e.stderr, term.Wrap("  | "+line, width, "|   "))
 	}
 	fmt.Fprintln(e.stderr)
 }

@@ -38,10 +38,16 @@ Machines that boot by the tag get the new image at their next boot.`,
 			}
 			args = []string{imageName(cfg, args[0]), args[1]}
 			return e.changeImage(func(s *store.Store) (*store.Image, error) {
+				set := s.Tag
 				if _, isLabel := cfg.Labels[args[1]]; isLabel {
-					return s.Add(cmd.Context(), args[0], args[1], why)
+					set = s.Add
 				}
-				return s.Tag(cmd.Context(), args[0], args[1], why)
+				before, _ := s.Resolve(args[1]) // nil: a new tag
+				im, err := set(cmd.Context(), args[0], args[1], why)
+				if err == nil && why != "" && before != nil && before.Digest == im.Digest {
+					e.say("%s pointed to %s before: the journal has no new move, and not this reason", args[1], im.Name())
+				}
+				return im, err
 			}, asJSON, args[1]+" -> %s")
 		},
 	}

@@ -94,16 +94,7 @@ func oneOf[T ~string](what, name string, known []T) (T, error) {
 	for _, k := range known {
 		words = append(words, string(k))
 	}
-	return "", usage(fmt.Errorf("unknown %s %q: choose %s%s", what, name, orList(words), nearest.Hint(name, words)))
-}
-
-// orList is "a, b or c".
-func orList(words []string) string {
-	last := len(words) - 1
-	if last < 1 {
-		return strings.Join(words, "")
-	}
-	return strings.Join(words[:last], ", ") + " or " + words[last]
+	return "", usage(fmt.Errorf("unknown %s %q%s", what, name, nearest.Choice(name, words)))
 }
 
 // flavourOf reads the name of a flavour of initramfs; an empty one is the label's.

@@ -72,11 +72,11 @@ func (e *env) show(arg string, flags recipeFlags, asJSON bool) error {
 	opt.Recipe, opt.Strict = r, flags.strict
 	found := build.Check(opt)
 	for _, w := range found.Warnings {
-		fmt.Fprintf(e.stderr, "netroot: %s (warning)\n", w)
+		e.say("%s (warning)", w)
 	}
 	r.Warnings = append(r.Warnings, found.Warnings...)
 	if asJSON {
-		err = term.JSON(e.stdout, shownRecipe{r, found.Problems})
+		err = e.json(shownRecipe{r, found.Problems})
 	} else {
 		err = r.Print(e.stdout)
 	}
@@ -84,7 +84,7 @@ func (e *env) show(arg string, flags recipeFlags, asJSON bool) error {
 		return err
 	}
 	for i := range found.Problems {
-		fmt.Fprintf(e.stderr, "netroot: %v\n", &found.Problems[i])
+		e.say("%v", &found.Problems[i])
 	}
 	if len(found.Problems) > 0 {
 		return &exitError{code: exitFailed}

@@ -38,12 +38,12 @@ type Image struct {
 	KernelRelease string
 	RootFormat    string              // file system type of the packed root: "squashfs", "erofs"
 	Root          File                // the packed root
-	Transports    []handoff.Transport // that its kernel can take a root by
+	Transports    []handoff.Transport // that its kernel can take a root over
 	Kernel        File                // its URL is filled in by Decide
 	Initrds       []File              // the base first; only the base is needed by a Virtio machine
 
 	Dracut           File                // the initramfs of the flavour dracut, for every machine; its digest is empty where there is none
-	DracutTransports []handoff.Transport // that it can take a root by
+	DracutTransports []handoff.Transport // that it can take a root over
 }
 
 // Bootable refuses an image that no machine can boot, whatever the settings.

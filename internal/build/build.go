@@ -87,12 +87,24 @@ type PhaseTime struct {
 type Error struct {
 	Phase string
 	Err   error
+	Cause string // of Err, if it is known; then Tail says no more
 	Tail  []string
 	Log   string // file with the complete output
 	Kept  string // path of the finished tree, if it is kept although no image could be made of it
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Phase, e.Err) }
+// Error names the phase once, and if the cause is known it is one line.
+func (e *Error) Error() string {
+	text := e.Err.Error()
+	if e.Cause != "" {
+		text, _, _ = strings.Cut(text, "\n")
+		text = fmt.Sprintf("%s: %s; the log is %s", strings.TrimSuffix(text, ":"), e.Cause, e.Log)
+	}
+	if rest, ok := strings.CutPrefix(text, e.Phase); ok && strings.IndexAny(rest, ": ") == 0 {
+		return text
+	}
+	return e.Phase + ": " + text
+}
 
 func (e *Error) Unwrap() error { return e.Err }
 
@@ -127,6 +139,9 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	image, err := b.run(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if err := log.failed(); err != nil {
+		opt.Progress.Warn("%v", err)
 	}
 	return &Result{
 		Image: image, Tree: opt.Tree, TreeSize: image.Config.TreeSize,
@@ -325,8 +340,10 @@ func (b *builder) phase(name, detail string, run func(*term.Phase) error) error 
 		p.Done()
 		return nil
 	}
-	p.Fail(err)
-	return &Error{Phase: name, Err: err, Tail: b.log.tail(), Log: b.log.Name()}
+	failed := &Error{Phase: name, Err: err, Tail: b.log.tail(), Log: b.log.Name()}
+	failed.Cause = b.cause(err, failed.Tail)
+	p.Fail(failed)
+	return failed
 }
 
 // diskUsage returns the sum of the sizes, in bytes, of the files below dir. Each inode counts once.

@@ -46,7 +46,7 @@ type Options struct {
 type Result struct {
 	Path       string
 	Size       int64               // bytes
-	Transports []handoff.Transport // that it can attach a root by, in the order of Options.Transports
+	Transports []handoff.Transport // that it can attach a root over, in the order of Options.Transports
 	Warnings   []string            // why it cannot by the others
 }
 

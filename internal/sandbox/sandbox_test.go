@@ -147,7 +147,7 @@ func TestFailures(t *testing.T) {
 	}{
 		{"status", Sandbox{Root: root}, "exit 3", nil, "%post: exit status 3"},
 		{"first failing command", Sandbox{Root: root}, "ls /none\nexit 0", nil, "%post: exit status 1"},
-		{"signal", Sandbox{Root: root}, "kill -9 $$", nil, "%post: killed by signal 9 (killed)"},
+		{"signal", Sandbox{Root: root}, "kill -9 $$", nil, "%post: killed by SIGKILL"},
 		{"unset variable", Sandbox{Root: root}, "echo $nope", []string{"-u"}, "%post: exit status 2"},
 		{"other shell", Sandbox{Root: root}, "ls /none\nexit 0", []string{"-c", "/bin/sh"}, "%post: exit status 1"},
 		{"no program", Sandbox{Root: root}, "", []string{"-c", "/usr/bin/python3"}, "%post: the tree has no /usr/bin/python3 to run the section"},
