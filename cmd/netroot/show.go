@@ -24,7 +24,7 @@ program that runs it, files and labels, with the build arguments filled in. It r
 nothing of the file and builds nothing.
 
 Exit status: 0 done, 2 usage, or the file is not a recipe.`,
-		Example: `  netroot show recipes/debian12.def
+		Example: `  netroot show recipes/debian.def
   netroot show --build-arg SUITE=trixie --json node.def
   netroot show --strict node.def        # would Apptainer take it?`,
 		Args: oneArg("recipe"),
