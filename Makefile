@@ -34,7 +34,7 @@ FUZZTIME ?= 30s
 fuzz:
 	./.ci/fuzz $(FUZZTIME)
 
-# What takes hours: long fuzzing, every test under the race detector, killed processes again and again.
+# What takes hours: long fuzzing, every test under the race detector, killed processes again and again, other releases.
 .PHONY: soak
 soak: all
 	./.ci/soak

@@ -72,7 +72,7 @@ For a FILE.def that was built before, its name without the suffix stands for it.
 
 Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 		Example: `  netroot build debian12
-  netroot build recipes/debian12.def
+  netroot build recipes/debian.def
   netroot build --update debian12
   netroot build --update debian12 --pack erofs
   netroot build centos8 --build-arg MIRROR=http://mirror.example/centos`,

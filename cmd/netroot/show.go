@@ -30,7 +30,7 @@ looks for them where "netroot build" would, and warns of a recipe that seems to
 install no kernel.
 
 Exit status: 0 done, 1 a build would fail, 2 usage, or the file is not a recipe.`,
-		Example: `  netroot show recipes/debian12.def
+		Example: `  netroot show recipes/debian.def
   netroot show --build-arg SUITE=trixie --json node.def
   netroot show --strict node.def        # would Apptainer take it?`,
 		Args: oneArg("recipe"),

@@ -186,7 +186,7 @@ func TestMinimal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l := c.Labels["debian12"]; l.Recipe != "/etc/netroot/recipes/debian12.def" || l.Tree != "/var/lib/netroot/trees/debian12" {
+	if l := c.Labels["debian12"]; l.Recipe != "/etc/netroot/recipes/debian.def" || l.Tree != "/var/lib/netroot/trees/debian12" {
 		t.Errorf("%+v", l)
 	}
 }

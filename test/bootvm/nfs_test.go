@@ -16,7 +16,7 @@ import (
 // nfsConfig writes a configuration in which debian12 has an exported tree and further keys.
 func nfsConfig(t *testing.T, tree, keys string) string {
 	t.Helper()
-	recipe, err := filepath.Abs("../../recipes/debian12.def")
+	recipe, err := filepath.Abs("../../recipes/debian.def")
 	if err != nil {
 		t.Fatal(err)
 	}
