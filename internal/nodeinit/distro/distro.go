@@ -1,9 +1,9 @@
 // Package distro knows what a root has of its own that does not fit a machine without a disk: which
 // init it starts, which disks its fstab requires, and where its journal goes. Each function reads
-// the root, or text of it, and says what the node should have instead.
+// the root and says what the node should have instead; Root.Settle writes that.
 //
-// It decides and does not act: package nodeinit writes the files. What the network services are
-// told is package network's.
+// It is not about the network: what its services are told is package network's, and who the machine
+// is package nodeinit's.
 package distro
 
 import (
@@ -17,35 +17,57 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// IsSystemd reports whether init, a path in the root at dir, is systemd. A link is followed in the
-// root, as far as it goes.
-func IsSystemd(dir, init string) bool {
-	return filepath.Base(target(dir, init)) == "systemd"
+// FindInit returns the program of the root at dir that takes over, as a path inside the root. asked
+// is what init= names, or empty.
+func FindInit(dir, asked string) (string, error) {
+	candidates := []string{"/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init", "/bin/init", "/bin/sh"}
+	if asked != "" {
+		candidates = []string{asked}
+	}
+	for _, c := range candidates {
+		if _, executable := target(dir, c); executable {
+			return c, nil
+		}
+	}
+	if asked != "" {
+		return "", fmt.Errorf("init=%s is not in the root", asked)
+	}
+	return "", errors.New("the root has no init: none of " + strings.Join(candidates, " "))
 }
 
-// target is the path of a file after all links, with dir as "/"; "" if there is no such file.
-func target(dir, path string) string {
+// IsSystemd reports whether init, a path in the root at dir, is systemd, after all links.
+func IsSystemd(dir, init string) bool {
+	path, _ := target(dir, init)
+	return filepath.Base(path) == "systemd"
+}
+
+// target follows path with dir as "/", and returns where it ends, which is empty if there is nothing,
+// and whether that is a program.
+func target(dir, path string) (end string, executable bool) {
 	top, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return ""
+		return "", false
 	}
 	defer unix.Close(top)
 	fd, err := unix.Openat2(top, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6: the link itself has to do
-		if link, err := os.Readlink(filepath.Join(dir, path)); err == nil {
-			return link
+	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6: only the link itself can be checked
+		at := filepath.Join(dir, path)
+		if link, err := os.Readlink(at); err == nil {
+			return link, true
 		}
-		return path
+		_, err := os.Lstat(at)
+		return path, err == nil
 	}
 	if err != nil {
-		return ""
+		return "", false
 	}
 	defer unix.Close(fd)
-	found, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	end, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err != nil {
-		return ""
+		return "", false
 	}
-	return found
+	var st unix.Stat_t
+	return end, unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 != 0
 }
 
 // SystemdOnly reports whether a file below /run must not exist where another init runs: scripts

@@ -61,6 +61,28 @@ func TestIsSystemd(t *testing.T) {
 	}
 }
 
+func TestFindInit(t *testing.T) {
+	_, dir := tree(t, map[string]string{
+		"usr/lib/systemd/systemd": "#!", "sbin": "-> usr/sbin", "usr/sbin/init": "-> /usr/lib/systemd/systemd",
+		"bin/sh": "-> /nowhere", "etc/file": "",
+	})
+	os.Chmod(dir+"/etc/file", 0o644)
+	for asked, want := range map[string]string{
+		"": "/sbin/init", "/usr/lib/systemd/systemd": "/usr/lib/systemd/systemd",
+		"/bin/sh": "", "/etc/file": "", "/etc": "", "/none": "",
+	} {
+		got, err := FindInit(dir, asked)
+		if got != want || (err == nil) != (want != "") || err != nil && !strings.Contains(err.Error(), asked) {
+			t.Errorf("init=%q: %q, %v", asked, got, err)
+		}
+	}
+	if _, empty := tree(t, nil); true {
+		if got, err := FindInit(empty, ""); err == nil {
+			t.Errorf("an empty root has the init %q", got)
+		}
+	}
+}
+
 func TestSystemdOnly(t *testing.T) {
 	for path, want := range map[string]bool{
 		"run/systemd/system": true, "run/systemd/system/a.service.d/b.conf": true,
