@@ -116,7 +116,7 @@ func (n *node) findNetwork(context.Context, report.Step) (said string, err error
 }
 
 // coverRoot puts memory over the root that is mounted at newRoot.
-func (n *node) coverRoot(context.Context, report.Step) (said string, err error) {
+func (n *node) coverRoot(_ context.Context, out report.Step) (said string, err error) {
 	if !n.boot.Overlay.Enabled {
 		return "", nil
 	}
@@ -143,7 +143,7 @@ func (n *node) coverRoot(context.Context, report.Step) (said string, err error) 
 	if err != nil {
 		return "", fmt.Errorf("make %s read-only: %w", liveImage, err)
 	}
-	return n.addOverlay(&u, fstype)
+	return n.addOverlay(out, &u, fstype)
 }
 
 // mountedType is the file system type of the topmost mount at a place: proc_pid_mountinfo(5).

@@ -11,38 +11,56 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"netroot/internal/handoff"
 	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/distro"
 	"netroot/internal/nodeinit/network"
 	"netroot/internal/nodeinit/report"
 )
 
 // giveIdentity gives the root what belongs to this node alone: its name, its machine-id, its name
-// servers, and the files that tell the distribution's network services that the boot interface is
-// configured and must stay so.
-func (n *node) giveIdentity(context.Context, report.Step) (string, error) {
-	for path, text := range network.ServiceFiles(n.net) {
-		if err := writeBelow("/", path, text); err != nil {
-			return "", err
-		}
-	}
-	if n.net.Hostname != "" {
-		if err := unix.Sethostname([]byte(n.net.Hostname)); err != nil {
-			return "", fmt.Errorf("set the host name %s: %w", n.net.Hostname, err)
-		}
-	}
-	if !n.writable() {
-		return "the root is read-only and keeps its own /etc", nil
-	}
+// servers, and the files that tell the distribution's services what they may not do here.
+func (n *node) giveIdentity(_ context.Context, out report.Step) (string, error) {
 	root, err := os.OpenRoot(newRoot)
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
+	d := distro.Root{Dir: newRoot, Files: root, Init: n.boot.Init, Overlay: n.boot.Overlay.Enabled,
+		OverNetwork: n.boot.Root.Transport != handoff.HTTP}
+	if err := d.Settle(out, network.ServiceFiles(n.net)); err != nil {
+		return "", err
+	}
+	if err := n.giveName(root, d.StartsSystemd()); err != nil {
+		return "", err
+	}
+	if !n.writable() {
+		return "the root is read-only and keeps its own /etc", nil
+	}
 	id := n.machineID()
 	if err := personalise(root, n.net, id); err != nil {
 		return "", err
 	}
 	return "machine-id " + id, nil
+}
+
+// giveName sets the host name: that of DHCP or ip=; else the image's, which its init sets; else one
+// made of the address, because no two machines may be called "(none)" or "localhost".
+func (n *node) giveName(root *os.Root, systemd bool) error {
+	name := n.net.Hostname
+	if name == "" {
+		if distro.HasHostname(root) {
+			return nil
+		}
+		name = distro.Hostname(n.net.MAC)
+	}
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set the host name %s: %w", name, err)
+	}
+	if n.net.Hostname == "" && n.writable() && !systemd { // which keeps what the kernel has
+		return replaceFile(root, "etc/hostname", name+"\n", 0o644)
+	}
+	return nil
 }
 
 // writable reports whether the root can be written to, in memory or permanently.
@@ -172,13 +190,4 @@ func mentions(text string, c *network.Config) bool {
 		}
 	}
 	return false
-}
-
-// writeBelow writes a file and the directories above it.
-func writeBelow(dir, path, text string) error {
-	path = filepath.Join(dir, path)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, []byte(text), 0o644)
 }

@@ -11,9 +11,10 @@ import (
 // not match a bridge or bond that takes over the address.
 func ServiceFiles(c *Config) map[string]string {
 	return map[string]string{
-		// udev keeps the name; renaming an interface that is up fails before Linux 6.2.
-		"run/systemd/network/00-netroot.link": "[Match]\nOriginalName=" + c.Link +
-			"\nMACAddress=" + c.MAC + "\n\n[Link]\nNamePolicy=keep\n",
+		// udev keeps the name; renaming an interface that is up fails before Linux 6.2. The address
+		// alone decides: udev of systemd 257 and later warns of OriginalName=, and a bridge or bond
+		// with this address keeps its name in any case.
+		"run/systemd/network/00-netroot.link": "[Match]\nMACAddress=" + c.MAC + "\n\n[Link]\nNamePolicy=keep\n",
 		// systemd-networkd configures the same and keeps it when it stops or restarts.
 		"run/systemd/network/00-netroot.network": networkdFile(c),
 		// NetworkManager leaves the interface alone and resolv.conf as the boot wrote it.
