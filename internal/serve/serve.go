@@ -32,6 +32,7 @@ import (
 	"netroot/internal/proto/accept"
 	"netroot/internal/proto/nfs3"
 	"netroot/internal/serve/trees"
+	"netroot/internal/serve/whole"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/task"
@@ -195,6 +196,9 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 	if err != nil {
 		return boot.Plan{}, err
 	}
+	if err := s.catalog.whole(im, whole.BootRoles()...); err != nil {
+		return boot.Plan{}, private{err}
+	}
 	if s.roots[handoff.NFS] != nil && (settings.Transport == handoff.NFS || settings.RW) {
 		err := s.exports.Ready(im.Label, m.Address)
 		switch {
@@ -212,7 +216,10 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 // ready.
 func (s *Server) Preview(m boot.Machine) (boot.Plan, *View, error) {
 	v := s.view.Load()
-	_, r, settings, err := s.settings(v, m)
+	im, r, settings, err := s.settings(v, m)
+	if err == nil {
+		err = s.catalog.whole(im, whole.BootRoles()...)
+	}
 	if err != nil {
 		return boot.Plan{}, v, err
 	}
