@@ -58,6 +58,7 @@ bench: all
 	$(GO) run ./test/bench/iscsi
 	$(GO) run ./test/bench/http
 	$(GO) run ./test/bench/idle
+	$(GO) run ./test/bench/abuse
 	$(GO) run ./test/bench/nfs
 	$(GO) run ./test/bench/scripts
 	$(GO) run ./test/bench/store
