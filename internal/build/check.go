@@ -35,8 +35,8 @@ func (f Findings) Err() error {
 }
 
 // Check looks for what would end a build only after the bootstrap, or after other stages: agents
-// that are unknown or not built in, and sources of %files that do not exist. It also warns of a
-// recipe that seems to install no kernel. It runs nothing, and uses these Options: Recipe, Dir,
+// that are unknown or not built in, and sources of %files that do not exist. It also warns of an
+// agent whose program this host lacks, and of a recipe that seems to install no kernel. It runs nothing, and uses these Options: Recipe, Dir,
 // Kernel, Update, Sections and Binds.
 func Check(opt Options) Findings {
 	c := checker{opt: opt, src: hostFiles{base: opt.Dir, edit: layer.RootOwned(opt.Dir)}}
@@ -90,6 +90,10 @@ func (c *checker) agent(st *recipe.Stage) {
 	err := bootstrap.Check(st, c.opt.Dir)
 	switch line := st.Header[0].Line; {
 	case err == nil:
+		// A snapshot may make the program unnecessary.
+		if err := bootstrap.CheckHost(st); err != nil {
+			c.warn(line, "header", err.Error(), "")
+		}
 	case errors.Is(err, fs.ErrNotExist):
 		c.missing(line, "header", err)
 	default:

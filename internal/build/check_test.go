@@ -76,7 +76,9 @@ func TestCheck(t *testing.T) {
 				problems = append(problems, found.Problems[i].Error())
 			}
 			for _, w := range found.Warnings {
-				warnings = append(warnings, w.String())
+				if !strings.Contains(w.Msg, "this host has no ") {
+					warnings = append(warnings, w.String())
+				}
 			}
 			expect(t, "problems", problems, tc.problem)
 			expect(t, "warnings", warnings, tc.warns)
@@ -87,10 +89,46 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestCheckHost checks that an agent whose program is missing is named before any work.
+func TestCheckHost(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for agent, want := range map[string]string{
+		"arch": "no pacstrap: install it", "debootstrap": "no mmdebstrap or debootstrap: install it, on Debian", "dnf": "no dnf or yum: install it", "YUM": "no dnf or yum", "zypper": "no zypper", "scratch": "",
+	} {
+		r, err := recipe.Parse("x.def", []byte("Bootstrap: scratch\n\nBootstrap: "+agent+"\nInclude: kernel\n"), recipe.Options{})
+		must(t, err)
+		var warnings []string
+		for _, w := range Check(Options{Recipe: r}).Warnings {
+			warnings = append(warnings, w.String())
+		}
+		if want != "" {
+			want = "x.def:3: header: this host has " + want
+		}
+		expect(t, agent, warnings, want)
+	}
+}
+
 func expect(t *testing.T, what string, got []string, part string) {
 	t.Helper()
 	if part == "" && len(got) > 0 || part != "" && (len(got) != 1 || !strings.Contains(got[0], part)) {
 		t.Errorf("%s %q, want %q", what, got, part)
+	}
+}
+
+// TestSecretKeepsTree checks that the tree is kept as well if its image is refused because of a
+// secret, and that an update makes the image once the secret is allowed.
+func TestSecretKeepsTree(t *testing.T) {
+	s := newSite(t)
+	text := tiny + "%post\nmkdir -p /etc/ssl/private\necho '-----BEGIN PRIVATE KEY-----' > /etc/ssl/private/own.key\necho MC4CAQAwBQYDK2VwBCIEIJ+DYvh6SEqVTm50DFtMDoQikTmiCqirVv9mWG9qfSnF >> /etc/ssl/private/own.key\necho '-----END PRIVATE KEY-----' >> /etc/ssl/private/own.key\n"
+	_, err := Run(t.Context(), s.options(t, text, nil))
+	failed, ok := errors.AsType[*Error](err)
+	if !ok || failed.Phase != "secrets" || failed.Kept != s.tree {
+		t.Fatalf("%v; want a tree that is kept", err)
+	}
+	r, err := Run(t.Context(), s.options(t, text, func(o *Options) { o.Update, o.Allow = true, []string{"/etc/ssl/private/own.key"} }))
+	must(t, err)
+	if out := s.out.String(); strings.Contains(out, "%post") || r.Image.Name() != imageOf(t, s) {
+		t.Errorf("the tree was built again:\n%s", out)
 	}
 }
 
