@@ -26,6 +26,7 @@ var large = map[string]string{
 	"internal/proto/iscsi":     "login, SCSI commands and task management of one protocol",
 	"internal/proto/nfs3":      "three programs of ONC RPC: NFS, MOUNT and NFSACL",
 	"internal/proto/nvmetcp":   "fabrics, admin and I/O commands of one protocol",
+	"internal/recipe":          "two dialects of one format, and what is said about a text that is neither",
 	"internal/store":           "one snapshot of the index, which resolving, commits, tags, collection and checks all work on; the files are in store/layout",
 	"test/exercise":            "every call that a file system answers",
 }

@@ -93,7 +93,7 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	if err := dropPrivileges(d.log, l); err != nil {
 		return err
 	}
-	d.say = func() { fmt.Fprintf(e.stderr, "netroot: serving %s: %s\n", sc.Store.Dir(), l) }
+	d.say = func() { e.say("serving %s: %s", sc.Store.Dir(), l) }
 	more := []task.Task{{Name: "control", Run: d.control}}
 	if health != nil {
 		more = append(more, task.Task{Name: "health", Run: d.serveHealth(health)})

@@ -16,7 +16,6 @@ import (
 	"netroot/internal/config"
 	"netroot/internal/serve"
 	"netroot/internal/site"
-	"netroot/internal/term"
 )
 
 func planCmd(e *env) *cobra.Command {
@@ -76,11 +75,11 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 			}
 			switch {
 			case asJSON:
-				return term.JSON(e.stdout, plan)
+				return e.json(plan)
 			case asIPXE:
 				_, err = fmt.Fprint(e.stdout, plan.IPXE())
 			default:
-				_, err = fmt.Fprint(e.stdout, plan.Text())
+				err = e.printIndented(plan.Text(), boot.TextColumn)
 			}
 			return err
 		},
@@ -102,6 +101,10 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 // own.
 func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own bool) (boot.Plan, error) {
 	cfg, err := e.config()
+	arg := m.Ref
+	if err == nil {
+		m.Ref = imageName(cfg, arg)
+	}
 	if !own {
 		plan, asked, askErr := e.askDaemon(ctx, cfg, err, m)
 		if asked {
@@ -111,7 +114,7 @@ func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own 
 	if err != nil {
 		return boot.Plan{}, err
 	}
-	_, im, err := openImage(cfg, m.Ref)
+	_, im, err := openImage(cfg, arg)
 	if err != nil {
 		return boot.Plan{}, err
 	}
@@ -131,7 +134,7 @@ func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own 
 // reports false when there is no daemon to ask. failed is why there is no Site: then a daemon of
 // that file answers all the same.
 func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boot.Machine) (plan boot.Plan, asked bool, err error) {
-	say := func(format string, args ...any) { fmt.Fprintf(e.stderr, "netroot: "+format+"\n", args...) }
+	say := e.say
 	var daemon *api.Client
 	revision := site.Revision("")
 	if failed != nil {

@@ -134,7 +134,7 @@ such as libnbd with nbds://. Nodes do not: their kernel's client has no TLS.`,
 
 // config is what a server serves in any case.
 func (f serveFlags) config(cfg *site.Site, log *slog.Logger) (serve.Config, error) {
-	sc := serve.Config{Store: store.At(cfg.Images()), Site: cfg, Default: f.image, Log: log, NFS: serve.NFS{AnyPort: f.nfsAnyPort}}
+	sc := serve.Config{Store: store.At(cfg.Images()), Site: cfg, Default: imageName(cfg, f.image), Log: log, NFS: serve.NFS{AnyPort: f.nfsAnyPort}}
 	var err error
 	if sc.TLS, sc.RequireTLS, err = f.tls.load(); err != nil {
 		return sc, usage(err)

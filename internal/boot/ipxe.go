@@ -91,11 +91,14 @@ func echoText(s string) string {
 	return strings.Join(words, " ")
 }
 
+// TextColumn is the column in which the values of Text begin.
+const TextColumn = 11
+
 // Text renders the plan for people.
 func (p Plan) Text() string {
 	var b strings.Builder
 	line := func(name, format string, a ...any) {
-		fmt.Fprintf(&b, "%-10s "+format+"\n", append([]any{name}, a...)...)
+		fmt.Fprintf(&b, "%-*s"+format+"\n", append([]any{TextColumn, name}, a...)...)
 	}
 	line("image", "%s", p.Image)
 	line("server", "%s", p.Machine.Server)

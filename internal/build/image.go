@@ -30,33 +30,19 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
 		return nil, err
 	}
-	var k *kernel.Kernel
-	var packing pack.Choice
 	var files []store.Part
 	add := func(role store.Role, path string) { files = append(files, store.Part{Role: role, Path: path}) }
-	err := b.phase("kernel", "", func(p *term.Phase) (err error) {
-		if k, err = kernel.Find(b.tree, b.opt.Kernel); err != nil {
-			return err
-		}
-		for _, skipped := range k.Skipped {
-			b.warn("skipped: %v", skipped)
-		}
-		p.Result(k.Release)
-		path := filepath.Join(parts, "vmlinuz")
-		add(store.RoleKernel, path)
-		if packing, err = b.opt.Pack.Choose(ctx, k); err != nil {
-			return err
-		}
-		return copyOut(b.tree, k.Image, path)
-	})
+	k, packing, err := b.kernel(ctx, parts, add)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.initramfs(ctx, k, packing, parts, add); err != nil {
-		return nil, err
-	}
-	if err := b.dracut(ctx, k, parts, add); err != nil {
-		return nil, err
+	if k != nil {
+		if err := b.initramfs(ctx, k, packing, parts, add); err != nil {
+			return nil, err
+		}
+		if err := b.dracut(ctx, k, parts, add); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.pack(ctx, packing, filepath.Join(parts, "root."+packing.Format), add); err != nil {
 		return nil, err
@@ -71,6 +57,32 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 		return err
 	})
 	return image, err
+}
+
+// kernel finds the kernel of the image, nil if it is to have none, and decides how the root is
+// packed for it.
+func (b *builder) kernel(ctx context.Context, parts string, add func(store.Role, string)) (k *kernel.Kernel, packing pack.Choice, err error) {
+	if b.opt.Kernel == NoKernel {
+		packing, err = b.opt.Pack.Choose(ctx, nil)
+		return nil, packing, err
+	}
+	err = b.phase("kernel", "", func(p *term.Phase) (err error) {
+		if k, err = kernel.Find(b.tree, b.opt.Kernel); err != nil {
+			// The tree does not stay in the directory that the message names.
+			return errors.New(strings.ReplaceAll(err.Error(), b.tree, "the tree"))
+		}
+		for _, skipped := range k.Skipped {
+			b.warn("skipped: %v", skipped)
+		}
+		p.Result(k.Release)
+		path := filepath.Join(parts, "vmlinuz")
+		add(store.RoleKernel, path)
+		if packing, err = b.opt.Pack.Choose(ctx, k); err != nil {
+			return err
+		}
+		return copyOut(b.tree, k.Image, path)
+	})
+	return k, packing, err
 }
 
 func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, packing pack.Choice, dir string, add func(store.Role, string)) error {
@@ -142,7 +154,8 @@ func (b *builder) refuseSecrets(ctx context.Context) error {
 	return err
 }
 
-// imageConfig returns the description that is stored in the image.
+// imageConfig returns the description that is stored in the image. k is nil if the image has no
+// kernel.
 func (b *builder) imageConfig(ctx context.Context, k *kernel.Kernel, packing pack.Choice) (store.Config, error) {
 	list, err := packages(ctx, b.tree)
 	if err != nil {
@@ -152,24 +165,23 @@ func (b *builder) imageConfig(ctx context.Context, k *kernel.Kernel, packing pac
 	if err != nil {
 		return store.Config{}, err
 	}
-	transports, err := initramfs.Transports(b.tree, k)
-	if err != nil {
-		return store.Config{}, err
-	}
-	return store.Config{
-		Created:       b.created,
-		Architecture:  runtime.GOARCH,
-		System:        systemName(b.tree),
-		RecipeDigest:  b.recipeDigest(),
-		KernelRelease: k.Release,
-		RootFormat:    packing.Format,
-		Compressor:    packing.Compressor,
-		Transports:    transports,
+	cfg := store.Config{
+		Created:      b.created,
+		Architecture: runtime.GOARCH,
+		System:       systemName(b.tree),
+		RecipeDigest: b.recipeDigest(),
+		RootFormat:   packing.Format,
+		Compressor:   packing.Compressor,
 
 		DracutTransports: b.dracutTransports,
 		TreeSize:         size,
 		Packages:         list,
-	}, nil
+	}
+	if k != nil {
+		cfg.KernelRelease = k.Release
+		cfg.Transports, err = initramfs.Transports(b.tree, k)
+	}
+	return cfg, err
 }
 
 func (b *builder) warn(format string, args ...any) {

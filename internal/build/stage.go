@@ -221,7 +221,7 @@ func (b *builder) post(ctx context.Context, st *recipe.Stage, log io.Writer) err
 	}
 	if text := installApps(st.Apps); text != "" && b.opt.Sections.has("apps") {
 		if len(scripts) == 1 && !slices.Contains(scripts[0].Args, "-c") {
-			scripts[0].Body += text
+			scripts[0].Append(text)
 		} else {
 			scripts = append(scripts, recipe.Script{Body: text})
 		}

@@ -62,6 +62,13 @@ func TestFind(t *testing.T) {
 				Config: Config{"SQUASHFS": "m"}},
 			skipped: "kernel 6.1.0-56-amd64.sha256sum in ",
 		},
+		"debian 14, in both places": {
+			tree: debian("usr/lib/modules/7.2.13+deb14-amd64/vmlinuz", "usr/lib/modules/7.2.13+deb14-amd64/modules.dep",
+				"usr/lib/modules/7.2.9+deb14-amd64/vmlinuz", "usr/lib/modules/7.2.9+deb14-amd64/modules.dep",
+				"boot/vmlinuz-7.2.9+deb14-amd64", "usr/lib/modules/7.2.13+deb14-amd64/config = CONFIG_EROFS_FS=m"),
+			want: Kernel{Release: "7.2.13+deb14-amd64", Image: "usr/lib/modules/7.2.13+deb14-amd64/vmlinuz",
+				ModuleDir: "usr/lib/modules/7.2.13+deb14-amd64", Config: Config{"EROFS_FS": "m"}},
+		},
 		"asked for": {
 			tree: debian("boot/vmlinuz-6.1.0-9-amd64", "boot/vmlinuz-6.1.0-56-amd64",
 				"lib/modules/6.1.0-9-amd64/modules.dep", "lib/modules/6.1.0-56-amd64/modules.dep"),

@@ -90,6 +90,9 @@ func (n *node) run(ctx context.Context) error {
 		return err
 	}
 	n.console.Debug = n.boot.Debug
+	for _, argument := range n.boot.PassedOver {
+		report.Step{Name: "init", To: n.to}.Note("kernel argument passed over: " + argument)
+	}
 	for _, s := range []step{
 		{name: "modules", run: n.loadModules},
 		{name: "network", run: n.bringUpNetwork},

@@ -83,7 +83,7 @@ func squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Resul
 		if err != nil && ctx.Err() == nil && len(lines) > 0 {
 			return nil, squashfsError(lines)
 		}
-		return lines, err
+		return squashfsWarnings(tree, lines), err
 	})
 }
 

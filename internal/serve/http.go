@@ -112,7 +112,7 @@ func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
 	case isIPXE:
 		// A status other than 200 would end the boot with iPXE's own words; this ends it with ours,
 		// and goes on trying.
-		s.cfg.Log.Warn("boot refused", "peer", r.RemoteAddr, "image", ref, "why", err)
+		s.refusals.Log(slog.LevelWarn, "boot refused", "peer", r.RemoteAddr, "image", ref, "why", err)
 		script = boot.Refusal(public(ref, err).Error(), boot.ScriptURL(r.Host, ref, m.Virtio))
 	default:
 		return public(ref, err)
@@ -166,7 +166,7 @@ func immutable(w http.ResponseWriter, r *http.Request, digest, contentType strin
 	http.ServeContent(w, r, "", time.Time{}, content)
 }
 
-// logged writes one line for each request.
+// logged writes one line for each request, and few lines for many that are refused.
 func (s *Server) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
@@ -190,7 +190,11 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		case rec.status >= 400 || why != nil:
 			level = slog.LevelWarn
 		}
-		s.cfg.Log.Log(r.Context(), level, "http", line...)
+		if level > slog.LevelInfo {
+			s.refusals.Log(level, "http", line...)
+			return
+		}
+		s.cfg.Log.Info("http", line...)
 	})
 }
 

@@ -23,6 +23,7 @@ import (
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/layer/folder"
+	"netroot/internal/proto/accept"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/testlog"
@@ -397,7 +398,10 @@ func TestOneFileForAllClients(t *testing.T) {
 func TestTooManyConnections(t *testing.T) {
 	log := new(testlog.Buffer)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	server.Config.ConnState = atMost(2, slog.New(slog.NewTextHandler(log, nil)))
+	refusals := accept.NewRefusals(slog.New(slog.NewTextHandler(log, nil)), "http")
+	server.Config.ConnState = newConnections(2, func(peer string, why error) {
+		refusals.Log(slog.LevelWarn, "http: refused", "peer", peer, "why", why)
+	}).state
 	server.Start()
 	t.Cleanup(server.Close)
 	ask := func() (net.Conn, int) {

@@ -177,6 +177,7 @@ func (s *Server) Problems() []string {
 			all = append(all, fmt.Sprintf("label %s has no image that can be served: %s", name, oneLine(err.Error())))
 		}
 	}
+	all = append(all, s.catalog.parts.Damaged()...)
 	if len(v.Site.Labels) == 0 {
 		all = append(all, "the configuration has no labels")
 	}

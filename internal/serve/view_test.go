@@ -175,7 +175,7 @@ func TestHealth(t *testing.T) {
 	w := httptest.NewRecorder()
 	f.ServeHealth(w, nil)
 	var h Health
-	if err := json.Unmarshal(w.Body.Bytes(), &h); err != nil || w.Code != 200 || !h.Ready || len(h.Tasks) != 2 || h.Tasks[0].Name != "nbd" || h.Failure != nil || h.Store != f.store.Dir() {
+	if err := json.Unmarshal(w.Body.Bytes(), &h); err != nil || w.Code != 200 || !h.Ready || len(h.Tasks) != 3 || h.Tasks[1].Name != "nbd" || h.Failure != nil || h.Store != f.store.Dir() {
 		t.Errorf("%d %s, %v", w.Code, w.Body, err)
 	}
 	if n, ok := h.Servers[handoff.NBD]; !ok || n.Errors != 0 {

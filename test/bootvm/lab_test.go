@@ -1,6 +1,7 @@
 // Package bootvm tests the whole way of a user: it builds the programs and the Debian recipe, boots
 // the image in qemu machines with real firmware and kernel, and checks the machines from inside. It
-// requires root, qemu and a Debian mirror, and runs only with NETROOT_BOOT=1.
+// requires root, qemu and a Debian mirror, and runs only with NETROOT_BOOT=1. What is too long for
+// every run of CI is run with NETROOT_BOOT_LONG=1 as well, as make soak does.
 //
 // A test here begins with needLab and t.Parallel, because two machines run at once, and asks one
 // machine many questions instead of booting many machines. [machine] boots a machine; its figures
@@ -65,6 +66,15 @@ func needLab(t *testing.T) {
 	if lab.err != nil {
 		t.Fatal(lab.err)
 	}
+}
+
+// needLong is needLab for a test that is too long for every run of CI.
+func needLong(t *testing.T) {
+	t.Helper()
+	if os.Getenv("NETROOT_BOOT_LONG") != "1" {
+		t.Skip("builds another system and boots it; set NETROOT_BOOT=1 and NETROOT_BOOT_LONG=1 to run it (make soak does)")
+	}
+	needLab(t)
 }
 
 // needTools skips a test if an external program is missing. Where CI installs the programs, the

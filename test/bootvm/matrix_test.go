@@ -119,7 +119,7 @@ func TestErofs(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	must(t, unix.Setxattr(filepath.Join(tree, questioned), aclName, []byte(forDaemon), 0))
-	recipe, err := filepath.Abs("../../recipes/debian12.def")
+	recipe, err := filepath.Abs("../../recipes/debian.def")
 	must(t, err)
 	config := filepath.Join(state, "netroot.yaml")
 	must(t, os.WriteFile(config, []byte("labels:\n  debian12:\n    recipe: "+recipe+"\n    pack: erofs\n"), 0o644))

@@ -16,7 +16,7 @@ import (
 // nfsConfig writes a configuration in which debian12 has an exported tree and further keys.
 func nfsConfig(t *testing.T, tree, keys string) string {
 	t.Helper()
-	recipe, err := filepath.Abs("../../recipes/debian12.def")
+	recipe, err := filepath.Abs("../../recipes/debian.def")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,6 +220,10 @@ echo written
 until [ -e /srv/written/continue ]; do sleep 1; done
 `)
 	b.says(ctx, t, "written")
+	b.keepsOut(ctx, t, "debian12")
+	if _, err := os.Stat(filepath.Join(tree, "srv/planted")); err == nil {
+		t.Error("nobody wrote to the tree")
+	}
 	other := run(ctx, "vm", "debian12", "--ssh-port", "0", "--config", config, "--run", "true")
 	if other.status == 0 || !strings.Contains(other.stderr, "must be alone") {
 		t.Errorf("a second machine was not refused with the reason: %s", other.all())

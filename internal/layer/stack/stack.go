@@ -88,7 +88,7 @@ func missingIn(tree *os.Root, folder Folder, name string) error {
 	}
 	elsewhere := ""
 	if place := folder.Place(name); place != "" {
-		elsewhere = ", nor is there " + place
+		elsewhere = " and " + place + " does not exist"
 	}
 	known, _ := layer.TreeLayers(tree) // the names are for the suggestion only
 	here, _ := folder.Names()

@@ -84,7 +84,7 @@ func TestList(t *testing.T) {
 	}
 	want := []string{
 		"1 site server ", "2 file server it is not a directory", "3 rack7 tree ",
-		"4 sitte missing the root has no /etc/rootovl/sitte, nor is there " + f.Place("sitte") + `; did you mean "site"?`,
+		"4 sitte missing the root has no /etc/rootovl/sitte and " + f.Place("sitte") + ` does not exist; did you mean "site"?`,
 		"0 spare server ",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

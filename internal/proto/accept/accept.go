@@ -32,7 +32,7 @@ const (
 	// protocol can say it.
 	Spare = 64
 
-	// One peer address has at most this part of the connections and of the memory of a server.
+	// One peer address has at most this part of the memory of a server; see Share for connections.
 	peerShare = 4
 	// A peer address may always have this many connections: an NVMe host makes one for each of its
 	// processors.
@@ -90,7 +90,7 @@ type Loop struct {
 
 	limits Limits
 	memory *budget // of MaxBuffer bytes
-	log    refusals
+	log    *Refusals
 
 	mu      sync.Mutex
 	surplus int
@@ -114,7 +114,7 @@ func NewLoop(protocol string, o Options, limits Limits) *Loop {
 	o.MaxBuffer = max(o.MaxBuffer, limits.LeastBuffer)
 	return &Loop{
 		Options: o, Protocol: protocol, limits: limits,
-		memory: newBudget(o.MaxBuffer), log: refusals{log: o.Log, protocol: protocol},
+		memory: newBudget(o.MaxBuffer), log: NewRefusals(o.Log, protocol),
 		conns: make(map[*Conn]struct{}), peers: make(map[string]*peer), active: make(map[*Attachment]struct{}),
 	}
 }
@@ -130,7 +130,7 @@ func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 	err := l.accept(ctx, ln, &lives)
 	cancel()
 	lives.Wait()
-	l.log.flush()
+	l.log.Flush()
 	return err
 }
 
