@@ -3,9 +3,9 @@
 // requires root, qemu and a Debian mirror, and runs only with NETROOT_BOOT=1. What is too long for
 // every run of CI is run with NETROOT_BOOT_LONG=1 as well, as make soak does.
 //
-// A test here begins with needLab and t.Parallel, because two machines run at once, and asks one
-// machine many questions instead of booting many machines. [machine] boots a machine; its figures
-// become a row of the table at the end of the run.
+// A test here begins with needLab and t.Parallel, because two machines run at once (see [cores]),
+// and asks one machine many questions instead of booting many machines. [machine] boots a machine;
+// its figures become a row of the table at the end of the run.
 package bootvm
 
 import (
@@ -154,8 +154,10 @@ func finish(cmd *exec.Cmd) result {
 // run runs netroot and returns its result.
 func run(ctx context.Context, args ...string) result { return finish(command(ctx, args...)) }
 
-// limit bounds the time of a test.
+// limit takes a core for the test (see [cores]), and bounds its time from then on.
 func limit(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	processors.take(t)
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
