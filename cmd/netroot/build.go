@@ -177,6 +177,7 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 		e.explain(ctx, err, arg)
 		return err
 	}
+	e.tellCmdline(l.Cmdline, l.Tree)
 	if asJSON {
 		return term.JSONLine(e.stdout, result)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -67,6 +68,10 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 			plan, err := e.plan(cmd.Context(), m, add, own)
 			if err != nil {
 				return err
+			}
+			if cfg, err := e.config(); err == nil {
+				label, _, _ := strings.Cut(plan.Image, "@")
+				e.tellCmdline(plan.Cmdline, cfg.Tree(label))
 			}
 			switch {
 			case asJSON:

@@ -37,6 +37,7 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 		return nil, err
 	}
 	if k != nil {
+		b.warnOfProfiles()
 		if err := b.initramfs(ctx, k, packing, parts, add); err != nil {
 			return nil, err
 		}

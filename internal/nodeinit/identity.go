@@ -28,6 +28,9 @@ func (n *node) giveIdentity(_ context.Context, out report.Step) (string, error) 
 	defer root.Close()
 	d := distro.Root{Dir: newRoot, Files: root, Init: n.boot.Init, Overlay: n.boot.Overlay.Enabled,
 		OverNetwork: n.boot.Root.Transport != handoff.HTTP}
+	if n.boot.Root.Transport == handoff.ISCSI {
+		d.ISCSIMount = liveImage
+	}
 	if err := d.Settle(out, network.ServiceFiles(n.net)); err != nil {
 		return "", err
 	}

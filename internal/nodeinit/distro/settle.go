@@ -21,6 +21,7 @@ type Root struct {
 	Init        string   // what init= names; empty: nothing
 	Overlay     bool     // what is written into it is memory
 	OverNetwork bool     // it is lost when the network is
+	ISCSIMount  string   // where a disk of iSCSI under the root is mounted; empty: nowhere
 }
 
 // Settle writes the files that tell the root's programs, by their paths below /, what they may not
@@ -42,6 +43,9 @@ func (r Root) Settle(out report.Step, files map[string]string) error {
 	}
 	if !systemd {
 		r.settleScripts(out)
+	}
+	if err := r.keepMount(); err != nil {
+		out.Fault(fmt.Errorf("open-iscsi may unmount %s: %w", r.ISCSIMount, err))
 	}
 	if err := r.fitFstab(out); err != nil {
 		out.Fault(fmt.Errorf("/etc/fstab stays as it is: %w", err))
@@ -74,6 +78,23 @@ func (r Root) settleScripts(out report.Step) {
 			out.Fault(fmt.Errorf("the network may go before the root at shutdown: %w", err))
 		}
 	}
+}
+
+// keepMount names the disk under the root to Debian's open-iscsi, whose service unmounts what is
+// mounted from iSCSI disks when it stops (/lib/open-iscsi/umountiscsi.sh).
+func (r Root) keepMount() error {
+	const name = "etc/default/open-iscsi"
+	st, err := r.Files.Lstat(name)
+	if !r.Overlay || r.ISCSIMount == "" || err != nil || !st.Mode().IsRegular() {
+		return nil
+	}
+	text, err := r.Files.ReadFile(name)
+	line := "\n# written by netroot at boot: the root is on this disk\n" +
+		`EXCLUDE_MOUNTS_AT_SHUTDOWN="$EXCLUDE_MOUNTS_AT_SHUTDOWN ` + r.ISCSIMount + "\"\n"
+	if err != nil || strings.Contains(string(text), line) {
+		return err
+	}
+	return r.replace(name, string(text)+line)
 }
 
 // fitFstab replaces /etc/fstab: in the overlay, or, where the root must not change, by a mount.

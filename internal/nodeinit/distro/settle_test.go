@@ -113,6 +113,25 @@ func TestSettleJournal(t *testing.T) {
 	}
 }
 
+// TestSettleISCSI: open-iscsi leaves the disk under the root mounted, beside what the image says.
+func TestSettleISCSI(t *testing.T) {
+	const theirs = "LVMGROUPS=\"\"\nEXCLUDE_MOUNTS_AT_SHUTDOWN=/data\n"
+	have := map[string]string{"etc/default/open-iscsi": theirs}
+	dir, _, _ := settle(t, Root{Overlay: true, ISCSIMount: "/live/image"}, have)
+	got := read(t, dir, "etc/default/open-iscsi")
+	if !strings.HasPrefix(got, theirs) || strings.Count(got, `EXCLUDE_MOUNTS_AT_SHUTDOWN="$EXCLUDE_MOUNTS_AT_SHUTDOWN /live/image"`) != 1 {
+		t.Errorf("%q", got)
+	}
+	for name, r := range map[string]Root{"another transport": {Overlay: true}, "no overlay": {ISCSIMount: "/live/image"}} {
+		if dir, _, _ := settle(t, r, have); read(t, dir, "etc/default/open-iscsi") != theirs {
+			t.Errorf("%s: changed", name)
+		}
+	}
+	if dir, _, _ := settle(t, Root{Overlay: true, ISCSIMount: "/live/image"}, nil); read(t, dir, "etc/default/open-iscsi") != "" {
+		t.Error("made in a root without open-iscsi")
+	}
+}
+
 // TestSettleReadOnly: a root that must not change has another fstab over its own.
 func TestSettleReadOnly(t *testing.T) {
 	if os.Geteuid() != 0 {
