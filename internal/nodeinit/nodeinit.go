@@ -156,7 +156,7 @@ func (n *node) loadModules(_ context.Context, out report.Step) (string, error) {
 }
 
 func (n *node) bringUpNetwork(ctx context.Context, out report.Step) (said string, err error) {
-	n.net, err = network.BringUp(ctx, n.boot, func() { n.modules.Coldplug(out) })
+	n.net, err = network.BringUp(ctx, n.boot, func() { n.modules.Coldplug(out) }, out)
 	if err != nil {
 		return "", err
 	}
