@@ -146,9 +146,11 @@ func (n *node) loadModules(_ context.Context, out report.Step) (string, error) {
 		}
 		n.modules = l
 	}
+	n.modules.LoadBefore(out)
 	listed := make(chan error, 1)
 	go func() { listed <- n.modules.LoadListed(n.boot.Root.Transport) }()
 	asked := n.modules.Coldplug(out)
+	n.modules.LoadAfter(out)
 	if err := <-listed; err != nil {
 		return "", err
 	}
