@@ -90,7 +90,7 @@ func (n *node) dracutAttach(ctx context.Context, stdout io.Writer) error {
 
 func (n *node) dracutPivot(ctx context.Context) error {
 	steps := []step{
-		{name: "network", run: n.findNetwork},
+		{name: "network", run: n.findLease},
 		{name: "mount", run: n.coverRoot},
 		n.layersStep(),
 		{name: "identity", run: n.giveIdentity},
@@ -108,10 +108,19 @@ func (n *node) dracutPivot(ctx context.Context) error {
 	return nil
 }
 
-func (n *node) findNetwork(context.Context, report.Step) (said string, err error) {
-	if n.net, err = network.FromDracut(n.boot); err != nil {
+func (n *node) findNetwork(_ context.Context, out report.Step) (said string, err error) {
+	if n.net, err = network.FromDracut(n.boot, out); err != nil {
 		return "", err
 	}
+	return n.net.String(), nil
+}
+
+// findLease finds the network, and what DHCP offers to the root.
+func (n *node) findLease(ctx context.Context, out report.Step) (said string, err error) {
+	if n.net, err = network.FromDracut(n.boot, out); err != nil {
+		return "", err
+	}
+	n.net.AskAgain(ctx, n.boot, out)
 	return n.net.String(), nil
 }
 

@@ -98,29 +98,6 @@ func replaceFile(root *os.Root, name, text string, mode os.FileMode) error {
 	return root.WriteFile(name, []byte(text), mode)
 }
 
-// needsResolvConf is true unless a service of the image writes the file (then it is a link) or the
-// author of the recipe did.
-func needsResolvConf(root *os.Root) bool {
-	const name = "etc/resolv.conf"
-	st, err := root.Lstat(name)
-	if err != nil {
-		return os.IsNotExist(err)
-	}
-	if !st.Mode().IsRegular() {
-		return false
-	}
-	text, err := root.ReadFile(name)
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "nameserver") {
-			return false
-		}
-	}
-	return true
-}
-
 // productUUID is the machine's name in its firmware (SMBIOS).
 const productUUID = "/sys/class/dmi/id/product_uuid"
 

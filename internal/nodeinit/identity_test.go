@@ -81,9 +81,10 @@ func TestPersonaliseLinks(t *testing.T) {
 	outside := t.TempDir() + "/victim"
 	os.WriteFile(outside, []byte("untouched"), 0o644)
 	root, dir := tree(t, map[string]string{
-		"etc/machine-id":  "-> " + outside,
-		"etc/hostname":    "-> /proc/sys/kernel/hostname",
-		"etc/resolv.conf": "-> /run/systemd/resolve/stub-resolv.conf",
+		"etc/machine-id":                   "-> " + outside,
+		"etc/hostname":                     "-> /proc/sys/kernel/hostname",
+		"etc/resolv.conf":                  "-> /run/systemd/resolve/stub-resolv.conf",
+		"usr/lib/systemd/systemd-resolved": "", "etc/systemd/system/sysinit.target.wants/systemd-resolved.service": "",
 	})
 	if err := personalise(root, exampleConfig(), "0123"); err != nil {
 		t.Fatal(err)

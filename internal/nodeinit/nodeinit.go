@@ -152,9 +152,11 @@ func (n *node) loadModules(_ context.Context, out report.Step) (string, error) {
 		}
 		n.modules = l
 	}
+	n.modules.LoadBefore(out)
 	listed := make(chan error, 1)
 	go func() { listed <- n.modules.LoadListed(n.boot.Root.Transport) }()
 	asked := n.modules.Coldplug(out)
+	n.modules.LoadAfter(out)
 	if err := <-listed; err != nil {
 		return "", err
 	}
@@ -162,7 +164,7 @@ func (n *node) loadModules(_ context.Context, out report.Step) (string, error) {
 }
 
 func (n *node) bringUpNetwork(ctx context.Context, out report.Step) (said string, err error) {
-	n.net, err = network.BringUp(ctx, n.boot, func() { n.modules.Coldplug(out) })
+	n.net, err = network.BringUp(ctx, n.boot, func() { n.modules.Coldplug(out) }, out)
 	if err != nil {
 		return "", err
 	}
