@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -147,7 +146,7 @@ func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boo
 		if cfg.Path != "" {
 			of = fmt.Sprintf("plan of %s, revision %s", cfg.Path, revision.Short())
 		}
-		if daemon, err = daemonOf(ctx, cfg.Path, api.Sockets(cfg.State)...); err != nil {
+		if daemon, err = api.Find(ctx, cfg.Path, api.Sockets(cfg.State)...); err != nil {
 			say("%v: %s", err, of)
 			return plan, false, nil
 		}
@@ -171,36 +170,7 @@ func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boo
 	return answer.Plan, true, nil
 }
 
-// daemonOf returns the one daemon that listens on any of these sockets and has its configuration
-// from that file. The error says why there is none that can be asked.
-func daemonOf(ctx context.Context, file string, sockets ...string) (*api.Client, error) {
-	var found []*api.Client
-	why := api.ErrNone
-	for _, socket := range sockets {
-		c, err := api.Dial(ctx, socket)
-		var now api.Revision
-		if err == nil {
-			now, err = c.Revision(ctx)
-		}
-		switch {
-		case err == nil && now.Path == file:
-			found = append(found, c)
-		case err == nil:
-			why = fmt.Errorf("the running daemon has another configuration, %s", cmp.Or(now.Path, "none"))
-		case errors.Is(why, api.ErrNone):
-			why = err
-		}
-	}
-	switch len(found) {
-	case 0:
-		return nil, why
-	case 1:
-		return found[0], nil
-	}
-	return nil, fmt.Errorf("%d daemons have this configuration: choose one with --state", len(found))
-}
-
-// daemonOfFile is daemonOf for a configuration that cannot be read. It names the state directory, so
+// daemonOfFile is api.Find for a configuration that cannot be read. It names the state directory, so
 // that is not known either, without --state.
 func (e *env) daemonOfFile(ctx context.Context) (*api.Client, error) {
 	file, err := e.configFile, error(nil)
@@ -220,5 +190,5 @@ func (e *env) daemonOfFile(ctx context.Context) (*api.Client, error) {
 		}
 		sockets = api.Sockets(of.State)
 	}
-	return daemonOf(ctx, file, sockets...)
+	return api.Find(ctx, file, sockets...)
 }

@@ -204,7 +204,7 @@ func (f vmFlags) sshKey() (vm.Key, error) {
 func (e *env) trial(cfg *site.Site, s *store.Store, im *store.Image, f vmFlags) (trial.Options, error) {
 	o := trial.Options{
 		Site: cfg, Store: s, Image: im, Server: f.server, Log: slog.New(slog.DiscardHandler),
-		NFSKey: func() ([32]byte, error) { return nfsKey(cfg.State) },
+		NFSKey: func() ([32]byte, error) { return serve.NFSKey(cfg.State) },
 		Say:    func(text string) { e.say("%s", text) },
 	}
 	if f.debug {

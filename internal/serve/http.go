@@ -46,6 +46,8 @@ func public(ref string, err error) *statusError {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		known.status, known.err = http.StatusNotFound, fmt.Errorf("no such image: %s", ref)
+	case errors.Is(err, folder.ErrNotRendered):
+		known.status = http.StatusInternalServerError
 	case errors.As(err, new(private)):
 		known.status, known.err = http.StatusInternalServerError, fmt.Errorf("image %s cannot be given out now; the server's log says why", ref)
 	}

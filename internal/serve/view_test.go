@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -227,6 +229,19 @@ func TestBoth(t *testing.T) {
 	called := false
 	if _, _, err := task.Receiving(u, func() { called = true }).ReadFrom(nil); err == nil || !called {
 		t.Errorf("%v, %v", called, err)
+	}
+}
+
+// TestBrokenLayerStatus: a layer that cannot be rendered is the server's failure, not the client's.
+func TestBrokenLayerStatus(t *testing.T) {
+	for status, err := range map[int]error{
+		http.StatusInternalServerError: fmt.Errorf("layer rack7 %w", folder.ErrNotRendered),
+		http.StatusBadRequest:          site.ErrNoOverlay,
+		http.StatusNotFound:            store.ErrNotFound,
+	} {
+		if got := public("x", err); got.status != status {
+			t.Errorf("%v: status %d, want %d", err, got.status, status)
+		}
 	}
 }
 

@@ -137,7 +137,7 @@ func (r result) all() string {
 func command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, lab.netroot, append([]string{"--state", lab.state}, args...)...)
 	cmd.Dir = "../.." // directory of netroot.yaml
-	cmd.Env = append(os.Environ(), "no_proxy="+strings.TrimPrefix(os.Getenv("no_proxy")+",127.0.0.1", ","))
+	cmd.Env = append(os.Environ(), "no_proxy="+strings.TrimPrefix(os.Getenv("no_proxy")+",127.0.0.1", ","), "NETROOT_RUN_DIR="+lab.state)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = 20 * time.Second
 	return cmd

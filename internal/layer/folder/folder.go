@@ -148,6 +148,9 @@ func (f *Folder) Digest(name string) (handoff.Digest, error) {
 	return r.digest, nil
 }
 
+// ErrNotRendered is why a layer that exists has no archive. Machines get no paths.
+var ErrNotRendered = errors.New("cannot be rendered; the server's log says why")
+
 // Snapshot is what the layers of a folder were at one moment. It does not change.
 type Snapshot struct {
 	has    map[string]bool
@@ -163,7 +166,7 @@ func (s *Snapshot) Digest(name string) (handoff.Digest, error) {
 	case !ok:
 		return "", fmt.Errorf("layer %s is not rendered here", name)
 	case r.digest == "":
-		return "", fmt.Errorf("layer %s cannot be rendered; the server's log says why", name) // machines get no paths
+		return "", fmt.Errorf("layer %s %w", name, ErrNotRendered)
 	default:
 		return r.digest, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"netroot/internal/handoff"
 	"netroot/internal/imagediff"
@@ -43,6 +44,12 @@ func Open(s *site.Site, l *site.Label, given *[]string, folder Folder) (*View, e
 	if err != nil {
 		return nil, err
 	}
+	for _, name := range inCmdline(l.Cmdline) {
+		if !slices.Contains(names.Tree, name) {
+			names.Tree = append(slices.Clone(names.Tree), name)
+			names.Names = append(slices.Clone(names.Names), name)
+		}
+	}
 	root, err := os.OpenRoot(l.Tree)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("label %s has no tree yet: run \"netroot build %s\" first", l.Name, l.Name)
@@ -51,6 +58,23 @@ func Open(s *site.Site, l *site.Label, given *[]string, folder Folder) (*View, e
 		return nil, err
 	}
 	return &View{Stack: names, Label: l, folder: folder, root: root}, nil
+}
+
+// inCmdline are the layers of the tree that kernel arguments of a label name. They stand behind our
+// own argument on the command line, so its layers win.
+func inCmdline(args []string) (names []string) {
+	for _, arg := range args {
+		list, ok := strings.CutPrefix(arg, "rootovlcfg=")
+		if !ok {
+			continue
+		}
+		for name := range strings.SplitSeq(list, ",") {
+			if site.CheckLayers([]string{name}) == nil && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // Close closes the tree.

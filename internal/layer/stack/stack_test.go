@@ -140,3 +140,15 @@ func TestMissing(t *testing.T) {
 		t.Error("a layer that is named twice is taken")
 	}
 }
+
+// TestCmdlineLayers: layers that a label's kernel arguments name count as the node counts them.
+func TestCmdlineLayers(t *testing.T) {
+	for want, args := range map[string][]string{
+		"":      {"quiet", "rootovlcfg="},
+		"a b c": {"rootovlcfg=a,b", "x=rootovlcfg=y", "rootovlcfg=c,,a,../d"},
+	} {
+		if got := strings.Join(inCmdline(args), " "); got != want {
+			t.Errorf("%q: %q, want %q", args, got, want)
+		}
+	}
+}
