@@ -39,7 +39,7 @@ other stages, %setup, %files, %post, %test. %pre and %setup run on this host, in
 directory of netroot.yaml; relative names in %files start there too. For a FILE.def
 that is not the recipe of a label, that is the working directory. %post and %test
 run inside the tree, with its own /proc, /sys, /dev and /tmp. Their output goes to a
-log, and the end of the log is printed when one of them fails.
+log. When one of them fails, the cause is printed, or the end of the log.
 
 With --update the bootstrap agent does not run: the sections run in a copy of the
 existing tree. If the recipe is the one from which the tree was built, only %test
