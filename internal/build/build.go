@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,7 +91,26 @@ type Error struct {
 	Log   string // file with the complete output
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Phase, e.Err) }
+// Error names the phase, and of a script that failed the last line that it printed.
+func (e *Error) Error() string {
+	text := strings.TrimPrefix(e.Err.Error(), e.Phase+": ")
+	if _, ok := errors.AsType[*sandbox.ExitError](e.Err); ok {
+		if last := lastWords(e.Tail); last != "" {
+			text = fmt.Sprintf("%s (%s)", last, text)
+		}
+	}
+	return e.Phase + ": " + text
+}
+
+// lastWords returns the last line of an output that is not the shell's trace of a command.
+func lastWords(tail []string) string {
+	for _, line := range slices.Backward(tail) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "+") {
+			return line
+		}
+	}
+	return ""
+}
 
 func (e *Error) Unwrap() error { return e.Err }
 
@@ -146,6 +166,7 @@ type builder struct {
 	created time.Time
 	states
 
+	searched         bool                // for secrets, of which the tree has none
 	dracutTransports []handoff.Transport // supported by dracut's initramfs, once made
 }
 
@@ -240,6 +261,10 @@ func (b *builder) repacks() (bool, error) {
 func (b *builder) repack(ctx context.Context) (*store.Image, error) {
 	b.opt.Progress.Message("%s was built from the same recipe: packing the tree without building it again", b.opt.Tree)
 	b.tree = b.opt.Tree
+	// What a machine has made in its tree comes first: it may be why %test fails.
+	if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(filepath.Join(b.tree, testFile)); err == nil && b.wantsTest() {
 		err := b.phase("%test", "", func(p *term.Phase) error { return b.test(ctx, io.MultiWriter(b.log, lastLine(p))) })
 		if err != nil {
