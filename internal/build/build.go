@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,17 +94,32 @@ type Error struct {
 	Kept  string // path of the finished tree, if it is kept although no image could be made of it
 }
 
-// Error names the phase once, and if the cause is known it is one line.
+// Error names the phase once. If the cause is known it is one line, and of a script that failed it has the
+// last line that the script printed.
 func (e *Error) Error() string {
 	text := e.Err.Error()
 	if e.Cause != "" {
 		text, _, _ = strings.Cut(text, "\n")
 		text = fmt.Sprintf("%s: %s; the log is %s", strings.TrimSuffix(text, ":"), e.Cause, e.Log)
+	} else if _, ok := errors.AsType[*sandbox.ExitError](e.Err); ok {
+		if last := lastWords(e.Tail); last != "" {
+			text = fmt.Sprintf("%s (%s)", last, strings.TrimPrefix(text, e.Phase+": "))
+		}
 	}
 	if rest, ok := strings.CutPrefix(text, e.Phase); ok && strings.IndexAny(rest, ": ") == 0 {
 		return text
 	}
 	return e.Phase + ": " + text
+}
+
+// lastWords returns the last line of an output that is not the shell's trace of a command.
+func lastWords(tail []string) string {
+	for _, line := range slices.Backward(tail) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "+") {
+			return line
+		}
+	}
+	return ""
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -168,6 +184,7 @@ type builder struct {
 	created time.Time
 	states
 
+	searched         bool                // for secrets, of which the tree has none
 	dracutTransports []handoff.Transport // supported by dracut's initramfs, once made
 }
 
@@ -268,6 +285,10 @@ func (b *builder) repacks() (bool, error) {
 func (b *builder) repack(ctx context.Context) (*store.Image, error) {
 	b.opt.Progress.Message("%s was built from the same recipe: packing the tree without building it again", b.opt.Tree)
 	b.tree = b.opt.Tree
+	// What a machine has made in its tree comes first: it may be why %test fails.
+	if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(filepath.Join(b.tree, testFile)); err == nil && b.wantsTest() {
 		err := b.phase("%test", "", func(p *term.Phase) error { return b.test(ctx, io.MultiWriter(b.log, lastLine(p))) })
 		if err != nil {

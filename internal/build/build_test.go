@@ -202,7 +202,7 @@ func TestBroken(t *testing.T) {
 		phase, want string
 		adjust      func(*Options)
 	}{
-		{name: "pre", text: "Bootstrap: scratch\n%pre\necho said >&2; exit 3\n", phase: "%pre", want: "%pre: exit status 3"},
+		{name: "pre", text: "Bootstrap: scratch\n%pre\necho said >&2; exit 3\n", phase: "%pre", want: "%pre: said (exit status 3)"},
 		{name: "agent", text: "Bootstrap: localimage\nFrom: none\n%pre\ntrue\n", phase: "bootstrap", want: "no such file or directory"},
 		{name: "agent's name", text: tiny + "\nBootstrap: debotstrap\n", want: `did you mean "debootstrap"?`},
 		{name: "setup", text: "Bootstrap: scratch\n%setup\nfalse\n", phase: "%setup", want: "exit status 1"},
@@ -216,7 +216,7 @@ func TestBroken(t *testing.T) {
 		{name: "app", text: "Bootstrap: scratch\n%apprun a\"b\ntrue\n", phase: "%app", want: "cannot name an app"},
 		{name: "appfiles", text: "Bootstrap: scratch\n%pre\ntrue\n%appfiles a\nnone\n", phase: "%app", want: "app a: line 5: none: no such file"},
 		{name: "no shell", text: "Bootstrap: scratch\n%post\ntrue\n", phase: "%post", want: "the tree has no /bin/sh"},
-		{name: "post", text: tiny + "%post\nset +x\nsetsid sleep 604.5 &\necho last words; exit 9\n", phase: "%post", want: "%post: exit status 9"},
+		{name: "post", text: tiny + "%post\nset +x\nsetsid sleep 604.5 &\necho last words; exit 9\n", phase: "%post", want: "%post: last words (exit status 9)"},
 		{name: "appinstall", text: tiny + "%appinstall a\nexit 8\n", phase: "%post", want: "%post: exit status 8"},
 		{name: "labels", text: tiny + "%post\nmkdir -p /.build.labels\n", phase: "metadata", want: "is a directory"},
 		{name: "test", text: tiny + "%test\nexit 5\n", phase: "%test", want: "%test: exit status 5"},

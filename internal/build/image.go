@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,8 +28,10 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	if err := os.Mkdir(parts, 0o755); err != nil {
 		return nil, err
 	}
-	if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
-		return nil, err
+	if !b.searched {
+		if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
+			return nil, err
+		}
 	}
 	var files []store.Part
 	add := func(role store.Role, path string) { files = append(files, store.Part{Role: role, Path: path}) }
@@ -144,15 +147,39 @@ func (b *builder) pack(ctx context.Context, packing pack.Choice, out string, add
 // refuseSecrets fails if the tree contains a secret, because everyone who can reach the server can
 // read an image.
 func (b *builder) refuseSecrets(ctx context.Context) error {
-	found, err := secrets.Scan(ctx, b.tree)
+	found, err := secrets.Scan(ctx, b.tree, func(ctx context.Context, files []string) (map[string]bool, error) {
+		return packaged(ctx, b.tree, files)
+	})
 	if err != nil {
 		return err
 	}
+	found = slices.DeleteFunc(found, func(f secrets.Finding) bool { return b.opt.Allow.Allows(f.Path) })
 	warnings, err := b.opt.Allow.Judge(found)
 	for _, w := range warnings {
 		b.warn("%s", w)
 	}
+	removal := ""
+	if b.opt.Update { // a machine may have run from the tree
+		removal = removalCommand(b.opt.Label, found)
+	}
+	switch {
+	case removal != "" && err != nil:
+		return fmt.Errorf("%w\nto remove what machines made for themselves in this tree: %s", err, removal)
+	case removal != "":
+		b.warn("to remove what machines made for themselves in this tree: %s", removal)
+	}
+	b.searched = err == nil
 	return err
+}
+
+// removalCommand is the command that removes the identities of machines from the tree of a label;
+// empty: it has none.
+func removalCommand(label string, found []secrets.Finding) string {
+	script := secrets.Removal(found)
+	if script == "" {
+		return ""
+	}
+	return fmt.Sprintf("netroot exec %s -- sh -c %s", label, secrets.Quote(script))
 }
 
 // imageConfig returns the description that is stored in the image. k is nil if the image has no
