@@ -56,8 +56,8 @@ func Dracut(args []string, stdout io.Writer) error {
 		return n.orRestart(out, n.dracutPivot(ctx))
 	case "initiator":
 		n.net = &network.Config{MAC: n.boot.BootMAC}
-		if n.boot.BootMAC == "" && isFiller(devices.Attribute(productUUID)) {
-			return errors.New("neither firmware nor BOOTIF= distinguishes this node from others: dracut makes up a name")
+		if n.boot.BootMAC == "" {
+			return errors.New("without BOOTIF= nothing is sure to tell this node from others: dracut makes up a name")
 		}
 		_, err := fmt.Fprintf(stdout, "InitiatorName=%s\n", attach.InitiatorName(n.hostID()))
 		return err

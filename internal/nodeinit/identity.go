@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/handoff"
+	"netroot/internal/nodeinit/attach"
 	"netroot/internal/nodeinit/devices"
 	"netroot/internal/nodeinit/distro"
 	"netroot/internal/nodeinit/network"
@@ -44,6 +45,13 @@ func (n *node) giveIdentity(_ context.Context, out report.Step) (string, error) 
 	if err := personalise(root, n.net, id); err != nil {
 		return "", err
 	}
+	image := ""
+	if n.boot.Overlay.Enabled {
+		image = filepath.Join(newRoot, liveImage)
+	}
+	if err := nameStorage(root, image, n.hostID()); err != nil {
+		return "", err
+	}
 	return "machine-id " + id, nil
 }
 
@@ -64,6 +72,46 @@ func (n *node) giveName(root *os.Root, systemd bool) error {
 		return replaceFile(root, "etc/hostname", name+"\n", 0o644)
 	}
 	return nil
+}
+
+// nameStorage gives the root's own NVMe and iSCSI tools the names of this node, by which storage
+// servers tell it from others. Where there is no directory, there are no tools. A name that a layer
+// has brought stays: it is not that of image, the directory of the root below the layers. Without
+// one the root is this node's own, and a name that it has stays.
+func nameStorage(root *os.Root, image, hostID string) error {
+	for _, f := range []struct {
+		name, text string
+		mode       os.FileMode
+	}{
+		{"etc/nvme/hostnqn", attach.HostNQN(hostID) + "\n", 0o644},
+		{"etc/nvme/hostid", hostID + "\n", 0o644},
+		{initiatorFile, "InitiatorName=" + attach.InitiatorName(hostID) + "\n", 0o600},
+	} {
+		if _, err := root.Stat(filepath.Dir(f.name)); err != nil {
+			continue
+		}
+		given, _ := root.ReadFile(f.name)
+		ofImage, _ := os.ReadFile(filepath.Join(image, f.name))
+		if named(string(given)) && (image == "" || string(given) != string(ofImage)) {
+			continue
+		}
+		if err := replaceFile(root, f.name, f.text, f.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// named reports whether a file has a name, and not only comments or open-iscsi's order to make one
+// (GenerateName=yes).
+func named(text string) bool {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "GenerateName=") {
+			return true
+		}
+	}
+	return false
 }
 
 // writable reports whether the root can be written to, in memory or permanently.
@@ -102,14 +150,11 @@ func replaceFile(root *os.Root, name, text string, mode os.FileMode) error {
 const productUUID = "/sys/class/dmi/id/product_uuid"
 
 // machineID derives the node's identity (machine-id(5)) from its hardware, so that it is the same
-// at every boot and no two nodes share the one of an image. The identifier is hashed, as
-// machine-id(5) requires, and marked as a version 4 UUID.
+// at every boot and no two nodes share the one of an image. The MAC address of the boot interface
+// counts beside the UUID: there are boards that all have one UUID, and no list has them all. The
+// identifier is hashed, as machine-id(5) requires, and marked as a version 4 UUID.
 func machineID(uuid, mac string) string {
-	seed := strings.ToLower(uuid)
-	if isFiller(seed) {
-		seed = mac
-	}
-	id := sha256.Sum256([]byte("netroot machine-id " + seed))
+	id := sha256.Sum256([]byte("netroot machine-id " + strings.ToLower(uuid) + " " + strings.ToLower(mac)))
 	id[6] = id[6]&0x0f | 0x40
 	id[8] = id[8]&0x3f | 0x80
 	return hex.EncodeToString(id[:16])
@@ -121,12 +166,6 @@ func (n *node) machineID() string { return machineID(devices.Attribute(productUU
 func (n *node) hostID() string {
 	id := n.machineID()
 	return strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-")
-}
-
-// isFiller reports whether a UUID is one that a vendor did not set.
-func isFiller(uuid string) bool {
-	uuid = strings.ToLower(uuid)
-	return strings.Trim(uuid, "0-") == "" || strings.Trim(uuid, "f-") == ""
 }
 
 // hideIfcfg keeps the network scripts (EL 7 and earlier, and NetworkManager's ifcfg plugin later)

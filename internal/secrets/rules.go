@@ -74,7 +74,7 @@ var serviceRules = slices.Concat(
 		lines("`createUser` with a password", `(?i)^\s*createUser\s+(-e\s+\S+\s+)?\S+\s+(MD5|SHA\S*)\s+\S`), word("usmUser"), word("rwcommunity6?"))),
 	patterns("**/snmp.conf", Password, word("defPassphrase|defAuthPassphrase|defPrivPassphrase|defAuthLocalizedKey|defPrivLocalizedKey")),
 	patterns("**/rndc.key etc/bind/*.key etc/named*.key etc/dhcp/*.key", ServiceKey, word("secret")),
-	patterns("**/chap-secrets **/pap-secrets etc/ppp/*-secrets", Password, anyLine),
+	patterns("etc/ppp/*-secrets", Password, lines("a third word", `^\s*[^#\s]\S*\s+\S+\s+("[^"*][^"]*"|[^\s"*#-]\S*)`)),
 	patterns("etc/iscsi/iscsid.conf var/lib/iscsi/nodes/*/*/* etc/iscsi/nodes/*/*/*", Password, settings("`…password`", `[^\s#]*password\S*`)),
 	patterns("etc/tgt/*.conf etc/tgt/conf.d/*", Password, word("incominguser|outgoinguser")),
 	patterns("etc/target/saveconfig.json etc/rtslib-fb-target/saveconfig.json", Password, member("chap_password|chap_mutual_password")),
@@ -83,7 +83,8 @@ var serviceRules = slices.Concat(
 	patterns("**/.msmtprc **/msmtprc **/.fetchmailrc etc/fetchmailrc", Password, lines("`password`", `(?i)\bpassw(or)?d\s+["']?[^\s"']`)),
 	patterns("etc/ssmtp/ssmtp.conf", Password, setting("AuthPass")),
 	patterns("etc/nut/upsd.users etc/ups/upsd.users", Password, setting("password")),
-	patterns("etc/raddb/clients.conf etc/freeradius/*/clients.conf", Password, setting("secret")),
+	// The secret of the examples is for clients on the same host.
+	patterns("etc/raddb/clients.conf etc/freeradius/*/clients.conf", Password, lines("`secret`", `^\s*secret\s*=\s*("?[^"\s$t]|t[^e\s]|te[^s\s]|testing[^1\s]|testing123\S)`)),
 	patterns("etc/redis/*.conf etc/redis.conf", Password, word("requirepass|masterauth")),
 	patterns("etc/zabbix/*.psk etc/openvpn/*.key etc/openvpn/*/*.key", ServiceKey, whole),
 	patterns("etc/krb5kdc/stash var/lib/krb5kdc/* var/kerberos/krb5kdc/.k5* etc/krb5kdc/.k5*", ServiceKey, whole),

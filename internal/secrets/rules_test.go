@@ -54,6 +54,7 @@ var ruleData = map[string]struct{ found, not []string }{
 	"password: `defPassphrase`, `defAuthPassphrase`, `defPrivPassphrase`, `defAuthLocalizedKey`, `defPrivLocalizedKey`": {
 		[]string{"defAuthPassphrase " + secret}, []string{"# defPassphrase x", "defVersion 3"}},
 	"service-key: `secret`":                                              {[]string{"key \"rndc-key\" {\n\tsecret \"" + secret + "\";\n};"}, []string{"// secret \"x\"\n"}},
+	"password: a third word":                                             {[]string{"u * " + secret + " *", "u h \"" + secret + "\" *"}, []string{"# u * x *", "guest host \"*\" -", "* host \"\" *", "x host * -"}},
 	"password: a line":                                                   {[]string{"u * " + secret + " *"}, []string{"# x\n\n"}},
 	"password: `…password`":                                              {[]string{"node.session.auth.password = " + secret}, []string{"#node.session.auth.password = x"}},
 	"password: `incominguser`, `outgoinguser`":                           {[]string{"    incominguser u " + secret}, []string{"    # incominguser u x"}},

@@ -153,7 +153,11 @@ func (v *View) List() ([]Layer, error) {
 	}
 	list := []Layer{}
 	for i, name := range all {
-		l := v.describe(name)
+		allow := v.Label.AllowSecrets
+		if i >= used {
+			allow = []string{"/*"} // the label's machines do not get it
+		}
+		l := v.describe(name, allow)
 		if i < used {
 			l.Order = i + 1
 		}
@@ -162,14 +166,14 @@ func (v *View) List() ([]Layer, error) {
 	return list, nil
 }
 
-func (v *View) describe(name string) Layer {
+func (v *View) describe(name string, allow []string) Layer {
 	l := Layer{Name: name, Where: "server"}
 	var err error
 	if v.folder.Has(name) {
 		var d layer.Dir
 		if d, err = v.folder.Dir(name); err == nil {
 			l.Dir = d.Path
-			l.Digest, err = v.folder.Digest(name)
+			l.Digest, err = v.folder.Digest(name, allow)
 		}
 	} else if err = missingIn(v.root, v.folder, name); err != nil {
 		l.Where = "missing"
@@ -184,7 +188,7 @@ func (v *View) describe(name string) Layer {
 		l.Files, l.Size, l.Deletes, err = layer.Measure(l.Dir)
 	}
 	if err != nil {
-		l.Problem = err.Error()
+		l.Problem = strings.TrimPrefix(err.Error(), "layer "+name+": ")
 	}
 	return l
 }
@@ -217,7 +221,18 @@ func (v *View) Files() ([]File, []Report, error) {
 		}
 		files = append(files, f)
 	}
-	return files, v.reports(p), nil
+	return files, append(v.reports(p), v.refused()...), nil
+}
+
+// refused are the layers that the server does not serve to the label's machines.
+func (v *View) refused() []Report {
+	var out []Report
+	for _, name := range v.Server {
+		if _, err := v.folder.Digest(name, v.Label.AllowSecrets); err != nil {
+			out = append(out, Report{name, strings.TrimPrefix(err.Error(), "layer "+name+": ")})
+		}
+	}
+	return out
 }
 
 // Diff compares the root that a machine will have with the tree.
@@ -227,7 +242,7 @@ func (v *View) Diff() ([]imagediff.LayerFile, []Report, error) {
 		return nil, nil, err
 	}
 	files, err := imagediff.Layers(v.root, p)
-	return files, v.reports(p), forRoot(err)
+	return files, append(v.reports(p), v.refused()...), forRoot(err)
 }
 
 // apply applies the layers to a sketch of the tree.

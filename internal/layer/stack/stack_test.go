@@ -19,7 +19,7 @@ type folder string
 
 func (f folder) Has(name string) bool { _, err := os.Lstat(f.Place(name)); return err == nil }
 
-func (f folder) Digest(name string) (handoff.Digest, error) {
+func (f folder) Digest(name string, _ []string) (handoff.Digest, error) {
 	return handoff.Digest("sha256:" + name), nil
 }
 

@@ -97,6 +97,7 @@ type Loop struct {
 	conns   map[*Conn]struct{}
 	peers   map[string]*peer // by address
 	active  map[*Attachment]struct{}
+	names   names
 	past    Counters // of connections that have ended
 }
 
@@ -115,7 +116,7 @@ func NewLoop(protocol string, o Options, limits Limits) *Loop {
 	return &Loop{
 		Options: o, Protocol: protocol, limits: limits,
 		memory: newBudget(o.MaxBuffer), log: NewRefusals(o.Log, protocol),
-		conns: make(map[*Conn]struct{}), peers: make(map[string]*peer), active: make(map[*Attachment]struct{}),
+		conns: make(map[*Conn]struct{}), peers: make(map[string]*peer), active: make(map[*Attachment]struct{}), names: names{},
 	}
 }
 
