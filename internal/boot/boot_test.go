@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -86,7 +87,7 @@ func TestGolden(t *testing.T) {
 		golden(t, test.name+".json", string(js)+"\n")
 	}
 	golden(t, "ask.ipxe", Ask(ScriptURL("10.0.2.2:8010", "debian12", true)))
-	golden(t, "refusal.ipxe", Refusal("no image \"debain12\"; did you mean ${debian12}? # ; || \nreboot", "http://10.0.2.2/boot/debain12.ipxe"))
+	golden(t, "refusal.ipxe", Refusal("no image \"debain12\"; did you mean ${debian12}? # ; || \nreboot", "http://10.0.2.2/boot/debain12.ipxe", 0, 0.5))
 }
 
 func golden(t *testing.T, name, got string) {
@@ -239,7 +240,7 @@ func FuzzIPXE(f *testing.F) {
 				t.Errorf("server %q: %v", server, err)
 			}
 		}
-		checkScript(t, Refusal(arg, ScriptURL("10.0.2.2", ref, true)), 7)
+		checkScript(t, Refusal(arg, ScriptURL("10.0.2.2", ref, true), 3, 1), 7)
 		checkScript(t, Ask(ScriptURL("10.0.2.2", ref, true)), 6)
 	})
 }
@@ -257,7 +258,7 @@ func checkScript(t *testing.T, script string, want int) {
 	for _, line := range lines {
 		for i, word := range strings.Fields(line) {
 			end := word == "||" || word == "&&" || word == ";" || i > 0 && word[0] == '#'
-			if end && !strings.HasSuffix(line, "|| goto failed") && !strings.HasSuffix(line, "|| goto start") && line != "sleep 5 ||" && !(strings.HasPrefix(line, "chain --replace http://") && len(strings.Fields(line)) == 4 && strings.HasSuffix(line, " ||")) {
+			if end && !strings.HasSuffix(line, "|| goto failed") && !strings.HasSuffix(line, "|| goto start") && !pauses.MatchString(line) && !(strings.HasPrefix(line, "chain --replace http://") && len(strings.Fields(line)) == 4 && strings.HasSuffix(line, " ||")) {
 				t.Errorf("line ends at %q: %q", word, line)
 			}
 		}
@@ -275,5 +276,30 @@ func TestQualifiedNames(t *testing.T) {
 		if id, ok := ImageOf(name); ok {
 			t.Errorf("ImageOf(%q) = %q", name, id)
 		}
+	}
+}
+
+// pauses are lines that may end at "||" because Ctrl-C ends them early.
+var pauses = regexp.MustCompile(`^sleep [0-9]+ \|\|$`)
+
+// TestRefusalPause: a machine that is refused asks less and less often, and not in step with others;
+// the script that it gets counts on.
+func TestRefusalPause(t *testing.T) {
+	for refused, want := range [][3]int{{4, 5, 6}, {8, 10, 13}, {15, 20, 25}, {30, 40, 50}, {45, 60, 75}, {45, 60, 75}} {
+		if got := [3]int{refusalPause(refused, 0), refusalPause(refused, 0.5), refusalPause(refused, 1)}; got != want {
+			t.Errorf("after %d refusals %v, want %v", refused, got, want)
+		}
+	}
+	if got := refusalPause(65535, 0.5); got != longestPause {
+		t.Errorf("after 65535 refusals %d", got)
+	}
+	for query, want := range map[string]int{"": 0, "virtio=1&refused=3&arch=x86_64": 3, "refused=": 0, "refused=-1": 0, "refused=99999": 0, "xrefused=3": 0} {
+		if got := RefusedBefore(query); got != want {
+			t.Errorf("%q: %d, want %d", query, got, want)
+		}
+	}
+	script := Refusal("no", ScriptURL("10.0.2.2", "a", true), 2, 0.5)
+	if !strings.Contains(script, "sleep 20 ||\nchain --replace http://10.0.2.2/boot/a.ipxe?virtio=1&refused=3&arch=") {
+		t.Error(script)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"os"
@@ -115,7 +116,8 @@ func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
 		// A status other than 200 would end the boot with iPXE's own words; this ends it with ours,
 		// and goes on trying.
 		s.refusals.Log(slog.LevelWarn, "boot refused", "peer", r.RemoteAddr, "image", ref, "why", err)
-		script = boot.Refusal(public(ref, err).Error(), boot.ScriptURL(r.Host, ref, m.Virtio))
+		script = boot.Refusal(public(ref, err).Error(), boot.ScriptURL(r.Host, ref, m.Virtio),
+			boot.RefusedBefore(r.URL.RawQuery), rand.Float64())
 	default:
 		return public(ref, err)
 	}
