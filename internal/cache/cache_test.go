@@ -266,7 +266,8 @@ func TestLastUsedStays(t *testing.T) {
 func TestTooOldOrDamaged(t *testing.T) {
 	c, tree, key := newCache(t, Options{}), newTree(t), NewKey("a")
 	for name, meta := range map[string]string{
-		"old": `{"what":"x","created":"2020-01-01T00:00:00Z"}`, "empty": "", "no date": `{"what":"x"}`, "not JSON": `{"what`,
+		"of the future": `{"what":"x","created":"2999-01-01T00:00:00Z"}`,
+		"old":           `{"what":"x","created":"2020-01-01T00:00:00Z"}`, "empty": "", "no date": `{"what":"x"}`, "not JSON": `{"what`,
 	} {
 		save(t, c, key, tree, "x")
 		if err := os.WriteFile(filepath.Join(c.place(key), metaName), []byte(meta), 0o600); err != nil {
