@@ -166,6 +166,7 @@ type builder struct {
 	phases  []PhaseTime
 	reused  []Reused
 	created time.Time
+	mounts  []string // mount points whose content a localimage does not have
 	states
 
 	dracutTransports []handoff.Transport // supported by dracut's initramfs, once made

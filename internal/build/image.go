@@ -30,6 +30,9 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
 		return nil, err
 	}
+	if err := b.warnOfDisks(); err != nil {
+		return nil, err
+	}
 	var files []store.Part
 	add := func(role store.Role, path string) { files = append(files, store.Part{Role: role, Path: path}) }
 	k, packing, err := b.kernel(ctx, parts, add)
@@ -69,10 +72,13 @@ func (b *builder) kernel(ctx context.Context, parts string, add func(store.Role,
 	err = b.phase("kernel", "", func(p *term.Phase) (err error) {
 		if k, err = kernel.Find(b.tree, b.opt.Kernel); err != nil {
 			// The tree does not stay in the directory that the message names.
-			return errors.New(strings.ReplaceAll(err.Error(), b.tree, "the tree"))
+			return b.withoutMounts(errors.New(strings.ReplaceAll(err.Error(), b.tree, "the tree")))
 		}
 		for _, skipped := range k.Skipped {
 			b.warn("skipped: %v", skipped)
+		}
+		if len(k.Others) > 0 {
+			b.opt.Progress.Message("the image boots kernel %s; the tree also has %s: \"kernel: RELEASE\" in the label, or --kernel, chooses another", k.Release, strings.Join(k.Others, ", "))
 		}
 		p.Result(k.Release)
 		path := filepath.Join(parts, "vmlinuz")
