@@ -129,6 +129,17 @@ func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, packing pack.
 }
 
 func (b *builder) pack(ctx context.Context, packing pack.Choice, out string, add func(store.Role, string)) error {
+	sparse, err := pack.FindSparse(b.tree)
+	if err != nil {
+		return err
+	}
+	for _, s := range sparse {
+		text := fmt.Sprintf("/%s: %s, but %s on disk; its holes take no space in the image", s.Path, term.Size(s.Size), term.Size(s.Used))
+		if packing.Format == "erofs" {
+			text += ", but mkfs.erofs reads them all: squashfs does not"
+		}
+		b.opt.Progress.Message("%s", text)
+	}
 	return b.phase("pack", packing.Format+", "+packing.Compressor, func(p *term.Phase) error {
 		r, err := packing.Pack(ctx, b.tree, out, pack.Options{
 			Level: b.opt.Level, Name: b.opt.Label,

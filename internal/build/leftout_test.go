@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/pack"
 )
 
 // What is mounted below the directory of a localimage is named, also where the kernel is missing
@@ -68,5 +70,19 @@ func TestOtherKernelsAreNamed(t *testing.T) {
 	}
 	if _, err := os.Stat(s.tree); err != nil {
 		t.Error(err)
+	}
+}
+
+// A file that is mostly holes is copied and packed without them, and named.
+func TestSparseFileIsNamed(t *testing.T) {
+	s := newSite(t)
+	name := filepath.Join(s.dir, "kernel/big")
+	must(t, os.WriteFile(name, []byte("data"), 0o644), os.Truncate(name, 20<<30))
+	s.build(t, tiny, nil)
+	if want := "/big: 20.0 GiB, but 4.0 KiB on disk; its holes take no space in the image"; !strings.Contains(s.out.String(), want) {
+		t.Errorf("no message %q:\n%s", want, &s.out)
+	}
+	if sparse, err := pack.FindSparse(s.tree); err != nil || len(sparse) != 1 || sparse[0].Size != 20<<30 || sparse[0].Used > 1<<20 {
+		t.Errorf("in the tree: %+v, %v", sparse, err)
 	}
 }
