@@ -182,6 +182,7 @@ type builder struct {
 	phases  []PhaseTime
 	reused  []Reused
 	created time.Time
+	mounts  []string // mount points whose content a localimage does not have
 	states
 
 	searched         bool                // for secrets, of which the tree has none

@@ -33,6 +33,9 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 			return nil, err
 		}
 	}
+	if err := b.warnOfDisks(); err != nil {
+		return nil, err
+	}
 	var files []store.Part
 	add := func(role store.Role, path string) { files = append(files, store.Part{Role: role, Path: path}) }
 	k, packing, err := b.kernel(ctx, parts, add)
@@ -73,10 +76,13 @@ func (b *builder) kernel(ctx context.Context, parts string, add func(store.Role,
 	err = b.phase("kernel", "", func(p *term.Phase) (err error) {
 		if k, err = kernel.Find(b.tree, b.opt.Kernel); err != nil {
 			// The tree does not stay in the directory that the message names.
-			return errors.New(strings.ReplaceAll(err.Error(), b.tree, "the tree"))
+			return b.withoutMounts(errors.New(strings.ReplaceAll(err.Error(), b.tree, "the tree")))
 		}
 		for _, skipped := range k.Skipped {
 			b.warn("skipped: %v", skipped)
+		}
+		if len(k.Others) > 0 {
+			b.opt.Progress.Message("the image boots kernel %s; the tree also has %s: \"kernel: RELEASE\" in the label, or --kernel, chooses another", k.Release, strings.Join(k.Others, ", "))
 		}
 		p.Result(k.Release)
 		path := filepath.Join(parts, "vmlinuz")
@@ -127,6 +133,17 @@ func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, packing pack.
 }
 
 func (b *builder) pack(ctx context.Context, packing pack.Choice, out string, add func(store.Role, string)) error {
+	sparse, err := pack.FindSparse(b.tree)
+	if err != nil {
+		return err
+	}
+	for _, s := range sparse {
+		text := fmt.Sprintf("/%s: %s, but %s on disk; its holes take no space in the image", s.Path, term.Size(s.Size), term.Size(s.Used))
+		if packing.Format == "erofs" {
+			text += ", but mkfs.erofs reads them all: squashfs does not"
+		}
+		b.opt.Progress.Message("%s", text)
+	}
 	return b.phase("pack", packing.Format+", "+packing.Compressor, func(p *term.Phase) error {
 		r, err := packing.Pack(ctx, b.tree, out, pack.Options{
 			Level: b.opt.Level, Name: b.opt.Label,

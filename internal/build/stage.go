@@ -167,6 +167,9 @@ func (b *builder) bootstrap(ctx context.Context, st *recipe.Stage, log io.Writer
 	if err := b.fill(ctx, st, log); err != nil {
 		return err
 	}
+	if err := b.noteMounts(st); err != nil {
+		return err
+	}
 	return b.inRoot(func(root *os.Root) error {
 		if err := baseEnvironment(root, isOneOf(st, agentsOfTrees), b.opt.Strict); err != nil {
 			return err

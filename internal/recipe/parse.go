@@ -14,6 +14,7 @@ func Parse(name string, src []byte, opt Options) (*Recipe, error) {
 	if err != nil {
 		return nil, err
 	}
+	written := text(lines)
 	// As in Apptainer, the text is split into sections before build arguments are replaced.
 	raw, err := (&parser{name: name, strict: opt.Strict}).scan(lines)
 	if err != nil {
@@ -25,7 +26,7 @@ func Parse(name string, src []byte, opt Options) (*Recipe, error) {
 	if raw, err = p.scan(lines); err != nil {
 		return nil, err
 	}
-	r := &Recipe{Name: name, Source: []byte(strings.Join(lines, "\n") + "\n")}
+	r := &Recipe{Name: name, Source: text(lines), Written: written}
 	for _, rs := range raw {
 		st, err := p.stage(rs)
 		if err != nil {
@@ -43,6 +44,8 @@ func Parse(name string, src []byte, opt Options) (*Recipe, error) {
 	r.Warnings = p.warnings
 	return r, nil
 }
+
+func text(lines []string) []byte { return []byte(strings.Join(lines, "\n") + "\n") }
 
 func (p *parser) stage(raw *rawStage) (*Stage, error) {
 	h, err := p.header(raw.header)

@@ -62,7 +62,10 @@ type Recipe struct {
 	Name string `json:"name"`
 	// Source is the whole text after build arguments were replaced, with Unix line ends and
 	// without a byte order mark. It has the same lines as the file.
-	Source   []byte    `json:"-"`
+	Source []byte `json:"-"`
+	// Written is the same text before build arguments were replaced. It is what may be shown to
+	// others, because the values may be secrets.
+	Written  []byte    `json:"-"`
 	Stages   []*Stage  `json:"stages"` // at least one, in build order
 	Warnings []Warning `json:"warnings,omitempty"`
 }
