@@ -63,6 +63,7 @@ bench: all
 	$(GO) run ./test/bench/scripts
 	$(GO) run ./test/bench/store
 	$(GO) run ./test/bench/build
+	$(GO) run ./test/bench/sparse
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
 
 .PHONY: install
