@@ -12,7 +12,7 @@ import (
 // openValues are the options whose value may be anything: a text, a number, an address, or a file,
 // which the shell completes by itself.
 var openValues = strings.Fields(`allow-secret bind build-arg build-arg-file clients config console grace health http iscsi keep
-	level lun mac mem nbd nfs nvme older output packed port portmap run serial server set-key socket ssh-port state tftp
+	kernel level lun mac mem nbd nfs nvme older output packed port portmap run serial server set-key socket ssh-port state tftp
 	tls-cert tls-key why`)
 
 // TestFlagsComplete: every option with a closed set of values completes them. A new option has a
