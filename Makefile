@@ -60,6 +60,7 @@ bench: all
 	$(GO) run ./test/bench/idle
 	$(GO) run ./test/bench/nfs
 	$(GO) run ./test/bench/scripts
+	$(GO) run ./test/bench/secrets
 	$(GO) run ./test/bench/store
 	$(GO) run ./test/bench/build
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
