@@ -61,6 +61,7 @@ bench: all
 	$(GO) run ./test/bench/abuse
 	$(GO) run ./test/bench/nfs
 	$(GO) run ./test/bench/scripts
+	$(GO) run ./test/bench/secrets
 	$(GO) run ./test/bench/store
 	$(GO) run ./test/bench/build
 	$(GO) run ./test/bench/sparse

@@ -4,8 +4,9 @@ package secrets
 // for multi-pattern searching" (1994): from the two bytes at a position follows how far the next
 // place is at which a mark can end its first bytes. It looks at every second byte of most texts.
 type marks struct {
-	shift [1 << 16]uint8   // 0: a mark may begin window-2 bytes before
-	at    map[uint16][]int // numbers of the marks by those two bytes
+	shift [1 << 16]uint8 // 0: a mark may begin window-2 bytes before
+	list  [1 << 16]uint8 // where those two bytes are in at
+	at    [][]int        // numbers of marks
 	texts []string
 }
 
@@ -13,7 +14,7 @@ type marks struct {
 const window = 3
 
 func newMarks(texts []string) *marks {
-	m := &marks{at: map[uint16][]int{}, texts: texts}
+	m := &marks{at: [][]int{nil}, texts: texts}
 	for i := range m.shift {
 		m.shift[i] = window - 1
 	}
@@ -23,7 +24,11 @@ func newMarks(texts []string) *marks {
 			m.shift[pair] = min(m.shift[pair], uint8(window-end))
 		}
 		last := pairOf(t[window-2], t[window-1])
-		m.at[last] = append(m.at[last], n)
+		if m.list[last] == 0 {
+			m.list[last] = uint8(len(m.at))
+			m.at = append(m.at, nil)
+		}
+		m.at[m.list[last]] = append(m.at[m.list[last]], n)
 	}
 	return m
 }
@@ -40,8 +45,8 @@ func (m *marks) each(text []byte, found func(at, n int)) {
 			continue
 		}
 		start := end + 1 - window
-		for _, n := range m.at[pair] {
-			if t := m.texts[n]; len(text)-start >= len(t) && string(text[start:start+len(t)]) == t {
+		for _, n := range m.at[m.list[pair]] {
+			if t := m.texts[n]; text[start] == t[0] && len(text)-start >= len(t) && string(text[start:start+len(t)]) == t {
 				found(start, n)
 			}
 		}

@@ -31,11 +31,11 @@ type index struct {
 	base   map[string][]*rule // "**/.kube/config", by the last component
 	ext    map[string][]*rule // "**/*.p12", by the extension
 	top    map[string][]*rule // "etc/slurm*/x", by the first component
-	others []*rule            // "**/.env.*"
+	others [256][]*rule       // "**/.env.*", by the first byte of the last component
 }
 
 func newIndex(rules []rule) *index {
-	x := &index{map[string][]*rule{}, map[string][]*rule{}, map[string][]*rule{}, map[string][]*rule{}, nil}
+	x := &index{map[string][]*rule{}, map[string][]*rule{}, map[string][]*rule{}, map[string][]*rule{}, [256][]*rule{}}
 	for i := range rules {
 		r := &rules[i]
 		r.order = i
@@ -52,7 +52,7 @@ func newIndex(rules []rule) *index {
 		case anywhere && base == "*"+path.Ext(base):
 			x.ext[path.Ext(base)] = append(x.ext[path.Ext(base)], r)
 		default:
-			x.others = append(x.others, r)
+			x.others[base[0]] = append(x.others[base[0]], r) // the tests check that it is not a pattern
 		}
 	}
 	return x
@@ -65,7 +65,7 @@ func (x *index) find(out []*rule, name string) []*rule {
 	top, _, _ := strings.Cut(name, "/")
 	base := name[strings.LastIndexByte(name, '/')+1:]
 	out = append(out, x.whole[name]...)
-	for _, list := range [][]*rule{x.base[base], x.ext[path.Ext(base)], x.top[top], x.others} {
+	for _, list := range [][]*rule{x.base[base], x.ext[path.Ext(base)], x.top[top], x.others[base[0]]} {
 		for _, r := range list {
 			if r.matches(name) {
 				out = append(out, r)

@@ -260,6 +260,11 @@ func TestScanFails(t *testing.T) {
 }
 
 func TestRulesAreWhole(t *testing.T) {
+	for _, first := range `*?[\` {
+		if odd := byName.others[first]; odd != nil {
+			t.Errorf("%s is not found by its first byte", odd[0].pattern)
+		}
+	}
 	for _, r := range rules {
 		if _, err := path.Match(r.pattern, "x"); err != nil || strings.HasPrefix(r.pattern, "/") {
 			t.Errorf("%s: %v", r.pattern, err)
