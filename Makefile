@@ -34,7 +34,7 @@ FUZZTIME ?= 30s
 fuzz:
 	./.ci/fuzz $(FUZZTIME)
 
-# What takes hours: long fuzzing, every test under the race detector, killed processes again and again.
+# What takes hours: long fuzzing, every test under the race detector, killed processes again and again, other releases.
 .PHONY: soak
 soak: all
 	./.ci/soak
@@ -58,10 +58,13 @@ bench: all
 	$(GO) run ./test/bench/iscsi
 	$(GO) run ./test/bench/http
 	$(GO) run ./test/bench/idle
+	$(GO) run ./test/bench/abuse
 	$(GO) run ./test/bench/nfs
 	$(GO) run ./test/bench/scripts
+	$(GO) run ./test/bench/secrets
 	$(GO) run ./test/bench/store
 	$(GO) run ./test/bench/build
+	$(GO) run ./test/bench/sparse
 	$(GO) run ./test/bench/boot -state $(BENCH_STATE)
 
 .PHONY: install

@@ -22,10 +22,12 @@ var large = map[string]string{
 	"internal/bootstrap":       "one file for each agent",
 	"internal/build":           "the one order in which an image is made",
 	"internal/layer":           "both kinds of layers, read and applied by the same code",
+	"internal/nodeinit":        "the steps of a boot in their order; what they do with a device or a network is in packages below",
 	"internal/nodeinit/attach": "one file for each transport",
 	"internal/proto/iscsi":     "login, SCSI commands and task management of one protocol",
 	"internal/proto/nfs3":      "three programs of ONC RPC: NFS, MOUNT and NFSACL",
 	"internal/proto/nvmetcp":   "fabrics, admin and I/O commands of one protocol",
+	"internal/recipe":          "two dialects of one format, and what is said about a text that is neither",
 	"internal/store":           "one snapshot of the index, which resolving, commits, tags, collection and checks all work on; the files are in store/layout",
 	"test/exercise":            "every call that a file system answers",
 }

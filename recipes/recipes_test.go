@@ -1,8 +1,9 @@
 // Package recipes_test checks the ready recipes and the labels of the example configuration: a
 // label builds every recipe, the recipe's scripts are valid shell, and its comment describes each
 // build argument without a default. It does not build the recipes. test/bootvm builds and boots
-// debian12, and builds rocky9, rocky9-hpcnode, fedora and centos7 from packages made for the test;
-// the other recipes are only built by hand, from the mirrors of their distributions.
+// debian11, debian12, debian13 and, in make soak, debiansid. It builds rocky9, rocky9-hpcnode,
+// fedora and centos7 from packages made for the test; the other recipes are only built by hand,
+// from the mirrors of their distributions.
 package recipes_test
 
 import (

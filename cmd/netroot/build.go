@@ -9,13 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"netroot/internal/build"
 	"netroot/internal/pack"
+	"netroot/internal/recipe"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/term"
@@ -39,7 +39,7 @@ other stages, %setup, %files, %post, %test. %pre and %setup run on this host, in
 directory of netroot.yaml; relative names in %files start there too. For a FILE.def
 that is not the recipe of a label, that is the working directory. %post and %test
 run inside the tree, with its own /proc, /sys, /dev and /tmp. Their output goes to a
-log, and the end of the log is printed when one of them fails.
+log. When one of them fails, the cause is printed, or the end of the log.
 
 With --update the bootstrap agent does not run: the sections run in a copy of the
 existing tree. If the recipe is the one from which the tree was built, only %test
@@ -60,15 +60,24 @@ SOURCE_DATE_EPOCH in the environment, in seconds since 1970, is the time of the
 image and of its files that are younger.
 
 A build that fails, or that Ctrl-C stops, leaves the old tree and the old images as
-they were. Of its own it leaves only the log.
+they were. Of its own it leaves only the log. If no image can be made of a finished
+tree, for want of a kernel or because of a secret, the tree is kept unless there is
+an older one with an image: netroot shell and exec work in it, and "netroot build
+--update" makes an image of it.
+
+With --kernel none, or "kernel: none" in the label, the image has no kernel and no
+initramfs. It can be compared, exported and copied, and no machine can boot it.
+
+For a FILE.def that was built before, its name without the suffix stands for it.
 
 Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 		Example: `  netroot build debian12
-  netroot build recipes/debian12.def
+  netroot build recipes/debian.def
   netroot build --update debian12
   netroot build --update debian12 --pack erofs
   netroot build centos8 --build-arg MIRROR=http://mirror.example/centos`,
-		Args:              oneArg("label or definition file"),
+		Args:              buildArgs,
+		Annotations:       map[string]string{jsonEvents: ""},
 		ValidArgsFunction: e.completeLabels,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -87,6 +96,9 @@ Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 			if opt.Initramfs, err = flavourOf(initramfs); err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("kernel") && opt.Kernel == "" {
+				return usage(errors.New("--kernel is empty: name a release, or none"))
+			}
 			return e.build(cmd.Context(), args[0], read, opt, asJSON, noCache)
 		},
 	}
@@ -96,6 +108,7 @@ Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 	cmd.Flags().BoolVar(&opt.Force, "force", false, "replace what no build has made or machines use over NFS, and labels and help of the base; update in any case")
 	registerBinds(cmd, &binds, "%post and %test")
 	cmd.Flags().StringArrayVar((*[]string)(&opt.Allow), "allow-secret", nil, "`path` of a secret that is meant to be in the image; may be repeated")
+	cmd.Flags().StringVar(&opt.Kernel, "kernel", "", "the `release` of the kernel to boot, or none for an image that is not for booting (default: the label's `kernel`)")
 	cmd.Flags().StringVar(&initramfs, "initramfs", "", "netroot, or dracut to make that of the tree's dracut, too (default: the label's `initramfs`)")
 	cmd.Flags().BoolVar(&noCache, "no-cache", false, "have the bootstrap agent and all stages do their work again")
 	cmd.Flags().BoolVar(&opt.NoTest, "notest", false, "leave out %test")
@@ -103,6 +116,14 @@ Exit status: 0 done, 1 the build failed, 2 usage, configuration or recipe.`,
 	cmd.Flags().IntVar(&opt.Level, "level", 0, "compression `level` of the packed root (default: a good one)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print progress and result as JSON, an object a line")
 	return cmd
+}
+
+// buildArgs expects one label or definition file. Apptainer names the image before the file.
+func buildArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 2 && strings.HasSuffix(args[1], ".def") {
+		return usage(fmt.Errorf("netroot build keeps its image in the store and has no file to write, such as %s: run \"netroot build %s\"", args[0], args[1]))
+	}
+	return oneArg("label or definition file")(cmd, args)
 }
 
 func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build.Options, asJSON, noCache bool) error {
@@ -117,11 +138,18 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 	out := term.Detect(e.stdout, os.Getenv)
 	out.JSON = asJSON
 	opt.Progress = term.New(e.stdout, out)
+	if l.Recipe == "" {
+		return usage(fmt.Errorf("it is not known from which recipe the tree of %s was built: name the FILE.def", l.Name))
+	}
+	if !isRecipe(arg) && cfg.Labels[l.Name] == nil {
+		fmt.Fprintf(e.stderr, "netroot: the recipe of %s is %s\n", l.Name, l.Recipe)
+	}
 	r, err := read.read(e, l.Recipe, l.BuildArgs)
 	if err != nil {
 		return err
 	}
-	opt.Label, opt.Recipe, opt.Tree, opt.Kernel = l.Name, r, l.Tree, l.Kernel
+	opt.Label, opt.Recipe, opt.RecipeFile, opt.Tree = l.Name, r, l.Recipe, l.Tree
+	opt.Kernel = cmp.Or(opt.Kernel, l.Kernel)
 	if opt.Pack == "" {
 		opt.Pack = pack.Method(l.Pack)
 	}
@@ -141,12 +169,15 @@ func (e *env) build(ctx context.Context, arg string, read recipeFlags, opt build
 	if !noCache {
 		opt.Cache = openCache(cfg)
 	}
-	syscall.Umask(0o022)
 	result, err := build.Run(ctx, opt)
+	if wrong, ok := errors.AsType[*recipe.Error](err); ok && wrong.File == r.Name {
+		return usage(err)
+	}
 	if err != nil {
-		e.explain(err)
+		e.explain(ctx, err, arg)
 		return err
 	}
+	e.tellCmdline(l.Cmdline, l.Tree)
 	if asJSON {
 		return term.JSONLine(e.stdout, result)
 	}
@@ -166,15 +197,25 @@ func recipeDir(cfg *site.Site, l *site.Label) string {
 	return dir
 }
 
-// explain shows what the failing part of a build printed last.
-func (e *env) explain(err error) {
-	var failed *build.Error
-	if !errors.As(err, &failed) || len(failed.Tail) == 0 {
+// explain shows what the failing part of a build printed last, if that says more than the error,
+// and what can be done with a tree that was kept.
+func (e *env) explain(ctx context.Context, err error, arg string) {
+	failed, ok := errors.AsType[*build.Error](err)
+	if !ok {
 		return
 	}
-	fmt.Fprintf(e.stderr, "\nthe end of what %s printed (all of it: %s):\n", failed.Phase, failed.Log)
+	if failed.Kept != "" {
+		fmt.Fprintf(e.stderr, "\nthe tree is finished and kept in %s, without an image\n"+
+			"  \"netroot shell %[2]s\" and \"netroot exec %[2]s -- COMMAND\" work in it\n"+
+			"  \"netroot build --update %[2]s\" makes an image of it when the cause is removed, \"--kernel none\" one that is not for booting\n", failed.Kept, arg)
+	}
+	if ctx.Err() != nil || failed.Cause != "" || len(failed.Tail) == 0 {
+		return
+	}
+	width := term.Columns(e.stderr)
+	fmt.Fprint(e.stderr, "\n"+term.Wrap(fmt.Sprintf("the end of what %s printed (all of it: %s):\n", failed.Phase, failed.Log), width, ""))
 	for _, line := range failed.Tail {
-		fmt.Fprintln(e.stderr, "  | "+line)
+		fmt.Fprintln(e.stderr, term.Wrap("  | "+line, width, "|   "))
 	}
 	fmt.Fprintln(e.stderr)
 }
@@ -185,16 +226,16 @@ func printResult(w io.Writer, r *build.Result) error {
 	if err != nil {
 		return err
 	}
-	rows := [][]string{
+	rows := [][2]string{
 		{"image", strings.TrimSuffix(im.Name()+", "+im.Config.System, ", ")},
-		{"kernel", im.Config.KernelRelease},
+		{"kernel", cmp.Or(im.Config.KernelRelease, notForBooting)},
 		{"tree", fmt.Sprintf("%s, %s, %d packages", r.Tree, term.Size(r.TreeSize), len(packages))},
 	}
 	for _, part := range im.Manifest.Layers {
 		if part.Annotations[store.AnnotationRole] == string(store.RolePackages) {
 			continue // counted above
 		}
-		rows = append(rows, []string{part.Annotations[store.AnnotationRole], term.Size(part.Size)})
+		rows = append(rows, [2]string{part.Annotations[store.AnnotationRole], term.Size(part.Size)})
 	}
 	var slow []string
 	for _, p := range r.Phases {
@@ -203,9 +244,13 @@ func printResult(w io.Writer, r *build.Result) error {
 		}
 	}
 	for _, reused := range r.Reused {
-		rows = append(rows, []string{"reused", reused.String()})
+		rows = append(rows, [2]string{"reused", reused.String()})
 	}
-	rows = append(rows, []string{"time", term.Duration(r.Took) + " (" + strings.Join(slow, ", ") + ")"})
+	took := term.Duration(r.Took)
+	if len(slow) > 0 {
+		took += " (" + strings.Join(slow, ", ") + ")"
+	}
+	rows = append(rows, [2]string{"time", took})
 	fmt.Fprintln(w)
-	return term.Table(w, rows)
+	return term.Facts(w, rows, term.Columns(w))
 }

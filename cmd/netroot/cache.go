@@ -40,7 +40,7 @@ func openCache(cfg *site.Site) *cache.Cache {
 }
 
 func cacheListCmd(e *env) *cobra.Command {
-	var asJSON bool
+	var asJSON, wide bool
 	cmd := &cobra.Command{
 		Use:   "ls",
 		Short: "List the snapshots, the last used first",
@@ -55,16 +55,17 @@ func cacheListCmd(e *env) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return term.JSON(e.stdout, entries)
+				return e.json(entries)
 			}
-			return printSnapshots(e, entries)
+			return printSnapshots(e, entries, wide)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON, with whole keys, bytes and nanoseconds")
+	wideFlag(cmd, &wide)
 	return cmd
 }
 
-func printSnapshots(e *env, entries []cache.Entry) error {
+func printSnapshots(e *env, entries []cache.Entry, wide bool) error {
 	if len(entries) == 0 {
 		fmt.Fprintln(e.stderr, "no snapshots; builds make them")
 		return nil
@@ -75,7 +76,7 @@ func printSnapshots(e *env, entries []cache.Entry) error {
 		total += s.Size
 		rows = append(rows, []string{s.Key.ID(), s.What, s.Label, term.Size(s.Size), s.Used.Local().Format("2006-01-02 15:04"), term.Duration(s.Took)})
 	}
-	if err := e.table(rows, false); err != nil {
+	if err := e.table(rows, wide); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(e.stdout, "together", term.Size(total))

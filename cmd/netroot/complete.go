@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/boot"
+	"netroot/internal/build"
 	"netroot/internal/export"
 	"netroot/internal/handoff"
 	"netroot/internal/pack"
@@ -32,6 +33,8 @@ func (e *env) completeFlags(root *cobra.Command) {
 		"loader":    words(export.Loaders()),
 		"image":     e.completeImages,
 		"layers":    e.completeLayers,
+		"section":   completeSections,
+		"arch":      words(boot.Archs()),
 	}
 	for _, cmd := range root.Commands() {
 		for name, complete := range values {
@@ -106,6 +109,16 @@ func (e *env) completeLayers(_ *cobra.Command, _ []string, typed string) ([]stri
 		if info, err := os.Stat(filepath.Join(cfg.Layers(), entry.Name())); err == nil && info.IsDir() {
 			names = append(names, before+entry.Name())
 		}
+	}
+	return names, nothing
+}
+
+// completeSections completes the last of a list of sections.
+func completeSections(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	before := typed[:strings.LastIndex(typed, ",")+1]
+	var names []string
+	for _, name := range append(build.SectionNames(), "all", "none") {
+		names = append(names, before+name)
 	}
 	return names, nothing
 }

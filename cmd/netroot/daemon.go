@@ -57,7 +57,7 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	sc.Load, sc.Watch = again.load, again.watched
 	sc.Check = func(s *site.Site) []error { return checkLayers(s, sc.Layers) }
 	if *f.roots[handoff.NFS] != "" {
-		if sc.NFS.Key, err = nfsKey(cfg.State); err != nil {
+		if sc.NFS.Key, err = serve.NFSKey(cfg.State); err != nil {
 			// With a key that does not last, every file of a running machine is stale after a
 			// restart.
 			sc.Withheld = map[handoff.Transport]string{handoff.NFS: "the key of its file handles cannot be kept; the server's log says why"}
@@ -93,7 +93,7 @@ func (e *env) serve(ctx context.Context, f serveFlags) error {
 	if err := dropPrivileges(d.log, l); err != nil {
 		return err
 	}
-	d.say = func() { fmt.Fprintf(e.stderr, "netroot: serving %s: %s\n", sc.Store.Dir(), l) }
+	d.say = func() { e.say("serving %s: %s", sc.Store.Dir(), l) }
 	more := []task.Task{{Name: "control", Run: d.control}}
 	if health != nil {
 		more = append(more, task.Task{Name: "health", Run: d.serveHealth(health)})

@@ -117,6 +117,7 @@ func (d *daemonProcess) health(t *testing.T) serve.Health {
 	t.Setenv("XDG_RUNTIME_DIR", d.dir)
 	state, err := filepath.Abs(filepath.Join(d.dir, "state"))
 	must(t, err)
+	t.Setenv(api.RunDirVariable, d.dir)
 	sockets := api.Sockets(state)
 	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", sockets[len(sockets)-1])
@@ -484,7 +485,7 @@ func TestDaemonDropsPrivileges(t *testing.T) {
 		args := append([]string{"--state", "state", "serve"}, everywhere...)
 		args[len(args)-1] = test.nfs
 		cmd := exec.Command(program, args...)
-		cmd.Dir = dir
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), api.RunDirVariable+"="+dir)
 		d := startDaemon(t, cmd)
 		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", cmd.Process.Pid))
 		must(t, err)

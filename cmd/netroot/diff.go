@@ -8,7 +8,6 @@ import (
 
 	"netroot/internal/imagediff"
 	"netroot/internal/store"
-	"netroot/internal/term"
 )
 
 func diffCmd(e *env) *cobra.Command {
@@ -98,7 +97,7 @@ func before(s *store.Store, im *store.Image) (*store.Image, error) {
 
 func printDiff(e *env, d *imagediff.Diff, asJSON bool) error {
 	if !asJSON {
-		return d.Print(e.stdout)
+		return e.wrapped(d.Print)
 	}
-	return term.JSON(e.stdout, d)
+	return e.json(d)
 }

@@ -16,7 +16,7 @@ import (
 func execCmd(e *env) *cobra.Command {
 	var binds []string
 	cmd := &cobra.Command{
-		Use:   "exec LABEL -- COMMAND [ARG]...",
+		Use:   "exec LABEL|FILE.def -- COMMAND [ARG]...",
 		Short: "Run a command inside a label's tree",
 		Long: `Exec runs a command inside the tree of a label, in the same way as %post runs: as
 root, with its own /proc, /sys, /dev and /tmp, with the network of this host, and
@@ -82,6 +82,9 @@ func (e *env) inTree(ctx context.Context, arg, verb string, binds []string, prep
 		return errors.New("work in a tree requires root, as a build does: run this command with sudo")
 	}
 	tree, err := build.OpenTree(l.Tree, l.Name, verb)
+	if missing, ok := errors.AsType[*build.NoTreeError](err); ok {
+		missing.Arg = arg
+	}
 	if err != nil {
 		return err
 	}
@@ -116,10 +119,14 @@ func (e *env) tellChanges(tree *build.Tree, label, arg string) {
 	changes, known, err := tree.Changes()
 	switch {
 	case err != nil:
-		fmt.Fprintf(e.stderr, "netroot: cannot find out whether the tree has changed: %v\n", err)
+		e.say("cannot find out whether the tree has changed: %v", err)
 	case !known:
-		fmt.Fprintf(e.stderr, "netroot: the build of the tree of %s left no record, so changes are not known\n", label)
+		e.say("the build of the tree of %s left no record, so changes are not known", label)
 	case !changes.None():
-		fmt.Fprintf(e.stderr, "netroot: the tree of %s has changed since its image was made: %s\n  \"netroot build --update %s\" makes an image of it as it is now\n", label, changes, arg)
+		since := "its image was made"
+		if !tree.Imaged() {
+			since = "it was built"
+		}
+		e.say("the tree of %s has changed since %s: %s\n  \"netroot build --update %s\" makes an image of it as it is now", label, since, changes, arg)
 	}
 }

@@ -81,6 +81,7 @@ func (e *env) exported(ref string, f exportFlags) (*exported, error) {
 	if err != nil {
 		return nil, err
 	}
+	ref = imageName(cfg, ref)
 	if servers := known(cfg, im.Label).Servers; f.server == "" && len(servers) > 0 {
 		f.server = servers[0]
 	}
@@ -120,10 +121,10 @@ func (e *env) put(x *exported, set export.Set, err error) error {
 		if !filepath.IsAbs(set.Files[i].For) {
 			verb = "is for"
 		}
-		fmt.Fprintf(e.stdout, "%s %s %s\n", path, verb, set.Files[i].For)
+		e.print(fmt.Sprintf("%s %s %s\n", path, verb, set.Files[i].For))
 	}
 	if err == nil {
-		_, err = fmt.Fprint(e.stdout, set.Advice(""))
+		err = e.print(set.Advice(""))
 	}
 	return err
 }

@@ -82,7 +82,7 @@ func TestExportRefuses(t *testing.T) {
 		"nbd tiny --server 10.0.0.1 -o taken":                     im.Name() + ".squashfs exists and is another file",
 		"nfs tiny --server 10.0.0.1":                              "no machine may mount its tree",
 		"dhcp tiny --server boot1":                                "the TFTP server boot1: DHCP names it by its IPv4 address",
-		"dhcp tiny --server 10.0.0.1 --loader grub":               `loader "grub": there are ipxe, pxelinux`,
+		"dhcp tiny --server 10.0.0.1 --loader grub":               `unknown loader "grub": choose ipxe or pxelinux`,
 		"pxelinux tiny --server 10.0.0.1 --site":                  "--site requires --transport nbd, iscsi, nfs or nfs-image",
 		"pxelinux tiny --server 10.0.0.1 --site --transport nvme": "--site requires --transport nbd, iscsi, nfs or nfs-image",
 		"nothing tiny": `unknown command "nothing"`,

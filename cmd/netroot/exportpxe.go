@@ -82,7 +82,7 @@ own server for the transport, as "netroot export" configures it.`,
 
 func (e *env) tellPxelinux(x *exported, made publish.Pxelinux, http bool) {
 	name := made.Entry.Name
-	say := func(format string, args ...any) { fmt.Fprintf(e.stdout, format+"\n", args...) }
+	say := func(format string, args ...any) { e.print(fmt.Sprintf(format+"\n", args...)) }
 	say("%s boots %s as its entry %s; DHCP must name %s on this TFTP server (netroot export dhcp --loader pxelinux)", x.Dir, x.Image.Image.Name(), name, pxetree.Loader(http))
 	if made.Layers {
 		say("its layers come from \"netroot serve\" on %s, as they are now: export again when one has changed", x.Request.Machine.Server)

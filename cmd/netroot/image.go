@@ -1,12 +1,9 @@
 package main
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"netroot/internal/store"
-	"netroot/internal/term"
 )
 
 func imageCmd(e *env) *cobra.Command {
@@ -57,13 +54,4 @@ func (e *env) openStore() (*store.Store, error) {
 		return nil, err
 	}
 	return store.Open(cfg.Images())
-}
-
-// table prints rows, on a terminal as many columns as it has room for unless wide.
-func (e *env) table(rows [][]string, wide bool) error {
-	width := 0
-	if !wide {
-		width = term.Detect(e.stdout, os.Getenv).Width
-	}
-	return term.Table(e.stdout, term.Fit(rows, width))
 }

@@ -49,7 +49,7 @@ Exit status: 0 all files are whole, 1 some are not.`,
 				return err
 			}
 			if asJSON {
-				err = term.JSON(e.stdout, report)
+				err = e.json(report)
 			} else {
 				err = e.printReport(report, repaired)
 			}
@@ -85,12 +85,11 @@ func (e *env) printReport(r *store.Report, repaired bool) error {
 		fmt.Fprintln(e.stdout, "the index was brought forward")
 	}
 	for _, p := range r.Problems {
-		fmt.Fprintf(e.stdout, "%s of %s: %s\n  %s\n", p.Part, strings.Join(p.Images, ", "), p.Reason, p.Fix)
+		e.print(fmt.Sprintf("%s of %s: %s\n  %s\n", p.Part, strings.Join(p.Images, ", "), p.Reason, p.Fix))
 	}
 	state := "all whole"
 	if n := len(r.Problems); n > 0 {
 		state = fmt.Sprintf("%d missing or damaged", n)
 	}
-	_, err := fmt.Fprintf(e.stdout, "%s, %s, %s: %s\n", term.Count(r.Images, "image"), term.Count(r.Blobs, "file"), term.Size(r.Bytes), state)
-	return err
+	return e.print(fmt.Sprintf("%s, %s, %s: %s\n", term.Count(r.Images, "image"), term.Count(r.Blobs, "file"), term.Size(r.Bytes), state))
 }

@@ -44,7 +44,7 @@ their root in memory do not tell the server that they still run.`,
 			}
 			if verbose && !asJSON {
 				for _, k := range removed.Kept {
-					fmt.Fprintf(e.stdout, "kept %s: %s\n", k.Name, k.Why)
+					e.print(fmt.Sprintf("kept %s: %s\n", k.Name, k.Why))
 				}
 			}
 			verb := "removed"

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/store"
-	"netroot/internal/term"
 )
 
 func imageHistoryCmd(e *env) *cobra.Command {
@@ -30,7 +29,7 @@ netroot was updated to a version that writes journals.`,
 			if err != nil {
 				return err
 			}
-			moves, err := s.History(cmd.Context(), args[0])
+			moves, err := s.History(cmd.Context(), e.imageNames(args...)[0])
 			if errors.Is(err, store.ErrNotFound) {
 				return usage(err)
 			}
@@ -39,7 +38,7 @@ netroot was updated to a version that writes journals.`,
 			}
 			slices.Reverse(moves)
 			if asJSON {
-				return term.JSON(e.stdout, append([]store.Move{}, moves...)) // never null
+				return e.json(append([]store.Move{}, moves...)) // never null
 			}
 			rows := [][]string{{"TIME", "FROM", "TO", "BY", "WHY"}}
 			for _, m := range moves {
@@ -49,7 +48,7 @@ netroot was updated to a version that writes journals.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	cmd.Flags().BoolVar(&wide, "wide", false, "all columns, even if the terminal is too narrow")
+	wideFlag(cmd, &wide)
 	return cmd
 }
 

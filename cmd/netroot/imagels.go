@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -37,7 +38,7 @@ pipe, gets all of them.`,
 				return err
 			}
 			if asJSON {
-				return errors.Join(term.JSON(e.stdout, versionRows(versions)), err)
+				return errors.Join(e.json(versionRows(versions)), err)
 			}
 			if len(versions) == 0 && err == nil {
 				fmt.Fprintln(e.stderr, "no images yet: \"netroot build LABEL\" makes one")
@@ -47,7 +48,7 @@ pipe, gets all of them.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	cmd.Flags().BoolVar(&wide, "wide", false, "all columns, even if the terminal is too narrow")
+	wideFlag(cmd, &wide)
 	return cmd
 }
 
@@ -59,7 +60,7 @@ func imageTable(versions []store.Version) [][]string {
 		if v.Newest {
 			mark = "*"
 		}
-		rows = append(rows, []string{mark, v.Name(), v.Created.Local().Format("2006-01-02 15:04"), term.Size(v.Size), v.Kernel,
+		rows = append(rows, []string{mark, v.Name(), v.Created.Local().Format("2006-01-02 15:04"), term.Size(v.Size), cmp.Or(v.Kernel, "none"),
 			strings.Join(otherTags(v), ","), strings.TrimSpace(v.RootFormat + " " + v.Compressor), v.System})
 	}
 	return rows

@@ -39,7 +39,7 @@ it. The error names the reason, and then nothing at all is removed.`,
 			if err != nil {
 				return err
 			}
-			removed, err := s.Remove(cmd.Context(), args, time.Duration(grace), why)
+			removed, err := s.Remove(cmd.Context(), e.imageNames(args...), time.Duration(grace), why)
 			if errors.Is(err, store.ErrNotFound) {
 				return usage(err)
 			}
@@ -58,7 +58,7 @@ it. The error names the reason, and then nothing at all is removed.`,
 // printRemoved prints what was removed, or would be.
 func (e *env) printRemoved(r *store.Removed, verb string, asJSON bool) error {
 	if asJSON {
-		return term.JSON(e.stdout, r)
+		return e.json(r)
 	}
 	for _, tag := range r.Tags {
 		fmt.Fprintf(e.stdout, "%s tag %s\n", verb, tag)
@@ -67,7 +67,7 @@ func (e *env) printRemoved(r *store.Removed, verb string, asJSON bool) error {
 		fmt.Fprintf(e.stdout, "%s %s\n", verb, v.Name())
 	}
 	if r.Note != "" {
-		fmt.Fprintln(e.stderr, "netroot: "+r.Note)
+		e.say("%s", r.Note)
 	}
 	if len(r.Tags) > 0 && len(r.Versions) == 0 && r.Blobs == 0 {
 		return nil // a tag alone has no files

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -13,7 +13,7 @@ import (
 )
 
 func imageShowCmd(e *env) *cobra.Command {
-	var asJSON, packages bool
+	var asJSON, packages, wide bool
 	cmd := &cobra.Command{
 		Use:   "show IMAGE",
 		Short: "Show what is known of an image",
@@ -41,13 +41,14 @@ their versions.`,
 				return err
 			}
 			if asJSON {
-				return term.JSON(e.stdout, shown)
+				return e.json(shown)
 			}
-			return shown.print(e.stdout)
+			return e.printImage(shown, wide)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	cmd.Flags().BoolVar(&packages, "packages", false, "print the installed packages")
+	wideFlag(cmd, &wide)
 	return cmd
 }
 
@@ -88,29 +89,45 @@ func describe(s *store.Store, im *store.Image) (*shownImage, error) {
 	return out, nil
 }
 
-// print writes the facts, and below them the parts.
-func (i *shownImage) print(w io.Writer) error {
-	if err := term.Table(w, i.facts()); err != nil {
+// printImage writes the facts, and below them the parts.
+func (e *env) printImage(i *shownImage, wide bool) error {
+	width := term.Columns(e.stdout)
+	if wide {
+		width = 0
+	}
+	facts := i.facts()
+	for n, fact := range facts {
+		if value := fact[1]; width > 0 && strings.HasPrefix(value, "sha256:") {
+			facts[n][1] = term.Cut(value, width-factColumn)
+		}
+	}
+	if err := term.Facts(e.stdout, facts, width); err != nil {
 		return err
 	}
 	rows := [][]string{{"PART", "SIZE", "DIGEST"}}
 	for _, p := range i.Parts {
 		rows = append(rows, []string{p.Role, term.Size(p.Size), p.Digest})
 	}
-	if _, err := fmt.Fprintln(w); err != nil {
+	if _, err := fmt.Fprintln(e.stdout); err != nil {
 		return err
 	}
-	return term.Table(w, rows)
+	return e.table(rows, wide)
 }
 
-func (i *shownImage) facts() [][]string {
+// factColumn is where the values of facts start.
+const factColumn = 14
+
+// notForBooting is printed for an image without a kernel.
+const notForBooting = "none: no machine can boot this image"
+
+func (i *shownImage) facts() [][2]string {
 	c := i.Config
 	var transports []string
 	for _, t := range c.Transports {
 		transports = append(transports, string(t))
 	}
-	var rows [][]string
-	for _, row := range [][]string{
+	var rows [][2]string
+	for _, row := range [][2]string{
 		{"image", i.Name},
 		{"digest", i.Digest},
 		{"tags", strings.Join(i.Tags, ", ")},
@@ -118,7 +135,7 @@ func (i *shownImage) facts() [][]string {
 		{"built", c.Created.Local().Format(time.DateTime)},
 		{"system", c.System},
 		{"architecture", c.Architecture},
-		{"kernel", c.KernelRelease},
+		{"kernel", cmp.Or(c.KernelRelease, notForBooting)},
 		{"root", strings.TrimSpace(c.RootFormat + " " + c.Compressor)},
 		{"transports", strings.Join(transports, ", ")},
 		{"recipe", c.RecipeDigest},
@@ -139,7 +156,7 @@ func (e *env) printPackages(im *store.Image, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		return term.JSON(e.stdout, append([]string{}, list...)) // never null
+		return e.json(append([]string{}, list...)) // never null
 	}
 	for _, p := range list {
 		if _, err := fmt.Fprintln(e.stdout, p); err != nil {

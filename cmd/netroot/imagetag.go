@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"netroot/internal/store"
-	"netroot/internal/term"
 )
 
 func imageTagCmd(e *env) *cobra.Command {
@@ -37,11 +36,18 @@ Machines that boot by the tag get the new image at their next boot.`,
 			if err != nil {
 				return err
 			}
+			args = []string{imageName(cfg, args[0]), args[1]}
 			return e.changeImage(func(s *store.Store) (*store.Image, error) {
+				set := s.Tag
 				if _, isLabel := cfg.Labels[args[1]]; isLabel {
-					return s.Add(cmd.Context(), args[0], args[1], why)
+					set = s.Add
 				}
-				return s.Tag(cmd.Context(), args[0], args[1], why)
+				before, _ := s.Resolve(args[1]) // nil: a new tag
+				im, err := set(cmd.Context(), args[0], args[1], why)
+				if err == nil && why != "" && before != nil && before.Digest == im.Digest {
+					e.say("%s pointed to %s before: the journal has no new move, and not this reason", args[1], im.Name())
+				}
+				return im, err
 			}, asJSON, args[1]+" -> %s")
 		},
 	}
@@ -88,6 +94,7 @@ func imageUnpinCmd(e *env) *cobra.Command {
 }
 
 func (e *env) pin(ctx context.Context, ref, why string, asJSON bool, format string) error {
+	ref = e.imageNames(ref)[0]
 	return e.changeImage(func(s *store.Store) (*store.Image, error) { return s.Pin(ctx, ref, why) }, asJSON, format)
 }
 
@@ -111,7 +118,7 @@ func (e *env) changeImage(change func(*store.Store) (*store.Image, error), asJSO
 	if err != nil {
 		return err
 	}
-	return term.JSON(e.stdout, shown)
+	return e.json(shown)
 }
 
 // twoArgs is cobra's ExactArgs(2) with an error that names the arguments.

@@ -64,7 +64,7 @@ func (e *env) importHosts(path, out string, force bool) error {
 		return fmt.Errorf("what %s says cannot be a netroot.yaml: %w", path, err)
 	}
 	for _, n := range hosts.Notes {
-		fmt.Fprintf(e.stderr, "netroot: %s:%d: %s\n", path, n.Line, n.Text)
+		e.say("%s:%d: %s", path, n.Line, n.Text)
 	}
 	if out == "-" {
 		_, err := e.stdout.Write(text)
@@ -88,10 +88,10 @@ func (e *env) importedNext(out string, hosts *hostsfile.File) {
 	if n := len(hosts.Labels); n > 1 {
 		what, it = fmt.Sprintf("%d labels", n), "one"
 	}
-	fmt.Fprintf(e.stderr, "netroot: %s has %s; \"netroot build %s\" builds %s, \"netroot vm %[3]s\" boots it\n", out, what, first, it)
+	e.say("%s has %s; \"netroot build %s\" builds %s, \"netroot vm %[3]s\" boots it", out, what, first, it)
 	for _, l := range hosts.Labels {
 		if info, err := os.Stat(cmp.Or(l.Tree, os.DevNull)); err == nil && info.IsDir() {
-			fmt.Fprintf(e.stderr, "netroot: the tree of %s exists: \"netroot build --update %[1]s\" packs it as it is\n", l.Name)
+			e.say("the tree of %s exists: \"netroot build --update %[1]s\" packs it as it is", l.Name)
 		}
 	}
 }

@@ -34,9 +34,9 @@ packed. docs/layers.md says how to make a layer.`,
 }
 
 // layerVerb makes a command that looks at a label's layers.
-func layerVerb(e *env, cmd *cobra.Command, do func(v *stack.View, asJSON bool) error) *cobra.Command {
+func layerVerb(e *env, cmd *cobra.Command, do func(v *stack.View, how printed) error) *cobra.Command {
 	var layers layersFlag
-	var asJSON bool
+	var how printed
 	cmd.Args = oneArg("label")
 	cmd.ValidArgsFunction = e.completeLabels
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
@@ -57,17 +57,23 @@ func layerVerb(e *env, cmd *cobra.Command, do func(v *stack.View, asJSON bool) e
 			return err
 		}
 		defer v.Close()
-		return do(v, asJSON)
+		return do(v, how)
 	}
 	layers.register(cmd.Flags())
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	cmd.Flags().BoolVar(&how.json, "json", false, "as JSON")
+	if cmd.Name() != "diff" { // which prints no table
+		wideFlag(cmd, &how.wide)
+	}
 	return cmd
 }
+
+// printed is how a command shows what it has found.
+type printed struct{ json, wide bool }
 
 // tellReports prints the reports, and ends with exit status 1 if there are any.
 func (e *env) tellReports(reports []stack.Report) error {
 	for _, r := range reports {
-		fmt.Fprintf(e.stderr, "netroot: layer %s: %s\n", r.Layer, r.Text)
+		e.say("layer %s: %s", r.Layer, r.Text)
 	}
 	if len(reports) > 0 {
 		return &exitError{code: exitFailed}
@@ -85,15 +91,15 @@ them, without a number, it lists the other layers that exist.
 Exit status: 0 all layers exist, 1 a layer is missing or damaged, 2 usage.`,
 		Example: `  netroot layer ls debian12
   netroot layer ls debian12 --json`,
-	}, func(v *stack.View, asJSON bool) error {
+	}, func(v *stack.View, how printed) error {
 		layers, err := v.List()
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			err = term.JSON(e.stdout, layers)
+		if how.json {
+			err = e.json(layers)
 		} else {
-			err = printLayers(e, layers)
+			err = printLayers(e, layers, how.wide)
 		}
 		for _, l := range layers {
 			if err == nil && l.Problem != "" {
@@ -104,7 +110,7 @@ Exit status: 0 all layers exist, 1 a layer is missing or damaged, 2 usage.`,
 	})
 }
 
-func printLayers(e *env, layers []stack.Layer) error {
+func printLayers(e *env, layers []stack.Layer, wide bool) error {
 	if len(layers) == 0 {
 		fmt.Fprintln(e.stderr, "no layers: the label names none, and none exist")
 		return nil
@@ -116,13 +122,13 @@ func printLayers(e *env, layers []stack.Layer) error {
 			order = "-"
 		}
 		if l.Problem != "" {
-			fmt.Fprintf(e.stderr, "netroot: layer %s: %s\n", l.Name, l.Problem)
+			e.say("layer %s: %s", l.Name, l.Problem)
 			rows = append(rows, []string{order, l.Name, "-", "-", "-", "-", l.Where})
 			continue
 		}
 		rows = append(rows, []string{order, l.Name, strconv.Itoa(l.Files), term.Size(l.Size), strconv.Itoa(l.Deletes), l.Digest.Short(), l.Dir})
 	}
-	return term.Table(e.stdout, rows)
+	return e.table(rows, wide)
 }
 
 func layerShowCmd(e *env) *cobra.Command {
@@ -137,18 +143,18 @@ console about a layer, such as a file that does not fit, is printed here.
 Exit status: 0 done, 1 there is something wrong with a layer, 2 usage.`,
 		Example: `  netroot layer show debian12
   netroot layer show debian12 --layers rack7,site --json`,
-	}, func(v *stack.View, asJSON bool) error {
+	}, func(v *stack.View, how printed) error {
 		files, reports, err := v.Files()
 		switch {
 		case err != nil:
 			return err
-		case asJSON:
+		case how.json:
 			err = e.layerJSON(v, files, reports)
 		default:
 			if len(files) == 0 {
 				fmt.Fprintln(e.stderr, "the layers change nothing in the tree")
 			}
-			err = printLayerFiles(e.stdout, files)
+			err = e.printLayerFiles(files, how.wide)
 		}
 		return errors.Join(err, e.tellReports(reports))
 	})
@@ -156,7 +162,7 @@ Exit status: 0 done, 1 there is something wrong with a layer, 2 usage.`,
 
 // layerJSON writes the files of "layer show" and "layer diff".
 func (e *env) layerJSON(v *stack.View, files any, reports []stack.Report) error {
-	return term.JSON(e.stdout, struct {
+	return e.json(struct {
 		Label   string         `json:"label"`
 		Layers  []string       `json:"layers"`
 		Files   any            `json:"files"`
@@ -164,7 +170,7 @@ func (e *env) layerJSON(v *stack.View, files any, reports []stack.Report) error 
 	}{v.Label.Name, append([]string{}, v.Names...), files, reports})
 }
 
-func printLayerFiles(w io.Writer, files []stack.File) error {
+func (e *env) printLayerFiles(files []stack.File, wide bool) error {
 	brought := [][]string{{"LAYER", "TYPE", "MODE", "OWNER", "SIZE", "PATH"}}
 	deleted := [][]string{{"LAYER", "TYPE", "MODE", "OWNER", "SIZE", "DELETED PATH"}}
 	for i := 0; i < len(files); i++ {
@@ -197,7 +203,7 @@ func printLayerFiles(w io.Writer, files []stack.File) error {
 		if len(rows) == 1 {
 			continue
 		}
-		if err := term.Table(w, rows); err != nil {
+		if err := e.table(rows, wide); err != nil {
 			return err
 		}
 	}
@@ -215,15 +221,15 @@ that a layer brings as the tree has it is left out. Times do not count.
 Exit status, as with diff(1): 0 no difference, 1 differences, 2 an error.`,
 		Example: `  netroot layer diff debian12
   netroot layer diff debian12 --layers site`,
-	}, func(v *stack.View, asJSON bool) error {
+	}, func(v *stack.View, how printed) error {
 		files, reports, err := v.Diff()
 		switch {
 		case err != nil:
 			return err
-		case asJSON:
+		case how.json:
 			err = e.layerJSON(v, files, reports)
 		default:
-			err = imagediff.PrintLayers(e.stdout, files)
+			err = e.wrapped(func(w io.Writer) error { return imagediff.PrintLayers(w, files) })
 		}
 		if err != nil {
 			return err

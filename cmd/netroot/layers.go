@@ -50,7 +50,7 @@ func (e *env) tellLayers(cfg *site.Site, folder stack.Folder, r site.Request) er
 		return usage(err)
 	}
 	if err != nil {
-		fmt.Fprintln(e.stderr, "netroot: "+err.Error())
+		e.say("%v", err)
 	}
 	return nil
 }

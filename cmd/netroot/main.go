@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"netroot/internal/foreign"
 	"netroot/internal/sandbox"
@@ -34,11 +35,15 @@ type env struct {
 	stdout, stderr io.Writer
 	configFile     string // --config, empty: search
 	stateDir       string // --state, empty: from the configuration
+	answered       bool   // --json has printed its document
 }
 
 func main() {
 	sandbox.Main() // does not return in the processes that run inside a tree
 	foreign.Main() // nor in those that keep somebody else's server
+	// What a tree, an image or an export holds does not depend on the shell that makes it. What is private is
+	// made with a mode of its own.
+	unix.Umask(0o022)
 	ctx, stop := untilSignal(context.Background())
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
@@ -53,21 +58,21 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	switch status := (*exitError)(nil); {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &status):
 		if status.err != nil {
-			fmt.Fprintf(stderr, "netroot: %v\n", status.err)
+			e.fail(cmd, args, status.err)
 		}
 		return status.code
 	case ctx.Err() != nil:
 		end := endOf(ctx)
-		fmt.Fprintln(stderr, "netroot: "+end.Error())
+		e.fail(cmd, args, end)
 		return end.code()
 	default:
-		fmt.Fprintf(stderr, "netroot: %v\n", err)
+		e.fail(cmd, args, err)
 		return exitFailed
 	}
 }
@@ -112,7 +117,7 @@ is wrong, 130 ended by SIGINT, 143 ended by SIGTERM. "netroot vm --run" and
 		Args:          noArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.SetFlagErrorFunc(flagError)
 	root.PersistentFlags().StringVar(&e.configFile, "config", "", "configuration `file` (default: netroot.yaml here, then /etc/netroot/netroot.yaml)")
 	root.PersistentFlags().StringVar(&e.stateDir, "state", "", "`directory` of trees, images and logs (default: the configuration's, then /var/lib/netroot)")
 	root.AddCommand(buildCmd(e), shellCmd(e), execCmd(e), vmCmd(e), serveCmd(e), imageCmd(e), imagesCmd(e), planCmd(e), showCmd(e), layerCmd(e), cacheCmd(e), diffCmd(e), importCmd(e), exportCmd(e), versionCmd(e))

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +15,6 @@ import (
 	"netroot/internal/config"
 	"netroot/internal/serve"
 	"netroot/internal/site"
-	"netroot/internal/term"
 )
 
 func planCmd(e *env) *cobra.Command {
@@ -69,13 +68,17 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 			if err != nil {
 				return err
 			}
+			if cfg, err := e.config(); err == nil {
+				label, _, _ := strings.Cut(plan.Image, "@")
+				e.tellCmdline(plan.Cmdline, cfg.Tree(label))
+			}
 			switch {
 			case asJSON:
-				return term.JSON(e.stdout, plan)
+				return e.json(plan)
 			case asIPXE:
 				_, err = fmt.Fprint(e.stdout, plan.IPXE())
 			default:
-				_, err = fmt.Fprint(e.stdout, plan.Text())
+				err = e.printIndented(plan.Text(), boot.TextColumn)
 			}
 			return err
 		},
@@ -97,6 +100,10 @@ Exit status: 0 done, 1 no plan is possible, 2 usage or configuration.`,
 // own.
 func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own bool) (boot.Plan, error) {
 	cfg, err := e.config()
+	arg := m.Ref
+	if err == nil {
+		m.Ref = imageName(cfg, arg)
+	}
 	if !own {
 		plan, asked, askErr := e.askDaemon(ctx, cfg, err, m)
 		if asked {
@@ -106,7 +113,7 @@ func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own 
 	if err != nil {
 		return boot.Plan{}, err
 	}
-	_, im, err := openImage(cfg, m.Ref)
+	_, im, err := openImage(cfg, arg)
 	if err != nil {
 		return boot.Plan{}, err
 	}
@@ -126,7 +133,7 @@ func (e *env) plan(ctx context.Context, m boot.Machine, add site.Additions, own 
 // reports false when there is no daemon to ask. failed is why there is no Site: then a daemon of
 // that file answers all the same.
 func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boot.Machine) (plan boot.Plan, asked bool, err error) {
-	say := func(format string, args ...any) { fmt.Fprintf(e.stderr, "netroot: "+format+"\n", args...) }
+	say := e.say
 	var daemon *api.Client
 	revision := site.Revision("")
 	if failed != nil {
@@ -139,7 +146,7 @@ func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boo
 		if cfg.Path != "" {
 			of = fmt.Sprintf("plan of %s, revision %s", cfg.Path, revision.Short())
 		}
-		if daemon, err = daemonOf(ctx, cfg.Path, api.Sockets(cfg.State)...); err != nil {
+		if daemon, err = api.Find(ctx, cfg.Path, api.Sockets(cfg.State)...); err != nil {
 			say("%v: %s", err, of)
 			return plan, false, nil
 		}
@@ -163,36 +170,7 @@ func (e *env) askDaemon(ctx context.Context, cfg *site.Site, failed error, m boo
 	return answer.Plan, true, nil
 }
 
-// daemonOf returns the one daemon that listens on any of these sockets and has its configuration
-// from that file. The error says why there is none that can be asked.
-func daemonOf(ctx context.Context, file string, sockets ...string) (*api.Client, error) {
-	var found []*api.Client
-	why := api.ErrNone
-	for _, socket := range sockets {
-		c, err := api.Dial(ctx, socket)
-		var now api.Revision
-		if err == nil {
-			now, err = c.Revision(ctx)
-		}
-		switch {
-		case err == nil && now.Path == file:
-			found = append(found, c)
-		case err == nil:
-			why = fmt.Errorf("the running daemon has another configuration, %s", cmp.Or(now.Path, "none"))
-		case errors.Is(why, api.ErrNone):
-			why = err
-		}
-	}
-	switch len(found) {
-	case 0:
-		return nil, why
-	case 1:
-		return found[0], nil
-	}
-	return nil, fmt.Errorf("%d daemons have this configuration: choose one with --state", len(found))
-}
-
-// daemonOfFile is daemonOf for a configuration that cannot be read. It names the state directory, so
+// daemonOfFile is api.Find for a configuration that cannot be read. It names the state directory, so
 // that is not known either, without --state.
 func (e *env) daemonOfFile(ctx context.Context) (*api.Client, error) {
 	file, err := e.configFile, error(nil)
@@ -212,5 +190,5 @@ func (e *env) daemonOfFile(ctx context.Context) (*api.Client, error) {
 		}
 		sockets = api.Sockets(of.State)
 	}
-	return daemonOf(ctx, file, sockets...)
+	return api.Find(ctx, file, sockets...)
 }

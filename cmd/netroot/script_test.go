@@ -21,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"netroot/internal/api"
 	"netroot/internal/foreign"
 	"netroot/internal/handoff"
 	"netroot/internal/sandbox"
@@ -38,6 +39,10 @@ func TestMain(m *testing.M) {
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, Condition: condition,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv(api.RunDirVariable, e.WorkDir)
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"noise": noise, "image": image, "certificate": certificate,
 		},

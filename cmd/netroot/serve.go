@@ -36,70 +36,7 @@ func serveCmd(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve boot scripts, kernels and roots to machines",
-		Long: `Serve boots machines from the images of the store: over HTTP the iPXE script,
-the kernel and the initramfs, over NVMe/TCP, NBD, iSCSI or NFS the packed root. A
-label takes the transport that its configuration names, or the first of these
-that its kernel has. An empty address leaves a server out.
-
-Over NFS there are also the trees of those labels whose configuration says
-"transport: nfs" or "rw: true", to machines of the networks that it names. The NFS
-server requires root; without root it is not started.
-
-Point a machine's iPXE at http://SERVER:8010/boot/LABEL.ipxe: by the "filename"
-that your DHCP server gives to iPXE clients, by a script embedded in iPXE, or by
-hand with "chain". A machine gets the newest image of the label when it boots
-and keeps that version for as long as it runs, whatever is built meanwhile.
-
-Everything served is readable by everyone who reaches the ports.
-
-CONFIGURATION
-
-Netroot.yaml is read again when it changes, and on SIGHUP; clients stay connected.
-The log says what has changed. A file with an error changes nothing: the log names
-file and line, and the revision that stays in force. Layers are rendered again
-within a second of the last change. "state" and the flags need a restart.
-
-There need not be a configuration, a store or an image yet: the log says what is
-not served, and an image is served when its build is done.
-
-Without "rw" or "transport: nfs" a label's tree is not given to further machines;
-machines that have it keep it until they leave.
-
-DAEMON
-
-"netroot plan" asks the running daemon through the socket of --socket, by default
-/run/netroot/netroot.sock for root and $XDG_RUNTIME_DIR/netroot/netroot.sock for
-others; with another state directory than /var/lib/netroot the name has a digest
-of that directory. The daemon's health is GET /healthz there and at the address of
---health: JSON, status 200 when every task is ready and 503 when one is not. The
-HTTP server for machines tells the status alone.
-
-Under systemd, serve reports readiness (Type=notify-reload) and takes sockets whose
-FileDescriptorName= is http, nvme, nbd, iscsi, nfs, portmap, health or api.
-
-When its ports are open, a process of root drops all capabilities but these:
-
-    all tasks    dac_read_search
-    nfs          chown dac_override fowner fsetid mknod setgid setuid, and while
-                 it opens a tree sys_admin (open_tree(2))
-
-With SIGTERM or SIGINT the tasks end in order; the exit status is 143 or 130.
-
-ONE COMMAND
-
-With --run the servers are captive: they listen on free ports of 127.0.0.1, where
-no address is given, a shell runs the command, and when it ends they end. Only
-warnings are logged, and the exit status is the command's. Its environment names
-the packed root of --image as foreign clients do:
-
-    NETROOT_HTTP    URL, for curl and the like
-    NETROOT_NBD     NBD URI, for libnbd and qemu
-    NETROOT_ISCSI   iSCSI URL, for libiscsi and qemu
-    NETROOT_NFS     NFS URL, for libnfs (root only)
-    NETROOT_NVME    options of "nvme connect", to be used without quotes
-
-With --tls-cert the NBD server speaks TLS with clients that ask for it (STARTTLS),
-such as libnbd with nbds://. Nodes do not: their kernel's client has no TLS.`,
+		Long:  serveHelp,
 		Example: `  netroot serve
   netroot serve --http 10.0.0.1:8010 --nvme 10.0.0.1:4420 --nbd '' --iscsi ''
   netroot serve --image debian12        # for NBD clients that name no export
@@ -116,7 +53,11 @@ such as libnbd with nbds://. Nodes do not: their kernel's client has no TLS.`,
 			return e.serve(cmd.Context(), f)
 		},
 	}
-	fl := cmd.Flags()
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func (f *serveFlags) register(fl *pflag.FlagSet) {
 	fl.StringVar(&f.http, "http", ":8010", "`address` of the HTTP server")
 	fl.StringVar(f.roots[handoff.NVMe], "nvme", ":4420", "`address` of the NVMe/TCP server")
 	fl.StringVar(f.roots[handoff.NBD], "nbd", ":10809", "`address` of the NBD server")
@@ -129,12 +70,11 @@ such as libnbd with nbds://. Nodes do not: their kernel's client has no TLS.`,
 	fl.StringVar(&f.health, "health", "", "`address` of an HTTP server that tells the daemon's health (default: none)")
 	fl.StringVar(&f.socket, "socket", ownSocket, "`file` of the Unix socket for commands; '' is none")
 	f.tls.register(fl)
-	return cmd
 }
 
 // config is what a server serves in any case.
 func (f serveFlags) config(cfg *site.Site, log *slog.Logger) (serve.Config, error) {
-	sc := serve.Config{Store: store.At(cfg.Images()), Site: cfg, Default: f.image, Log: log, NFS: serve.NFS{AnyPort: f.nfsAnyPort}}
+	sc := serve.Config{Store: store.At(cfg.Images()), Site: cfg, Default: imageName(cfg, f.image), Log: log, NFS: serve.NFS{AnyPort: f.nfsAnyPort}}
 	var err error
 	if sc.TLS, sc.RequireTLS, err = f.tls.load(); err != nil {
 		return sc, usage(err)
@@ -162,7 +102,7 @@ func (e *env) serveOne(ctx context.Context, f serveFlags) error {
 		}
 	}
 	if *f.roots[handoff.NFS] != "" {
-		if sc.NFS.Key, err = nfsKey(cfg.State); err != nil {
+		if sc.NFS.Key, err = serve.NFSKey(cfg.State); err != nil {
 			return err
 		}
 	}

@@ -50,26 +50,6 @@ func (e *env) setState(cfg *site.Site) error {
 	return nil
 }
 
-// label finds what a verb's argument names: a label of the configuration, or,
-// where it is the path of a definition file, one with every default.
-func label(cfg *site.Site, arg string) (*site.Label, error) {
-	if isRecipe(arg) {
-		path, err := filepath.Abs(arg)
-		if err != nil {
-			return nil, fmt.Errorf("recipe %s: %w", arg, err)
-		}
-		l, err := cfg.ForRecipe(path)
-		return l, usage(err)
-	}
-	l, err := cfg.Label(arg)
-	return l, usage(err)
-}
-
-// isRecipe tells the path of a definition file from the name of a label.
-func isRecipe(arg string) bool {
-	return strings.HasSuffix(arg, ".def") || strings.ContainsRune(arg, filepath.Separator)
-}
-
 // additions are what the flags say that verbs have in common; an empty text is the label's.
 func additions(transport, initramfs string, layers layersFlag) (add site.Additions, err error) {
 	if transport != "" {
@@ -114,7 +94,7 @@ func oneOf[T ~string](what, name string, known []T) (T, error) {
 	for _, k := range known {
 		words = append(words, string(k))
 	}
-	return "", usage(fmt.Errorf("%s %q: there are %s%s", what, name, strings.Join(words, ", "), nearest.Hint(name, words)))
+	return "", usage(fmt.Errorf("unknown %s %q%s", what, name, nearest.Choice(name, words)))
 }
 
 // flavourOf reads the name of a flavour of initramfs; an empty one is the label's.
@@ -125,39 +105,6 @@ func flavourOf(name string) (handoff.Flavour, error) {
 	return oneOf("initramfs", name, handoff.Flavours())
 }
 
-// openImage finds an image of the store: "label", "label@id" or "id". The error says what to do
-// where the name is that of a label without an image, or of a recipe.
-func openImage(cfg *site.Site, ref string) (*store.Store, *store.Image, error) {
-	s, err := store.Open(cfg.Images())
-	if err != nil {
-		return nil, nil, err
-	}
-	im, err := s.Resolve(ref)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil, noImage(cfg, s, ref, err)
-	}
-	return s, im, err
-}
-
-// noImage says more about a name that no image has, where more is known than err says.
-func noImage(cfg *site.Site, s *store.Store, ref string, err error) error {
-	if _, known := cfg.Labels[ref]; known {
-		versions, _ := s.Versions() // as many as can be read
-		for _, v := range versions {
-			if v.Label == ref {
-				return fmt.Errorf("the label %s has images, but its tag was removed: run \"netroot image tag %s %[1]s\" first", ref, v.Name())
-			}
-		}
-		return fmt.Errorf("label %s has no image yet: run \"netroot build %s\" first", ref, ref)
-	}
-	if isRecipe(ref) {
-		if l, err := label(cfg, ref); err == nil {
-			return usage(fmt.Errorf("%s is a recipe, and its image is called %s: give that name", ref, l.Name))
-		}
-	}
-	return usage(err)
-}
-
 // packedImage finds an image whose root is packed by the method: the newest of
 // the label that ref names, or the one version that it names.
 func packedImage(cfg *site.Site, ref string, method pack.Method) (*store.Store, *store.Image, error) {
@@ -165,6 +112,7 @@ func packedImage(cfg *site.Site, ref string, method pack.Method) (*store.Store, 
 	if err != nil || method.Packed(im.Config.RootFormat, im.Config.Compressor) {
 		return s, im, err
 	}
+	ref = imageName(cfg, ref)
 	if im.Label != ref {
 		return nil, nil, fmt.Errorf("image %s is packed as %s, %s, and not as %s", im.Name(), im.Config.RootFormat, im.Config.Compressor, method)
 	}

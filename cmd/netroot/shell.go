@@ -10,7 +10,7 @@ import (
 func shellCmd(e *env) *cobra.Command {
 	var binds []string
 	cmd := &cobra.Command{
-		Use:   "shell LABEL",
+		Use:   "shell LABEL|FILE.def",
 		Short: "Open a shell inside a label's tree",
 		Long: `Shell opens a shell inside the tree of a label, in the same way as %post runs: as
 root, with its own /proc, /sys, /dev and /tmp, with the network of this host, and

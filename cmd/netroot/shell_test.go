@@ -17,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"netroot/internal/api"
 )
 
 func must(t testing.TB, errs ...error) {
@@ -32,7 +34,7 @@ func netroot(t *testing.T, dir string, args ...string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = append([]string{"netroot"}, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "NETROOT_INIT="+filepath.Join(dir, "busybox"), "TERM=dumb")
+	cmd.Env = append(os.Environ(), "NETROOT_INIT="+filepath.Join(dir, "busybox"), "TERM=dumb", api.RunDirVariable+"="+dir)
 	return cmd
 }
 

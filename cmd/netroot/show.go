@@ -9,40 +9,87 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"netroot/internal/build"
 	"netroot/internal/recipe"
-	"netroot/internal/term"
 )
 
 func showCmd(e *env) *cobra.Command {
 	var flags recipeFlags
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "show RECIPE.def",
+		Use:   "show FILE.def|LABEL",
 		Short: "Print what netroot understands of a recipe",
 		Long: `Show reads an Apptainer or Singularity definition file and prints how netroot
 understands it: the stages with their headers, the lines of each section and the
 program that runs it, files and labels, with the build arguments filled in. It runs
 nothing of the file and builds nothing.
 
-Exit status: 0 done, 2 usage, or the file is not a recipe.`,
-		Example: `  netroot show recipes/debian12.def
+On standard error it says why a build would fail: an agent that is unknown or not
+built in, with what to use instead, and sources of %files that do not exist. It
+looks for them where "netroot build" would, and warns of a recipe that seems to
+install no kernel.
+
+Exit status: 0 done, 1 a build would fail, 2 usage, or the file is not a recipe.`,
+		Example: `  netroot show recipes/debian.def
   netroot show --build-arg SUITE=trixie --json node.def
   netroot show --strict node.def        # would Apptainer take it?`,
 		Args: oneArg("recipe"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			r, err := flags.read(e, args[0], nil)
-			if err != nil {
-				return err
-			}
-			if !asJSON {
-				return r.Print(e.stdout)
-			}
-			return term.JSON(e.stdout, r)
+			return e.show(args[0], flags, asJSON)
 		},
 	}
+	cmd.ValidArgsFunction = e.completeLabels
 	flags.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON, with the text of every section and the warnings")
 	return cmd
+}
+
+// shownRecipe is a recipe with what is known about its build.
+type shownRecipe struct {
+	*recipe.Recipe
+	Problems []recipe.Error `json:"problems,omitempty"`
+}
+
+func (e *env) show(arg string, flags recipeFlags, asJSON bool) error {
+	path, opt := arg, build.Options{Dir: "."}
+	var args map[string]string
+	// A configuration with an error in it does not keep a file from being shown.
+	cfg, err := e.config()
+	if err == nil {
+		if l, labelErr := label(cfg, arg); labelErr == nil && l.Recipe != "" {
+			path, args, opt.Dir, opt.Kernel = l.Recipe, l.BuildArgs, recipeDir(cfg, l), l.Kernel
+		} else if !isRecipe(arg) {
+			return labelErr
+		}
+	}
+	if isRecipe(arg) {
+		path = arg
+	}
+	r, err := flags.read(e, path, args)
+	if err != nil {
+		return err
+	}
+	opt.Recipe, opt.Strict = r, flags.strict
+	found := build.Check(opt)
+	for _, w := range found.Warnings {
+		e.say("%s (warning)", w)
+	}
+	r.Warnings = append(r.Warnings, found.Warnings...)
+	if asJSON {
+		err = e.json(shownRecipe{r, found.Problems})
+	} else {
+		err = r.Print(e.stdout)
+	}
+	if err != nil {
+		return err
+	}
+	for i := range found.Problems {
+		e.say("%v", &found.Problems[i])
+	}
+	if len(found.Problems) > 0 {
+		return &exitError{code: exitFailed}
+	}
+	return nil
 }
 
 // recipeFlags are the flags of every verb that reads a recipe.
@@ -77,7 +124,7 @@ func (f *recipeFlags) read(e *env, path string, defaults map[string]string) (*re
 		return nil, usage(err)
 	}
 	for _, w := range append(warnings, r.Warnings...) {
-		fmt.Fprintf(e.stderr, "netroot: %s (warning)\n", w)
+		e.say("%s (warning)", w)
 	}
 	return r, nil
 }

@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
-
-	"netroot/internal/term"
 )
 
 // buildFacts are what is known of how this program was built.
@@ -55,7 +53,7 @@ Exit status: 0 done, 2 usage.`,
 			info, _ := debug.ReadBuildInfo()
 			f := factsOf(info)
 			if asJSON {
-				return term.JSON(e.stdout, f)
+				return e.json(f)
 			}
 			fmt.Fprintf(e.stdout, "netroot %s\n%s %s\n", f.Version, f.Go, f.Platform)
 			if f.Revision != "" {

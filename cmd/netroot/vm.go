@@ -99,6 +99,9 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	if err != nil {
 		return err
 	}
+	if err := serve.Facts(im).Bootable(); err != nil {
+		return err
+	}
 	mc, err := f.machine(cfg, im.Label, changed)
 	if err != nil {
 		return usage(err)
@@ -127,7 +130,7 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 	defer func() { cancel(); <-served }()
 
 	mc.Bootfile = server.Script
-	mc.Message = func(text string) { fmt.Fprintln(e.stderr, "netroot: "+text) }
+	mc.Message = func(text string) { e.say("%s", text) }
 	if kernel, ok, err := im.Blob(store.RoleKernel); err == nil && ok {
 		mc.Kernel = kernel.Path()
 		kernel.Close()
@@ -143,7 +146,8 @@ func (e *env) vm(ctx context.Context, ref string, f vmFlags, changed func(string
 		return err
 	}
 	defer m.Kill()
-	fmt.Fprintf(e.stderr, "netroot: booting %s by %s with %s\n", im.Name(), m.Accel, mc.Firmware)
+	server.Admit(m.Owns)
+	e.say("booting %s by %s with %s", im.Name(), m.Accel, mc.Firmware)
 	if f.run != "" {
 		return e.runInMachine(ctx, m, key, f.run, started)
 	}
@@ -200,8 +204,8 @@ func (f vmFlags) sshKey() (vm.Key, error) {
 func (e *env) trial(cfg *site.Site, s *store.Store, im *store.Image, f vmFlags) (trial.Options, error) {
 	o := trial.Options{
 		Site: cfg, Store: s, Image: im, Server: f.server, Log: slog.New(slog.DiscardHandler),
-		NFSKey: func() ([32]byte, error) { return nfsKey(cfg.State) },
-		Say:    func(text string) { fmt.Fprintln(e.stderr, "netroot: "+text) },
+		NFSKey: func() ([32]byte, error) { return serve.NFSKey(cfg.State) },
+		Say:    func(text string) { e.say("%s", text) },
 	}
 	if f.debug {
 		o.Log = e.logger(slog.LevelInfo)

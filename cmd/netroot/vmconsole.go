@@ -23,7 +23,7 @@ func (e *env) console(mc *vm.Config, f vmFlags, cfg *site.Site, label string) (c
 		if mc.SerialLog, err = trial.Log(cfg, label); err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(e.stderr, "netroot: what the serial console says is kept in %s\n", mc.SerialLog)
+		e.say("what the serial console says is kept in %s", mc.SerialLog)
 	}
 	switch {
 	case f.serial != "":
@@ -59,7 +59,7 @@ func (e *env) runInMachine(ctx context.Context, m *vm.Machine, key vm.Key, comma
 		return err
 	}
 	defer client.Close()
-	fmt.Fprintf(e.stderr, "netroot: logged in after %s\n", term.Duration(time.Since(started)))
+	e.say("logged in after %s", term.Duration(time.Since(started)))
 	status, err := client.Run(ctx, command, e.stdout, e.stderr)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (e *env) tellLogin(m *vm.Machine, key vm.Key, f vmFlags) (forget func(), er
 		}
 		identity = " -i " + file
 	}
-	fmt.Fprintf(e.stderr, "netroot: log in with: ssh -p %d%s -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1\n", m.SSHPort, identity)
-	fmt.Fprintln(e.stderr, "netroot: Ctrl-C ends the machine")
+	e.sayCommand("log in with:", fmt.Sprintf("ssh -p %d%s -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1", m.SSHPort, identity))
+	e.say("Ctrl-C ends the machine")
 	return forget, nil
 }

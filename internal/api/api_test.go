@@ -142,6 +142,11 @@ func TestSockets(t *testing.T) {
 		}
 		return
 	}
+	t.Setenv(RunDirVariable, "/run/test")
+	if own, err := OwnSocket(site.DefaultState); err != nil || own != "/run/test/netroot.sock" {
+		t.Error(own, err)
+	}
+	t.Setenv(RunDirVariable, "")
 	usual, err := OwnSocket(site.DefaultState)
 	if err != nil || usual != "/run/netroot/netroot.sock" {
 		t.Error(usual, err)

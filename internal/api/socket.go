@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,15 +16,19 @@ import (
 	"netroot/internal/site"
 )
 
+// RunDirVariable names another directory for root's sockets in the environment: that of a second
+// daemon, or of a test.
+const RunDirVariable = "NETROOT_RUN_DIR"
+
 // runDir is where root's sockets are.
-const runDir = "/run/netroot"
+func runDir() string { return cmp.Or(os.Getenv(RunDirVariable), "/run/netroot") }
 
 // Sockets returns the paths on which the daemon of a state directory may listen: root's, and the
 // present user's. The name follows from the state directory, so daemons of several state
 // directories do not share a socket.
 func Sockets(state string) []string {
 	name := socketName(state)
-	all := []string{filepath.Join(runDir, name)}
+	all := []string{filepath.Join(runDir(), name)}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
 		all = append(all, filepath.Join(dir, "netroot", name))
 	}

@@ -38,12 +38,23 @@ type Image struct {
 	KernelRelease string
 	RootFormat    string              // file system type of the packed root: "squashfs", "erofs"
 	Root          File                // the packed root
-	Transports    []handoff.Transport // that its kernel can take a root by
+	Transports    []handoff.Transport // that its kernel can take a root over
 	Kernel        File                // its URL is filled in by Decide
 	Initrds       []File              // the base first; only the base is needed by a Virtio machine
 
 	Dracut           File                // the initramfs of the flavour dracut, for every machine; its digest is empty where there is none
-	DracutTransports []handoff.Transport // that it can take a root by
+	DracutTransports []handoff.Transport // that it can take a root over
+}
+
+// Bootable refuses an image that no machine can boot, whatever the settings.
+func (im Image) Bootable() error {
+	switch {
+	case im.Kernel.Digest == "":
+		return fmt.Errorf("image %s has no kernel, so no machine can boot it: install a kernel in its recipe, and build it without \"kernel: none\"", im.Name)
+	case len(im.Initrds) == 0:
+		return fmt.Errorf("image %s has no initramfs, so no machine can boot it: build it again", im.Name)
+	}
+	return nil
 }
 
 // File is one file that a boot loader fetches.
@@ -118,8 +129,8 @@ func Decide(m Machine, im Image, s Settings) (Plan, error) {
 	if m.Arch != "" && im.Arch != "" && m.Arch != im.Arch {
 		return Plan{}, fmt.Errorf("image %s is for %s and this machine is %s: build the image for it", im.Name, im.Arch, m.Arch)
 	}
-	if im.Kernel.Digest == "" || len(im.Initrds) == 0 {
-		return Plan{}, fmt.Errorf("image %s has no kernel or no initramfs, so no machine can boot it: build it from a recipe that installs a kernel", im.Name)
+	if err := im.Bootable(); err != nil {
+		return Plan{}, err
 	}
 	if len(s.Layers)+len(s.TreeLayers) > 0 && !s.Overlay.Enabled {
 		return Plan{}, fmt.Errorf("image %s: layers need a writable root: set overlay: true for the label", im.Name)

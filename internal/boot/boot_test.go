@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -86,7 +87,7 @@ func TestGolden(t *testing.T) {
 		golden(t, test.name+".json", string(js)+"\n")
 	}
 	golden(t, "ask.ipxe", Ask(ScriptURL("10.0.2.2:8010", "debian12", true)))
-	golden(t, "refusal.ipxe", Refusal("no image \"debain12\"; did you mean ${debian12}? # ; || \nreboot", "http://10.0.2.2/boot/debain12.ipxe"))
+	golden(t, "refusal.ipxe", Refusal("no image \"debain12\"; did you mean ${debian12}? # ; || \nreboot", "http://10.0.2.2/boot/debain12.ipxe", 0, 0.5))
 }
 
 func golden(t *testing.T, name, got string) {
@@ -158,12 +159,12 @@ func TestDecideRefuses(t *testing.T) {
 		{"brackets", Machine{Server: "[10.0.0.1]:80"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "brackets"},
 		{"MAC", Machine{Server: "a", MAC: "no"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "MAC"},
 		{"another architecture", Machine{Server: "a", Arch: "arm64"}, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "is for amd64"},
-		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no kernel"},
+		{"no kernel", ok, func(im *Image) { im.Kernel = File{} }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, `has no kernel, so no machine can boot it: install a kernel in its recipe, and build it without "kernel: none"`},
 		{"no initramfs", ok, func(im *Image) { im.Initrds = nil }, Settings{Ports: nbdOn(handoff.DefaultNBDPort)}, "no initramfs"},
 		{"layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Layers: []handoff.Digest{digest("d")}}, "overlay: true"},
 		{"a tree's layers on a read-only root", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), TreeLayers: []string{"a"}}, "overlay: true"},
 		{"the name of a tree's layer", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, TreeLayers: []string{"a b"}}, "cannot name a layer"},
-		{"a transport that the kernel lacks", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.NBD} }, Settings{Ports: all, Transport: handoff.NVMe}, "kernel 6.1.0-56-amd64 cannot take a root by nvme"},
+		{"a transport that the kernel lacks", ok, func(im *Image) { im.Transports = []handoff.Transport{handoff.NBD} }, Settings{Ports: all, Transport: handoff.NVMe}, "kernel 6.1.0-56-amd64 cannot take a root over nvme"},
 		{"a transport that is not served", ok, nil, Settings{Ports: nbdOn(1), Transport: handoff.ISCSI}, "does not serve iscsi"},
 		{"a transport that is for others", ok, nil, Settings{Ports: all, Transport: handoff.NFSImage, Withheld: map[handoff.Transport]string{handoff.NFS: "no key"}}, "does not serve nfs-image to nodes: no key"},
 		{"nothing but what is for others", ok, nil, Settings{Ports: nbdOn(1), Withheld: map[handoff.Transport]string{handoff.NBD: "TLS"}}, "none of the transports"},
@@ -173,8 +174,8 @@ func TestDecideRefuses(t *testing.T) {
 		{"a port with another server", ok, nil, Settings{Ports: all, Servers: []string{"b:80"}}, "servers: \"b:80\" is not"},
 		{"a list in another server", ok, nil, Settings{Ports: all, Servers: []string{"b,c"}}, "not a host name"},
 		{"no dracut", ok, func(im *Image) { im.Dracut = File{} }, Settings{Ports: all, Initramfs: handoff.Dracut}, "has no initramfs of dracut: set initramfs: dracut"},
-		{"what dracut lacks", ok, func(im *Image) { im.DracutTransports = []handoff.Transport{handoff.NBD, handoff.HTTP} }, Settings{Ports: all, Initramfs: handoff.Dracut, Transport: handoff.NFS}, "cannot attach a root by nfs: it has nbd, http"},
-		{"nothing in common with dracut", ok, func(im *Image) { im.DracutTransports = []handoff.Transport{handoff.ISCSI} }, Settings{Ports: nbdOn(1), Initramfs: handoff.Dracut}, "by iscsi, and none of these is served"},
+		{"what dracut lacks", ok, func(im *Image) { im.DracutTransports = []handoff.Transport{handoff.NBD, handoff.HTTP} }, Settings{Ports: all, Initramfs: handoff.Dracut, Transport: handoff.NFS}, "cannot attach a root over nfs: it has nbd, http"},
+		{"nothing in common with dracut", ok, func(im *Image) { im.DracutTransports = []handoff.Transport{handoff.ISCSI} }, Settings{Ports: nbdOn(1), Initramfs: handoff.Dracut}, "over iscsi, and none of these is served"},
 		{"a dracut without anything", ok, func(im *Image) { im.DracutTransports = nil }, Settings{Ports: nbdOn(1), Initramfs: handoff.Dracut}, "no transport"},
 		{"dracut and a name", Machine{Server: "boot1:8010"}, nil, Settings{Ports: all, Initramfs: handoff.Dracut, Transport: handoff.ISCSI}, `"boot1" is a name`},
 		{"no digest", ok, nil, Settings{Ports: nbdOn(handoff.DefaultNBDPort), Overlay: handoff.Overlay{Enabled: true}, Layers: []handoff.Digest{"md5:x"}}, "sha256"},
@@ -239,7 +240,7 @@ func FuzzIPXE(f *testing.F) {
 				t.Errorf("server %q: %v", server, err)
 			}
 		}
-		checkScript(t, Refusal(arg, ScriptURL("10.0.2.2", ref, true)), 7)
+		checkScript(t, Refusal(arg, ScriptURL("10.0.2.2", ref, true), 3, 1), 7)
 		checkScript(t, Ask(ScriptURL("10.0.2.2", ref, true)), 6)
 	})
 }
@@ -257,7 +258,7 @@ func checkScript(t *testing.T, script string, want int) {
 	for _, line := range lines {
 		for i, word := range strings.Fields(line) {
 			end := word == "||" || word == "&&" || word == ";" || i > 0 && word[0] == '#'
-			if end && !strings.HasSuffix(line, "|| goto failed") && !strings.HasSuffix(line, "|| goto start") && line != "sleep 5 ||" && !(strings.HasPrefix(line, "chain --replace http://") && len(strings.Fields(line)) == 4 && strings.HasSuffix(line, " ||")) {
+			if end && !strings.HasSuffix(line, "|| goto failed") && !strings.HasSuffix(line, "|| goto start") && !pauses.MatchString(line) && !(strings.HasPrefix(line, "chain --replace http://") && len(strings.Fields(line)) == 4 && strings.HasSuffix(line, " ||")) {
 				t.Errorf("line ends at %q: %q", word, line)
 			}
 		}
@@ -275,5 +276,30 @@ func TestQualifiedNames(t *testing.T) {
 		if id, ok := ImageOf(name); ok {
 			t.Errorf("ImageOf(%q) = %q", name, id)
 		}
+	}
+}
+
+// pauses are lines that may end at "||" because Ctrl-C ends them early.
+var pauses = regexp.MustCompile(`^sleep [0-9]+ \|\|$`)
+
+// TestRefusalPause: a machine that is refused asks less and less often, and not in step with others;
+// the script that it gets counts on.
+func TestRefusalPause(t *testing.T) {
+	for refused, want := range [][3]int{{4, 5, 6}, {8, 10, 13}, {15, 20, 25}, {30, 40, 50}, {45, 60, 75}, {45, 60, 75}} {
+		if got := [3]int{refusalPause(refused, 0), refusalPause(refused, 0.5), refusalPause(refused, 1)}; got != want {
+			t.Errorf("after %d refusals %v, want %v", refused, got, want)
+		}
+	}
+	if got := refusalPause(65535, 0.5); got != longestPause {
+		t.Errorf("after 65535 refusals %d", got)
+	}
+	for query, want := range map[string]int{"": 0, "virtio=1&refused=3&arch=x86_64": 3, "refused=": 0, "refused=-1": 0, "refused=99999": 0, "xrefused=3": 0} {
+		if got := RefusedBefore(query); got != want {
+			t.Errorf("%q: %d, want %d", query, got, want)
+		}
+	}
+	script := Refusal("no", ScriptURL("10.0.2.2", "a", true), 2, 0.5)
+	if !strings.Contains(script, "sleep 20 ||\nchain --replace http://10.0.2.2/boot/a.ipxe?virtio=1&refused=3&arch=") {
+		t.Error(script)
 	}
 }

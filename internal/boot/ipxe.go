@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -26,7 +27,7 @@ func (p Plan) IPXE() string {
 	}
 	line("boot || goto failed")
 	line(":failed")
-	writeRetry(&b, "could not boot "+p.Image+", the reason is above", p.Script)
+	writeRetry(&b, "could not boot "+p.Image+", the reason is above", p.Script, retryPause)
 	return b.String()
 }
 
@@ -49,13 +50,40 @@ func (p Plan) arguments() []string {
 	return args
 }
 
-// Refusal is the iPXE script for a machine that cannot have a plan: it shows why and asks again.
-// The URL is where.
-func Refusal(reason, url string) string {
+// Refusal is the iPXE script for a machine that cannot have a plan: it shows why and asks again after
+// a pause. The URL is where, and counts in its query how often it has been refused in a row before;
+// random, from 0 to 1, spreads machines that are refused together.
+func Refusal(reason, url string, refused int, random float64) string {
 	var b strings.Builder
 	b.WriteString("#!ipxe\n:start\nimgfree\n")
-	writeRetry(&b, reason, url)
+	writeRetry(&b, reason, withQuery(url, fmt.Sprintf("%s=%d", refusedKey, refused+1)), refusalPause(refused, random))
 	return b.String()
+}
+
+// longestPause is the longest pause of a machine that is refused, in seconds, before it is spread.
+const longestPause = 60
+
+// refusalPause is 5, 10, 20, 40 and then 60 seconds, each spread by a quarter in both directions.
+func refusalPause(refused int, random float64) int {
+	pause := min(retryPause<<min(max(refused, 0), 4), longestPause)
+	return int(float64(pause)*(0.75+0.5*random) + 0.5)
+}
+
+// refusedKey is the part of a query that counts refusals.
+const refusedKey = "refused"
+
+// RefusedBefore is how often a machine has been refused before it sent this query.
+func RefusedBefore(query string) int {
+	for pair := range strings.SplitSeq(query, "&") {
+		if value, ok := strings.CutPrefix(pair, refusedKey+"="); ok {
+			n, err := strconv.ParseUint(value, 10, 16)
+			if err != nil {
+				return 0
+			}
+			return int(n)
+		}
+	}
+	return 0
 }
 
 // Ask is the iPXE script that fetches another one from the URL, with what iPXE knows of the
@@ -66,10 +94,10 @@ func Ask(url string) string {
 		"sleep %d ||\ngoto start\n", withFacts(url), url, retryPause, retryPause)
 }
 
-func writeRetry(b *strings.Builder, reason, url string) {
+func writeRetry(b *strings.Builder, reason, url string, pause int) {
 	fmt.Fprintf(b, "echo netroot: %s\n", echoText(reason))
-	fmt.Fprintf(b, "echo netroot: trying again in %d seconds\n", retryPause)
-	fmt.Fprintf(b, "sleep %d ||\n", retryPause) // Ctrl-C ends the pause early
+	fmt.Fprintf(b, "echo netroot: trying again in %d seconds\n", pause)
+	fmt.Fprintf(b, "sleep %d ||\n", pause) // Ctrl-C ends the pause early
 	fmt.Fprintf(b, "chain --replace %s || goto start\n", withFacts(url))
 }
 
@@ -91,11 +119,14 @@ func echoText(s string) string {
 	return strings.Join(words, " ")
 }
 
+// TextColumn is the column in which the values of Text begin.
+const TextColumn = 11
+
 // Text renders the plan for people.
 func (p Plan) Text() string {
 	var b strings.Builder
 	line := func(name, format string, a ...any) {
-		fmt.Fprintf(&b, "%-10s "+format+"\n", append([]any{name}, a...)...)
+		fmt.Fprintf(&b, "%-*s"+format+"\n", append([]any{TextColumn, name}, a...)...)
 	}
 	line("image", "%s", p.Image)
 	line("server", "%s", p.Machine.Server)

@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
+
+	"netroot/internal/nearest"
 )
 
 // Loader is what the firmware of one kind of machine loads over the network.
@@ -56,13 +57,16 @@ var archs = map[string]string{"i386": "386", "x86_64": "amd64", "arm32": "arm", 
 // kernelArchs are the other names that the kernel has for them ("uname -m").
 var kernelArchs = map[string]string{"aarch64": "arm64", "i686": "386", "armv7l": "arm", "loongarch64": "loong64"}
 
+// Archs returns the architectures of machines that iPXE has a build for, by their names in Go.
+func Archs() []string { return slices.Sorted(maps.Values(archs)) }
+
 // ParseArch returns the name that Go has for an architecture. The text may be that, or the name that
 // iPXE or the kernel has; empty is not known.
 func ParseArch(text string) (string, error) {
-	known := slices.Sorted(maps.Values(archs))
+	known := Archs()
 	name := cmp.Or(archs[text], kernelArchs[text], text)
 	if name != "" && !slices.Contains(known, name) {
-		return "", fmt.Errorf("unknown architecture %q: known are %s", text, strings.Join(known, ", "))
+		return "", fmt.Errorf("unknown architecture %q%s", text, nearest.Choice(text, known))
 	}
 	return name, nil
 }

@@ -32,10 +32,14 @@ const facts = "arch=${buildarch}&platform=${platform}&mac=${netX/mac}&uuid=${uui
 
 // withFacts is a script's URL with the facts of the machine that will fetch it.
 func withFacts(script string) string {
-	if strings.Contains(script, "?") {
-		return script + "&" + facts
+	return withQuery(script, facts)
+}
+
+func withQuery(url, more string) string {
+	if strings.Contains(url, "?") {
+		return url + "&" + more
 	}
-	return script + "?" + facts
+	return url + "?" + more
 }
 
 // ParseMachine reads the query of a script's URL. Told says whether iPXE added its facts, even if

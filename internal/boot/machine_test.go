@@ -105,7 +105,7 @@ func TestParseArch(t *testing.T) {
 			t.Errorf("ParseArch(%q) = %q, %v, want %q", text, got, err, want)
 		}
 	}
-	if _, err := ParseArch("x86"); err == nil || !strings.Contains(err.Error(), `unknown architecture "x86": known are 386, amd64, arm,`) {
+	if _, err := ParseArch("x86"); err == nil || !strings.Contains(err.Error(), `unknown architecture "x86": choose 386, amd64, arm,`) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -122,11 +122,11 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 	if t != "" {
 		switch {
 		case s.RW && t != handoff.NFS:
-			return "", fmt.Errorf("a node cannot write to its root by %s: rw requires the transport nfs", t)
+			return "", fmt.Errorf("a node cannot write to its root over %s: rw requires the transport nfs", t)
 		case !kernel(t):
-			return "", fmt.Errorf("its kernel %s cannot take a root by %s: choose another transport", im.KernelRelease, t)
+			return "", fmt.Errorf("its kernel %s cannot take a root over %s: choose another transport", im.KernelRelease, t)
 		case !initramfs(t):
-			return "", fmt.Errorf("its initramfs of dracut cannot attach a root by %s: it has %s; the build named the packages that more of them want", t, words(im.DracutTransports))
+			return "", fmt.Errorf("its initramfs of dracut cannot attach a root over %s: it has %s; the build named the packages that the others require", t, words(im.DracutTransports))
 		case s.Withheld[ServerOf(t)] != "":
 			return "", fmt.Errorf("this server does not serve %s to nodes: %s", t, s.Withheld[ServerOf(t)])
 		case !served(t):
@@ -142,9 +142,9 @@ func transport(im Image, s Settings) (handoff.Transport, error) {
 		}
 	}
 	if s.Initramfs == handoff.Dracut {
-		return "", fmt.Errorf("its initramfs of dracut can attach a root by %s, and none of these is served", words(im.DracutTransports))
+		return "", fmt.Errorf("its initramfs of dracut can attach a root over %s, and none of these is served", words(im.DracutTransports))
 	}
-	return "", fmt.Errorf("its kernel %s can take a root by none of the transports that are served", im.KernelRelease)
+	return "", fmt.Errorf("its kernel %s can take a root over none of the transports that are served", im.KernelRelease)
 }
 
 func words(ts []handoff.Transport) string {

@@ -24,7 +24,7 @@ func arch(ctx context.Context, j Job) error {
 	if err != nil {
 		return err
 	}
-	prog, err := find(tool{"pacstrap", "arch-install-scripts", "arch-install-scripts"})
+	prog, err := find(archTools...)
 	if err != nil {
 		return err
 	}

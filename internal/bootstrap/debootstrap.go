@@ -35,7 +35,7 @@ func debootstrap(ctx context.Context, j Job) error {
 	if err != nil {
 		return err
 	}
-	prog, err := find(tool{"mmdebstrap", "mmdebstrap", ""}, tool{"debootstrap", "debootstrap", "debootstrap"})
+	prog, err := find(debianTools...)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 // localImage copies another Tree. From is its directory, or a file that contains it: a SIF, a
 // squashfs, or an ext3 of Singularity 2. The copy keeps owners, modes, times, hard links, extended
 // attributes (including file capabilities and ACLs), sparse files and devices. It does not include
-// file systems that are mounted inside the directory.
+// file systems that are mounted inside the directory; the caller warns of them.
 func localImage(ctx context.Context, j Job) error {
 	if err := j.refuseFingerprints("run `apptainer verify` on the SIF before the build"); err != nil {
 		return err

@@ -51,7 +51,7 @@ func yum(ctx context.Context, j Job) error {
 
 // findDNF finds dnf or yum. Some hosts have dnf 5 only under the name dnf5.
 func findDNF() (string, error) {
-	prog, err := find(tool{"dnf", "dnf", "dnf"}, tool{"yum", "", "yum"})
+	prog, err := find(rpmTools...)
 	if err == nil {
 		return prog, nil
 	}

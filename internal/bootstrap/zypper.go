@@ -23,7 +23,7 @@ import (
 // The Tree's own rpm finds the package database even if the host's rpm uses another place or
 // format: rpmdb.go.
 func zypper(ctx context.Context, j Job) error {
-	prog, err := find(tool{"zypper", "zypper", "zypper"})
+	prog, err := find(suseTools...)
 	if err != nil {
 		return err
 	}

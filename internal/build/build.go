@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,20 +35,21 @@ import (
 
 // Options describe what to build and where.
 type Options struct {
-	Label     string         // the image's name in the store
-	Recipe    *recipe.Recipe // parsed
-	Dir       string         // where %pre and %setup run and relative names in %files start
-	Tree      string         // path of the finished tree
-	LogDir    string         // directory of the log, LABEL.log
-	Store     *store.Store
-	Init      string            // path of the static program netroot-init
-	Kernel    string            // kernel release; empty: the newest in the tree
-	Transport handoff.Transport // transport that is required; empty: all of the kernel's
-	Initramfs handoff.Flavour   // handoff.Dracut: also make the initramfs of dracut
-	Strict    bool              // do as Apptainer does (docs/recipe.md)
-	Sections  Sections          // sections to run; empty: all
-	NoTest    bool              // do not run %test
-	Update    bool              // start from the existing tree; same recipe: only pack it
+	Label      string         // the image's name in the store
+	Recipe     *recipe.Recipe // parsed
+	RecipeFile string         // absolute path of the recipe, for a later build by the label's name; may be empty
+	Dir        string         // where %pre and %setup run and relative names in %files start
+	Tree       string         // path of the finished tree
+	LogDir     string         // directory of the log, LABEL.log
+	Store      *store.Store
+	Init       string            // path of the static program netroot-init
+	Kernel     string            // kernel release; empty: the newest in the tree; NoKernel: none
+	Transport  handoff.Transport // transport that is required; empty: all of the kernel's
+	Initramfs  handoff.Flavour   // handoff.Dracut: also make the initramfs of dracut
+	Strict     bool              // do as Apptainer does (docs/recipe.md)
+	Sections   Sections          // sections to run; empty: all
+	NoTest     bool              // do not run %test
+	Update     bool              // start from the existing tree; same recipe: only pack it
 	// Force replaces a directory that is not a tree or is in use, replaces labels and help with
 	// the recipe's, and updates even if the recipe is the same.
 	Force   bool
@@ -86,16 +88,46 @@ type PhaseTime struct {
 type Error struct {
 	Phase string
 	Err   error
+	Cause string // of Err, if it is known; then Tail says no more
 	Tail  []string
 	Log   string // file with the complete output
+	Kept  string // path of the finished tree, if it is kept although no image could be made of it
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Phase, e.Err) }
+// Error names the phase once. If the cause is known it is one line, and of a script that failed it has the
+// last line that the script printed.
+func (e *Error) Error() string {
+	text := e.Err.Error()
+	if e.Cause != "" {
+		text, _, _ = strings.Cut(text, "\n")
+		text = fmt.Sprintf("%s: %s; the log is %s", strings.TrimSuffix(text, ":"), e.Cause, e.Log)
+	} else if _, ok := errors.AsType[*sandbox.ExitError](e.Err); ok {
+		if last := lastWords(e.Tail); last != "" {
+			text = fmt.Sprintf("%s (%s)", last, strings.TrimPrefix(text, e.Phase+": "))
+		}
+	}
+	if rest, ok := strings.CutPrefix(text, e.Phase); ok && strings.IndexAny(rest, ": ") == 0 {
+		return text
+	}
+	return e.Phase + ": " + text
+}
+
+// lastWords returns the last line of an output that is not the shell's trace of a command.
+func lastWords(tail []string) string {
+	for _, line := range slices.Backward(tail) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "+") {
+			return line
+		}
+	}
+	return ""
+}
 
 func (e *Error) Unwrap() error { return e.Err }
 
 // Run builds an image. When it fails or ctx ends, the old tree and the old images are unchanged,
-// and only the log of the new build is left.
+// and only the log of the new build is left. There is one exception: if the tree is finished and no
+// image can be made of it, and the old tree has no image either, the new one takes its place
+// (Error.Kept).
 func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	started := time.Now()
 	created, err := created()
@@ -109,7 +141,7 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, ws.close()) }()
+	defer func() { err = errors.Join(err, ws.close(opt.Progress.Warn)) }()
 	log, err := newLog(opt.LogDir, opt.Label)
 	if err != nil {
 		return nil, err
@@ -117,9 +149,15 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 	defer log.Close()
 
 	b := &builder{opt: opt, ws: ws, log: log, trees: map[string]string{}, created: created}
+	for _, w := range ws.warnings {
+		b.warn("%v", w)
+	}
 	image, err := b.run(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if err := log.failed(); err != nil {
+		opt.Progress.Warn("%v", err)
 	}
 	return &Result{
 		Image: image, Tree: opt.Tree, TreeSize: image.Config.TreeSize,
@@ -129,7 +167,7 @@ func Run(ctx context.Context, opt Options) (_ *Result, err error) {
 
 func checkTree(opt Options) error {
 	if _, err := os.Stat(opt.Tree); opt.Update && errors.Is(err, fs.ErrNotExist) {
-		return noTree(opt.Label)
+		return &NoTreeError{Label: opt.Label}
 	}
 	return nil
 }
@@ -144,8 +182,10 @@ type builder struct {
 	phases  []PhaseTime
 	reused  []Reused
 	created time.Time
+	mounts  []string // mount points whose content a localimage does not have
 	states
 
+	searched         bool                // for secrets, of which the tree has none
 	dracutTransports []handoff.Transport // supported by dracut's initramfs, once made
 }
 
@@ -158,6 +198,9 @@ func (b *builder) run(ctx context.Context) (*store.Image, error) {
 		return b.repack(ctx)
 	}
 	if err := b.freeTree(); err != nil { // check before the work is done
+		return nil, err
+	}
+	if err := b.check(); err != nil {
 		return nil, err
 	}
 	if err := b.restoreStages(ctx); err != nil {
@@ -174,7 +217,10 @@ func (b *builder) run(ctx context.Context) (*store.Image, error) {
 	written := writeOut(b.tree)
 	rec, image, err := b.record(ctx)
 	if err != nil {
-		return nil, errors.Join(err, <-written)
+		if writeErr := <-written; writeErr != nil {
+			return nil, errors.Join(err, writeErr)
+		}
+		return nil, b.saveTree(ctx, rec, err)
 	}
 	return image, b.phase("tree", b.opt.Tree, func(*term.Phase) error {
 		if err := <-written; err != nil {
@@ -240,6 +286,10 @@ func (b *builder) repacks() (bool, error) {
 func (b *builder) repack(ctx context.Context) (*store.Image, error) {
 	b.opt.Progress.Message("%s was built from the same recipe: packing the tree without building it again", b.opt.Tree)
 	b.tree = b.opt.Tree
+	// What a machine has made in its tree comes first: it may be why %test fails.
+	if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(filepath.Join(b.tree, testFile)); err == nil && b.wantsTest() {
 		err := b.phase("%test", "", func(p *term.Phase) error { return b.test(ctx, io.MultiWriter(b.log, lastLine(p))) })
 		if err != nil {
@@ -253,17 +303,49 @@ func (b *builder) repack(ctx context.Context) (*store.Image, error) {
 	return image, rec.save(recordFile(b.tree))
 }
 
-// record makes the image, and before that a record of what is in the tree.
+// record makes the image, and before that a record of what is in the tree. The record is returned
+// also when there is no image because of the error.
 func (b *builder) record(ctx context.Context) (*record, *store.Image, error) {
 	files, err := listFiles(b.tree)
 	if err != nil {
 		return nil, nil, err
 	}
+	rec := &record{recipe: b.recipeDigest(), image: noImage, files: files, file: b.opt.RecipeFile}
 	image, err := b.image(ctx)
-	if err != nil {
-		return nil, nil, err
+	if err == nil {
+		rec.image = image.Name()
 	}
-	return &record{recipe: b.recipeDigest(), image: image.Name(), files: files}, image, nil
+	return rec, image, err
+}
+
+// saveTree publishes a finished tree of which no image could be made because of err, so that the
+// work is not lost: commands can run in the tree, and an update makes an image of it. It returns err
+// and notes in it that the tree was kept. A tree that has an image is not replaced.
+func (b *builder) saveTree(ctx context.Context, rec *record, err error) error {
+	failed, ok := errors.AsType[*Error](err)
+	if !ok || ctx.Err() != nil {
+		return err
+	}
+	if _, statErr := os.Lstat(b.opt.Tree); statErr == nil {
+		old, loadErr := loadRecord(recordFile(b.opt.Tree))
+		if loadErr != nil || old.image != noImage {
+			return err
+		}
+	}
+	if publishErr := b.publish(rec); publishErr != nil {
+		return errors.Join(err, publishErr)
+	}
+	failed.Kept = b.opt.Tree
+	return err
+}
+
+// check reports what is wrong with the recipe before any work is done.
+func (b *builder) check() error {
+	found := Check(b.opt)
+	for _, w := range found.Warnings {
+		b.warn("%s", w)
+	}
+	return found.Err()
 }
 
 func (b *builder) recipeDigest() string { return string(layer.Digest(b.opt.Recipe.Source)) }
@@ -280,8 +362,10 @@ func (b *builder) phase(name, detail string, run func(*term.Phase) error) error 
 		p.Done()
 		return nil
 	}
-	p.Fail(err)
-	return &Error{Phase: name, Err: err, Tail: b.log.tail(), Log: b.log.Name()}
+	failed := &Error{Phase: name, Err: err, Tail: b.log.tail(), Log: b.log.Name()}
+	failed.Cause = b.cause(err, failed.Tail)
+	p.Fail(failed)
+	return failed
 }
 
 // diskUsage returns the sum of the sizes, in bytes, of the files below dir. Each inode counts once.

@@ -202,36 +202,40 @@ func TestBroken(t *testing.T) {
 		phase, want string
 		adjust      func(*Options)
 	}{
-		{name: "pre", text: "Bootstrap: scratch\n%pre\necho said >&2; exit 3\n", phase: "%pre", want: "%pre: exit status 3"},
-		{name: "agent", text: "Bootstrap: localimage\nFrom: none\n", phase: "bootstrap", want: "no such file or directory"},
-		{name: "agent's name", text: "Bootstrap: debotstrap\n", phase: "bootstrap", want: `did you mean "debootstrap"?`},
+		{name: "pre", text: "Bootstrap: scratch\n%pre\necho said >&2; exit 3\n", phase: "%pre", want: "%pre: said (exit status 3)"},
+		{name: "agent", text: "Bootstrap: localimage\nFrom: none\n%pre\ntrue\n", phase: "bootstrap", want: "no such file or directory"},
+		{name: "agent's name", text: tiny + "\nBootstrap: debotstrap\n", want: `did you mean "debootstrap"?`},
 		{name: "setup", text: "Bootstrap: scratch\n%setup\nfalse\n", phase: "%setup", want: "exit status 1"},
-		{name: "files", text: "Bootstrap: scratch\n%files\nbin/busybox /x\nnone /y\n", phase: "%files", want: "line 4: none: no such file on the host"},
+		{name: "files", text: "Bootstrap: scratch\n%files\nbin/busybox /x\nnone /y\n%setup\ntrue\n", phase: "%files", want: "line 4: none: no such file on the host"},
+		{name: "files at once", text: "Bootstrap: scratch\n\nBootstrap: scratch\n%files\nnone /y\n", want: "%files: no such file on the host: none"},
 		{name: "strict files", text: "Bootstrap: scratch\n%files\nbin /dir\nbin/busybox /dir/bin\n", phase: "%files", want: "exit status 1", adjust: func(o *Options) {
 			o.Strict = true
 			lay(t, s.dir, map[string]string{"bin/bin/busybox/x": ""})
 		}},
 		{name: "files from", text: "Bootstrap: scratch\nStage: one\n\nBootstrap: scratch\n%files from one\n/nothing\n", phase: "%files from", want: "no such file in that stage: /nothing"},
 		{name: "app", text: "Bootstrap: scratch\n%apprun a\"b\ntrue\n", phase: "%app", want: "cannot name an app"},
-		{name: "appfiles", text: "Bootstrap: scratch\n%appfiles a\nnone\n", phase: "%app", want: "app a: line 3: none: no such file"},
+		{name: "appfiles", text: "Bootstrap: scratch\n%pre\ntrue\n%appfiles a\nnone\n", phase: "%app", want: "app a: line 5: none: no such file"},
 		{name: "no shell", text: "Bootstrap: scratch\n%post\ntrue\n", phase: "%post", want: "the tree has no /bin/sh"},
-		{name: "post", text: tiny + "%post\nset +x\nsetsid sleep 604.5 &\necho last words; exit 9\n", phase: "%post", want: "%post: exit status 9"},
+		{name: "post", text: tiny + "%post\nset +x\nsetsid sleep 604.5 &\necho last words; exit 9\n", phase: "%post", want: "%post: last words (exit status 9)"},
 		{name: "appinstall", text: tiny + "%appinstall a\nexit 8\n", phase: "%post", want: "%post: exit status 8"},
 		{name: "labels", text: tiny + "%post\nmkdir -p /.build.labels\n", phase: "metadata", want: "is a directory"},
 		{name: "test", text: tiny + "%test\nexit 5\n", phase: "%test", want: "%test: exit status 5"},
 		{name: "bind", text: tiny + "%post\ntrue\n", phase: "%post", want: "the tree has no /none", adjust: func(o *Options) {
 			o.Binds = []sandbox.Bind{{Source: s.dir, Target: "/none"}}
 		}},
-		{name: "no kernel", text: "Bootstrap: scratch\n", phase: "kernel", want: "no kernel in"},
+		{name: "no kernel", text: "Bootstrap: scratch\n", phase: "kernel", want: "no kernel in the tree: install"},
 		{name: "init", text: tiny, phase: "initramfs", want: "is not a program", adjust: func(o *Options) { o.Init = "/etc/passwd" }},
 		{name: "update", text: tiny + "%post\nexit 4\n", phase: "%post", want: "exit status 4", adjust: func(o *Options) { o.Update = true }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			defer os.RemoveAll(filepath.Join(s.dir, "bin/bin"))
 			_, err := Run(t.Context(), s.options(t, tc.text, tc.adjust))
-			var failed *Error
-			if !errors.As(err, &failed) || failed.Phase != tc.phase || !strings.Contains(err.Error(), tc.want) {
+			failed := &Error{}
+			if errors.As(err, &failed); failed.Phase != tc.phase || err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v; want %s to say %q", err, tc.phase, tc.want)
+			}
+			if tc.phase == "" && strings.Contains(s.out.String(), "bootstrap") {
+				t.Errorf("work was done:\n%s", s.out.String())
 			}
 			if tc.name == "post" && !slices.Contains(failed.Tail, "last words") {
 				t.Errorf("tail %q", failed.Tail)

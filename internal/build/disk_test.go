@@ -32,6 +32,7 @@ func TestFullDisk(t *testing.T) {
 		{"setup", tiny + "%setup\ncp big/file $SINGULARITY_ROOTFS/\n", "%setup", "No space left on device"},
 		{"files", tiny + "%files\nbig/file /\n", "%files", "no space left on device"},
 		{"post", tiny + "%post\nbusybox dd if=/dev/zero of=/file bs=1M count=40\n", "%post", "No space left on device"},
+		{"log", tiny + "%post\nbusybox dd if=/dev/zero bs=1M count=40 | busybox tr '\\0' x\nexit 3\n", "%post", "%post: exit status 3: no space left on device"},
 		{"pack", tiny + "%post\nbusybox dd if=/dev/urandom of=/file bs=1M count=16\n", "pack", "no space left in"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -43,7 +44,9 @@ func TestFullDisk(t *testing.T) {
 			if said := err.Error() + strings.Join(failed.Tail, "\n"); !strings.Contains(said, tc.want) {
 				t.Errorf("%s\nlacks %q", said, tc.want)
 			}
-			t.Log(err)
+			if text := err.Error(); strings.Contains(text, "\n") || strings.Count(text, tc.phase) > 1 || tc.phase != "pack" && !strings.Contains(text, state+" has ") && !strings.Contains(text, state+"/") {
+				t.Errorf("not one line that names the disk: %s", text)
+			}
 			if d := diff.Diff(before, listing(t, s.tree)); d != "" {
 				t.Errorf("the old tree changed:\n%s", d)
 			}

@@ -189,28 +189,33 @@ type source interface {
 	owners() func(*tar.Header)
 }
 
-// hostFiles is the build host as a source. Environment variables and a leading ~ in a pattern are
-// expanded, as in Apptainer.
+// hostFiles is the build host as a source. As in Apptainer, environment variables in a pattern are
+// expanded, as they are for a stage, and a leading ~.
 type hostFiles struct {
 	base string // directory where relative names start
 	edit func(*tar.Header)
 }
 
+var (
+	errNoSource    = errors.New("no such file on the host")
+	errEmptySource = errors.New("the name is empty after its variables are expanded")
+)
+
 func (h hostFiles) owners() func(*tar.Header) { return h.edit }
 
 func (h hostFiles) find(pattern string) ([]match, error) {
-	text := os.ExpandEnv(pattern)
-	if home, err := os.UserHomeDir(); err == nil && (text == "~" || strings.HasPrefix(text, "~/")) {
-		text = home + text[1:]
+	text := expandVariables(pattern)
+	if home, err := os.UserHomeDir(); err == nil && (pattern == "~" || strings.HasPrefix(pattern, "~/")) {
+		text = quoteBackslashes(home) + text[1:]
 	}
 	if text == "" {
-		return nil, errors.New("the name is empty after its variables are expanded")
+		return nil, errEmptySource
 	}
 	var out []match
 	for _, name := range expand(h, text) {
 		file, err := filepath.EvalSymlinks(h.path(name))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("no such file on the host: %s (relative names start at %s)", name, h.base)
+			return nil, fmt.Errorf("%w: %s (relative names start at %s)", errNoSource, name, h.base)
 		}
 		if err != nil {
 			return nil, err
@@ -249,7 +254,7 @@ func (s stageFiles) owners() func(*tar.Header) { return nil }
 
 func (s stageFiles) find(pattern string) ([]match, error) {
 	var out []match
-	for _, name := range expand(s, pattern) {
+	for _, name := range expand(s, expandVariables(pattern)) {
 		place, err := layer.Resolve(s.root, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("no such file in that stage: %s", name)

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,6 +92,12 @@ func TestFiles(t *testing.T) {
 		{name: "variable", src: "$NETROOT_TEST_DIR/x", dst: "/n", want: "n=x"},
 		{name: "home", src: "~/deep", dst: "/n", want: "n/er/f=f"},
 		{name: "all", src: "dir/.", dst: "/n/", want: "n/l -> x n/x=x", strict: "n/l=x n/x=x"},
+		{name: "escaped", src: `a\.txt`, dst: "/n", want: "n=a"},
+		{name: "escaped wildcard", src: `\*.txt`, dst: "/n/", want: "!no such file on the host: *.txt"},
+		{name: "escaped brackets", src: `br\[1]`, dst: "/n", want: "n=1"},
+		{name: "escaped variable", src: `\$HOME`, dst: "/n", want: "!no such file on the host: $HOME"},
+		{name: "escaped home", src: `\~/deep`, dst: "/n", want: "!no such file on the host: ~/deep"},
+		{name: "escaped, without a destination", src: `deep/\er/f`, want: "deep/er/f=f"},
 		{name: "missing", src: "none", want: "!no such file on the host: none"},
 		{name: "star for nothing", src: "none*", want: "!no such file on the host: none*"},
 		{name: "one of braces missing", src: "{a,c}.txt", dst: "/n/", want: "!no such file on the host: c.txt"},
@@ -163,6 +170,7 @@ func TestStrictFilesAreNew(t *testing.T) {
 
 // TestFilesFromStage checks that the links of a stage are resolved inside its tree.
 func TestFilesFromStage(t *testing.T) {
+	t.Setenv("NETROOT_TEST_DIR", "bin")
 	for _, tc := range []struct{ src, dst, want string }{
 		{"/usr/bin/tool", "", "usr/bin/tool=t"},
 		{"/bin/tool", "/opt/", "opt/tool=t"},
@@ -172,6 +180,8 @@ func TestFilesFromStage(t *testing.T) {
 		{"/out/passwd", "/x", "!no such file in that stage: /out/passwd"},
 		{"/none*", "/x", "!no such file in that stage: /none*"},
 		{"/../usr/bin/tool", "/x", "x=t"},
+		{`/usr/bin/\tool`, "/x", "x=t"},
+		{"/usr/$NETROOT_TEST_DIR/tool", "/x", "x=t"},
 	} {
 		dir := t.TempDir()
 		lay(t, dir, map[string]string{"stage/usr/bin/tool": "t", "stage/usr/bin/other": "o", "stage/bin": "-> /usr/bin", "stage/out": "-> /etc", "tree/": ""})
@@ -189,6 +199,34 @@ func TestFilesFromStage(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", tc.src, got, err, tc.want)
 		}
 		must(t, stage.Close(), root.Close())
+	}
+}
+
+// TestExpandAsShell holds expand against bash, which knows braces.
+func TestExpandAsShell(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil && os.Getenv("CI") == "true" {
+		t.Fatal(err)
+	} else if err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"a.txt", "b.txt", ".h.txt", "[x]", "!", "d/a*b", "d/.e/f", `d/back\slash`, "e{1,2}", "$V", "~"} {
+		lay(t, dir, map[string]string{name: ""})
+	}
+	t.Setenv("V", `d/*`)
+	t.Setenv("W", `d/back\slash`)
+	for _, pattern := range []string{
+		"a.txt", `a\.txt`, `a\.*`, "*", `\*`, `*\.txt`, `d/a\*b`, `d/a\**`, `\.*`, `.\h*`, "[[]x]", `\[x]`, `[!a].txt`, `[\!a]*`, `[a\!]`, `\{a,b}.txt`, `{a\,b}.txt`,
+		`{a,b}\.txt`, `e{1\,2}`, `e\{1,2\}`, "$V", "${V}", `\$V`, `$\V`, "$W", `d\/a*`, "d/*/f", "d/.*/f", `d/back\\slash`, `d/back\\*`, `\~`, "none{1,2}*", `no\ne`,
+	} {
+		out, err := exec.Command(bash, "--norc", "-c", `cd "$1" && printf '%s\n' `+pattern, "bash", dir).Output()
+		must(t, err)
+		got := strings.Join(expand(hostFiles{base: dir}, expandVariables(pattern)), "\n") + "\n"
+		sorted := func(s string) []string { return slices.Sorted(strings.SplitSeq(s, "\n")) }
+		if d := cmp.Diff(sorted(string(out)), sorted(got)); d != "" {
+			t.Errorf("%s (-bash +netroot):\n%s", pattern, d)
+		}
 	}
 }
 

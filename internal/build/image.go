@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,36 +28,28 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 	if err := os.Mkdir(parts, 0o755); err != nil {
 		return nil, err
 	}
-	if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
+	if !b.searched {
+		if err := b.phase("secrets", "", func(*term.Phase) error { return b.refuseSecrets(ctx) }); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.warnOfDisks(); err != nil {
 		return nil, err
 	}
-	var k *kernel.Kernel
-	var packing pack.Choice
 	var files []store.Part
 	add := func(role store.Role, path string) { files = append(files, store.Part{Role: role, Path: path}) }
-	err := b.phase("kernel", "", func(p *term.Phase) (err error) {
-		if k, err = kernel.Find(b.tree, b.opt.Kernel); err != nil {
-			return err
-		}
-		for _, skipped := range k.Skipped {
-			b.warn("skipped: %v", skipped)
-		}
-		p.Result(k.Release)
-		path := filepath.Join(parts, "vmlinuz")
-		add(store.RoleKernel, path)
-		if packing, err = b.opt.Pack.Choose(ctx, k); err != nil {
-			return err
-		}
-		return copyOut(b.tree, k.Image, path)
-	})
+	k, packing, err := b.kernel(ctx, parts, add)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.initramfs(ctx, k, packing, parts, add); err != nil {
-		return nil, err
-	}
-	if err := b.dracut(ctx, k, parts, add); err != nil {
-		return nil, err
+	if k != nil {
+		b.warnOfProfiles()
+		if err := b.initramfs(ctx, k, packing, parts, add); err != nil {
+			return nil, err
+		}
+		if err := b.dracut(ctx, k, parts, add); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.pack(ctx, packing, filepath.Join(parts, "root."+packing.Format), add); err != nil {
 		return nil, err
@@ -71,6 +64,35 @@ func (b *builder) image(ctx context.Context) (*store.Image, error) {
 		return err
 	})
 	return image, err
+}
+
+// kernel finds the kernel of the image, nil if it is to have none, and decides how the root is
+// packed for it.
+func (b *builder) kernel(ctx context.Context, parts string, add func(store.Role, string)) (k *kernel.Kernel, packing pack.Choice, err error) {
+	if b.opt.Kernel == NoKernel {
+		packing, err = b.opt.Pack.Choose(ctx, nil)
+		return nil, packing, err
+	}
+	err = b.phase("kernel", "", func(p *term.Phase) (err error) {
+		if k, err = kernel.Find(b.tree, b.opt.Kernel); err != nil {
+			// The tree does not stay in the directory that the message names.
+			return b.withoutMounts(errors.New(strings.ReplaceAll(err.Error(), b.tree, "the tree")))
+		}
+		for _, skipped := range k.Skipped {
+			b.warn("skipped: %v", skipped)
+		}
+		if len(k.Others) > 0 {
+			b.opt.Progress.Message("the image boots kernel %s; the tree also has %s: \"kernel: RELEASE\" in the label, or --kernel, chooses another", k.Release, strings.Join(k.Others, ", "))
+		}
+		p.Result(k.Release)
+		path := filepath.Join(parts, "vmlinuz")
+		add(store.RoleKernel, path)
+		if packing, err = b.opt.Pack.Choose(ctx, k); err != nil {
+			return err
+		}
+		return copyOut(b.tree, k.Image, path)
+	})
+	return k, packing, err
 }
 
 func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, packing pack.Choice, dir string, add func(store.Role, string)) error {
@@ -111,6 +133,17 @@ func (b *builder) initramfs(ctx context.Context, k *kernel.Kernel, packing pack.
 }
 
 func (b *builder) pack(ctx context.Context, packing pack.Choice, out string, add func(store.Role, string)) error {
+	sparse, err := pack.FindSparse(b.tree)
+	if err != nil {
+		return err
+	}
+	for _, s := range sparse {
+		text := fmt.Sprintf("/%s: %s, but %s on disk; its holes take no space in the image", s.Path, term.Size(s.Size), term.Size(s.Used))
+		if packing.Format == "erofs" {
+			text += ", but mkfs.erofs reads them all: squashfs does not"
+		}
+		b.opt.Progress.Message("%s", text)
+	}
 	return b.phase("pack", packing.Format+", "+packing.Compressor, func(p *term.Phase) error {
 		r, err := packing.Pack(ctx, b.tree, out, pack.Options{
 			Level: b.opt.Level, Name: b.opt.Label,
@@ -131,18 +164,43 @@ func (b *builder) pack(ctx context.Context, packing pack.Choice, out string, add
 // refuseSecrets fails if the tree contains a secret, because everyone who can reach the server can
 // read an image.
 func (b *builder) refuseSecrets(ctx context.Context) error {
-	found, err := secrets.Scan(ctx, b.tree)
+	found, err := secrets.Scan(ctx, b.tree, func(ctx context.Context, files []string) (map[string]bool, error) {
+		return packaged(ctx, b.tree, files)
+	})
 	if err != nil {
 		return err
 	}
+	found = slices.DeleteFunc(found, func(f secrets.Finding) bool { return b.opt.Allow.Allows(f.Path) })
 	warnings, err := b.opt.Allow.Judge(found)
 	for _, w := range warnings {
 		b.warn("%s", w)
 	}
+	removal := ""
+	if b.opt.Update { // a machine may have run from the tree
+		removal = removalCommand(b.opt.Label, found)
+	}
+	switch {
+	case removal != "" && err != nil:
+		return fmt.Errorf("%w\nto remove what machines made for themselves in this tree: %s", err, removal)
+	case removal != "":
+		b.warn("to remove what machines made for themselves in this tree: %s", removal)
+	}
+	b.searched = err == nil
 	return err
 }
 
-// imageConfig returns the description that is stored in the image.
+// removalCommand is the command that removes the identities of machines from the tree of a label;
+// empty: it has none.
+func removalCommand(label string, found []secrets.Finding) string {
+	script := secrets.Removal(found)
+	if script == "" {
+		return ""
+	}
+	return fmt.Sprintf("netroot exec %s -- sh -c %s", label, secrets.Quote(script))
+}
+
+// imageConfig returns the description that is stored in the image. k is nil if the image has no
+// kernel.
 func (b *builder) imageConfig(ctx context.Context, k *kernel.Kernel, packing pack.Choice) (store.Config, error) {
 	list, err := packages(ctx, b.tree)
 	if err != nil {
@@ -152,24 +210,23 @@ func (b *builder) imageConfig(ctx context.Context, k *kernel.Kernel, packing pac
 	if err != nil {
 		return store.Config{}, err
 	}
-	transports, err := initramfs.Transports(b.tree, k)
-	if err != nil {
-		return store.Config{}, err
-	}
-	return store.Config{
-		Created:       b.created,
-		Architecture:  runtime.GOARCH,
-		System:        systemName(b.tree),
-		RecipeDigest:  b.recipeDigest(),
-		KernelRelease: k.Release,
-		RootFormat:    packing.Format,
-		Compressor:    packing.Compressor,
-		Transports:    transports,
+	cfg := store.Config{
+		Created:      b.created,
+		Architecture: runtime.GOARCH,
+		System:       systemName(b.tree),
+		RecipeDigest: b.recipeDigest(),
+		RootFormat:   packing.Format,
+		Compressor:   packing.Compressor,
 
 		DracutTransports: b.dracutTransports,
 		TreeSize:         size,
 		Packages:         list,
-	}, nil
+	}
+	if k != nil {
+		cfg.KernelRelease = k.Release
+		cfg.Transports, err = initramfs.Transports(b.tree, k)
+	}
+	return cfg, err
 }
 
 func (b *builder) warn(format string, args ...any) {

@@ -2,11 +2,14 @@ package build
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // tailLines is the number of lines that are shown of a failing part's output.
@@ -17,6 +20,7 @@ type buildLog struct {
 	mu   sync.Mutex
 	file *os.File
 	last []byte
+	err  error // the first of writing
 }
 
 func newLog(dir, label string) (*buildLog, error) {
@@ -34,6 +38,8 @@ func (l *buildLog) Name() string { return l.file.Name() }
 
 func (l *buildLog) Close() error { return l.file.Close() }
 
+// Write never fails: a program whose output it is would be killed by SIGPIPE, with that as its only
+// error.
 func (l *buildLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,7 +48,23 @@ func (l *buildLog) Write(p []byte) (int, error) {
 	if len(l.last) > 2*keep {
 		l.last = append([]byte(nil), l.last[len(l.last)-keep:]...)
 	}
-	return l.file.Write(p)
+	if _, err := l.file.Write(p); err != nil && l.err == nil {
+		l.err = fmt.Errorf("the log is not complete: %w", err)
+	}
+	return len(p), nil
+}
+
+// failed is why the log is not complete, if it is not.
+func (l *buildLog) failed() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// full reports whether the disk of the log is full.
+func (l *buildLog) full() bool {
+	err := l.failed()
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
 
 // mark begins a new part.

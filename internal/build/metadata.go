@@ -155,11 +155,12 @@ const (
 	historyDir = metaDir + "/bootstrap_history"
 )
 
-// source stores the recipe. An older recipe of the tree (localimage, --update) moves to the
+// source stores the recipe as it was written: the values of build arguments, such as a token for a
+// repository, do not belong into an image that everybody may read. An older recipe of the tree (localimage, --update) moves to the
 // history: Apptainer0, Apptainer1, ...
 func (m *metadata) source(root *os.Root) error {
 	old, err := root.ReadFile(recipeFile)
-	if err == nil && bytes.Equal(old, m.recipe.Source) {
+	if err == nil && bytes.Equal(old, m.recipe.Written) {
 		return nil
 	}
 	if err == nil {
@@ -180,7 +181,7 @@ func (m *metadata) source(root *os.Root) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return writeFile(root, recipeFile, m.recipe.Source, 0o644)
+	return writeFile(root, recipeFile, m.recipe.Written, 0o644)
 }
 
 // environment appends %environment to the tree's environment file. It does not append a text that

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -92,6 +93,21 @@ func TestHistoryAndEnvironment(t *testing.T) {
 	}
 	if list, err := os.ReadDir(filepath.Join(dir, historyDir)); err != nil || len(list) != 2 {
 		t.Errorf("history %v, %v", list, err)
+	}
+}
+
+// The recipe in the tree has the names of build arguments and not their values.
+func TestRecipeAsWritten(t *testing.T) {
+	const text = "Bootstrap: scratch\n%arguments\nUSER=robot\n%post\nfetch {{ USER }}:{{ TOKEN }}\n"
+	dir := t.TempDir()
+	r, err := recipe.Parse("x.def", []byte(text), recipe.Options{Args: map[string]string{"TOKEN": "hunter2", "USER": "me"}})
+	must(t, err)
+	labelled(t, dir, "Bootstrap: scratch\n", func(m *metadata) { m.recipe, m.stage = r, r.Stages[0] })
+	if got, err := os.ReadFile(filepath.Join(dir, recipeFile)); err != nil || string(got) != text {
+		t.Errorf("the recipe in the tree is %q, %v", got, err)
+	}
+	if !strings.Contains(r.Stages[0].Post.Body, "me:hunter2") || bytes.Equal(r.Source, r.Written) {
+		t.Errorf("the arguments were not replaced: %q", r.Source)
 	}
 }
 

@@ -21,7 +21,7 @@ func TestPackErofs(t *testing.T) {
 	}
 	s := newSite(t)
 	_, err := Run(t.Context(), s.options(t, tiny, func(o *Options) { o.Pack = pack.AsErofs }))
-	if err == nil || !strings.Contains(err.Error(), "kernel: kernel "+release+" has no EROFS (CONFIG_EROFS_FS, Linux 5.4): use \"pack: squashfs\"") {
+	if err == nil || !strings.Contains(err.Error(), "kernel "+release+" has no EROFS (CONFIG_EROFS_FS, Linux 5.4): use \"pack: squashfs\"") {
 		t.Errorf("without EROFS: %v", err)
 	}
 	config := filepath.Join(s.dir, "kernel/boot/config-"+release)

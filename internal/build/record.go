@@ -31,15 +31,19 @@ import (
 // excluded, because it is not in an image.
 type record struct {
 	recipe string // digest of the recipe's text
-	image  string // label@id
+	image  string // label@id, or noImage
+	file   string // absolute path of the recipe; empty: not known
 	files  []file // sorted by path
 }
+
+// noImage is the image of a tree of which no image could be made.
+const noImage = "-"
 
 // file is an entry of a tree: its path, and all other facts in one string for comparison.
 type file struct{ path, facts string }
 
-// recordVersion begins the first line of a record. Each following line describes one file: the
-// facts, and the path quoted as in Go.
+// recordVersion begins the first line of a record, which has the fields recipe, image and file. Each
+// following line describes one file: the facts, and the path quoted as in Go.
 const recordVersion = "netroot-tree-1"
 
 func recordFile(tree string) string { return sibling(tree, ".files") }
@@ -133,7 +137,11 @@ func shortDigest(data []byte) string {
 
 func (r *record) save(name string) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s %s %s\n", recordVersion, r.recipe, r.image)
+	fmt.Fprintf(&b, "%s %s %s", recordVersion, r.recipe, r.image)
+	if r.file != "" {
+		b.WriteString(" " + strings.ReplaceAll(strconv.QuoteToASCII(r.file), " ", `\x20`))
+	}
+	b.WriteByte('\n')
 	for _, f := range r.files {
 		b.WriteString(f.facts + " " + strconv.Quote(f.path) + "\n")
 	}
@@ -168,10 +176,16 @@ func readRecord(from io.Reader) (*record, error) {
 	if len(head) > 0 && head[0] != recordVersion {
 		return nil, fmt.Errorf("record has another version: %w", fs.ErrNotExist)
 	}
-	if len(head) != 3 {
+	if len(head) != 3 && len(head) != 4 {
 		return nil, errors.New("first line is not the first line of a record")
 	}
 	r := &record{recipe: head[1], image: head[2]}
+	if len(head) == 4 {
+		var err error
+		if r.file, err = strconv.Unquote(head[3]); err != nil {
+			return nil, errors.New("first line does not name a recipe")
+		}
+	}
 	for lines.Scan() {
 		facts, quoted, _ := strings.Cut(lines.Text(), " ")
 		path, err := strconv.Unquote(quoted)

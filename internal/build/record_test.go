@@ -16,7 +16,7 @@ import (
 
 func TestRecord(t *testing.T) {
 	dir := t.TempDir()
-	r := &record{recipe: "sha256:1", image: "tiny@2", files: []file{{"/", "40755,0:0"}, {"/a \"b\"\n\xff", "100644,0:0,1,2"}}}
+	r := &record{recipe: "sha256:1", image: "tiny@2", file: "/srv/a \"b\"\n/tiny.def", files: []file{{"/", "40755,0:0"}, {"/a \"b\"\n\xff", "100644,0:0,1,2"}}}
 	name := filepath.Join(dir, ".tiny.files")
 	must(t, r.save(name))
 	got, err := loadRecord(name)
@@ -24,7 +24,7 @@ func TestRecord(t *testing.T) {
 		t.Errorf("%v (-want +got):\n%s", err, d)
 	}
 	for text, none := range map[string]bool{
-		"": false, "netroot-tree-2 x y\n": true, "netroot-tree-1 x\n": false, "netroot-tree-1 x y\n40755,0:0 /\n": false, "netroot-tree-1 x y\n40755\n": false,
+		"": false, "netroot-tree-2 x y\n": true, "netroot-tree-1 x\n": false, "netroot-tree-1 x y z\n": false, "netroot-tree-1 x y \"z\" a\n": false, "netroot-tree-1 x y\n40755,0:0 /\n": false, "netroot-tree-1 x y\n40755\n": false,
 	} {
 		must(t, os.WriteFile(name, []byte(text), 0o600))
 		if _, err := loadRecord(name); err == nil || errors.Is(err, fs.ErrNotExist) != none {
@@ -36,6 +36,7 @@ func TestRecord(t *testing.T) {
 func FuzzReadRecord(f *testing.F) {
 	f.Add([]byte("netroot-tree-1 sha256:1 tiny@2\n40755,0:0 \"/\"\n100644,0:0,1,2 \"/a\"\n"))
 	f.Add([]byte("netroot-tree-1 x y\n \"\"\n"))
+	f.Add([]byte("netroot-tree-1 x - \"/srv/with\\x20blank.def\"\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := readRecord(bytes.NewReader(data))
 		if err != nil {
@@ -90,7 +91,7 @@ func TestChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 			files, err := listFiles(dir)
-			must(t, err, (&record{"sha256:1", "tiny@2", files}).save(recordFile(dir)))
+			must(t, err, (&record{recipe: "sha256:1", image: "tiny@2", files: files}).save(recordFile(dir)))
 			if err := tc.do(dir); errors.Is(err, unix.ENOTSUP) {
 				t.Skip(err)
 			} else if err != nil {

@@ -17,6 +17,9 @@ var sectionNames = []string{
 	"pre", "setup", "files", "post", "environment", "labels", "runscript", "startscript", "test", "help", "apps",
 }
 
+// SectionNames returns the names that ParseSections accepts for one section.
+func SectionNames() []string { return slices.Clone(sectionNames) }
+
 // ParseSections checks the names of sections. It accepts "all" and "none".
 func ParseSections(names []string) (Sections, error) {
 	var s Sections
@@ -28,7 +31,7 @@ func ParseSections(names []string) (Sections, error) {
 		case name == "none", slices.Contains(sectionNames, name):
 			s = append(s, name)
 		default:
-			return nil, fmt.Errorf("%q is not a section name: use %s, all or none%s", name, strings.Join(sectionNames, ", "), nearest.Hint(name, sectionNames))
+			return nil, fmt.Errorf("unknown section %q%s", name, nearest.Choice(name, append(SectionNames(), "all", "none")))
 		}
 	}
 	return s, nil

@@ -167,6 +167,9 @@ func (b *builder) bootstrap(ctx context.Context, st *recipe.Stage, log io.Writer
 	if err := b.fill(ctx, st, log); err != nil {
 		return err
 	}
+	if err := b.noteMounts(st); err != nil {
+		return err
+	}
 	return b.inRoot(func(root *os.Root) error {
 		if err := baseEnvironment(root, isOneOf(st, agentsOfTrees), b.opt.Strict); err != nil {
 			return err
@@ -221,7 +224,7 @@ func (b *builder) post(ctx context.Context, st *recipe.Stage, log io.Writer) err
 	}
 	if text := installApps(st.Apps); text != "" && b.opt.Sections.has("apps") {
 		if len(scripts) == 1 && !slices.Contains(scripts[0].Args, "-c") {
-			scripts[0].Body += text
+			scripts[0].Append(text)
 		} else {
 			scripts = append(scripts, recipe.Script{Body: text})
 		}

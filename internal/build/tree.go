@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,7 +21,7 @@ type Tree struct {
 // OpenTree opens the tree of a label for the verb that will work in it.
 func OpenTree(dir, label, verb string) (*Tree, error) {
 	if fi, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, noTree(label)
+		return nil, &NoTreeError{Label: label}
 	} else if err != nil {
 		return nil, err
 	} else if !fi.IsDir() {
@@ -33,8 +34,25 @@ func OpenTree(dir, label, verb string) (*Tree, error) {
 	return &Tree{dir, l}, nil
 }
 
-func noTree(label string) error {
-	return fmt.Errorf("label %s has no tree yet: run \"netroot build %s\" first", label, label)
+// NoTreeError is the error for a label whose tree was not built yet. Arg is what the caller gives to
+// "netroot build", if that is not the label.
+type NoTreeError struct{ Label, Arg string }
+
+func (e *NoTreeError) Error() string {
+	return fmt.Sprintf("label %s has no tree yet: run \"netroot build %s\" first", e.Label, cmp.Or(e.Arg, e.Label))
+}
+
+// RecipeOf returns the absolute path of the recipe from which a tree was built. It is empty if there
+// is no tree, or if its build left no record of the recipe.
+func RecipeOf(dir string) string {
+	if _, err := os.Stat(dir); err != nil {
+		return ""
+	}
+	r, err := loadRecord(recordFile(dir))
+	if err != nil {
+		return ""
+	}
+	return r.file
 }
 
 // Close releases the tree for other processes.
@@ -86,7 +104,13 @@ func (c Changes) String() string {
 	return strings.Join(counts, ", ") + ": " + strings.Join(paths, ", ") + more
 }
 
-// Changes compares the tree with the files that its image was made of. It reads only metadata:
+// Imaged reports whether an image was made of the tree. It is true if the build left no record.
+func (t *Tree) Imaged() bool {
+	r, err := loadRecord(recordFile(t.dir))
+	return err != nil || r.image != noImage
+}
+
+// Changes compares the tree with the files that its build left, of which its image was made. It reads only metadata:
 // 10,000 files take a tenth of a second. known is false if the build left no record.
 func (t *Tree) Changes() (c Changes, known bool, err error) {
 	old, err := loadRecord(recordFile(t.dir))

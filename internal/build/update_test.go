@@ -1,6 +1,7 @@
 package build
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/sandbox"
+	"netroot/internal/secrets"
 )
 
 // TestUpdate follows a tree: it is built, changed by hand, packed again, and updated with another
@@ -201,5 +203,53 @@ func TestServedTreeStays(t *testing.T) {
 	s.build(t, tiny, func(o *Options) { o.Force = true })
 	if now, err := os.Stat(s.tree); err != nil || os.SameFile(before, now) {
 		t.Errorf("with force it was not replaced, %v", err)
+	}
+}
+
+// TestUpdateAfterMachine: what a machine made for itself in a tree that it could write to is named
+// with the command that removes it, before %test fails on it.
+func TestUpdateAfterMachine(t *testing.T) {
+	s := newSite(t)
+	text := tiny + "%post\nmkdir -p /etc\n%test\nif [ -e /etc/ssh/ssh_host_ed25519_key ]; then echo there is a host key; exit 1; fi\n"
+	first := s.build(t, text, nil)
+	update := func(o *Options) { o.Update = true }
+	lay(t, s.tree, map[string]string{
+		"etc/ssh/ssh_host_ed25519_key": "key", "etc/ssh/ssh_host_rsa_key": "key", "var/lib/systemd/random-seed": "seed", "etc/machine-id": strings.Repeat("0a", 16) + "\n",
+	})
+	_, err := Run(t.Context(), s.options(t, text, update))
+	const command = "netroot exec tiny -- sh -c ': > /etc/machine-id; rm -f /etc/ssh/ssh_host_ed25519_key /etc/ssh/ssh_host_rsa_key /var/lib/systemd/random-seed'"
+	if failed, ok := errors.AsType[*Error](err); !ok || failed.Phase != "secrets" || !strings.HasSuffix(err.Error(), command) {
+		t.Fatalf("%v; want the command %s", err, command)
+	}
+	if imageOf(t, s) != first.Image.Name() {
+		t.Error("the label names another image")
+	}
+
+	// Allowed on purpose, the key is for %test, whose last words are the reason.
+	_, err = Run(t.Context(), s.options(t, text, func(o *Options) { o.Update, o.Allow = true, secrets.Allow{"/etc/ssh", "/var/lib/systemd"} }))
+	if err == nil || err.Error() != "%test: there is a host key (exit status 1)" {
+		t.Errorf("%v", err)
+	}
+	if out := s.out.String(); !strings.Contains(out, "netroot exec tiny -- sh -c ': > /etc/machine-id'") {
+		t.Errorf("nothing says how to empty the machine id:\n%s", out)
+	}
+
+	box := sandbox.Sandbox{Root: s.tree}
+	must(t, box.Run(t.Context(), []string{"sh", "-c", ": > /etc/machine-id; rm -f /etc/ssh/ssh_host_ed25519_key /etc/ssh/ssh_host_rsa_key /var/lib/systemd/random-seed"}))
+	s.build(t, text, update)
+}
+
+func TestLastWords(t *testing.T) {
+	for _, test := range []struct {
+		tail []string
+		want string
+	}{
+		{nil, ""},
+		{[]string{"first", "last", "+ exit 1", "  "}, "last"},
+		{[]string{"+ false"}, ""},
+	} {
+		if got := lastWords(test.tail); got != test.want {
+			t.Errorf("%q: %q, want %q", test.tail, got, test.want)
+		}
 	}
 }

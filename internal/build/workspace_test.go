@@ -45,7 +45,7 @@ func TestWorkspace(t *testing.T) {
 			t.Errorf("published %q, %v; want %q", got, err, text)
 		}
 	}
-	must(t, w.close())
+	must(t, w.close(t.Errorf))
 	if _, err := os.Lstat(w.dir); !os.IsNotExist(err) {
 		t.Errorf("the workspace is left: %v", err)
 	}
@@ -55,6 +55,104 @@ func TestWorkspace(t *testing.T) {
 	if left, _ := filepath.Glob(sibling(tree, ".lock")); len(left) != 0 {
 		t.Errorf("left beside the tree: %v", left)
 	}
+}
+
+// Only root and its group reach the trees, also those that an older netroot has left open.
+func TestTreesAreClosedToOthers(t *testing.T) {
+	top := t.TempDir()
+	must(t, os.Chmod(top, 0o755), os.Chmod(filepath.Dir(top), 0o755)) // as t.TempDir makes them, they are private
+	if open, err := openToOthers(top); err != nil || !open {
+		t.Skipf("a parent of %s is closed to others: %v", top, err)
+	}
+	for _, c := range []struct {
+		name  string
+		files map[string]string
+		mode  os.FileMode // of the directory of the trees before, 0 if there is none
+		want  os.FileMode
+		warns bool
+	}{
+		{"new", nil, 0, 0o700, false},
+		{"older", map[string]string{"a/.singularity.d/x": "", ".a.lock": ""}, 0o755, 0o750, false},
+		{"private", map[string]string{"home/thesis": ""}, 0o750, 0o750, false},
+		{"shared", map[string]string{"home/thesis": ""}, 0o755, 0o755, true},
+	} {
+		parent := filepath.Join(top, c.name)
+		if c.mode != 0 {
+			must(t, os.Mkdir(parent, 0o755), os.Chmod(parent, c.mode))
+		}
+		lay(t, parent, c.files)
+		w, err := openWorkspace(filepath.Join(parent, "new"), "new", false)
+		must(t, err)
+		fi, err := os.Stat(parent)
+		must(t, err)
+		if fi.Mode().Perm() != c.want || (len(w.warnings) == 1) != c.warns {
+			t.Errorf("%s: mode %v with warnings %v, want %v", c.name, fi.Mode().Perm(), w.warnings, c.want)
+		}
+		must(t, w.close(t.Errorf))
+	}
+}
+
+// What the directory of the trees gives to all that is made in it does not get into a tree.
+func TestInheritsNothing(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "trees")
+	must(t, os.Mkdir(parent, 0o755), os.Chmod(parent, 0o2755|os.ModeSetgid))
+	// user::rwx, group::rwx, other::rwx, as acl(5) has them on disk: version 2, then tag, permissions and id.
+	acl := []byte("\x02\x00\x00\x00" + "\x01\x00\x07\x00\xff\xff\xff\xff" + "\x04\x00\x07\x00\xff\xff\xff\xff" + "\x20\x00\x07\x00\xff\xff\xff\xff")
+	if err := unix.Setxattr(parent, "system.posix_acl_default", acl, 0); err != nil {
+		t.Logf("without access control lists: %v", err)
+	}
+	w, err := openWorkspace(filepath.Join(parent, "a"), "a", false)
+	must(t, err)
+	stage := filepath.Join(w.dir, "stage1")
+	must(t, os.Mkdir(stage, 0o755), os.WriteFile(filepath.Join(stage, "f"), nil, 0o644))
+	for path, want := range map[string]os.FileMode{w.dir: os.ModeDir | 0o700, stage: os.ModeDir | 0o755, filepath.Join(stage, "f"): 0o644} {
+		if fi, err := os.Stat(path); err != nil || fi.Mode() != want {
+			t.Errorf("%s: %v, %v; want %v", path, fi.Mode(), err, want)
+		}
+		if _, err := unix.Getxattr(path, "system.posix_acl_access", nil); err == nil {
+			t.Errorf("%s has an access control list", path)
+		}
+	}
+	must(t, w.close(t.Errorf))
+}
+
+// A file that chattr has fixed is removed with its tree, and one that cannot be removed is not the end of a build.
+func TestRemoveFixedFiles(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "trees")
+	left := filepath.Join(parent, ".build-a-1")
+	lay(t, left, map[string]string{"etc/resolv.conf": "", "var/log/log": ""})
+	if !fix(t, filepath.Join(left, "etc/resolv.conf"), 0x10) || !fix(t, filepath.Join(left, "var/log"), 0x20) {
+		t.Skip("needs root and a file system with attributes")
+	}
+	w, err := openWorkspace(filepath.Join(parent, "a"), "a", false)
+	must(t, err)
+	if _, err := os.Lstat(left); !os.IsNotExist(err) || len(w.warnings) > 0 {
+		t.Errorf("the workspace of a killed build is left: %v, %v", err, w.warnings)
+	}
+	must(t, w.close(t.Errorf))
+
+	must(t, os.MkdirAll(left+"/mnt", 0o755), unix.Mount("tmpfs", left+"/mnt", "tmpfs", 0, "size=64k"))
+	defer unix.Unmount(left+"/mnt", 0)
+	w, err = openWorkspace(filepath.Join(parent, "a"), "a", false)
+	must(t, err)
+	if len(w.warnings) != 1 || !strings.Contains(w.warnings[0].Error(), left+"/mnt is a mount point: unmount it") {
+		t.Errorf("with a mount in what is left: %v", w.warnings)
+	}
+	must(t, w.close(t.Errorf))
+}
+
+// fix sets attributes of chattr(1), and returns whether that is possible here. They are removed in the end.
+func fix(t *testing.T, path string, flags int) bool {
+	set := func(flags int) error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags)
+	}
+	t.Cleanup(func() { set(0) })
+	return set(flags) == nil
 }
 
 // TestLockIsOnes checks that only one process holds the lock, although the lock file comes and

@@ -240,9 +240,11 @@ func empty(dir string) error {
 	return err
 }
 
-// expired reports whether a snapshot is too old to be used, or its description could not be read.
+// expired reports whether a snapshot is too old to be used, or its description could not be read. A
+// time in the future comes from a clock that was wrong, and says nothing about the age.
 func (c *Cache) expired(m Meta) bool {
-	return m.Created.IsZero() || c.opt.MaxAge > 0 && time.Since(m.Created) > c.opt.MaxAge
+	age := time.Since(m.Created)
+	return m.Created.IsZero() || age < 0 || c.opt.MaxAge > 0 && age > c.opt.MaxAge
 }
 
 func (c *Cache) place(key Key) string { return filepath.Join(c.dir, string(key)) }

@@ -266,7 +266,8 @@ func TestLastUsedStays(t *testing.T) {
 func TestTooOldOrDamaged(t *testing.T) {
 	c, tree, key := newCache(t, Options{}), newTree(t), NewKey("a")
 	for name, meta := range map[string]string{
-		"old": `{"what":"x","created":"2020-01-01T00:00:00Z"}`, "empty": "", "no date": `{"what":"x"}`, "not JSON": `{"what`,
+		"of the future": `{"what":"x","created":"2999-01-01T00:00:00Z"}`,
+		"old":           `{"what":"x","created":"2020-01-01T00:00:00Z"}`, "empty": "", "no date": `{"what":"x"}`, "not JSON": `{"what`,
 	} {
 		save(t, c, key, tree, "x")
 		if err := os.WriteFile(filepath.Join(c.place(key), metaName), []byte(meta), 0o600); err != nil {
@@ -476,5 +477,31 @@ func TestKilled(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(c.dir, ".*"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// The digest of a file with holes does not read them: these would take minutes.
+func TestContentOfHoles(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "f")
+	digests := map[string]string{}
+	for what, at := range map[string]int64{"middle": 1 << 39, "next": 1<<39 + 1<<21, "start": 0, "end": 1<<40 - 4} {
+		f, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteAt([]byte("data"), at)
+		if err := errors.Join(err, f.Truncate(1<<40), f.Close()); err != nil {
+			t.Skip("no such large files here: ", err)
+		}
+		d, err := Content(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for other, same := range digests {
+			if same == d {
+				t.Errorf("%s and %s have one digest", what, other)
+			}
+		}
+		digests[what] = d
 	}
 }

@@ -24,7 +24,7 @@ var ErrNone = errors.New("no configuration")
 // minimal is shown to those who have no file yet.
 const minimal = `labels:
   debian12:
-    recipe: recipes/debian12.def
+    recipe: recipes/debian.def
 `
 
 // Find returns the configuration file to use: explicit when it is not empty,

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -97,7 +98,7 @@ func TestErrors(t *testing.T) {
 	for name, tt := range map[string]struct{ src, want string }{
 		"unknown key": {"labels:\n  a:\n    recpie: x\n",
 			"n.yaml:3:5: unknown key \"recpie\" in label a; did you mean \"recipe\"?\n        recpie: x\n        ^"},
-		"unknown key, nothing like it": {"labels: {a: }\nnodes: 3\n", "n.yaml:2:1: unknown key \"nodes\" in the configuration: known are labels, networks, state\n"},
+		"unknown key, nothing like it": {"labels: {a: }\nnodes: 3\n", "n.yaml:2:1: unknown key \"nodes\" in the configuration: the keys are labels, networks, state\n"},
 		"key of a label at the top":    {"labels: {a: }\nrecipe: x\n", `n.yaml:2:1: unknown key "recipe"`},
 		"tab":                          {"labels:\n\ta:\n", "n.yaml:2:1: found character"},
 		"syntax":                       {"labels: [\n", "n.yaml:1:9: "},
@@ -111,9 +112,9 @@ func TestErrors(t *testing.T) {
 		"text for keys":                {"labels:\n  a: debian.def\n", "n.yaml:2:6: label a: expected keys with values, not \"debian.def\""},
 		"label name":                   {"labels:\n  Debian 12:\n", "n.yaml:2:3: \"Debian 12\" cannot be a label"},
 		"label path":                   {"labels:\n  ../x: {}\n", "cannot be a label"},
-		"transport":                    {"labels: {a: {transport: ndb}}", `n.yaml:1:25: unknown value "ndb"; did you mean "nbd"?`},
-		"initramfs":                    {"labels: {a: {initramfs: dracat}}", `unknown value "dracat"; did you mean "dracut"?`},
-		"transport, unlike":            {"labels: {a: {transport: carrier-pigeon}}", `unknown value "carrier-pigeon": known are nvme, nbd, iscsi, nfs-image, nfs, http`},
+		"transport":                    {"labels: {a: {transport: ndb}}", `n.yaml:1:25: unknown value "ndb": choose nvme, nbd, iscsi, nfs-image, nfs or http; did you mean "nbd"?`},
+		"initramfs":                    {"labels: {a: {initramfs: dracat}}", `unknown value "dracat": choose netroot or dracut; did you mean "dracut"?`},
+		"transport, unlike":            {"labels: {a: {transport: carrier-pigeon}}", `unknown value "carrier-pigeon": choose nvme, nbd, iscsi, nfs-image, nfs or http`},
 		"firmware":                     {"labels: {a: {vm: {firmware: efi}}}", `did you mean "uefi"?`},
 		"server with a port":           {"labels:\n  a:\n    servers: [boot1, 'boot2:4420']\n", `n.yaml:3:22: servers: "boot2:4420" is not an IPv6 address`},
 		"one server":                   {"labels: {a: {servers: boot1}}", "n.yaml:1:23: servers: expected a list"},
@@ -185,7 +186,7 @@ func TestMinimal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l := c.Labels["debian12"]; l.Recipe != "/etc/netroot/recipes/debian12.def" || l.Tree != "/var/lib/netroot/trees/debian12" {
+	if l := c.Labels["debian12"]; l.Recipe != "/etc/netroot/recipes/debian.def" || l.Tree != "/var/lib/netroot/trees/debian12" {
 		t.Errorf("%+v", l)
 	}
 }
@@ -221,6 +222,21 @@ func TestForRecipe(t *testing.T) {
 	}
 	if _, err := site.Empty().ForRecipe("/r/my recipe.def"); err == nil || !strings.Contains(err.Error(), `"my recipe" cannot be a label`) {
 		t.Error(err)
+	}
+}
+
+// TestForRecipeOfLabel checks that the path of a label's recipe means that label, and that another
+// recipe of the same name does not take its place.
+func TestForRecipeOfLabel(t *testing.T) {
+	s := site.Empty()
+	known := s.NewLabel("node")
+	known.Recipe, known.Pack = "/etc/netroot/recipes/node.def", "erofs"
+	s.Labels["node"] = known
+	if l, err := s.ForRecipe("/etc/netroot/recipes/node.def"); err != nil || l != known {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if l, err := s.ForRecipe("/home/a/node.def"); err == nil || !strings.Contains(err.Error(), "node, which is a label with another recipe, /etc/netroot/recipes/node.def: rename") {
+		t.Errorf("%+v, %v", l, err)
 	}
 }
 
@@ -308,5 +324,27 @@ func TestErrorsAreBounded(t *testing.T) {
 		if _, err := Parse("/n.yaml", []byte(src)); err == nil || len(err.Error()) > 3000 || !strings.HasPrefix(err.Error(), "/n.yaml:") {
 			t.Errorf("%.20q: an error of %d bytes", src, len(fmt.Sprint(err)))
 		}
+	}
+}
+
+// TestAllErrors: every mistake of a file is named, in the order of its lines.
+func TestAllErrors(t *testing.T) {
+	const src = "labels:\n  b: {transport: ndb, rw: maybe}\n  a:\n    recipie: x\n    servers: [a/b]\nnetworks: [10.0.0.1/8]\nsate: x\n"
+	_, err := Parse("n.yaml", []byte(src))
+	var got []string
+	for line := range strings.Lines(err.Error()) {
+		if strings.HasPrefix(line, "n.yaml:") {
+			got = append(got, strings.Join(strings.SplitN(line, ":", 4)[1:3], ":"))
+		}
+	}
+	if want := []string{"2:18", "2:27", "4:5", "5:15", "6:12", "7:1"}; !slices.Equal(got, want) {
+		t.Errorf("places %q, want %q\n%v", got, want, err)
+	}
+	many := "labels:\n"
+	for i := range 13 {
+		many += fmt.Sprintf("  a%d: {recipie: x}\n", i)
+	}
+	if _, err = Parse("n.yaml", []byte(many)); err == nil || strings.Count(err.Error(), "n.yaml:") != 10 || !strings.HasSuffix(err.Error(), "\nand 3 more") {
+		t.Errorf("%v", err)
 	}
 }

@@ -104,8 +104,8 @@ func (d *document) value(n ast.Node) (ast.Node, error) {
 	return nil, d.errorf(n, "alias leads to itself")
 }
 
-// entries calls do with each key and value of a mapping. Keys without a value
-// are left out: they say nothing.
+// entries calls do with each key and value of a mapping, and returns all errors. A key without a value
+// has nil.
 func (d *document) entries(n ast.Node, what string, do func(key, value ast.Node) error) error {
 	n, err := d.value(n)
 	if err != nil {
@@ -120,6 +120,7 @@ func (d *document) entries(n ast.Node, what string, do func(key, value ast.Node)
 	default:
 		return d.errorf(n, "%s: expected keys with values, not %s", what, kind(n))
 	}
+	var all []error
 	for _, p := range pairs {
 		if p.Key.Type() == ast.MergeKeyType {
 			return d.errorf(p.Key, "merge keys (<<) are not understood: write the keys out")
@@ -127,11 +128,9 @@ func (d *document) entries(n ast.Node, what string, do func(key, value ast.Node)
 		if p.Value == nil || p.Value.Type() == ast.NullType {
 			p.Value = nil
 		}
-		if err := do(p.Key, p.Value); err != nil {
-			return err
-		}
+		all = append(all, do(p.Key, p.Value))
 	}
-	return nil
+	return errors.Join(all...)
 }
 
 // mapping reads a mapping with known keys.
@@ -143,7 +142,7 @@ func (d *document) mapping(n ast.Node, what string, known fields) error {
 			names := slices.Sorted(maps.Keys(known))
 			hint := nearest.Hint(name, names)
 			if hint == "" {
-				hint = ": known are " + strings.Join(names, ", ")
+				hint = ": the keys are " + strings.Join(names, ", ")
 			}
 			return d.errorf(key, "unknown key %q in %s%s", name, what, hint)
 		}
@@ -200,7 +199,7 @@ func (d *document) boolean(n ast.Node) (bool, error) {
 	return b.Value, nil
 }
 
-// list reads a sequence of single values; false when n is no sequence.
+// list reads a sequence of single values; false when n is not a sequence.
 func (d *document) list(n ast.Node) (items []ast.Node, isList bool, err error) {
 	n, err = d.value(n)
 	if err != nil {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -19,7 +20,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// Parse reads src as the file at path would be read. What is wrong in it is reported as *Error.
+// Parse reads src as the file at path would be read. What is wrong in it is reported as
+// *Error, or as Errors.
 func Parse(path string, src []byte) (*site.Site, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -42,21 +44,21 @@ func Parse(path string, src []byte) (*site.Site, error) {
 		"networks": func(n ast.Node) (err error) { c.Networks, err = p.networks(n); return err },
 		"labels":   func(n ast.Node) error { labels = n; return nil },
 	})
-	if err != nil {
-		return nil, err
+	if labels == nil && err != nil {
+		return nil, inOrder(err)
 	}
 	if labels == nil {
 		return nil, &Error{File: path, Line: 1, Column: 1, Msg: "no labels are in it. The smallest configuration:\n\n" + minimal}
 	}
-	err = p.entries(labels, "labels", func(key, value ast.Node) error {
+	err = errors.Join(err, p.entries(labels, "labels", func(key, value ast.Node) error {
 		l, err := p.label(key, value)
 		if err == nil {
 			c.Labels[l.Name] = l
 		}
 		return err
-	})
+	}))
 	if err != nil {
-		return nil, err
+		return nil, inOrder(err)
 	}
 	return c, nil
 }
@@ -178,11 +180,7 @@ func oneOf[T ~string](p *reader, to *T, known []T) func(ast.Node) error {
 		for _, k := range known {
 			names = append(names, string(k))
 		}
-		hint := nearest.Hint(s, names)
-		if hint == "" {
-			hint = ": known are " + strings.Join(names, ", ")
-		}
-		return p.errorf(n, "unknown value %q%s", s, hint)
+		return p.errorf(n, "unknown value %q%s", s, nearest.Choice(s, names))
 	}
 }
 

@@ -46,7 +46,7 @@ type Options struct {
 type Result struct {
 	Path       string
 	Size       int64               // bytes
-	Transports []handoff.Transport // that it can attach a root by, in the order of Options.Transports
+	Transports []handoff.Transport // that it can attach a root over, in the order of Options.Transports
 	Warnings   []string            // why it cannot by the others
 }
 
@@ -105,18 +105,42 @@ func Make(ctx context.Context, opt Options) (*Result, error) {
 		}
 		r.Warnings = append(r.Warnings, warning)
 	}
-	if err := opt.run(ctx, t, append(add, "netroot")); err != nil {
+	add = append(add, "netroot")
+	said, err := opt.run(ctx, t, add)
+	if err != nil {
 		return nil, err
 	}
-	r.Size, err = opt.finish(ctx, r.Path)
-	return r, err
+	made, err := opt.finish(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("initramfs of dracut: %w", err)
+	}
+	if made.early {
+		r.Warnings = append(r.Warnings, "the kernel will not use the ACPI tables that dracut put into the initramfs (acpi_override), which is compressed as a whole")
+	}
+	return r, made.check(add, said)
 }
 
-// run has dracut write an archive, not compressed, into Dir.
-func (opt Options) run(ctx context.Context, t tree, modules []string) error {
+// check reports what an initramfs lacks. said is dracut's output.
+func (c contents) check(modules []string, said string) error {
+	if !c.init {
+		return fmt.Errorf("dracut made an initramfs without /init%s", complaint(said, ""))
+	}
+	if c.modules == nil {
+		return fmt.Errorf("dracut made an initramfs without a list of its modules (%s)", moduleLists[0])
+	}
+	for _, name := range modules {
+		if !slices.Contains(c.modules, name) {
+			return fmt.Errorf("dracut left its module %s out%s", name, complaint(said, name))
+		}
+	}
+	return nil
+}
+
+// run has dracut write an archive, not compressed, into Dir, and returns dracut's output.
+func (opt Options) run(ctx context.Context, t tree, modules []string) (string, error) {
 	folder, err := opt.modules(t)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var said bytes.Buffer
 	out := io.MultiWriter(opt.Log, &said)
@@ -126,22 +150,18 @@ func (opt Options) run(ctx context.Context, t tree, modules []string) error {
 		Binds: []sandbox.Bind{{Source: opt.Dir, Target: "/tmp"}, {Source: folder, Target: modulesDir, ReadOnly: true}},
 	}
 	argv := []string{
-		program, "--force", "--no-hostonly", "--no-hostonly-cmdline", "--no-early-microcode", "--no-compress",
+		// Level 4 says why a module is left out; the default is 3 since dracut 109, and in some
+		// distributions.
+		program, "--stdlog", "4", "--force", "--no-hostonly", "--no-hostonly-cmdline", "--no-early-microcode", "--no-compress",
 		"--filesystems", filesystems, "--tmpdir", "/tmp", "--kver", opt.Kernel.Release, "--add", strings.Join(modules, " "), "--omit", strings.Join(omitted, " "),
 	}
 	if t.contains(program, "--reproducible") { // not in EL 7
 		argv = append(argv, "--reproducible")
 	}
 	if err := s.Run(ctx, append(argv, "/tmp/"+plainName)); err != nil {
-		return fmt.Errorf("%w%s", err, complaint(said.String()))
+		return "", fmt.Errorf("%w%s", err, complaint(said.String(), ""))
 	}
-	included := includes(said.String())
-	for _, name := range modules {
-		if !slices.Contains(included, name) {
-			return fmt.Errorf("dracut left its module %s out%s", name, complaint(said.String()))
-		}
-	}
-	return nil
+	return said.String(), nil
 }
 
 // plainName is what dracut calls its archive, in Dir.
@@ -203,38 +223,49 @@ func Install(root *os.Root, name, init string) error {
 
 // finish removes what differs from run to run and compresses the archive as the kernel supports it
 // best.
-func (opt Options) finish(ctx context.Context, path string) (int64, error) {
+func (opt Options) finish(ctx context.Context, r *Result) (made contents, err error) {
 	plain := filepath.Join(opt.Dir, plainName)
 	in, err := os.Open(plain)
 	if err != nil {
-		return 0, err
+		return contents{}, err
 	}
 	defer in.Close()
-	size, err := initramfs.Compress(ctx, opt.Kernel.Config, path, func(w io.Writer) error { return timeless(w, in) })
+	r.Size, err = initramfs.Compress(ctx, opt.Kernel.Config, r.Path, func(w io.Writer) error {
+		made, err = timeless(w, in)
+		return err
+	})
 	if err != nil {
-		return 0, fmt.Errorf("initramfs of dracut: %w", err)
+		return contents{}, err
 	}
-	return size, os.Remove(plain)
+	return made, os.Remove(plain)
 }
 
-var includedLine = regexp.MustCompile(`\*\*\* Including module: (\S+) \*\*\*`)
+// messageLine is a line of dracut's output. Since dracut 106 it begins with a letter for its level:
+// fatal, error, warning, info, debug or trace.
+var messageLine = regexp.MustCompile(`^dracut(?:\[([FEWIDT])\])?: (.*?)\s*$`)
 
-// includes lists the modules that dracut reported as included.
-func includes(said string) []string {
-	var out []string
-	for _, m := range includedLine.FindAllStringSubmatch(said, -1) {
-		out = append(out, m[1])
-	}
-	return out
-}
-
-// complaint is the last line in which dracut may have said what is wrong.
-func complaint(said string) string {
-	last := ""
+// complaint returns the line in which dracut says what is wrong, after ": ": the one about a module
+// that was left out, otherwise the last of the highest level.
+func complaint(said, module string) string {
+	byLevel := map[string]string{}
 	for line := range strings.Lines(said) {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "dracut: "); ok && !strings.HasPrefix(text, "***") && !strings.Contains(text, "will not be installed") {
-			last = ": " + text
+		m := messageLine.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		level, text := m[1], m[2]
+		switch {
+		case module != "" && strings.Contains(text, "odule '"+module+"' "): // "Module", "dracut module"
+			return ": " + text
+		case strings.HasPrefix(text, "***"), strings.HasPrefix(text, "Executing: "), strings.Contains(text, " will not be installed"):
+		default:
+			byLevel[level] = text
 		}
 	}
-	return last
+	for _, level := range []string{"F", "E", "W", ""} {
+		if text := byLevel[level]; text != "" {
+			return ": " + text
+		}
+	}
+	return ""
 }

@@ -2,6 +2,7 @@ package dracut
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -150,6 +151,46 @@ func TestGenerator(t *testing.T) {
 			inShell(t, shell, lib, prefix, line, `. ./netroot-generator.sh`)
 			if diff := cmp.Diff(want, listing(t, prefix)); diff != "" {
 				t.Errorf("%s: %s (-want +got):\n%s", name, line, diff)
+			}
+		}
+	}
+}
+
+// systemd-networkd in the initramfs asks for the address of the boot interface, whatever its version
+// makes of BOOTIF=. The file sorts before those of systemd-network-generator.
+func TestGeneratorNetworkd(t *testing.T) {
+	lib := dracutLib(t)
+	file := func(mac string) string {
+		return "[Match]\nMACAddress=" + mac + "\nKind=!*\n[Network]\nDHCP=ipv4\nKeepConfiguration=dhcp-on-stop\n[DHCPv4]\nClientIdentifier=mac\nSendRelease=no\n"
+	}
+	const mac, ib = "52-54-00-12-34-AB", "80-00-02-08-fe-80-00-00-00-00-00-00-f4-52-14-03-00-7b-cb-a1"
+	for name, shell := range shells(t) {
+		for line, want := range map[string]string{
+			"ip=dhcp BOOTIF=01-" + mac:                                  file("52:54:00:12:34:AB"),
+			"BOOTIF=01-" + mac:                                          file("52:54:00:12:34:AB"),
+			"BOOTIF=" + mac + " ip=BOOTIF:dhcp":                         file("52:54:00:12:34:AB"),
+			"BOOTIF=01-" + mac + " ip=::::n1:BOOTIF:dhcp":               file("52:54:00:12:34:AB"),
+			"ip=dhcp BOOTIF=20-" + ib:                                   file(strings.ReplaceAll(ib, "-", ":")),
+			"ip=dhcp":                                                   "",
+			"BOOTIF=01-" + mac + " ip=eth1:dhcp":                        "",
+			"BOOTIF=01-" + mac + " ip=10.0.0.5::10.0.0.1:24::eth0:none": "",
+		} {
+			for _, networkd := range []bool{true, false} {
+				if !networkd && line != "ip=dhcp BOOTIF=01-"+mac {
+					continue
+				}
+				prefix := t.TempDir()
+				if networkd {
+					program := filepath.Join(prefix, "usr/lib/systemd/systemd-networkd")
+					if err := errors.Join(os.MkdirAll(filepath.Dir(program), 0o755), os.WriteFile(program, nil, 0o755)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				inShell(t, shell, lib, prefix, line, `. ./netroot-generator.sh`)
+				got, _ := os.ReadFile(filepath.Join(prefix, "run/systemd/network/00-netroot.network"))
+				if networkd && string(got) != want || !networkd && len(got) > 0 {
+					t.Errorf("%s: %s: networkd %v: %q, want %q", name, line, networkd, got, want)
+				}
 			}
 		}
 	}

@@ -15,9 +15,15 @@ import (
 // packages are the names of something in Debian and Ubuntu, and in Enterprise Linux and Fedora.
 type packages struct{ deb, rpm string }
 
+// The network of an initramfs. Debian's dracut-network depends on what brings it up in that release:
+// isc-dhcp-client and iputils-arping before Debian 13, later those or systemd-networkd, and with
+// dracut 112 systemd-networkd or NetworkManager, since neither network-legacy nor isc-dhcp-client
+// exists.
 var (
-	basePackages    = packages{"dracut-core, dracut-network, isc-dhcp-client and iputils-arping", "dracut, dracut-network and NetworkManager"}
-	networkPackages = packages{"dracut-network, isc-dhcp-client and iputils-arping", "dracut-network and NetworkManager"}
+	basePackages    = packages{"dracut-core and dracut-network", "dracut, dracut-network and NetworkManager"}
+	networkPackages = packages{"dracut-network", "dracut-network and NetworkManager"}
+	legacyPackages  = packages{"isc-dhcp-client and iputils-arping", "NetworkManager"}
+	modernPackages  = packages{"systemd (with systemd-networkd) or network-manager", "NetworkManager or systemd-networkd"}
 )
 
 // need is what one of dracut's modules for a transport requires in the tree.
@@ -28,7 +34,7 @@ type need struct {
 	packages  packages
 }
 
-// needs are those of the modules of dracut 059, as their check() says. The other transports are the
+// needs are those of the modules of dracut 051 to 112, as their check() says. The other transports are the
 // work of netroot-init.
 var needs = []need{
 	{handoff.NBD, "nbd", [][]string{{"nbd-client"}}, packages{"nbd-client", "nbd"}},
@@ -54,14 +60,23 @@ func (t tree) hasProgram(name string) bool {
 	return false
 }
 
-// hasModule reports whether dracut has a module. The name of its folder begins with two digits.
-func (t tree) hasModule(name string) bool {
+// module returns the setup script of one of dracut's modules. The name of its folder begins with two
+// digits, which differ between versions.
+func (t tree) module(name string) (script string, ok bool) {
 	place, err := layer.Resolve(t.root, modulesDir)
 	if err != nil {
-		return false
+		return "", false
 	}
 	found, err := fs.Glob(t.root.FS(), place+"/[0-9][0-9]"+name+"/module-setup.sh")
-	return err == nil && len(found) > 0
+	if err != nil || len(found) == 0 {
+		return "", false
+	}
+	return found[0], true
+}
+
+func (t tree) hasModule(name string) bool {
+	_, ok := t.module(name)
+	return ok
 }
 
 // contains reports whether a text file contains a word.
@@ -124,12 +139,12 @@ func (t tree) hasAny(programs []string) bool {
 
 // network returns the modules to add for a network in the initramfs. dracut uses NetworkManager if
 // its generator for that exists, and otherwise prefers systemd-networkd to its own scripts
-// (modules.d/40network). The scripts are better known, and are preferred here if the programs that
-// they run exist.
+// (modules.d/40network). The scripts, which end with dracut 106, are better known, and are preferred
+// here if the programs that they run exist.
 func (t tree) network() ([]string, error) {
+	scripts := t.hasModule("network-legacy")
 	manager := t.hasModule("network-manager") && (t.has("/usr/libexec/nm-initrd-generator") || t.has("/usr/lib/nm-initrd-generator"))
-	legacy := t.hasModule("network-legacy") && t.hasProgram("dhclient") && t.hasProgram("ip") && t.hasAny([]string{"arping", "arping2"})
-	networkd := t.hasModule("systemd-networkd") && t.has("/usr/lib/systemd/systemd-networkd") && t.hasProgram("dbus-daemon")
+	legacy := scripts && t.hasProgram("dhclient") && t.hasProgram("ip") && t.hasAny([]string{"arping", "arping2"})
 	switch {
 	case !t.hasModule("network"):
 		return nil, fmt.Errorf("dracut in this tree has no network: install %s in the recipe", t.packages(networkPackages))
@@ -137,8 +152,21 @@ func (t tree) network() ([]string, error) {
 		return []string{"network-manager"}, nil
 	case legacy:
 		return []string{"network-legacy"}, nil
-	case networkd:
+	case t.networkd():
 		return []string{"systemd-networkd"}, nil
 	}
-	return nil, fmt.Errorf("dracut in this tree cannot bring up the network: install %s in the recipe", t.packages(networkPackages))
+	needed := modernPackages
+	if scripts {
+		needed = legacyPackages
+	}
+	return nil, fmt.Errorf("dracut in this tree cannot bring up the network: install %s in the recipe", t.packages(needed))
+}
+
+// networkd reports whether dracut can use systemd-networkd: check() and depends() of its module. In
+// dracut 051 nothing gives the command line to systemd-networkd; in dracut 059 it requires dbus.
+func (t tree) networkd() bool {
+	script, ok := t.module("systemd-networkd")
+	return ok && t.contains(script, "systemd-network-generator") && t.hasProgram("ip") &&
+		t.has("/usr/lib/systemd/systemd-networkd") && t.has("/usr/lib/systemd/systemd-network-generator") &&
+		(!t.contains(script, "echo dbus ") || t.hasAny([]string{"dbus-daemon", "dbus-broker"}))
 }

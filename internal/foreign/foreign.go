@@ -1,40 +1,41 @@
 // Package foreign runs the root servers of other projects, nbd-server and tgtd, for as long as a
-// machine requires them. A server listens on a free port of 127.0.0.1 and has exactly the
-// configuration that package export writes for a site.
+// machine requires them. A server has exactly the configuration that package export writes for a
+// site, but the address: it serves the connections of a listener that the caller has.
 //
-// The package does not configure a site, and does not stop servers that it did not start. A server
-// runs in its own process namespace and ends with the namespace, including daemons that it starts,
-// however this process ends.
+// The package does not configure a site, does not stop servers that it did not start, and does not
+// say who may connect: the listener does. A server runs in process and network namespaces of its
+// own. Nothing reaches it but through the listener, and it ends with its namespace, including
+// daemons that it starts, however this process ends.
 package foreign
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"netroot/internal/vm"
 )
 
 // Server is a running server of one root.
 type Server struct {
-	Addr netip.AddrPort
-	Name string // name of the program
+	Addr netip.AddrPort // of the listener, and of the server in its namespace
+	Name string         // name of the program
 
-	dir    string // directory of this run with configuration and sockets; the keeper removes it
-	life   io.Closer
-	output tail
-	done   chan struct{}
+	dir      string // directory of this run with configuration and sockets; the keeper removes it
+	listener net.Listener
+	control  *net.UnixConn
+	output   tail
+	done     chan struct{}
 }
 
 const (
@@ -43,14 +44,10 @@ const (
 	killDelay  = 5 * time.Second // time after the keeper was told to end
 )
 
-// prepare makes the directory of a run with one file. The text of the file may contain the free
-// port that was found.
-func prepare(name string, text func(netip.AddrPort) (string, error)) (*Server, error) {
-	ports, err := vm.FreePorts(1)
-	if err != nil {
-		return nil, err
-	}
-	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(ports[0]))
+// prepare makes the directory of a run with one file. The text of the file may contain the address
+// of the server.
+func prepare(l net.Listener, name string, text func(netip.AddrPort) (string, error)) (*Server, error) {
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
 	content, err := text(addr)
 	if err != nil {
 		return nil, err
@@ -63,11 +60,11 @@ func prepare(name string, text func(netip.AddrPort) (string, error)) (*Server, e
 		os.RemoveAll(dir)
 		return nil, err
 	}
-	return &Server{Addr: addr, dir: dir, done: make(chan struct{})}, nil
+	return &Server{Addr: addr, dir: dir, listener: l, done: make(chan struct{})}, nil
 }
 
 // start starts the program under the keeper (Main). It ends when ctx ends, when Close is called,
-// and when this process ends: the keeper's standard input is a pipe whose other end only this
+// and when this process ends: the keeper's standard input is a socket whose other end only this
 // process has.
 func (s *Server) start(ctx context.Context, env []string, argv ...string) error {
 	program, err := find(argv[0])
@@ -75,27 +72,50 @@ func (s *Server) start(ctx context.Context, env []string, argv ...string) error 
 		os.RemoveAll(s.dir)
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args = append([]string{keeperName, s.dir, program}, argv[1:]...)
+	cmd := exec.CommandContext(ctx, program, argv[1:]...)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.SysProcAttr = namespaces(unix.CLONE_NEWPID)
-	cmd.SysProcAttr.Setpgid = true // only this process handles Ctrl-C
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // only this process handles Ctrl-C
 	cmd.Stdout, cmd.Stderr = &s.output, &s.output
-	life, err := cmd.StdinPipe()
-	if err != nil {
-		return err
+	cmd.WaitDelay = killDelay
+	control, started, err := keepIn(cmd, s.dir)
+	if err == nil {
+		err = cmd.Start()
+		started()
 	}
-	cmd.Cancel, cmd.WaitDelay = life.Close, killDelay
-	if err := cmd.Start(); err != nil {
+	if err != nil {
 		os.RemoveAll(s.dir)
 		return fmt.Errorf("start %s: %w", argv[0], explain(err))
 	}
-	s.life, s.Name = life, argv[0]
+	s.control, s.Name = control, argv[0]
+	go forward(control, s.listener)
 	go func() {
 		cmd.Wait()
+		s.listener.Close()
+		control.Close()
 		close(s.done)
 	}()
 	return nil
+}
+
+// keepIn has a command run under the keeper, in namespaces of its own, until the returned socket is
+// closed or the command's context ends. The keeper finally removes dir. The caller calls started
+// when the command has been started, or not.
+func keepIn(cmd *exec.Cmd, dir string) (control *net.UnixConn, started func(), err error) {
+	control, theirs, err := controlPair()
+	if err != nil {
+		return nil, nil, err
+	}
+	cmd.Args = append([]string{keeperName, dir, strconv.Itoa(len(cmd.ExtraFiles)), cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/proc/self/exe"
+	cmd.Stdin = theirs
+	namespaces(cmd.SysProcAttr, unix.CLONE_NEWPID|unix.CLONE_NEWNET)
+	cmd.Cancel = control.Close
+	return control, func() {
+		theirs.Close()
+		if cmd.Process == nil {
+			control.Close()
+		}
+	}, nil
 }
 
 // Description returns the name of the program and its address.
@@ -103,7 +123,7 @@ func (s *Server) Description() string { return s.Name + " on " + s.Addr.String()
 
 // Close ends the server and waits until its processes and files are gone.
 func (s *Server) Close() {
-	s.life.Close()
+	s.control.Close()
 	<-s.done
 }
 
@@ -133,16 +153,15 @@ func (s *Server) ready(ctx context.Context, try func(context.Context) error) err
 	}
 }
 
-// namespaces returns the namespaces for a child. A user who is not root becomes root in a user
-// namespace of the child.
-func namespaces(flags uintptr) *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Cloneflags: flags}
+// namespaces gives a child namespaces. A user who is not root becomes root in a user namespace of
+// the child.
+func namespaces(attr *syscall.SysProcAttr, flags uintptr) {
+	attr.Cloneflags |= flags
 	if os.Geteuid() != 0 {
 		attr.Cloneflags |= unix.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
 	}
-	return attr
 }
 
 func explain(err error) error {

@@ -51,6 +51,18 @@ func disk(t *testing.T) (export.Disk, []byte) {
 	return export.Disk{Image: "debian12@0123456789ab", Path: path}, data
 }
 
+// listener returns a listener for a server.
+func listener(t *testing.T) net.Listener {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	if t != nil {
+		t.Cleanup(func() { l.Close() })
+	}
+	return l
+}
+
 func dial(t *testing.T, s *Server) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.Addr.String())
@@ -76,7 +88,7 @@ func gone(t *testing.T, s *Server) {
 func TestNBD(t *testing.T) {
 	need(t, "nbd-server")
 	d, data := disk(t)
-	s, err := NBD(t.Context(), d)
+	s, err := NBD(t.Context(), listener(t), d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +124,7 @@ func TestISCSI(t *testing.T) {
 	}
 	defer open.Close()
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := ISCSI(ctx, d)
+	s, err := ISCSI(ctx, listener(t), d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,11 +197,11 @@ func TestOrphan(t *testing.T) {
 // orphan starts servers, prints their addresses, and waits to be killed.
 func orphan() {
 	d := export.Disk{Image: "debian12@0123456789ab", Path: os.Getenv("FOREIGN_TEST_ORPHAN")}
-	a, err := NBD(context.Background(), d)
+	a, err := NBD(context.Background(), listener(nil), d)
 	if err != nil {
 		panic(err)
 	}
-	b, err := ISCSI(context.Background(), d)
+	b, err := ISCSI(context.Background(), listener(nil), d)
 	if err != nil {
 		panic(err)
 	}
@@ -200,18 +212,18 @@ func orphan() {
 func TestErrors(t *testing.T) {
 	need(t, "nbd-server", "tgtd", "tgt-admin")
 	d := export.Disk{Image: "debian12@0123456789ab", Path: "/nonexistent/disk"}
-	if s, err := ISCSI(t.Context(), d); err == nil || !strings.Contains(err.Error(), "/nonexistent/disk") {
+	if s, err := ISCSI(t.Context(), listener(t), d); err == nil || !strings.Contains(err.Error(), "/nonexistent/disk") {
 		t.Errorf("%v, %v", s, err)
 	}
 	d.Path = "/not%s"
-	if s, err := NBD(t.Context(), d); err == nil {
+	if s, err := NBD(t.Context(), listener(t), d); err == nil {
 		t.Errorf("%v, %v", s, err)
 	}
 	for want, tree := range map[string]export.Tree{
 		"no machine may mount": {Label: "x", Path: "/srv/x"},
 		"the path":             {Label: "x", Path: "/srv/it's"},
 	} {
-		if _, err := NFS(t.Context(), Kernel{}, Packed{}, tree, vm.AccelTCG); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := NFS(t.Context(), listener(t), listener(t), Kernel{}, Packed{}, tree, vm.AccelTCG); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}

@@ -10,9 +10,10 @@ import (
 	"netroot/internal/proto/nbd"
 )
 
-// NBD starts nbd-server with the disk, and returns when it serves the disk.
-func NBD(ctx context.Context, d export.Disk) (*Server, error) {
-	s, err := prepare("nbd-server.conf", func(listen netip.AddrPort) (string, error) { return export.NBDServer(d, listen) })
+// NBD starts nbd-server with the disk for the connections of l, and returns when it serves the
+// disk. The server closes l when it ends; after an error the caller does.
+func NBD(ctx context.Context, l net.Listener, d export.Disk) (*Server, error) {
+	s, err := prepare(l, "nbd-server.conf", func(listen netip.AddrPort) (string, error) { return export.NBDServer(d, listen) })
 	if err != nil {
 		return nil, err
 	}
@@ -21,7 +22,7 @@ func NBD(ctx context.Context, d export.Disk) (*Server, error) {
 		return nil, err
 	}
 	err = s.ready(ctx, func(ctx context.Context) error {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.Addr.String())
+		conn, err := enter(s.control, s.Addr.String())
 		if err != nil {
 			return err
 		}

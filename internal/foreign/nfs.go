@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"strings"
@@ -32,10 +34,12 @@ type Packed struct {
 
 // NFSServer is the kernel's NFS server in a machine.
 type NFSServer struct {
-	Addr  netip.AddrPort // address of NFS, on 127.0.0.1
+	Addr  netip.AddrPort // address of NFS
 	Mount netip.AddrPort // address of MOUNT
 
-	machine *vm.Machine
+	machine   *vm.Machine
+	listeners []net.Listener
+	control   *net.UnixConn
 }
 
 // These are the ports in the machine. That of MOUNT is the common choice for a fixed one
@@ -50,8 +54,9 @@ const serverMemory = 768
 
 // NFS starts a machine with the image's kernel and mounts the packed root in it at the path that
 // the tree t has on this host. In the machine, the host's own nfs-kernel-server exports it with the
-// entry that package export writes. NFS returns when the server is ready.
-func NFS(ctx context.Context, k Kernel, p Packed, t export.Tree, accel vm.Accel) (*NFSServer, error) {
+// entry that package export writes. NFS returns when the server is ready. It serves the connections
+// of two listeners, for NFS and for MOUNT; see NBD for these.
+func NFS(ctx context.Context, nfs, mount net.Listener, k Kernel, p Packed, t export.Tree, accel vm.Accel) (*NFSServer, error) {
 	set, err := export.NFS(t)
 	if err != nil {
 		return nil, err
@@ -69,7 +74,10 @@ func NFS(ctx context.Context, k Kernel, p Packed, t export.Tree, accel vm.Accel)
 		return nil, err
 	}
 	defer os.RemoveAll(dir) // qemu has read the files when the machine runs
-	s := &NFSServer{}
+	s := &NFSServer{
+		Addr: nfs.Addr().(*net.TCPAddr).AddrPort(), Mount: mount.Addr().(*net.TCPAddr).AddrPort(),
+		listeners: []net.Listener{nfs, mount},
+	}
 	return s, s.start(ctx, dir, k, p, t, set, accel)
 }
 
@@ -92,24 +100,25 @@ func (s *NFSServer) start(ctx context.Context, dir string, k Kernel, p Packed, t
 	if err := errors.Join(g.Write(f), f.Close()); err != nil {
 		return fmt.Errorf("start a machine for the kernel's NFS server: %w", err)
 	}
-	ports, err := vm.FreePorts(2)
-	if err != nil {
-		return err
-	}
 	console := &marks{seen: make(chan struct{})}
 	s.machine, err = vm.Start(ctx, vm.Config{
+		Wrap: func(cmd *exec.Cmd) (started func(), err error) {
+			s.control, started, err = keepIn(cmd, filepath.Join(dir, "keeper"))
+			return started, err
+		},
 		Accel: accel, Kernel: k.Image, Mem: serverMemory, Serial: console,
-		Forward: map[int]int{nfsPort: ports[0], mountPort: ports[1]},
+		Forward: map[int]int{nfsPort: int(s.Addr.Port()), mountPort: int(s.Mount.Port())},
 		Args: []string{
 			"-kernel", k.Image, "-initrd", initrd, "-append", "console=ttyS0 panic=-1 quiet loglevel=4",
 			"-drive", "if=virtio,format=raw,readonly=on,file=" + strings.ReplaceAll(p.Path, ",", ",,"),
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("start a machine for the kernel's NFS server: %w", err)
+		return fmt.Errorf("start a machine for the kernel's NFS server: %w", explain(err))
 	}
-	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	s.Addr, s.Mount = netip.AddrPortFrom(loopback, uint16(ports[0])), netip.AddrPortFrom(loopback, uint16(ports[1]))
+	for _, l := range s.listeners {
+		go forward(s.control, l)
+	}
 	select {
 	case <-console.seen:
 		if strings.Contains(console.String(), nfsReady) {
@@ -118,7 +127,7 @@ func (s *NFSServer) start(ctx context.Context, dir string, k Kernel, p Packed, t
 	case <-s.machine.Done():
 	}
 	tail := s.machine.Tail()
-	s.machine.Kill()
+	s.Close()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -126,7 +135,13 @@ func (s *NFSServer) start(ctx context.Context, dir string, k Kernel, p Packed, t
 }
 
 // Close ends the server and its machine.
-func (s *NFSServer) Close() { s.machine.Kill() }
+func (s *NFSServer) Close() {
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	s.machine.Kill()
+	s.control.Close()
+}
 
 // Description returns the server and its address.
 func (s *NFSServer) Description() string {

@@ -3,24 +3,26 @@ package foreign
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"netroot/internal/export"
 )
 
-// ISCSI starts tgtd and adds the disk as tgt-admin does at a site. The disk is LUN export.TgtLUN of
-// boot.IQN(d.Image).
-func ISCSI(ctx context.Context, d export.Disk) (*Server, error) {
+// ISCSI starts tgtd for the connections of l, and adds the disk as tgt-admin does at a site. The
+// disk is LUN export.TgtLUN of boot.IQN(d.Image). See NBD for l.
+func ISCSI(ctx context.Context, l net.Listener, d export.Disk) (*Server, error) {
 	for _, program := range []string{"tgtd", "tgtadm", "tgt-admin"} {
 		if _, err := find(program); err != nil {
 			return nil, err
 		}
 	}
-	s, err := prepare("targets.conf", func(netip.AddrPort) (string, error) { return export.Targets(d) })
+	s, err := prepare(l, "targets.conf", func(netip.AddrPort) (string, error) { return export.Targets(d) })
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +69,8 @@ func admin(ctx context.Context, env []string, name string, args ...string) (stri
 	cmd.Env = append(os.Environ(), env...)
 	// tgt-admin runs tgtadm.
 	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	cmd.SysProcAttr = namespaces(0)
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	namespaces(cmd.SysProcAttr, 0)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s: %w: %s", name, explain(err), strings.TrimSpace(string(out)))

@@ -23,6 +23,10 @@ func Flavours() []Flavour { return []Flavour{Netroot, Dracut} }
 // FormatDracut renders b as arguments for an initramfs that dracut made: its own modules bring up
 // the network and attach the root, and ours reads the rest. dracut.cmdline(7) of dracut 059 is the
 // reference, with what its scripts do where that page is silent.
+//
+// ip=dhcp with BOOTIF= is right for network-legacy and NetworkManager. ip=BOOTIF:dhcp is not:
+// network-legacy waits for an interface of that name (net-genrules.sh). For systemd-networkd, whose
+// versions differ, our module does what is missing (netroot-generator.sh).
 func (b Boot) FormatDracut() ([]string, error) {
 	root, err := b.Root.dracut()
 	if err != nil {

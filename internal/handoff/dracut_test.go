@@ -65,7 +65,7 @@ func TestFormatDracutRefuses(t *testing.T) {
 	}
 }
 
-// A shell is for who asks for one; else the machine starts again.
+// TestDracutShell: a shell is opened only where one is asked for; otherwise the machine restarts.
 func TestDracutShell(t *testing.T) {
 	for _, b := range []Boot{{Shell: true}, {Debug: true}, {}} {
 		b.Root = Root{Transport: HTTP, URL: "http://h/x"}
@@ -77,7 +77,7 @@ func TestDracutShell(t *testing.T) {
 	}
 }
 
-// Whoever has dracut boot from elsewhere can have memory and layers over it, too.
+// A root that dracut mounts from another server can have memory and layers over it, too.
 func TestParseDracutForeign(t *testing.T) {
 	for line, want := range map[string]Boot{
 		"root=UUID=ab rootovl=1G": {Overlay: Overlay{Enabled: true, Size: "1G"}},

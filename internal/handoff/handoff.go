@@ -26,7 +26,8 @@ type Boot struct {
 	TreeLayers  []string     // rootovlcfg=, configuration trees below /etc/rootovl of the root; the first named wins
 	Layers      []Layer      // netroot.layer=, applied in this order over the root, after the trees
 	Interfaces  []Interface  // ip=
-	BootMAC     string       // BOOTIF=, "52:54:00:12:34:56"; empty: any interface
+	BootMAC     string       // BOOTIF=, "52:54:00:12:34:56", or 8 or 20 bytes of InfiniBand; empty: any interface
+	BootDevice  string       // bootdev=, the interface of the root where there are several ip=
 	Nameservers []netip.Addr // nameserver=
 	Shell       bool         // rd.shell: a shell where the boot failed
 	Debug       bool         // rd.debug: say everything, and rd.shell
@@ -35,6 +36,9 @@ type Boot struct {
 	// for a new plan; 0: the init's default.
 	Retry time.Duration
 	Init  string // init=; empty: the distribution's
+	// PassedOver are arguments that the initramfs has a use for and that were not understood, with
+	// the reason, "ip=x: expected ..."; the boot continues without them. Not formatted.
+	PassedOver []string
 }
 
 // Overlay says whether, and how large, a writable memory layer lies over the root.
@@ -51,7 +55,7 @@ type Layer struct {
 
 // Interface configures one network interface; see ip= in dracut.cmdline(7).
 type Interface struct {
-	Name     string       // empty: the boot interface
+	Name     string       // as somebody calls it, or its MAC address with colons; empty: the boot interface
 	Method   string       // "dhcp" or "static"
 	Address  netip.Prefix // static only
 	Gateway  netip.Addr
@@ -71,7 +75,10 @@ func (b Boot) rest() []string {
 		args = append(args, "ip="+i.String())
 	}
 	if b.BootMAC != "" {
-		args = append(args, "BOOTIF=01-"+strings.ReplaceAll(b.BootMAC, ":", "-"))
+		args = append(args, formatBootIF(b.BootMAC))
+	}
+	if b.BootDevice != "" {
+		args = append(args, "bootdev="+formatName(b.BootDevice))
 	}
 	for _, ns := range b.Nameservers {
 		args = append(args, "nameserver="+ns.String())

@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -14,13 +15,13 @@ import (
 // CLIENT:PEER:GATEWAY:NETMASK:HOSTNAME:INTERFACE:METHOD[:DNS1[:DNS2]] or [:MTU].
 func (i Interface) String() string {
 	if !i.Address.IsValid() && !i.Peer.IsValid() && i.Hostname == "" {
-		if i.Name == "" {
-			return i.Method
+		switch name := formatName(i.Name); {
+		case i.MTU != 0:
+			return fmt.Sprintf("%s:%s:%d", cmp.Or(name, bootInterface), i.Method, i.MTU)
+		case name != "":
+			return name + ":" + i.Method
 		}
-		if i.MTU != 0 {
-			return fmt.Sprintf("%s:%s:%d", i.Name, i.Method, i.MTU)
-		}
-		return i.Name + ":" + i.Method
+		return i.Method
 	}
 	method := i.Method
 	if method == "static" {
@@ -30,7 +31,7 @@ func (i Interface) String() string {
 	if i.Address.IsValid() {
 		address, mask = host(i.Address.Addr()), strconv.Itoa(i.Address.Bits())
 	}
-	fields := []string{address, host(i.Peer), host(i.Gateway), mask, i.Hostname, i.Name, method}
+	fields := []string{address, host(i.Peer), host(i.Gateway), mask, i.Hostname, formatName(i.Name), method}
 	if i.MTU != 0 {
 		fields = append(fields, strconv.Itoa(i.MTU))
 	} else {
@@ -51,62 +52,106 @@ func host(a netip.Addr) string {
 	return a.String()
 }
 
-func parseInterface(value string) (Interface, error) {
+// parseInterface reads the value of ip= in the forms of dracut.cmdline(7), of the kernel
+// (Documentation/admin-guide/nfs/nfsroot.rst) and of PXELINUX's IPAPPEND 1, which is the kernel's
+// with the first four fields. A part that is not needed and not understood goes to pass; an error
+// says that the whole value means nothing here.
+func parseInterface(value string, pass func(string)) (Interface, error) {
 	f := splitColons(value)
-	if m, ok := method(f[0]); ok && len(f) == 1 {
+	if m, ok := method(cmp.Or(value, "any")); ok {
 		return Interface{Method: m}, nil
 	}
-	if m, ok := method(field(f, 1)); ok && len(f) <= 4 {
-		i := Interface{Name: f[0], Method: m}
-		return i, i.setMTU(field(f, 2))
+	if m, ok := method(field(f, 1)); ok {
+		i := Interface{Name: ifname(f[0]), Method: m}
+		i.setTail(f[2:], pass)
+		return i, nil
 	}
-	if len(f) < 6 {
+	for _, word := range []string{f[0], field(f, 1)} {
+		if others[word] {
+			return Interface{}, fmt.Errorf("netroot-init does not have the method %s; initramfs: dracut has it", word)
+		}
+	}
+	if _, err := prefix(f[0], ""); f[0] != "" && err != nil {
 		return Interface{}, errors.New("expected ip=dhcp, ip=INTERFACE:dhcp or ip=CLIENT:PEER:GATEWAY:NETMASK:HOSTNAME:INTERFACE:METHOD")
 	}
-	return parseLongInterface(f)
+	return parseLongInterface(f, pass)
 }
 
-func parseLongInterface(f []string) (Interface, error) {
-	i := Interface{Hostname: f[4], Name: f[5], Method: "static"}
-	if word := field(f, 6); word != "" {
+func parseLongInterface(f []string, pass func(string)) (i Interface, err error) {
+	i = Interface{Hostname: field(f, 4), Name: ifname(field(f, 5)), Method: "static"}
+	switch word := field(f, 6); {
+	case word == "" && f[0] == "":
+		i.Method = "dhcp"
+	case word != "":
 		m, ok := method(word)
 		if !ok {
 			return Interface{}, fmt.Errorf("%q is not a method: expected dhcp, on, any, none, off or static", word)
 		}
 		i.Method = m
 	}
-	var err error
-	if i.Peer, err = address(f[1]); err != nil {
-		return Interface{}, err
-	}
-	if i.Gateway, err = address(f[2]); err != nil {
-		return Interface{}, err
-	}
-	if f[0] == "" {
-		if i.Method == "static" {
-			return Interface{}, errors.New("a static address is missing")
+	if f[0] != "" {
+		if i.Address, err = prefix(f[0], field(f, 3)); err != nil {
+			return Interface{}, err
 		}
-	} else if i.Address, err = prefix(f[0], f[3]); err != nil {
-		return Interface{}, err
+	} else if i.Method == "static" {
+		return Interface{}, errors.New("a static address is missing")
 	}
-	return i, i.setTail(f[min(7, len(f)):])
+	optional := func(text string) netip.Addr {
+		a, err := address(text)
+		if err != nil {
+			pass(fmt.Sprintf("%q is not an address", text))
+		}
+		return a
+	}
+	i.Peer, i.Gateway = optional(field(f, 1)), optional(field(f, 2))
+	i.setTail(f[min(7, len(f)):], pass)
+	return i, nil
 }
 
-// setTail reads what follows the method: an MTU, or one or two name servers.
-func (i *Interface) setTail(f []string) error {
-	if numeric(field(f, 0)) {
-		return i.setMTU(f[0])
+// bootInterface is the name of the interface that BOOTIF= describes.
+const bootInterface = "BOOTIF"
+
+// ifname is the interface that a field names. A MAC address, with hyphens or in brackets, becomes
+// one with colons.
+func ifname(s string) string {
+	s = unbracket(s)
+	if s == bootInterface {
+		return ""
+	}
+	if mac, err := ParseBootIF(s); err == nil && strings.ContainsAny(s, "-:") {
+		return mac
+	}
+	return s
+}
+
+// formatName is the name of an interface, or its MAC address, as one field.
+func formatName(name string) string { return strings.ReplaceAll(name, ":", "-") }
+
+// setTail reads what follows the method: an MTU and perhaps a MAC address, or one or two name
+// servers, and perhaps time servers.
+func (i *Interface) setTail(f []string, pass func(string)) {
+	rest := func(from int) string { return strings.Trim(strings.Join(f[min(from, len(f)):], ":"), ":") }
+	second, err := address(field(f, 1))
+	if numeric(field(f, 0)) || field(f, 0) == "" && (err != nil || !second.IsValid()) {
+		if err := i.setMTU(field(f, 0)); err != nil {
+			pass(err.Error())
+		}
+		if mac := rest(1); mac != "" {
+			pass("the interface keeps its MAC address and does not get " + mac)
+		}
+		return
 	}
 	for _, s := range f[:min(2, len(f))] {
 		a, err := address(s)
 		if err != nil {
-			return err
-		}
-		if a.IsValid() {
+			pass(fmt.Sprintf("%q is not the address of a name server", s))
+		} else if a.IsValid() {
 			i.DNS = append(i.DNS, a)
 		}
 	}
-	return nil
+	if more := rest(2); more != "" {
+		pass("the time servers " + more + " are not used")
+	}
 }
 
 func (i *Interface) setMTU(s string) error {
@@ -124,13 +169,16 @@ func (i *Interface) setMTU(s string) error {
 // method maps the words of dracut and of the kernel's own ip= to the two methods here.
 func method(word string) (string, bool) {
 	switch word {
-	case "dhcp", "on", "any", "dhcp4", "single-dhcp", "both":
+	case "dhcp", "on", "any", "dhcp4", "single-dhcp", "both", "dhcp,dhcp6", "dhcp,auto6":
 		return "dhcp", true
 	case "none", "off", "static":
 		return "static", true
 	}
 	return "", false
 }
+
+// others are the methods of dracut and the kernel that the init does not have.
+var others = map[string]bool{"auto6": true, "dhcp6": true, "either6": true, "link6": true, "link-local": true, "ibft": true, "bootp": true, "rarp": true}
 
 func address(s string) (netip.Addr, error) {
 	if s == "" {
@@ -139,15 +187,24 @@ func address(s string) (netip.Addr, error) {
 	return netip.ParseAddr(unbracket(s))
 }
 
-// prefix joins an address and a netmask, which is dotted or a prefix length.
+// prefix joins an address and a netmask, which is dotted or a prefix length, or part of the address.
+// Without one it is that of the address's class, as the kernel has it (net/ipv4/ipconfig.c); an IPv6
+// network has 64 bits.
 func prefix(addr, mask string) (netip.Prefix, error) {
-	a, err := netip.ParseAddr(unbracket(addr))
-	if err != nil {
-		return netip.Prefix{}, err
+	addr, bits, slash := strings.Cut(unbracket(addr), "/")
+	if slash && mask == "" {
+		mask = bits
+	}
+	a, err := netip.ParseAddr(addr)
+	if err != nil || a.Zone() != "" || a.IsUnspecified() {
+		return netip.Prefix{}, fmt.Errorf("%q is not an address", addr)
+	}
+	if mask == "" {
+		return netip.PrefixFrom(a, ClassBits(a)), nil
 	}
 	if numeric(mask) {
-		n, _ := strconv.Atoi(mask)
-		if n > a.BitLen() {
+		n, err := strconv.Atoi(mask)
+		if err != nil || n > a.BitLen() {
 			return netip.Prefix{}, fmt.Errorf("netmask %q is longer than the address", mask)
 		}
 		return netip.PrefixFrom(a, n), nil
@@ -158,8 +215,25 @@ func prefix(addr, mask string) (netip.Prefix, error) {
 	}
 	m4 := m.As4()
 	word := uint32(m4[0])<<24 | uint32(m4[1])<<16 | uint32(m4[2])<<8 | uint32(m4[3])
-	if ones := bits.LeadingZeros32(^word); word == ^uint32(0)<<(32-ones) {
+	if ones := bitsOf(word); word == ^uint32(0)<<(32-ones) {
 		return netip.PrefixFrom(a, ones), nil
 	}
 	return netip.Prefix{}, fmt.Errorf("netmask %q has holes", mask)
+}
+
+func bitsOf(mask uint32) int { return bits.LeadingZeros32(^mask) }
+
+// ClassBits is the length of the network prefix of an address that comes without one (RFC 950); of
+// IPv6 it is 64.
+func ClassBits(a netip.Addr) int {
+	if !a.Is4() {
+		return 64
+	}
+	switch first := a.As4()[0]; {
+	case first < 128:
+		return 8
+	case first < 192:
+		return 16
+	}
+	return 24
 }

@@ -3,15 +3,16 @@ package handoff
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 )
 
 // Parse reads a kernel command line, such as /proc/cmdline holds. Arguments
-// that are not the initramfs's are passed over. Where an argument may be given
-// once and is given twice, the last one counts, as in the kernel.
+// that are not the initramfs's are passed over. Those that are, and that say
+// nothing that a boot needs or cannot be understood, are passed over as well,
+// and listed in Boot.PassedOver. Where an argument may be given once and is
+// given twice, the last one counts, as in the kernel.
 func Parse(cmdline string) (Boot, error) {
 	b, p, err := parseArguments(cmdline)
 	if err != nil {
@@ -82,24 +83,8 @@ func (p *parser) argument(b *Boot, key, value string, given bool) error {
 			return err
 		}
 		b.Layers = append(b.Layers, l)
-	case "ip":
-		i, err := parseInterface(value)
-		if err != nil {
-			return err
-		}
-		b.Interfaces = append(b.Interfaces, i)
-	case "nameserver":
-		a, err := netip.ParseAddr(unbracket(value))
-		if err != nil {
-			return err
-		}
-		b.Nameservers = append(b.Nameservers, a)
-	case "BOOTIF":
-		mac, err := parseBootIF(value)
-		if err != nil {
-			return err
-		}
-		b.BootMAC = mac
+	default:
+		b.networkArgument(key, value)
 	}
 	return nil
 }
@@ -146,19 +131,6 @@ func overlay(value string, given bool) Overlay {
 // flag reads a switch as dracut's getargbool does: bare is on, 0, no and off are off.
 func flag(value string, given bool) bool {
 	return !given || value != "0" && value != "no" && value != "off"
-}
-
-// parseBootIF reads what PXELINUX and iPXE scripts hand on: the hardware type
-// and the address, "01-52-54-00-12-34-56".
-func parseBootIF(value string) (string, error) {
-	mac := strings.ToLower(strings.ReplaceAll(value, "-", ":"))
-	if len(mac) == 20 {
-		mac = mac[3:]
-	}
-	if len(mac) != 17 || strings.Trim(mac, "0123456789abcdef:") != "" {
-		return "", errors.New("expected 01- and a MAC address with hyphens")
-	}
-	return mac, nil
 }
 
 // ModuleParameters are those of kernel modules that a command line sets, NAME.PARAMETER=VALUE, as

@@ -37,6 +37,40 @@ func labelsOf(body []statement, found []pattern) []pattern {
 	return found
 }
 
+// unmatched notes the patterns of "case $label in" that are not names and match none of those found:
+// nobody would see that their settings are lost.
+func (f *File) unmatched(body []statement, found []pattern) {
+	for _, s := range body {
+		for _, a := range s.arms {
+			for _, w := range a.patterns {
+				if text := w.source(); s.isCase && isLabel(s.value) && text != "*" && !w.matchesAny(found) {
+					f.note(a.line, "the pattern %s is left out: no label that the file names matches it; write a label for each name that it stands for", text)
+				}
+			}
+			f.unmatched(a.body, found)
+		}
+	}
+}
+
+// matchesAny tells whether one of the labels matches the word. A word that is not understood does
+// not match.
+func (w word) matchesAny(labels []pattern) bool {
+	p, err := (&evaluation{}).pattern(w)
+	return err == nil && slices.ContainsFunc(labels, func(l pattern) bool { return match(p, l.name) })
+}
+
+// source is the word about as it is written.
+func (w word) source() string {
+	var b strings.Builder
+	for _, p := range w {
+		if p.variable {
+			b.WriteByte('$')
+		}
+		b.WriteString(p.text)
+	}
+	return b.String()
+}
+
 // isLabel is whether the word is $label and nothing else.
 func isLabel(w word) bool {
 	n := 0

@@ -118,6 +118,7 @@ func (f *File) evaluate(body []statement, dir string) *Error {
 		names[l.Name] = p.name
 		f.Labels = append(f.Labels, l)
 	}
+	f.unmatched(body, found)
 	f.unused(assigned, used)
 	f.sortNotes()
 	return nil

@@ -278,3 +278,34 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestUnmatchedPatterns: a pattern that gives no label is named, and one that only adds to labels, or
+// stands for all others, is not.
+func TestUnmatchedPatterns(t *testing.T) {
+	const src = `case $label in
+one|two) RW=N ;;
+t*) DEBUG=Y ;;
+web?|db*) DEBUG=Y ;;
+x[0-9]) DEBUG=Y ;;
+*) DEBUG=N ;;
+esac
+case $label in
+o*) DEBUG=Y ;;
+*) DEBUG=N ;;
+esac
+`
+	f, err := Parse("hosts", "/d", []byte(src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, n := range f.Notes {
+		if name, ok := strings.CutPrefix(n.Text, "the pattern "); ok {
+			name, _, _ = strings.Cut(name, " ")
+			got = append(got, fmt.Sprintf("%d %s", n.Line, name))
+		}
+	}
+	if want := []string{"4 db*", "4 web?", "5 x[0-9]"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -65,6 +65,7 @@ type writer struct {
 	index       *kmod.Index
 	compression string
 	reuse       func(ctx context.Context, content, path string) (bool, error)
+	keptOut     []string // modules that the tree's modprobe.d keeps out
 }
 
 // archive is an archive that is being written. It keeps its first error, after which further calls
@@ -153,6 +154,9 @@ func (w *writer) base(a *archive, init []byte, c choice, modules []module) {
 	a.file("init", 0o755, init)
 	a.do(a.Symlink("sbin/modprobe", "/init")) // the kernel runs it when it requests a module
 	a.file("etc/netroot/modules", 0o644, []byte(strings.Join(append(c.load, ""), "\n")))
+	if len(w.keptOut) > 0 {
+		a.file("etc/netroot/keptout", 0o644, []byte(strings.Join(append(w.keptOut, ""), "\n")))
+	}
 	a.file(w.indexFile(Base+".builtin"), 0o644, []byte(w.index.EncodeBuiltin()))
 	w.modules(a, Base, modules, "")
 }

@@ -116,6 +116,7 @@ func generate(ctx context.Context, opt Options) ([]Part, error) {
 
 	w := writer{
 		dir: opt.OutDir, release: opt.Kernel.Release, index: index, compression: compression(opt.Kernel.Config), reuse: opt.Reuse,
+		keptOut: kmod.KeptOut(root.FS()),
 	}
 	jobs := []job{{Base, len(base), func(a *archive) { w.base(a, init, chosen, base) }}}
 	if len(hardware) > 0 {

@@ -428,3 +428,26 @@ func TestTransports(t *testing.T) {
 		}
 	}
 }
+
+// What the image's modprobe.d keeps out is known to the init.
+func TestKeptOut(t *testing.T) {
+	tr := makeTree(t)
+	for _, c := range []struct{ file, text, want string }{
+		{"etc/modprobe.d/site.conf", "blacklist acme\nblacklist snd-pcsp\n", "acme\nsnd_pcsp\n"},
+		{"etc/modprobe.d/site.conf", "# nothing\n", "(none)"},
+	} {
+		name := filepath.Join(tr.dir, c.file)
+		must(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		must(t, os.WriteFile(name, []byte(c.text), 0o644))
+		parts, err := initramfs.Generate(t.Context(), tr.options(t))
+		must(t, err)
+		_, dir := unpack(t, parts[0], "zstd", "-dc")
+		got, err := os.ReadFile(filepath.Join(dir, "etc/netroot/keptout"))
+		if err != nil {
+			got = []byte("(none)")
+		}
+		if string(got) != c.want {
+			t.Errorf("%q: %q, want %q", c.text, got, c.want)
+		}
+	}
+}

@@ -18,17 +18,20 @@ import (
 
 // Kernel is a kernel with all its modules.
 type Kernel struct {
-	Release   string  // as printed by uname -r: "6.1.0-56-amd64"
-	Image     string  // path relative to the tree, without links: "boot/vmlinuz-6.1.0-56-amd64"
-	ModuleDir string  // path of the modules, likewise: "usr/lib/modules/6.1.0-56-amd64"
-	Config    Config  // configuration; nil if the tree has none
-	Skipped   []error // why newer kernels were skipped
+	Release   string   // as printed by uname -r: "6.1.0-56-amd64"
+	Image     string   // path relative to the tree, without links: "boot/vmlinuz-6.1.0-56-amd64"
+	ModuleDir string   // path of the modules, likewise: "usr/lib/modules/6.1.0-56-amd64"
+	Config    Config   // configuration; nil if the tree has none
+	Skipped   []error  // why newer kernels were skipped
+	Others    []string // releases of the other kernels in the tree, if none was asked for
 }
 
 // moduleDirs are the directories of modules. With a merged /usr, the first leads to the second.
 var moduleDirs = []string{"lib/modules", "usr/lib/modules"}
 
-// Find returns the kernel with the given release, or the newest kernel if release is empty. A
+// Find returns the kernel with the given release. If release is empty, it returns the newest
+// version, and of the kernels with that version the one for most machines ("amd64", not
+// "cloud-amd64"). A
 // kernel without modules or without their index (modules.dep) is an error. If release is empty,
 // such a kernel is skipped for an older complete one.
 func Find(treeDir, release string) (*Kernel, error) {
@@ -44,7 +47,7 @@ func Find(treeDir, release string) (*Kernel, error) {
 	for r := range images {
 		releases = append(releases, r)
 	}
-	slices.SortFunc(releases, func(a, b string) int { return t.compare(b, a) })
+	slices.SortFunc(releases, func(a, b string) int { return t.newer(b, a) })
 
 	switch {
 	case len(releases) == 0:
@@ -59,10 +62,10 @@ func Find(treeDir, release string) (*Kernel, error) {
 
 func (t *tree) newest(releases []string, images map[string]string) (*Kernel, error) {
 	var skipped []error
-	for _, r := range releases {
+	for i, r := range releases {
 		k, err := t.complete(r, images[r])
 		if err == nil {
-			k.Skipped = skipped
+			k.Skipped, k.Others = skipped, releases[i+1:]
 			return k, nil
 		}
 		skipped = append(skipped, err)
@@ -147,7 +150,8 @@ func (t *tree) identify() {
 	if _, ok := t.file("var/lib/dpkg/status"); ok {
 		t.compare = compareDebian
 	}
-	t.kernelPackage = kernelPackage(t.osRelease(), t.architecture())
+	t.arch = t.architecture()
+	t.kernelPackage = kernelPackage(t.osRelease(), t.arch)
 }
 
 // kernelPackage returns the name of the package with the newest kernel. ids are ID and ID_LIKE of

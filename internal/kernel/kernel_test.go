@@ -62,6 +62,13 @@ func TestFind(t *testing.T) {
 				Config: Config{"SQUASHFS": "m"}},
 			skipped: "kernel 6.1.0-56-amd64.sha256sum in ",
 		},
+		"debian 14, in both places": {
+			tree: debian("usr/lib/modules/7.2.13+deb14-amd64/vmlinuz", "usr/lib/modules/7.2.13+deb14-amd64/modules.dep",
+				"usr/lib/modules/7.2.9+deb14-amd64/vmlinuz", "usr/lib/modules/7.2.9+deb14-amd64/modules.dep",
+				"boot/vmlinuz-7.2.9+deb14-amd64", "usr/lib/modules/7.2.13+deb14-amd64/config = CONFIG_EROFS_FS=m"),
+			want: Kernel{Release: "7.2.13+deb14-amd64", Image: "usr/lib/modules/7.2.13+deb14-amd64/vmlinuz",
+				ModuleDir: "usr/lib/modules/7.2.13+deb14-amd64", Config: Config{"EROFS_FS": "m"}},
+		},
 		"asked for": {
 			tree: debian("boot/vmlinuz-6.1.0-9-amd64", "boot/vmlinuz-6.1.0-56-amd64",
 				"lib/modules/6.1.0-9-amd64/modules.dep", "lib/modules/6.1.0-56-amd64/modules.dep"),
@@ -107,11 +114,44 @@ func TestFind(t *testing.T) {
 			if (tt.skipped == "") != (len(got.Skipped) == 0) || !strings.Contains(skipped, tt.skipped) {
 				t.Errorf("skipped %v, want %q", got.Skipped, tt.skipped)
 			}
-			got.Skipped = nil
+			got.Skipped, got.Others = nil, nil
 			if diff := cmp.Diff(tt.want, *got); diff != "" {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestFlavours checks which of several kernels is taken, and that the others are named.
+func TestFlavours(t *testing.T) {
+	for _, c := range []struct {
+		system func(...string) []string
+		order  string // the first is taken
+	}{
+		{debian, "6.1.0-56-arm64 6.1.0-56-rt-arm64 6.1.0-56-cloud-arm64"},
+		{debian, "6.1.0-57-cloud-arm64 6.1.0-56-arm64"},
+		{debian, "6.12.38+deb13-arm64 6.12.38+deb13-rt-arm64 6.12.38+deb13-cloud-arm64 6.12.37+deb13-arm64"},
+		{debian, "6.1.0-56-686-pae 6.1.0-56-rt-686-pae 6.1.0-56-686"},
+		{debian, "5.15.0-91-generic 5.15.0-91-lowlatency 5.15.0-90-generic 5.15.0-1034-kvm"},
+		{fedora, "6.4.0-150600.23.47-default 6.4.0-150600.23.47-rt 6.4.0-150600.23.47-azure 6.4.0-150600.8.20-azure"},
+		{fedora, "5.14.0-503.el9.x86_64 5.14.0-503.el9.x86_64+rt 5.14.0-503.el9.x86_64+64k"},
+	} {
+		want := strings.Fields(c.order)
+		lines := c.system()
+		for _, r := range want {
+			lines = append(lines, "boot/vmlinuz-"+r, "usr/lib/modules/"+r+"/modules.dep")
+		}
+		dir := makeTree(t, lines...)
+		k, err := Find(dir, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, append([]string{k.Release}, k.Others...)); diff != "" {
+			t.Error(diff)
+		}
+		if k, err := Find(dir, want[1]); err != nil || k.Release != want[1] || k.Others != nil {
+			t.Errorf("asked for %s: %+v, %v", want[1], k, err)
+		}
 	}
 }
 

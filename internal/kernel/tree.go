@@ -14,6 +14,7 @@ type tree struct {
 	dir           string
 	compare       func(a, b string) int // compares two kernel releases
 	kernelPackage string
+	arch          string // as dpkg names it
 }
 
 // maxLinks is the limit of the kernel (MAXSYMLINKS in its namei.h).

@@ -2,8 +2,58 @@ package kernel
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 )
+
+// newer compares two releases by their versions with compare, and then by their flavours: the plain
+// kernel of a distribution comes before one for special machines, such as "cloud", which lacks most
+// drivers.
+func (t *tree) newer(a, b string) int {
+	versionA, flavourA := cutFlavour(a)
+	versionB, flavourB := cutFlavour(b)
+	upstreamA, _, _ := strings.Cut(versionA, "-")
+	upstreamB, _, _ := strings.Cut(versionB, "-")
+	return cmp.Or(
+		t.compare(upstreamA, upstreamB),
+		rank(ownSeries(versionB), ownSeries(versionA)),
+		t.compare(versionA, versionB),
+		rank(t.isPlain(flavourA), t.isPlain(flavourB)),
+		t.compare(a, b),
+	)
+}
+
+// rank puts true after false.
+func rank(a, b bool) int {
+	if a == b {
+		return 0
+	}
+	return pick(a)
+}
+
+// ownSeries reports whether the builds of a version are counted from 1001 on, as Ubuntu does for
+// kernels for special machines: 5.15.0-1034-kvm is not newer than 5.15.0-91-generic.
+func ownSeries(version string) bool {
+	_, build := cutLast(version, '-')
+	digits, rest := span(build, isDigit)
+	return len(digits) == 4 && rest == ""
+}
+
+// cutFlavour splits a release: "6.1.0-56-cloud-amd64" has the version 6.1.0-56, and
+// "6.12.38+deb13-amd64" the version 6.12.38+deb13.
+func cutFlavour(release string) (version, flavour string) {
+	version, rest, _ := strings.Cut(release, "-")
+	build, flavour, _ := strings.Cut(rest, "-")
+	if build == "" || !isDigit(build[0]) || build == "686" { // of Debian, an architecture
+		return version, rest
+	}
+	return version + "-" + build, flavour
+}
+
+// isPlain reports whether a flavour is that of the kernel for most machines of its distribution.
+func (t *tree) isPlain(flavour string) bool {
+	return slices.Contains([]string{"", "generic", "default", "686-pae", t.arch}, flavour)
+}
 
 // compareDebian compares two releases as dpkg compares versions without an epoch (deb-version(7),
 // "Sorting algorithm").

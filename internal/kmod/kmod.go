@@ -3,8 +3,8 @@
 // for a module to work?
 //
 // The package only reads files through io/fs and has no access to the running kernel. It neither
-// loads modules nor reads module files, and it ignores modprobe's own configuration (modprobe.d,
-// blacklists, options).
+// loads modules nor reads module files, and of modprobe's own configuration (modprobe.d) it knows
+// only what keeps modules out.
 //
 // # Formats
 //

@@ -3,7 +3,6 @@ package layer
 import (
 	"archive/tar"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -19,19 +18,19 @@ func Copy(root *os.Root, src, name string, edit func(*tar.Header)) error {
 	return newApplier(rootTarget{root}).copy(&dirReader{dir: src, name: name, edit: edit})
 }
 
-// copy applies the entries that d reads.
+// copy applies the entries that d reads, without an archive in between, in which holes would be
+// zeros.
 func (a *applier) copy(d *dirReader) error {
-	pr, pw := io.Pipe()
-	d.tw = tar.NewWriter(pw)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		pw.CloseWithError(d.archive())
-	}()
-	err := a.apply(pr)
-	pr.CloseWithError(errors.New("no longer read"))
-	<-done // the reader may still report an error
-	return err
+	d.emit = func(hdr *tar.Header, body *os.File) error {
+		if body == nil {
+			return a.failed(hdr, a.extract(hdr, nil))
+		}
+		return a.failed(hdr, a.extract(hdr, body))
+	}
+	if err := d.walk(); err != nil {
+		return err
+	}
+	return a.finish()
 }
 
 // Resolve returns the place that name leads to when root is taken for "/", as a path below root

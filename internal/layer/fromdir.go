@@ -33,12 +33,13 @@ import (
 // not nil, may change each entry (for example its owner).
 func FromDir(w io.Writer, dir string, edit func(*tar.Header)) (digest handoff.Digest, err error) {
 	sum := sha256.New()
-	d := dirReader{dir: dir, edit: edit, tw: tar.NewWriter(io.MultiWriter(w, sum))}
+	tw := tar.NewWriter(io.MultiWriter(w, sum))
+	d := dirReader{dir: dir, edit: edit, emit: func(hdr *tar.Header, body *os.File) error { return writeEntry(tw, hdr, body) }}
 	// A dir that is itself a symbolic link would give an empty layer.
 	if fi, err := os.Lstat(dir); err != nil || !fi.IsDir() {
 		return "", fmt.Errorf("layer directory %s: %w", dir, errors.Join(err, errors.New("is not a directory")))
 	}
-	if err := d.archive(); err != nil {
+	if err := errors.Join(d.walk(), tw.Close()); err != nil {
 		return "", fmt.Errorf("layer directory %s: %w", dir, err)
 	}
 	return handoff.DigestSum(sum), nil
@@ -69,18 +70,16 @@ type dirReader struct {
 	// report, if it is not nil, receives the error of a file that cannot be read; the next
 	// files follow.
 	report func(error)
-	tw     *tar.Writer
-	links  map[inode]string // first name of each file with several hard links
+	// emit receives each entry, and the open file if it is a regular one.
+	emit  func(hdr *tar.Header, body *os.File) error
+	links map[inode]string // first name of each file with several hard links
 }
 
-// archive writes dir and everything below it. WalkDir visits files in lexical order, so the archive
-// is the same each time.
-func (d *dirReader) archive() error {
+// walk emits dir and everything below it. WalkDir visits files in lexical order, so an archive is the
+// same each time.
+func (d *dirReader) walk() error {
 	d.links = make(map[inode]string)
-	if err := filepath.WalkDir(d.dir, d.visit); err != nil {
-		return err
-	}
-	return d.tw.Close()
+	return filepath.WalkDir(d.dir, d.visit)
 }
 
 func (d *dirReader) visit(file string, _ fs.DirEntry, err error) error {
@@ -98,10 +97,10 @@ func (d *dirReader) visit(file string, _ fs.DirEntry, err error) error {
 	case hdr == nil:
 		return nil
 	case body == nil:
-		return writeEntry(d.tw, hdr, nil)
+		return d.emit(hdr, nil)
 	}
 	defer body.Close()
-	return writeEntry(d.tw, hdr, body)
+	return d.emit(hdr, body)
 }
 
 // open returns the entry of a file, or nil if the file is left out, and the content of a regular

@@ -52,7 +52,7 @@ func (r rootTarget) create(place string, hdr *tar.Header, body io.Reader) error 
 	case tar.TypeDir:
 		return r.Mkdir(place, 0o755)
 	case tar.TypeReg:
-		return r.writeFile(place, body)
+		return r.writeFile(place, body, hdr.Size)
 	case tar.TypeSymlink:
 		return r.Symlink(hdr.Linkname, place)
 	case tar.TypeLink:
@@ -66,13 +66,12 @@ func (r rootTarget) create(place string, hdr *tar.Header, body io.Reader) error 
 	}
 }
 
-func (r rootTarget) writeFile(place string, body io.Reader) error {
+func (r rootTarget) writeFile(place string, body io.Reader, size int64) error {
 	f, err := r.OpenFile(place, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, body)
-	return errors.Join(err, f.Close())
+	return errors.Join(copyContent(f, body, size), f.Close())
 }
 
 func (r rootTarget) mknod(place string, kind uint32, hdr *tar.Header) error {

@@ -31,6 +31,23 @@ func Hint(want string, have []string) string {
 	return ""
 }
 
+// Choice is the tail of an error message about a word that is not one of have: `: choose a, b or c`,
+// followed by Hint.
+func Choice(want string, have []string) string {
+	list, last := "", len(have)-1
+	for i, name := range have {
+		switch {
+		case i == 0:
+		case i == last:
+			list += " or "
+		default:
+			list += ", "
+		}
+		list += name
+	}
+	return ": choose " + list + Hint(want, have)
+}
+
 // allowed is the largest distance at which two names look alike; n is the length in bytes of the
 // longer one.
 func allowed(n int) int {

@@ -56,8 +56,8 @@ func Dracut(args []string, stdout io.Writer) error {
 		return n.orRestart(out, n.dracutPivot(ctx))
 	case "initiator":
 		n.net = &network.Config{MAC: n.boot.BootMAC}
-		if n.boot.BootMAC == "" && isFiller(devices.Attribute(productUUID)) {
-			return errors.New("neither firmware nor BOOTIF= distinguishes this node from others: dracut makes up a name")
+		if n.boot.BootMAC == "" {
+			return errors.New("without BOOTIF= nothing is sure to tell this node from others: dracut makes up a name")
 		}
 		_, err := fmt.Fprintf(stdout, "InitiatorName=%s\n", attach.InitiatorName(n.hostID()))
 		return err
@@ -90,7 +90,7 @@ func (n *node) dracutAttach(ctx context.Context, stdout io.Writer) error {
 
 func (n *node) dracutPivot(ctx context.Context) error {
 	steps := []step{
-		{name: "network", run: n.findNetwork},
+		{name: "network", run: n.findLease},
 		{name: "mount", run: n.coverRoot},
 		n.layersStep(),
 		{name: "identity", run: n.giveIdentity},
@@ -108,15 +108,24 @@ func (n *node) dracutPivot(ctx context.Context) error {
 	return nil
 }
 
-func (n *node) findNetwork(context.Context, report.Step) (said string, err error) {
-	if n.net, err = network.FromDracut(n.boot); err != nil {
+func (n *node) findNetwork(_ context.Context, out report.Step) (said string, err error) {
+	if n.net, err = network.FromDracut(n.boot, out); err != nil {
 		return "", err
 	}
 	return n.net.String(), nil
 }
 
+// findLease finds the network, and what DHCP offers to the root.
+func (n *node) findLease(ctx context.Context, out report.Step) (said string, err error) {
+	if n.net, err = network.FromDracut(n.boot, out); err != nil {
+		return "", err
+	}
+	n.net.AskAgain(ctx, n.boot, out)
+	return n.net.String(), nil
+}
+
 // coverRoot puts memory over the root that is mounted at newRoot.
-func (n *node) coverRoot(context.Context, report.Step) (said string, err error) {
+func (n *node) coverRoot(_ context.Context, out report.Step) (said string, err error) {
 	if !n.boot.Overlay.Enabled {
 		return "", nil
 	}
@@ -143,7 +152,7 @@ func (n *node) coverRoot(context.Context, report.Step) (said string, err error) 
 	if err != nil {
 		return "", fmt.Errorf("make %s read-only: %w", liveImage, err)
 	}
-	return n.addOverlay(&u, fstype)
+	return n.addOverlay(out, &u, fstype)
 }
 
 // mountedType is the file system type of the topmost mount at a place: proc_pid_mountinfo(5).

@@ -11,38 +11,107 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"netroot/internal/handoff"
+	"netroot/internal/nodeinit/attach"
 	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/distro"
 	"netroot/internal/nodeinit/network"
 	"netroot/internal/nodeinit/report"
 )
 
 // giveIdentity gives the root what belongs to this node alone: its name, its machine-id, its name
-// servers, and the files that tell the distribution's network services that the boot interface is
-// configured and must stay so.
-func (n *node) giveIdentity(context.Context, report.Step) (string, error) {
-	for path, text := range network.ServiceFiles(n.net) {
-		if err := writeBelow("/", path, text); err != nil {
-			return "", err
-		}
-	}
-	if n.net.Hostname != "" {
-		if err := unix.Sethostname([]byte(n.net.Hostname)); err != nil {
-			return "", fmt.Errorf("set the host name %s: %w", n.net.Hostname, err)
-		}
-	}
-	if !n.writable() {
-		return "the root is read-only and keeps its own /etc", nil
-	}
+// servers, and the files that tell the distribution's services what they may not do here.
+func (n *node) giveIdentity(_ context.Context, out report.Step) (string, error) {
 	root, err := os.OpenRoot(newRoot)
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
+	d := distro.Root{Dir: newRoot, Files: root, Init: n.boot.Init, Overlay: n.boot.Overlay.Enabled,
+		OverNetwork: n.boot.Root.Transport != handoff.HTTP}
+	if n.boot.Root.Transport == handoff.ISCSI {
+		d.ISCSIMount = liveImage
+	}
+	if err := d.Settle(out, network.ServiceFiles(n.net)); err != nil {
+		return "", err
+	}
+	if err := n.giveName(root, d.StartsSystemd()); err != nil {
+		return "", err
+	}
+	if !n.writable() {
+		return "the root is read-only and keeps its own /etc", nil
+	}
 	id := n.machineID()
 	if err := personalise(root, n.net, id); err != nil {
 		return "", err
 	}
+	image := ""
+	if n.boot.Overlay.Enabled {
+		image = filepath.Join(newRoot, liveImage)
+	}
+	if err := nameStorage(root, image, n.hostID()); err != nil {
+		return "", err
+	}
 	return "machine-id " + id, nil
+}
+
+// giveName sets the host name: that of DHCP or ip=; else the image's, which its init sets; else one
+// made of the address, because no two machines may be called "(none)" or "localhost".
+func (n *node) giveName(root *os.Root, systemd bool) error {
+	name := n.net.Hostname
+	if name == "" {
+		if distro.HasHostname(root) {
+			return nil
+		}
+		name = distro.Hostname(n.net.MAC)
+	}
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set the host name %s: %w", name, err)
+	}
+	if n.net.Hostname == "" && n.writable() && !systemd { // which keeps what the kernel has
+		return replaceFile(root, "etc/hostname", name+"\n", 0o644)
+	}
+	return nil
+}
+
+// nameStorage gives the root's own NVMe and iSCSI tools the names of this node, by which storage
+// servers tell it from others. Where there is no directory, there are no tools. A name that a layer
+// has brought stays: it is not that of image, the directory of the root below the layers. Without
+// one the root is this node's own, and a name that it has stays.
+func nameStorage(root *os.Root, image, hostID string) error {
+	for _, f := range []struct {
+		name, text string
+		mode       os.FileMode
+	}{
+		{"etc/nvme/hostnqn", attach.HostNQN(hostID) + "\n", 0o644},
+		{"etc/nvme/hostid", hostID + "\n", 0o644},
+		{initiatorFile, "InitiatorName=" + attach.InitiatorName(hostID) + "\n", 0o600},
+	} {
+		if _, err := root.Stat(filepath.Dir(f.name)); err != nil {
+			continue
+		}
+		given, _ := root.ReadFile(f.name)
+		ofImage, _ := os.ReadFile(filepath.Join(image, f.name))
+		if named(string(given)) && (image == "" || string(given) != string(ofImage)) {
+			continue
+		}
+		if err := replaceFile(root, f.name, f.text, f.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// named reports whether a file has a name, and not only comments or open-iscsi's order to make one
+// (GenerateName=yes).
+func named(text string) bool {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "GenerateName=") {
+			return true
+		}
+	}
+	return false
 }
 
 // writable reports whether the root can be written to, in memory or permanently.
@@ -77,41 +146,15 @@ func replaceFile(root *os.Root, name, text string, mode os.FileMode) error {
 	return root.WriteFile(name, []byte(text), mode)
 }
 
-// needsResolvConf is true unless a service of the image writes the file (then it is a link) or the
-// author of the recipe did.
-func needsResolvConf(root *os.Root) bool {
-	const name = "etc/resolv.conf"
-	st, err := root.Lstat(name)
-	if err != nil {
-		return os.IsNotExist(err)
-	}
-	if !st.Mode().IsRegular() {
-		return false
-	}
-	text, err := root.ReadFile(name)
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "nameserver") {
-			return false
-		}
-	}
-	return true
-}
-
 // productUUID is the machine's name in its firmware (SMBIOS).
 const productUUID = "/sys/class/dmi/id/product_uuid"
 
 // machineID derives the node's identity (machine-id(5)) from its hardware, so that it is the same
-// at every boot and no two nodes share the one of an image. The identifier is hashed, as
-// machine-id(5) requires, and marked as a version 4 UUID.
+// at every boot and no two nodes share the one of an image. The MAC address of the boot interface
+// counts beside the UUID: there are boards that all have one UUID, and no list has them all. The
+// identifier is hashed, as machine-id(5) requires, and marked as a version 4 UUID.
 func machineID(uuid, mac string) string {
-	seed := strings.ToLower(uuid)
-	if isFiller(seed) {
-		seed = mac
-	}
-	id := sha256.Sum256([]byte("netroot machine-id " + seed))
+	id := sha256.Sum256([]byte("netroot machine-id " + strings.ToLower(uuid) + " " + strings.ToLower(mac)))
 	id[6] = id[6]&0x0f | 0x40
 	id[8] = id[8]&0x3f | 0x80
 	return hex.EncodeToString(id[:16])
@@ -123,12 +166,6 @@ func (n *node) machineID() string { return machineID(devices.Attribute(productUU
 func (n *node) hostID() string {
 	id := n.machineID()
 	return strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-")
-}
-
-// isFiller reports whether a UUID is one that a vendor did not set.
-func isFiller(uuid string) bool {
-	uuid = strings.ToLower(uuid)
-	return strings.Trim(uuid, "0-") == "" || strings.Trim(uuid, "f-") == ""
 }
 
 // hideIfcfg keeps the network scripts (EL 7 and earlier, and NetworkManager's ifcfg plugin later)
@@ -172,13 +209,4 @@ func mentions(text string, c *network.Config) bool {
 		}
 	}
 	return false
-}
-
-// writeBelow writes a file and the directories above it.
-func writeBelow(dir, path, text string) error {
-	path = filepath.Join(dir, path)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(path, []byte(text), 0o644)
 }

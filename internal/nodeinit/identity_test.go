@@ -81,9 +81,10 @@ func TestPersonaliseLinks(t *testing.T) {
 	outside := t.TempDir() + "/victim"
 	os.WriteFile(outside, []byte("untouched"), 0o644)
 	root, dir := tree(t, map[string]string{
-		"etc/machine-id":  "-> " + outside,
-		"etc/hostname":    "-> /proc/sys/kernel/hostname",
-		"etc/resolv.conf": "-> /run/systemd/resolve/stub-resolv.conf",
+		"etc/machine-id":                   "-> " + outside,
+		"etc/hostname":                     "-> /proc/sys/kernel/hostname",
+		"etc/resolv.conf":                  "-> /run/systemd/resolve/stub-resolv.conf",
+		"usr/lib/systemd/systemd-resolved": "", "etc/systemd/system/sysinit.target.wants/systemd-resolved.service": "",
 	})
 	if err := personalise(root, exampleConfig(), "0123"); err != nil {
 		t.Fatal(err)
@@ -132,30 +133,64 @@ func TestHideIfcfg(t *testing.T) {
 	}
 }
 
+// TestMachineID: two machines have two identities as long as they have two MAC addresses, whatever
+// their firmware says.
 func TestMachineID(t *testing.T) {
-	const mac, uuid = "52:54:00:12:34:56", "4C4C4544-0042-4E10-8057-B4C04F4D5A32"
-	byUUID, byMAC := machineID(uuid, mac), machineID("", mac)
-	if byUUID == byMAC || byUUID != machineID(strings.ToLower(uuid), "other") {
-		t.Errorf("the hardware's UUID does not decide: %s %s", byUUID, byMAC)
-	}
-	for _, unset := range []string{"00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"} {
-		if got := machineID(unset, mac); got != byMAC {
-			t.Errorf("UUID %s counts", unset)
+	const uuid = "4C4C4544-0042-4E10-8057-B4C04F4D5A32"
+	seen := map[string]string{}
+	for _, uuid := range []string{"", uuid, "00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF", "03000200-0400-0500-0006-000700080009"} {
+		for _, mac := range []string{"52:54:00:12:34:56", "52:54:00:12:34:57"} {
+			id := machineID(uuid, mac)
+			if len(id) != 32 || id[12] != '4' || !strings.ContainsRune("89ab", rune(id[16])) {
+				t.Errorf("%s is not a version 4 UUID", id)
+			}
+			if other, taken := seen[id]; taken {
+				t.Errorf("%s %s has the identity of %s", uuid, mac, other)
+			}
+			seen[id] = uuid + " " + mac
+			if again := machineID(strings.ToLower(uuid), strings.ToUpper(mac)); again != id {
+				t.Errorf("%s %s: %s in other letters", uuid, mac, again)
+			}
 		}
-	}
-	if len(byMAC) != 32 || byMAC[12] != '4' || !strings.ContainsRune("89ab", rune(byMAC[16])) {
-		t.Errorf("%s is no version 4 UUID", byMAC)
 	}
 }
 
-func TestIsFiller(t *testing.T) {
-	for uuid, want := range map[string]bool{
-		"": true, "00000000-0000-0000-0000-000000000000": true, "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF": true,
-		"03000200-0400-0500-0006-000700080009": false,
+func TestNameStorage(t *testing.T) {
+	const id = "0123"
+	const nqn, initiator = "nqn.2014-08.org.nvmexpress:uuid:0123\n", "InitiatorName=iqn.2026-11.invalid.netroot:node:0123\n"
+	const old = "nqn.2014-08.org.nvmexpress:uuid:old\n"
+	files := map[string]string{
+		"etc/nvme/hostnqn": old, "etc/nvme/discovery.conf": "", initiatorFile: "# x\nGenerateName=yes\n",
+	}
+	for _, test := range []struct {
+		name           string
+		image          map[string]string // nil: there is no memory over the root
+		nqn, initiator string
+	}{
+		{"of the image", files, nqn, initiator},
+		{"of a layer", map[string]string{initiatorFile: "InitiatorName=iqn.x"}, old, initiator},
+		{"of the node's own root", nil, old, initiator},
 	} {
-		if isFiller(uuid) != want {
-			t.Errorf("%q: %v", uuid, !want)
+		root, dir := tree(t, files)
+		image := ""
+		if test.image != nil {
+			_, image = tree(t, test.image)
 		}
+		if err := nameStorage(root, image, id); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"etc/nvme/hostnqn": test.nqn, initiatorFile: test.initiator, "etc/nvme/hostid": id + "\n"} {
+			if got := content(t, dir, name); got != want {
+				t.Errorf("%s: %s is %q, want %q", test.name, name, got, want)
+			}
+		}
+	}
+	root, dir := tree(t, map[string]string{"etc/motd": ""})
+	if err := nameStorage(root, "", id); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := os.ReadDir(dir + "/etc"); err != nil || len(names) != 1 {
+		t.Errorf("made %v in a root without the tools", names)
 	}
 }
 

@@ -17,12 +17,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strings"
 	"time"
 
 	"netroot/internal/handoff"
 	"netroot/internal/nodeinit/attach"
 	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/distro"
 	"netroot/internal/nodeinit/keeper"
 	"netroot/internal/nodeinit/network"
 	"netroot/internal/nodeinit/report"
@@ -90,6 +90,9 @@ func (n *node) run(ctx context.Context) error {
 		return err
 	}
 	n.console.Debug = n.boot.Debug
+	for _, argument := range n.boot.PassedOver {
+		report.Step{Name: "init", To: n.to}.Note("kernel argument passed over: " + argument)
+	}
 	for _, s := range []step{
 		{name: "modules", run: n.loadModules},
 		{name: "network", run: n.bringUpNetwork},
@@ -105,9 +108,15 @@ func (n *node) run(ctx context.Context) error {
 	if n.boot.Break {
 		n.rescue(report.Step{Name: "shell", To: n.to}, "rd.break")
 	}
-	init, err := findInit(n.boot.Init)
-	if err != nil {
-		return n.try(ctx, step{name: "switch", run: func(context.Context, report.Step) (string, error) { return "", err }})
+	var init string
+	find := func(context.Context, report.Step) (said string, err error) {
+		if init, err = distro.FindInit(newRoot, n.boot.Init); err != nil {
+			err = hopelessError{err}
+		}
+		return "", err
+	}
+	if err := n.try(ctx, step{name: "switch", run: find, needsPlan: report.BootFailed}); err != nil {
+		return err
 	}
 	report.Step{Name: "switch", To: n.to}.Note(fmt.Sprintf("to %s, %.2f s after start", init, time.Since(started).Seconds()))
 	n.console.Close()
@@ -115,9 +124,9 @@ func (n *node) run(ctx context.Context) error {
 }
 
 // mountStep mounts the root. The attach of a tree over NFS only finds a server; the mount shows
-// whether it has the tree.
+// whether it has the tree. What a packed root needs may not be in this kernel.
 func (n *node) mountStep() step {
-	s := step{name: "mount", run: n.mountRoot}
+	s := step{name: "mount", run: n.mountRoot, needsPlan: report.MountFailed}
 	if n.boot.Root.Transport == handoff.NFS {
 		s.needsPlan = report.AttachFailed
 	}
@@ -143,9 +152,11 @@ func (n *node) loadModules(_ context.Context, out report.Step) (string, error) {
 		}
 		n.modules = l
 	}
+	n.modules.LoadBefore(out)
 	listed := make(chan error, 1)
 	go func() { listed <- n.modules.LoadListed(n.boot.Root.Transport) }()
 	asked := n.modules.Coldplug(out)
+	n.modules.LoadAfter(out)
 	if err := <-listed; err != nil {
 		return "", err
 	}
@@ -153,7 +164,7 @@ func (n *node) loadModules(_ context.Context, out report.Step) (string, error) {
 }
 
 func (n *node) bringUpNetwork(ctx context.Context, out report.Step) (said string, err error) {
-	n.net, err = network.BringUp(ctx, n.boot, func() { n.modules.Coldplug(out) })
+	n.net, err = network.BringUp(ctx, n.boot, func() { n.modules.Coldplug(out) }, out)
 	if err != nil {
 		return "", err
 	}
@@ -199,20 +210,3 @@ func (n *node) keep(state keeper.State) error {
 
 // live reports whether the root is an overlay over a tree that changes.
 func (n *node) live() bool { return n.boot.Root.Transport == handoff.NFS && n.boot.Overlay.Enabled }
-
-// findInit returns the program that takes over, as a path inside the new root.
-func findInit(asked string) (string, error) {
-	candidates := []string{"/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init", "/bin/init", "/bin/sh"}
-	if asked != "" {
-		candidates = []string{asked}
-	}
-	for _, c := range candidates {
-		if executableIn(newRoot, c) {
-			return c, nil
-		}
-	}
-	if asked != "" {
-		return "", fmt.Errorf("init=%s is not in the root", asked)
-	}
-	return "", errors.New("the root has no init: none of " + strings.Join(candidates, " "))
-}

@@ -70,22 +70,3 @@ func TestShell(t *testing.T) {
 		t.Error("the shell went on after retry")
 	}
 }
-
-func TestExecutableIn(t *testing.T) {
-	_, dir := tree(t, map[string]string{
-		"usr/lib/systemd/systemd": "#!", "sbin": "-> usr/sbin", "usr/sbin/init": "-> /usr/lib/systemd/systemd",
-		"bin/sh": "-> /nowhere", "etc/file": "",
-	})
-	os.Chmod(dir+"/etc/file", 0o644)
-	for path, want := range map[string]bool{"/sbin/init": true, "/bin/sh": false, "/etc/file": false, "/etc": false, "/none": false} {
-		if got := executableIn(dir, path); got != want {
-			t.Errorf("executableIn(%q) = %v", path, got)
-		}
-	}
-}
-
-func TestMountOptions(t *testing.T) {
-	if got := mountOptions(handoff.Root{MountOptions: []string{"ro", "errors=continue", "rw", "threads=multi"}}); got != "errors=continue,threads=multi" {
-		t.Errorf("mountOptions = %q", got)
-	}
-}

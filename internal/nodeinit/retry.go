@@ -79,6 +79,17 @@ func (e *planError) Error() string {
 
 func (e *planError) Unwrap() error { return e.last }
 
+// hopelessError is an error that another attempt with the same plan meets again: no server has to come
+// back for it.
+type hopelessError struct{ error }
+
+func (e hopelessError) Unwrap() error { return e.error }
+
+func isHopeless(err error) bool {
+	var h hopelessError
+	return errors.As(err, &h)
+}
+
 func reasonOf(err error) report.Reason {
 	var p *planError
 	if errors.As(err, &p) {
@@ -97,6 +108,10 @@ func (n *node) try(ctx context.Context, s step) error {
 		limit = n.boot.Retry
 	}
 	p := patience{limit: n.spread.beyond(limit)}
+	over := func(err error) bool {
+		exhausted := p.exhausted(time.Now())
+		return s.needsPlan != "" && (exhausted || isHopeless(err) && p.failures >= leastFailures)
+	}
 	for attempt := 1; ; attempt++ {
 		out.Emit(report.Event{Kind: report.Started, Attempt: attempt})
 		started := time.Now()
@@ -113,7 +128,7 @@ func (n *node) try(ctx context.Context, s step) error {
 		case n.boot.Shell:
 			n.rescue(out, s.name+" failed; \"retry\" tries it again")
 			continue
-		case p.exhausted(time.Now()) && s.needsPlan != "":
+		case over(err):
 			return &planError{s.name, s.needsPlan, p.failures, time.Since(p.first), err}
 		}
 		pause := n.spread.around(backoff(attempt))

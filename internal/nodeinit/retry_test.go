@@ -47,7 +47,8 @@ func TestTry(t *testing.T) {
 		}
 		for _, want := range []string{
 			"<3>netroot: attach: FAILED: connection refused\n",
-			"<5>netroot: attach: trying again in 4s (rd.shell on the kernel command line gives a shell here)\n",
+			"<5>netroot: attach: trying again in 1s (rd.shell on the kernel command line gives a shell here)\n",
+			"<5>netroot: attach: trying again in 4s\n",
 			"<5>netroot: attach: here it is (0.00 s)\n",
 		} {
 			if !strings.Contains(said.String(), want) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/distro"
 	"netroot/internal/nodeinit/report"
 )
 
@@ -203,7 +204,7 @@ func list(_ *node, w io.Writer, args []string) error {
 // rootShell runs the root's own shell in the root. While it runs, the root has the /dev, /proc and
 // /sys of the initramfs.
 func rootShell(_ *node, _ io.Writer, _ []string) error {
-	if !executableIn(newRoot, "/bin/sh") {
+	if _, err := distro.FindInit(newRoot, "/bin/sh"); err != nil {
 		return fmt.Errorf("no root is mounted yet, or it has no /bin/sh")
 	}
 	tty, err := os.OpenFile("/dev/console", os.O_RDWR, 0)

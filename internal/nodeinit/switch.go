@@ -33,26 +33,6 @@ func mountEarly() error {
 	return nil
 }
 
-// executableIn reports whether path, resolved with root as "/", can be executed.
-func executableIn(root, path string) bool {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(dir)
-	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6: only the link itself can be checked
-		_, err := os.Lstat(filepath.Join(root, path))
-		return err == nil
-	}
-	if err != nil {
-		return false
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o111 != 0
-}
-
 // environment is what the init of the root starts with, and the rescue shell's "sh".
 var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=linux"}
 

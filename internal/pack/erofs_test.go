@@ -207,7 +207,7 @@ func TestChoose(t *testing.T) {
 	if slices.Contains(have, "zstd") {
 		best = "zstd"
 	}
-	const debian12 = "SQUASHFS_ZSTD EROFS_FS EROFS_FS_ZIP"
+	const debian12, noKernel = "SQUASHFS_ZSTD EROFS_FS EROFS_FS_ZIP", "no kernel"
 	for _, c := range []struct {
 		method          pack.Method
 		release, config string // of the kernel
@@ -224,6 +224,9 @@ func TestChoose(t *testing.T) {
 		{pack.AsErofs, "5.15.0", "EROFS_FS", "cannot read compressed EROFS (CONFIG_EROFS_FS_ZIP): use \"pack: erofs-uncompressed\""},
 		{pack.AsErofs, "5.14.0-503.el9.x86_64", "SQUASHFS_ZSTD", "kernel 5.14.0-503.el9.x86_64 has no EROFS (CONFIG_EROFS_FS"},
 		{pack.AsErofsPlain, "4.19.0", "EROFS_FS", "has no EROFS"},
+		{pack.Auto, noKernel, "", "squashfs zstd"},
+		{pack.AsErofs, noKernel, "", "erofs " + best},
+		{pack.AsErofsPlain, noKernel, "", "erofs none"},
 	} {
 		k := &kernel.Kernel{Release: c.release}
 		for _, option := range strings.Fields(c.config) {
@@ -231,6 +234,9 @@ func TestChoose(t *testing.T) {
 				k.Config = kernel.Config{}
 			}
 			k.Config[option] = "m"
+		}
+		if c.release == noKernel {
+			k = nil
 		}
 		got, err := c.method.Choose(t.Context(), k)
 		text := got.Format + " " + got.Compressor

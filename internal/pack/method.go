@@ -51,9 +51,18 @@ type Choice struct {
 	linux Linux
 }
 
-// Choose returns how to pack a root that the kernel must be able to read. The error names what the
+// anyKernel reads all formats.
+var anyKernel = kernel.Kernel{Release: "999.0", Config: kernel.Config{
+	"SQUASHFS_ZSTD": "y", "EROFS_FS": "y", "EROFS_FS_ZIP": "y", "EROFS_FS_ZIP_ZSTD": "y",
+}}
+
+// Choose returns how to pack a root that the kernel must be able to read; nil is a kernel that reads
+// all formats. The error names what the
 // kernel or the host lacks.
 func (m Method) Choose(ctx context.Context, k *kernel.Kernel) (Choice, error) {
+	if k == nil {
+		k = &anyKernel
+	}
 	c := Choice{Format: squashfsType, linux: linuxOf(k.Release)}
 	if m != AsErofs && m != AsErofsPlain {
 		c.Compressor = Compressor(k.Config)

@@ -1,6 +1,7 @@
 package pack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,52 +59,57 @@ func Compressor(c kernel.Config) string {
 // cannot store them. It also leaves out the contents of /proc, /sys, /dev, /run and /tmp, but keeps
 // these directories.
 //
+// Large holes are not read: mksquashfs gets the data of such a file only, and the image its holes
+// afterwards.
+//
 // The image appears at out complete or not at all. When ctx is cancelled, packing ends with ctx's
 // error.
 //
 // If SOURCE_DATE_EPOCH is set in the environment, the same tree gives the same bytes: it is the
 // time of the image and of all files with a later time (mksquashfs 4.4 and later).
 func Squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Result, error) {
-	result, err := squashfs(ctx, tree, out, opt)
+	result, err := runMksquashfs(ctx, tree, out, opt)
 	if err != nil {
 		return Result{}, fmt.Errorf("pack %s: %w", tree, err)
 	}
 	return result, nil
 }
 
-func squashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Result, error) {
+func runMksquashfs(ctx context.Context, tree, out string, opt SquashfsOptions) (Result, error) {
 	mksquashfs := program{"mksquashfs", "install squashfs-tools (its name on Debian, Fedora and EL alike)"}
 	if err := mksquashfs.checkInstalled(); err != nil {
 		return Result{}, err
 	}
 	return writeWhole(tree, out, func(file string) ([]string, error) {
-		// The slash at the end makes a link to a tree name the directory behind it.
-		args := append([]string{tree + "/", file}, opt.args()...)
-		lines, err := mksquashfs.run(ctx, file, args, &percentReader{report: opt.Progress})
-		if err != nil && ctx.Err() == nil && len(lines) > 0 {
-			return nil, squashfsError(lines)
+		run := func(pseudo []string, opt SquashfsOptions) ([]string, error) {
+			// The slash at the end makes a link to a tree name the directory behind it.
+			args := append(append([]string{tree + "/", file}, pseudo...), opt.args()...)
+			lines, err := mksquashfs.run(ctx, file, args, &percentReader{report: opt.Progress})
+			if err != nil && ctx.Err() == nil && len(lines) > 0 {
+				return nil, squashfsError(lines)
+			}
+			return squashfsWarnings(tree, lines), err
 		}
-		return lines, err
+		return packHoles(ctx, tree, file, opt, run)
 	})
 }
 
+func (o SquashfsOptions) blockSize() int { return cmp.Or(o.BlockSize, DefaultBlockSize) }
+
 // args returns the arguments after source and destination.
 func (o SquashfsOptions) args() []string {
-	compressor, level, block := o.Compressor, o.Level, o.BlockSize
+	compressor, level := o.Compressor, o.Level
 	if compressor == "" {
 		compressor = "gzip"
 	}
 	if level == 0 && compressor == "zstd" {
 		level = DefaultZstdLevel
 	}
-	if block == 0 {
-		block = DefaultBlockSize
-	}
 	// Small files get their own blocks instead of sharing one: a node reads only the files that
 	// it uses, and the kernel, which caches three shared blocks (SQUASHFS_FRAGMENT_CACHE_SIZE),
 	// does not fetch shared blocks again and again. Until its login, Debian read 17.3 instead
 	// of 19.5 MiB, from an image of 135 instead of 128 MiB.
-	args := []string{"-comp", compressor, "-b", strconv.Itoa(block), "-no-fragments", "-xattrs",
+	args := []string{"-comp", compressor, "-b", strconv.Itoa(o.blockSize()), "-no-fragments", "-xattrs",
 		"-noappend", "-no-recovery", "-quiet", "-progress",
 		"-exit-on-error"} // otherwise an unreadable file becomes an empty one
 	if level != 0 && compressor != "xz" {

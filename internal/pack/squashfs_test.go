@@ -404,3 +404,24 @@ func BenchmarkSquashfs(b *testing.B) {
 		})
 	}
 }
+
+// TestSquashfsNamesLostACLs: what squashfs cannot keep is said in one line of our own, with a file
+// and the way out. mksquashfs prints a line for each file, without its name.
+func TestSquashfsNamesLostACLs(t *testing.T) {
+	tool(t, "mksquashfs")
+	tree := t.TempDir()
+	for _, name := range []string{"a", "b"} {
+		file := filepath.Join(tree, name)
+		if err := os.WriteFile(file, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Setxattr(file, "system.posix_acl_access", acl, 0); err != nil {
+			t.Skipf("the file system of %s has no ACLs: %v", tree, err)
+		}
+	}
+	res, err := pack.Squashfs(t.Context(), tree, filepath.Join(t.TempDir(), "root"), pack.SquashfsOptions{})
+	want := []string{`squashfs has no room for POSIX ACLs, which are left out (2 files, the first is /a): "pack: erofs" keeps them`}
+	if err != nil || !slices.Equal(res.Warnings, want) {
+		t.Errorf("%v, %q", err, res.Warnings)
+	}
+}

@@ -85,6 +85,18 @@ func Dial(t testing.TB, addr string) *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
+// DialFrom is Dial from another address of loopback, as another machine would.
+func DialFrom(t testing.TB, from, addr string) *net.TCPConn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn.(*net.TCPConn)
+}
+
 // Probe connects to a server that has logged nothing, and leaves without a word: in good order, and
 // by a reset as many load balancers do. The server must not log it. open returns the number of its
 // connections, accepted that of all that it had.

@@ -1,10 +1,8 @@
 package publish
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,7 +56,7 @@ func linkOrCopy(dst, src string) error {
 		return nil
 	}
 	if errors.Is(err, fs.ErrExist) {
-		same, serr := sameFile(dst, src)
+		same, serr := pxetree.SameFile(dst, src)
 		switch {
 		case serr != nil:
 			return serr
@@ -71,48 +69,6 @@ func linkOrCopy(dst, src string) error {
 		return err
 	}
 	return pxetree.CopyFile(dst, src)
-}
-
-// sameFile reports whether two names are of one file, or of two with the same bytes.
-func sameFile(a, b string) (bool, error) {
-	var files [2]*os.File
-	var infos [2]os.FileInfo
-	for i, path := range []string{a, b} {
-		f, err := os.Open(path)
-		if err != nil {
-			return false, err
-		}
-		defer f.Close()
-		if infos[i], err = f.Stat(); err != nil {
-			return false, err
-		}
-		files[i] = f
-	}
-	if os.SameFile(infos[0], infos[1]) {
-		return true, nil
-	}
-	if infos[0].Size() != infos[1].Size() {
-		return false, nil
-	}
-	return sameBytes(files[0], files[1])
-}
-
-// sameBytes reports whether two readers give the same bytes.
-func sameBytes(a, b io.Reader) (bool, error) {
-	const block = 1 << 20
-	x, y := make([]byte, block), make([]byte, block)
-	for {
-		n, err := io.ReadFull(a, x)
-		m, merr := io.ReadFull(b, y)
-		for _, err := range []error{err, merr} {
-			if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-				return false, err
-			}
-		}
-		if same := bytes.Equal(x[:n], y[:m]); !same || err != nil { // the end of both when it is that of one
-			return same, nil
-		}
-	}
 }
 
 // privatePaths are paths of a tree that only root can read or search: the first of them, and how

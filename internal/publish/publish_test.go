@@ -150,7 +150,7 @@ func TestCopyFile(t *testing.T) {
 	if err := pxetree.CopyFile(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil {
 		t.Fatal(err)
 	}
-	if same, err := sameFile(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil || !same {
+	if same, err := pxetree.SameFile(filepath.Join(dir, "dst"), filepath.Join(dir, "src")); err != nil || !same {
 		t.Errorf("%v, %v", same, err)
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {

@@ -104,17 +104,15 @@ func installImage(dir string, im Image) error {
 	return errors.Join(syncDir(final), syncDir(filepath.Dir(final)))
 }
 
-// place copies a file to its place, completely or not at all. A file of the same length is not
-// copied again, because names identify the content.
+// place copies a file to its place, completely or not at all. A file with the same bytes stays.
 func place(dst, src string) error {
-	want, err := os.Stat(src)
-	if err != nil {
+	switch same, err := SameFile(dst, src); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
-	}
-	if have, err := os.Stat(dst); err == nil && have.Size() == want.Size() {
+	case same:
 		return nil
 	}
-	return CopyFile(dst, src)
+	return CopyFile(dst, src) // which says so if there is no src
 }
 
 // CopyFile copies a file that everyone may read, completely or not at all, and syncs it.

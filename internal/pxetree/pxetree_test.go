@@ -87,11 +87,13 @@ func TestWrite(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 
-	// An incomplete file is copied again, and complete files stay.
-	write(t, filepath.Join(dir, "netroot/a@2/vmlinuz"), "the ker")
+	// An incomplete file, and a damaged one of the same length, is copied again; whole files stay.
 	write(t, filepath.Join(dir, "netroot/own/file"), "x")
-	if _, err := add(dir, h, "a@2", export.DefaultNo); err != nil || read(t, dir, "netroot/a@2/vmlinuz") != "the kernel" {
-		t.Error(err)
+	for _, damaged := range []string{"the ker", "the kernem"} {
+		write(t, filepath.Join(dir, "netroot/a@2/vmlinuz"), damaged)
+		if _, err := add(dir, h, "a@2", export.DefaultNo); err != nil || read(t, dir, "netroot/a@2/vmlinuz") != "the kernel" {
+			t.Errorf("%q stays: %v", damaged, err)
+		}
 	}
 	if text := read(t, dir, menu); !strings.Contains(text, "DEFAULT b\n") {
 		t.Error(text)

@@ -29,13 +29,10 @@ func ParseArgs(name string, src []byte) (map[string]string, []Warning, error) {
 // argRef matches the use of a build argument.
 var argRef = regexp.MustCompile(`{{\s*(\w+)\s*}}`)
 
-// These match text before a use that makes the use a comment, which is left unchanged. "#!" is not
-// a comment, so that an interpreter can be an argument. Apptainer does not require a blank before
-// the '#'.
-var (
-	commentBefore       = regexp.MustCompile(`(?:^|\s)#[^!]`)
-	strictCommentBefore = regexp.MustCompile(`#[^!]`)
-)
+// commentBefore matches text before a use that makes the use a comment, which is left unchanged.
+// "#!" is not a comment, so that an interpreter can be an argument. As in Apptainer, no blank is
+// required before the '#': "sed 's/a/#b {{ item }}/'" stays as it is.
+var commentBefore = regexp.MustCompile(`#[^!]`)
 
 // substitution replaces build arguments in the lines of one stage.
 type substitution struct {
@@ -99,12 +96,8 @@ func (p *parser) checkUnused(given map[string]string, used map[string]bool) erro
 // liveReferences returns the uses of build arguments in a line, as indexes of argRef. commented
 // reports that the line also has uses in a comment.
 func (s *substitution) liveReferences(text string) (refs [][]int, commented bool) {
-	comment := commentBefore
-	if s.strict {
-		comment = strictCommentBefore
-	}
 	for _, m := range argRef.FindAllStringSubmatchIndex(text, -1) {
-		if comment.MatchString(text[:m[0]]) {
+		if commentBefore.MatchString(text[:m[0]]) {
 			commented = true
 			break // a comment reaches to the end of the line
 		}

@@ -35,14 +35,18 @@ x#{{ A }}
 	roundTrip(t, r, Options{})
 }
 
-// TestStrictRemark checks that Apptainer requires no blank before the '#'.
-func TestStrictRemark(t *testing.T) {
-	const src = "Bootstrap: scratch\n%post\nx#y {{ A }}\n%arguments\nA=1\n"
-	if body := parse(t, src, Options{Strict: true}).Stages[0].Post.Body; body != "x#y {{ A }}\n" {
-		t.Errorf("strict: %q", body)
-	}
-	if body := parse(t, src, Options{}).Stages[0].Post.Body; body != "x#y 1\n" {
-		t.Errorf("default: %q", body)
+// TestArgumentAfterHash checks that text after a '#' is left alone, as in Apptainer, with and
+// without a blank before it, and that the reader is told.
+func TestArgumentAfterHash(t *testing.T) {
+	const src = "Bootstrap: scratch\n%post\nx#y {{ A }}\ns/a/#b {{ item }}/\n#!{{ A }}\n%arguments\nA=1\n"
+	for _, strict := range []bool{false, true} {
+		r := parse(t, src, Options{Strict: strict})
+		if body := r.Stages[0].Post.Body; body != "x#y {{ A }}\ns/a/#b {{ item }}/\n#!1\n" {
+			t.Errorf("strict %v: %q", strict, body)
+		}
+		if len(r.Warnings) != 2 || r.Warnings[1].String() != "x.def:4: %post: a build argument after a # is not replaced" {
+			t.Errorf("strict %v: warnings %v", strict, r.Warnings)
+		}
 	}
 }
 

@@ -57,6 +57,7 @@ type parser struct {
 	name     string
 	strict   bool
 	warnings []Warning
+	earlier  []string // names of the stages before the current one
 }
 
 func (p *parser) fail(line int, section, msg, fix string) error {

@@ -15,6 +15,11 @@ func FuzzParse(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	kinds, err := filepath.Glob("testdata/kinds/*.def")
+	if err != nil {
+		f.Fatal(err)
+	}
+	files = append(files, kinds...)
 	for _, file := range files {
 		src, err := os.ReadFile(file)
 		if err != nil {

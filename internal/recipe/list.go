@@ -3,26 +3,55 @@ package recipe
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+
+	"netroot/internal/nearest"
 )
 
 // files parses a %files section with its "from STAGE".
-func (p *parser) files(b *block) (FilesBlock, error) {
-	f := FilesBlock{Line: b.line}
-	args := strings.Fields(p.uncomment(b.args))
-	switch {
-	case len(args) == 0:
-	case args[0] == "from" && len(args) == 2:
-		f.From = args[1]
-	case args[0] == "from":
-		return f, p.fail(b.line, "%files", fmt.Sprintf("%q does not name one stage", strings.Join(args, " ")), "write %files from STAGE")
-	default:
-		p.warn(b.line, "%files", fmt.Sprintf("%q has no meaning here", strings.Join(args, " ")), "write each file on its own line, or use %files from STAGE")
+func (p *parser) files(b *block) (f FilesBlock, err error) {
+	f.Line = b.line
+	if f.From, err = p.from(b); err != nil {
+		return f, err
 	}
-	var err error
 	f.Entries, err = p.entries(b)
 	return f, err
+}
+
+// from returns the stage that a %files section copies from, "" for the host. Two words mean the
+// stage that the second one names: Apptainer does not read the first, so "FROM stage" and "form
+// stage" do, too. Anything else is an error: Apptainer ignores such a section, and a file of the host
+// must not be copied where one of a stage may be meant.
+func (p *parser) from(b *block) (string, error) {
+	const fix = "write %files from STAGE, and each file on its own line"
+	args := strings.Fields(p.uncomment(b.args))
+	given := strings.Join(args, " ")
+	switch {
+	case len(args) == 0:
+		return "", nil
+	case len(args) != 2:
+		return "", p.fail(b.line, "%files", fmt.Sprintf("%q does not name one stage", given), fix)
+	case args[0] == "from":
+		return args[1], p.checkEarlier(b.line, args[1])
+	case !strings.EqualFold(args[0], "from") && !slices.Contains(p.earlier, args[1]):
+		return "", p.fail(b.line, "%files", fmt.Sprintf("%q does not name an earlier stage", given), fix)
+	}
+	p.warn(b.line, "%files", fmt.Sprintf("%q means \"from %s\"", given, args[1]), "write %files from "+args[1])
+	return args[1], p.checkEarlier(b.line, args[1])
+}
+
+// checkEarlier refuses the name of a stage that does not begin before this one.
+func (p *parser) checkEarlier(line int, name string) error {
+	if slices.Contains(p.earlier, name) {
+		return nil
+	}
+	fix := `give an earlier stage that name with "Stage: ` + name + `"`
+	if like := nearest.Name(name, p.earlier); like != "" {
+		fix = fmt.Sprintf("did you mean %s?", like)
+	}
+	return p.fail(line, "%files", fmt.Sprintf("there is no earlier stage %q", name), fix)
 }
 
 func (p *parser) entries(b *block) ([]FileEntry, error) {
@@ -47,6 +76,9 @@ func (p *parser) entries(b *block) ([]FileEntry, error) {
 		if len(words) > 1 {
 			e.Dst = words[1]
 		}
+		if at := expandable.FindString(e.Dst); at != "" {
+			p.warn(line, b.section(), fmt.Sprintf("%q in the destination is not expanded, so the name contains it literally", at), "write the name out")
+		}
 		switch {
 		case p.strict && e.Dst == "#":
 			p.warn(line, b.section(), `Apptainer uses the "#" after the source as the destination`, "write the comment on its own line")
@@ -57,6 +89,9 @@ func (p *parser) entries(b *block) ([]FileEntry, error) {
 	}
 	return entries, nil
 }
+
+// expandable matches what a shell would expand, and what %files expands only in a source.
+var expandable = regexp.MustCompile(`^~|\$\{?\w+\}?|[*?]|\[[^\]]*\]|\{[^}]*,[^}]*\}`)
 
 var (
 	errOpenQuote   = errors.New("a quote is not closed")

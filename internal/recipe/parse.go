@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"netroot/internal/nearest"
 )
 
 // Parse parses a definition file. name is used in messages and in the Recipe; Parse opens no file.
@@ -16,6 +14,7 @@ func Parse(name string, src []byte, opt Options) (*Recipe, error) {
 	if err != nil {
 		return nil, err
 	}
+	written := text(lines)
 	// As in Apptainer, the text is split into sections before build arguments are replaced.
 	raw, err := (&parser{name: name, strict: opt.Strict}).scan(lines)
 	if err != nil {
@@ -27,21 +26,26 @@ func Parse(name string, src []byte, opt Options) (*Recipe, error) {
 	if raw, err = p.scan(lines); err != nil {
 		return nil, err
 	}
-	r := &Recipe{Name: name, Source: []byte(strings.Join(lines, "\n") + "\n")}
+	r := &Recipe{Name: name, Source: text(lines), Written: written}
 	for _, rs := range raw {
 		st, err := p.stage(rs)
 		if err != nil {
 			return nil, err
 		}
-		if err := p.checkNames(r, st); err != nil {
-			return nil, err
+		if first, ok := r.Stage(st.Name); ok {
+			p.warn(st.Line, headerSection, fmt.Sprintf("stage %q already begins in line %d", st.Name, first.Line), `"%files from" uses the first one`)
 		}
 		r.Stages = append(r.Stages, st)
+		if st.Name != "" {
+			p.earlier = append(p.earlier, st.Name)
+		}
 	}
 	slices.SortStableFunc(p.warnings, func(a, b Warning) int { return a.Line - b.Line })
 	r.Warnings = p.warnings
 	return r, nil
 }
+
+func text(lines []string) []byte { return []byte(strings.Join(lines, "\n") + "\n") }
 
 func (p *parser) stage(raw *rawStage) (*Stage, error) {
 	h, err := p.header(raw.header)
@@ -65,33 +69,6 @@ func (p *parser) stage(raw *rawStage) (*Stage, error) {
 		}
 	}
 	return st, nil
-}
-
-// checkNames compares the names of a stage with those of earlier stages.
-func (p *parser) checkNames(r *Recipe, st *Stage) error {
-	if first, ok := r.Stage(st.Name); ok {
-		p.warn(st.Line, headerSection, fmt.Sprintf("stage %q already begins in line %d", st.Name, first.Line), `"%files from" uses the first one`)
-	}
-	for _, f := range st.Files {
-		if f.From == "" {
-			continue
-		}
-		if _, ok := r.Stage(f.From); ok {
-			continue
-		}
-		var names []string
-		for _, s := range r.Stages {
-			if s.Name != "" {
-				names = append(names, s.Name)
-			}
-		}
-		fix := `give an earlier stage that name with "Stage: ` + f.From + `"`
-		if like := nearest.Name(f.From, names); like != "" {
-			fix = fmt.Sprintf("did you mean %s?", like)
-		}
-		return p.fail(f.Line, "%files", fmt.Sprintf("there is no earlier stage %q", f.From), fix)
-	}
-	return nil
 }
 
 // section interprets one section.
@@ -169,7 +146,7 @@ func (p *parser) script(to **Script, b *block, sec Section) error {
 	if *to == nil {
 		*to = &Script{Line: b.line, Bare: p.strict}
 	}
-	(*to).Body += sec.Body
+	(*to).Append(sec.Body)
 	if len(args) > 0 {
 		(*to).Args = args
 	}

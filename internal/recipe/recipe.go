@@ -12,7 +12,8 @@
 //
 //	                          default                        strict
 //	%end                      ends a section                 error
-//	%name, name unknown       text of a script or %help      error
+//	%name, name unknown       text of a script or %help,     error
+//	                          error if it looks misspelt
 //	%name, indented           a section if name is known     error
 //	tab after %name           separates name and arguments   error
 //	%name in a here-document  text                           a section
@@ -25,6 +26,7 @@
 //	'x y', x" "y in %files    one word                       error
 //	a byte order mark         skipped                        error
 //	section over 64 KiB       accepted                       error
+//	%files, blanks, comment   %files                         error
 //	shell of "%post -c bash"  gets -ex                       does not
 //
 // # Where a section ends
@@ -60,7 +62,10 @@ type Recipe struct {
 	Name string `json:"name"`
 	// Source is the whole text after build arguments were replaced, with Unix line ends and
 	// without a byte order mark. It has the same lines as the file.
-	Source   []byte    `json:"-"`
+	Source []byte `json:"-"`
+	// Written is the same text before build arguments were replaced. It is what may be shown to
+	// others, because the values may be secrets.
+	Written  []byte    `json:"-"`
 	Stages   []*Stage  `json:"stages"` // at least one, in build order
 	Warnings []Warning `json:"warnings,omitempty"`
 }
@@ -139,6 +144,14 @@ type Script struct {
 
 	// Bare means that a shell named with "-c" does not get -ex: Options.Strict.
 	Bare bool `json:"-"`
+}
+
+// Append adds text that begins on a new line. A line that ends in '\' does not continue in it.
+func (s *Script) Append(text string) {
+	if strings.HasSuffix(s.Body, "\\\n") {
+		s.Body += "\n"
+	}
+	s.Body += text
 }
 
 // Shell returns the command that runs a %pre, %setup or %post; the path of the script must be

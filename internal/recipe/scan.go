@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"netroot/internal/nearest"
 )
 
 // These are the names of sections. The names of app sections begin with "app"; their first argument
@@ -119,11 +117,14 @@ func (s *scanner) line(n int, text string) error {
 		s.current.body = append(s.current.body, text)
 		return nil
 	}
+	if err := s.refuseHidden(n, text); err != nil {
+		return err
+	}
 	switch {
 	case isBootstrap(text):
 		return s.beginStage(n, text)
 	case percent && s.strict:
-		if err := s.checkStrict(n, text, name); err != nil {
+		if err := s.checkStrict(n, text, name, args); err != nil {
 			return err
 		}
 		s.beginSection(n, name, args)
@@ -135,7 +136,7 @@ func (s *scanner) line(n int, text string) error {
 		s.current, s.strayed = nil, false
 		return nil
 	case percent:
-		if err := s.unknownSection(n, name); err != nil {
+		if err := s.unknownSection(n, name, args); err != nil {
 			return err
 		}
 	}
@@ -192,50 +193,6 @@ func (s *scanner) beginSection(n int, name, args string) {
 	}
 	s.current = &block{name: name, args: args, line: n, first: n + 1}
 	s.stage.sections = append(s.stage.sections, s.current)
-}
-
-// checkStrict refuses a line that Apptainer would not recognize as the beginning of a section, or
-// would treat as the beginning of an unknown section.
-func (s *scanner) checkStrict(n int, text, name string) error {
-	word, _, _ := strings.Cut(text, " ")
-	switch {
-	case text[0] != '%':
-		return s.fail(n, "", "a word that begins with % is indented, so Apptainer treats it as a section without a name", "write sections in column 1, and keep lines of scripts from beginning with %")
-	case strings.Contains(word, "\t"):
-		return s.fail(n, "", fmt.Sprintf("a tab follows %%%s, which Apptainer treats as part of the name", name), "use a blank")
-	case !slices.Contains(sectionNames, name):
-		return s.fail(n, "", fmt.Sprintf("unknown section %%%s", name), sectionFix(name))
-	case strings.HasPrefix(name, "app") && strings.TrimLeft(word, "%") != name:
-		return s.fail(n, "", fmt.Sprintf("Apptainer requires app sections in lower case, not %s", word), "write %"+name)
-	}
-	return nil
-}
-
-// unknownSection decides, in the default dialect, whether a line that begins with '%' can be text.
-func (s *scanner) unknownSection(n int, name string) error {
-	msg := fmt.Sprintf("unknown section %%%s", name)
-	if s.current == nil {
-		return s.fail(n, "", msg, sectionFix(name))
-	}
-	if s.current.name == "" || slices.Contains(listSections, s.current.name) {
-		return s.fail(n, s.current.section(), msg, sectionFix(name))
-	}
-	fix := ""
-	if like := nearest.Name(name, sectionNames); like != "" {
-		fix = fmt.Sprintf("did you mean %%%s?", like)
-	}
-	s.warn(n, s.current.section(), fmt.Sprintf("%%%s is not a section and is treated as text, which Apptainer refuses", name), fix)
-	return nil
-}
-
-func sectionFix(name string) string {
-	if name == "end" {
-		return "remove it: a section ends where the next one begins"
-	}
-	if like := nearest.Name(name, sectionNames); like != "" {
-		return fmt.Sprintf("did you mean %%%s?", like)
-	}
-	return "use one of %" + strings.Join(sectionNames, " %")
 }
 
 // warnHidden warns about a line in a here-document that Apptainer would act on.

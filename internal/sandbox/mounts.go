@@ -1,7 +1,9 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -141,7 +143,49 @@ func mountSystem() error {
 			return fmt.Errorf("mount %s on %s of the tree: %w", m.fstype, m.target, err)
 		}
 	}
-	return makeDevices()
+	if err := makeDevices(); err != nil {
+		return err
+	}
+	return protectProc()
+}
+
+// protectProc keeps what /proc shows of the whole host, and not of the namespace, from being written
+// or read: a sysctl of %post would otherwise change the kernel that runs the build. The entries are
+// those that runc and Docker protect by default.
+func protectProc() error {
+	for _, target := range []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"} {
+		if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) {
+			continue // not every kernel has it
+		}
+		if err := bind(target, target, true); err != nil {
+			return err
+		}
+	}
+	for _, target := range []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
+		"/proc/scsi", "/proc/timer_list", "/sys/firmware", "/sys/devices/virtual/powercap"} {
+		if err := cover(target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cover puts an empty directory over a directory, and /dev/null over a file. An entry that does not
+// exist needs nothing.
+func cover(target string) error {
+	fi, err := os.Lstat(target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && fi.IsDir() {
+		err = unix.Mount("tmpfs", target, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=0,mode=0555")
+	} else if err == nil {
+		err = unix.Mount("/dev/null", target, "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return fmt.Errorf("cover %s: %w", target, err)
+	}
+	return nil
 }
 
 // makeDevices makes the devices in the private /dev. Their numbers are in the kernel's

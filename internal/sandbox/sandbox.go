@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,9 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"netroot/internal/recipe"
 )
@@ -200,7 +204,7 @@ type ExitError struct {
 
 func (e *ExitError) Error() string {
 	if e.Signal != 0 {
-		return fmt.Sprintf("%s: killed by signal %d (%s)", e.Name, int(e.Signal), e.Signal)
+		return fmt.Sprintf("%s: killed by %s", e.Name, cmp.Or(unix.SignalName(e.Signal), "signal "+strconv.Itoa(int(e.Signal))))
 	}
 	return fmt.Sprintf("%s: exit status %d", e.Name, e.Code)
 }

@@ -105,7 +105,7 @@ func TestInside(t *testing.T) {
 		{"tmp vanishes", "ls -A /tmp", ""},
 		{"processes", "ls /proc | while read p; do case $p in [0-9]*) echo $p ;; esac; done | wc -l | { read n; [ $n -lt 10 ] && echo few; }", "few\n"},
 		{"looks like a chroot", "[ /proc/1/root/. -ef / ] || echo other", "other\n"},
-		{"no host mounts", "cat /proc/mounts | while read a b c; do echo $b; done | { while read m; do case $m in /|/proc|/sys|/dev|/dev/pts|/dev/shm|/tmp) ;; *) echo $m ;; esac; done; }", ""},
+		{"no host mounts", "cat /proc/mounts | while read a b c; do echo $b; done | { while read m; do case $m in /|/proc|/proc/*|/sys|/sys/*|/dev|/dev/pts|/dev/shm|/tmp) ;; *) echo $m ;; esac; done; }", ""},
 		{"no descriptors", "for f in /proc/$$/fd/*; do echo -n ${f##*/},; done", "0,1,10,2,3,"}, // 3 is the directory, 10 the script
 		{"root", `echo "$SINGULARITY_ROOTFS $APPTAINER_ROOTFS"`, "/ /\n"},
 	} {
@@ -147,7 +147,7 @@ func TestFailures(t *testing.T) {
 	}{
 		{"status", Sandbox{Root: root}, "exit 3", nil, "%post: exit status 3"},
 		{"first failing command", Sandbox{Root: root}, "ls /none\nexit 0", nil, "%post: exit status 1"},
-		{"signal", Sandbox{Root: root}, "kill -9 $$", nil, "%post: killed by signal 9 (killed)"},
+		{"signal", Sandbox{Root: root}, "kill -9 $$", nil, "%post: killed by SIGKILL"},
 		{"unset variable", Sandbox{Root: root}, "echo $nope", []string{"-u"}, "%post: exit status 2"},
 		{"other shell", Sandbox{Root: root}, "ls /none\nexit 0", []string{"-c", "/bin/sh"}, "%post: exit status 1"},
 		{"no program", Sandbox{Root: root}, "", []string{"-c", "/usr/bin/python3"}, "%post: the tree has no /usr/bin/python3 to run the section"},
@@ -234,6 +234,34 @@ func TestBinds(t *testing.T) {
 	_, err = post(t, Sandbox{Root: root, Binds: []Bind{{Source: host, Target: "/escape/dir"}}}, "")
 	if err == nil || !strings.Contains(err.Error(), "the tree has no /escape/dir") {
 		t.Errorf("a symbolic link led out of the tree: %v", err)
+	}
+}
+
+// A section cannot change the kernel of the host, and reads nothing of the host's memory.
+func TestProtectedProc(t *testing.T) {
+	s := Sandbox{Root: tinyTree(t)}
+	const setting = "/proc/sys/kernel/printk_ratelimit_burst"
+	before, err := os.ReadFile(setting)
+	must(t, err)
+	// The value that is there already: a sandbox that does not protect it changes nothing.
+	out, err := post(t, s, "cat "+setting+"\ncat "+setting+" > "+setting)
+	if err == nil || out != string(before) {
+		t.Errorf("%s can be written: %v, %q", setting, err, out)
+	}
+	mounts, err := post(t, s, "cat /proc/self/mounts")
+	must(t, err)
+	for _, p := range []string{"/proc/sys", "/proc/irq", "/proc/fs", "/proc/bus", "/proc/sysrq-trigger", "/sys"} {
+		if _, err := os.Stat(p); err == nil && !strings.Contains(mounts, " "+p+" proc ro,") && !strings.Contains(mounts, " "+p+" sysfs ro,") {
+			t.Errorf("%s is not read-only:\n%s", p, mounts)
+		}
+	}
+	for _, p := range []string{"/proc/kcore", "/proc/keys", "/proc/timer_list"} {
+		if _, err := os.Stat(p); err != nil {
+			continue
+		}
+		if out, err := post(t, s, "cat "+p+" | wc -c"); err != nil || strings.TrimSpace(out) != "0" {
+			t.Errorf("%s holds %s bytes: %v", p, strings.TrimSpace(out), err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package secrets
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -42,35 +43,101 @@ func (a Allow) Judge(found []Finding) (warnings []string, err error) {
 	for _, f := range found {
 		switch {
 		case a.Allows(f.Path):
+		case f.Packaged:
+			warnings = append(warnings, fmt.Sprintf("%s: %s, as a package brought it: everyone who has the package has it", f.Path, f.Kind.Name()))
 		case f.Kind.Warning():
-			warnings = append(warnings, fmt.Sprintf("%s (%s)", f, f.Kind.Fix()))
+			warnings = append(warnings, fmt.Sprintf("%s (%s)", f, f.Fix()))
 		default:
 			refused = append(refused, f)
 		}
 	}
 	if refused != nil {
-		return warnings, &Error{refused}
+		return warnings, &Error{Findings: refused}
 	}
 	return warnings, nil
 }
 
-// Error lists the secrets in a tree that must not become an image.
+// Error lists the secrets in a tree that must not become an image, or in a layer that must not be
+// served.
 type Error struct {
 	Findings []Finding
+	Layer    bool
 }
 
 // Error lists every finding, the fix for each kind, and how to allow a finding.
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString("the tree contains secrets that everyone could read in the image:\n")
+	if e.Layer {
+		b.WriteString("it contains secrets, and everyone who reaches the server could read them:\n")
+	} else {
+		b.WriteString("the tree contains secrets that everyone could read in the image:\n")
+	}
 	told := map[Kind]bool{}
 	for _, f := range e.Findings {
 		fmt.Fprintf(&b, "  %s\n", f)
-		if !told[f.Kind] {
+		if !told[f.Kind] && !e.Layer {
 			told[f.Kind] = true
-			fmt.Fprintf(&b, "      %s\n", f.Kind.Fix())
+			fmt.Fprintf(&b, "      %s\n", strings.ReplaceAll(f.Kind.Fix(), "FILE", strings.Join(paths(e.Findings, f.Kind), " ")))
 		}
 	}
-	b.WriteString("to allow a file in the image on purpose, use --allow-secret PATH or allow_secrets of the label")
+	if e.Layer {
+		b.WriteString("copy them to the nodes when they are up (docs/security.md), or name them in allow_secrets of the label")
+	} else {
+		b.WriteString("to allow a file in the image on purpose, use --allow-secret PATH or allow_secrets of the label")
+	}
 	return b.String()
+}
+
+// Brief names the files and the kinds in one line, for a log.
+func (e *Error) Brief() string {
+	var all []string
+	for _, f := range e.Findings {
+		if text := fmt.Sprintf("%s (%s)", f.Path, f.Kind.Name()); len(all) == 0 || all[len(all)-1] != text {
+			all = append(all, text)
+		}
+	}
+	const most = 5
+	if more := len(all) - most; more > 0 {
+		all = append(all[:most], fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(all, ", ")
+}
+
+// paths are the files with findings of a kind.
+func paths(found []Finding, kind Kind) []string {
+	var all []string
+	for _, f := range found {
+		if f.Kind == kind {
+			all = append(all, f.Path)
+		}
+	}
+	return slices.Compact(all)
+}
+
+// Removal is the shell command that removes what machines made for themselves, such as host keys in
+// a tree that a machine has run from; empty: nothing of that kind was found. Each machine makes it
+// anew.
+func Removal(found []Finding) string {
+	var commands, files []string
+	for _, f := range found {
+		switch texts[f.Kind].remove {
+		case "":
+		case rm:
+			files = append(files, Quote(f.Path))
+		default:
+			commands = append(commands, strings.ReplaceAll(texts[f.Kind].remove, "FILE", Quote(f.Path)))
+		}
+	}
+	if files = slices.Compact(files); files != nil {
+		commands = append(commands, strings.ReplaceAll(rm, "FILE", strings.Join(files, " ")))
+	}
+	return strings.Join(slices.Compact(commands), "; ")
+}
+
+// Quote makes one word of a shell of a text.
+func Quote(p string) string {
+	if strings.Trim(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@") == "" {
+		return p
+	}
+	return "'" + strings.ReplaceAll(p, "'", `'\''`) + "'"
 }

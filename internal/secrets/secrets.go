@@ -10,17 +10,11 @@ package secrets
 import (
 	"context"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
-	"path"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // Finding is a file, or a line of a file, that contains a secret.
@@ -28,6 +22,9 @@ type Finding struct {
 	Path string `json:"path"` // path on the node: "/etc/shadow"
 	Kind Kind   `json:"kind"`
 	Line int    `json:"line,omitempty"` // 0: the whole file
+	// Packaged says that a package of the distribution or of a language has brought the file as it
+	// is, so that everyone can have it.
+	Packaged bool `json:"packaged,omitempty"`
 }
 
 // String returns the finding and the reason: "/etc/shadow:3: password hash (everyone who ...)".
@@ -39,147 +36,105 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s: %s: %s", place, f.Kind.Name(), f.Kind.Why())
 }
 
+// Fix returns, in one line, what to do about the finding.
+func (f Finding) Fix() string { return strings.ReplaceAll(f.Kind.Fix(), "FILE", f.Path) }
+
+// Packaged reports which of these files of a tree, named as in Finding.Path, are as a package
+// brought them.
+type Packaged func(ctx context.Context, files []string) (map[string]bool, error)
+
 // unpacked are the directories whose contents never enter an image (package pack).
 var unpacked = []string{"proc", "sys", "dev", "run", "tmp"}
 
-// maxFile is the number of bytes of a file that are checked. Files with keys are smaller: the
-// largest are bundles and kubeconfigs.
-const maxFile = 256 << 10
-
 // Scan searches a tree and returns its findings, sorted by path and line. It skips the contents of
 // /proc, /sys, /dev, /run and /tmp, because packing leaves them out.
-func Scan(ctx context.Context, tree string) ([]Finding, error) {
-	root, err := os.OpenRoot(tree)
+//
+// packaged, which may be nil, is asked about the files with findings below /usr. Those that packages
+// brought in directories of examples and tests are left out, and the others are marked.
+func Scan(ctx context.Context, tree string, packaged Packaged) ([]Finding, error) {
+	found, err := scan(ctx, tree, unpacked)
+	if err != nil || packaged == nil {
+		return found, err
+	}
+	var ask []string
+	for _, f := range found {
+		if ok, _ := ofDistribution(f.Path[1:]); ok {
+			ask = append(ask, f.Path)
+		}
+	}
+	if ask = slices.Compact(ask); ask == nil {
+		return found, nil
+	}
+	public, err := packaged(ctx, ask)
+	if err != nil {
+		return nil, fmt.Errorf("search %s for secrets: %w", tree, err)
+	}
+	out := found[:0]
+	for _, f := range found {
+		ok, example := ofDistribution(f.Path[1:])
+		f.Packaged = ok && public[f.Path]
+		if !f.Packaged || !example {
+			out = append(out, f)
+		}
+	}
+	return out, nil
+}
+
+// ScanLayer is Scan for the directory of a layer, all of which reaches the machines.
+func ScanLayer(ctx context.Context, dir string) ([]Finding, error) { return scan(ctx, dir, nil) }
+
+func scan(ctx context.Context, tree string, skip []string) ([]Finding, error) {
+	top, err := os.Open(tree)
 	if err != nil {
 		return nil, fmt.Errorf("search for secrets: %w", err)
 	}
-	defer root.Close()
 	g, ctx := errgroup.WithContext(ctx)
-	files := make(chan string, 64)
-	g.Go(func() error {
-		defer close(files)
-		return list(ctx, root, files)
-	})
-	found := make([][]Finding, runtime.GOMAXPROCS(0))
-	for i := range found {
-		g.Go(func() error {
-			buf := make([]byte, maxFile)
-			for name := range files {
-				list, err := inspect(root, name, buf)
-				if err != nil {
-					return err
-				}
-				found[i] = append(found[i], list...)
-			}
-			return nil
-		})
-	}
+	g.SetLimit(walkers())
+	w := walker{skip: skip, group: g}
+	g.Go(func() error { return w.walk(ctx, top, "") })
 	if err := g.Wait(); err != nil {
 		return nil, fmt.Errorf("search %s for secrets: %w", tree, err)
 	}
-	all := slices.Concat(found...)
-	slices.SortFunc(all, func(a, b Finding) int {
+	slices.SortFunc(w.found, func(a, b Finding) int {
 		if c := strings.Compare(a.Path, b.Path); c != 0 {
 			return c
 		}
 		return a.Line - b.Line
 	})
-	return all, nil
+	return w.found, nil
 }
 
-// list sends the names of the regular files that may contain a secret.
-func list(ctx context.Context, root *os.Root, files chan<- string) error {
-	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil {
-			err = context.Cause(ctx)
-		}
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && slices.Contains(unpacked, name) {
-			return fs.SkipDir
-		}
-		if !d.Type().IsRegular() || harmless(name) {
-			return nil
-		}
-		select {
-		case files <- name:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	})
+// inspect checks the text of one file, which must not be kept.
+func inspect(name string, rules []*rule, text []byte) []Finding {
+	kind, lines := look(rules, text)
+	if len(lines) == 0 || ofLanguage(name) {
+		return nil
+	}
+	return findings(name, kind, lines)
 }
 
-// inspect checks one file. buf receives the beginning of the file.
-func inspect(root *os.Root, name string, buf []byte) ([]Finding, error) {
-	rules := rulesFor(name)
-	// Opening must not block: a pipe that has replaced the file has no writer.
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
+func look(rules []*rule, text []byte) (Kind, []int) {
+	if len(text) == 0 {
+		return "", nil
 	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() || fi.Size() == 0 || len(rules) == 0 && fi.Size() > maxFile {
-		return nil, nil
-	}
-	n, err := readStart(f, buf)
-	if err != nil {
-		return nil, err
-	}
-	text := buf[:n]
 	for _, r := range rules {
-		if lines := r.check(text); len(lines) > 0 {
-			return findings(name, r.kind, lines), nil
+		if lines := r.check.find(text); len(lines) > 0 {
+			return r.kind, lines
 		}
 	}
-	if kind, lines := anyKey(text); len(lines) > 0 {
-		return findings(name, kind, lines), nil
+	if binary(text[:min(len(text), firstRead)]) {
+		return "", nil
 	}
-	return findings(name, Token, anyToken(text)), nil
-}
-
-// readStart reads a file, at most len(buf) bytes of it. Most files are programs, of which it reads
-// only 4 KiB.
-func readStart(f io.Reader, buf []byte) (int, error) {
-	const page = 4096
-	n, err := io.ReadFull(f, buf[:page])
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return n, nil
+	if lines := credentials(text); lines != nil {
+		return Password, lines
 	}
-	if err != nil || binary(buf[:n]) {
-		return n, err
-	}
-	more, err := io.ReadFull(f, buf[page:])
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		err = nil
-	}
-	return n + more, err
+	return distinctive(text)
 }
 
 func findings(name string, kind Kind, lines []int) []Finding {
 	var out []Finding
 	for _, line := range lines {
-		out = append(out, Finding{Path: "/" + filepath.ToSlash(name), Kind: kind, Line: line})
+		out = append(out, Finding{Path: "/" + name, Kind: kind, Line: line})
 	}
 	return out
-}
-
-// harmless reports whether a file comes from a package or a language with keys that are public:
-// examples, and material for tests.
-func harmless(name string) bool {
-	if !strings.HasPrefix(name, "usr/") && !strings.HasPrefix(name, "opt/") {
-		return false
-	}
-	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-		switch path.Base(dir) {
-		case "test", "tests", "testing", "testdata", "test-data", "doc", "docs", "examples", "man":
-			return true
-		}
-	}
-	return false
 }

@@ -86,9 +86,9 @@ func plant(t *testing.T, files map[string]string) string {
 	return dir
 }
 
-func scan(t *testing.T, dir string) []string {
+func scanned(t *testing.T, dir string) []string {
 	t.Helper()
-	found, err := Scan(t.Context(), dir)
+	found, err := Scan(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestFound(t *testing.T) {
 		for _, n := range test.lines {
 			want = append(want, fmt.Sprintf("/%s:%d %s", test.name, n, test.want))
 		}
-		if diff := cmp.Diff(want, scan(t, plant(t, map[string]string{test.name: test.text}))); diff != "" {
+		if diff := cmp.Diff(want, scanned(t, plant(t, map[string]string{test.name: test.text}))); diff != "" {
 			t.Error(diff)
 		}
 	}
@@ -180,39 +180,39 @@ func TestFound(t *testing.T) {
 func TestNotFound(t *testing.T) {
 	k := newKeys(t)
 	dir := plant(t, map[string]string{
-		"etc/shadow":                              "root:*:20780:0\nbin:!:1:\nnobody:!!:1:\nfree::1:\nlocked:!*:1:\nold:*LK*:1:\nnp:*NP*:1:\n",
-		"etc/gshadow":                             "wheel:!::root\naudio:*::\nx:::\n",
-		"etc/passwd":                              "root:x:0:0::/root:/bin/sh\n+@admins::::::\n",
-		"etc/group":                               "root:x:0:\n",
-		"etc/machine-id":                          "",
-		"var/lib/dbus/machine-id":                 "uninitialized\n",
-		"etc/munge/munge.key":                     "",
-		"etc/security/opasswd":                    "",
-		"root/.ssh/authorized_keys":               "# nobody\n\n",
-		"etc/ssl/certs/ca.pem":                    string(k.certificate),
-		"etc/ssl/private/cert.pem":                string(k.certificate),
-		"etc/ssh/ssh_host_ed25519_key.pub":        "ssh-ed25519 AAAA\n",
-		"etc/ssh/sshd_config":                     "HostKey /etc/ssh/ssh_host_ed25519_key\n",
-		"usr/lib/x/ssh-keygen":                    "\x7fELF\x00" + string(k.openssh),
-		"usr/lib/python3/x.py":                    "HEAD = '-----BEGIN PRIVATE KEY-----'\nif HEAD in x: pass\n",
-		"usr/share/doc/x/key.pem":                 string(k.pkcs8),
-		"usr/lib/python3.13/test/keycert":         string(k.pkcs8),
-		"opt/x/testdata/key.pem":                  string(k.pkcs8),
-		"tmp/key":                                 string(k.pkcs8),
-		"run/key":                                 string(k.pkcs8),
-		"etc/slurm/slurmdbd.conf":                 "#StoragePass=x\nStoragePass=\n",
-		"etc/yum.repos.d/x.repo":                  "baseurl=https://mirror.example.org/a:b@c\n# password=x\ngpgkey=file:///etc/pki/x\n",
-		"etc/apt/sources.list":                    "# deb https://me:word@deb.example.org x main\ndeb https://deb.example.org:8080/x y main\n",
-		"root/.docker/config.json":                `{"auths": {"x": {}}, "credsStore": "pass"}`,
-		"root/.npmrc":                             "//npm.example.org/:_authToken=${NPM_TOKEN}\n#//npm.example.org/:_authToken=x\n",
-		"etc/iscsi/iscsid.conf":                   "#node.session.auth.password = password\n# discovery.sendtargets.auth.password_in = x\n",
-		"etc/wpa_supplicant/w.conf":               "network={\n\t#psk=\"x\"\n\tkey_mgmt=NONE\n}",
-		"etc/kubernetes/kubelet.conf":             "    client-key: /var/lib/kubelet/pki/x.pem\n",
-		"etc/NetworkManager/system-connections/w": "[connection]\nid=w\n",
-		"home/u/.git-credentials":                 "",
-		"etc/bootstrap-yum.conf":                  "[base]\nbaseurl=https://el.example.org:8443/a@b/\ngpgcheck=1\n",
-		".singularity.d/Singularity":              "Bootstrap: dnf\nMirrorURL: https://el.example.org:8443/a@b\nSetopt: tsflags=nodocs\n# MirrorURL: https://me:word@x.example.org\n%post\n    chpasswd password=x\n",
-		".singularity.d/labels.json":              "{\n\t\"org.label-schema.usage.singularity.deffile.mirrorurl\": \"https://el.example.org:8443/a@b\"\n}",
+		"etc/shadow":                               "root:*:20780:0\nbin:!:1:\nnobody:!!:1:\nfree::1:\nlocked:!*:1:\nold:*LK*:1:\nnp:*NP*:1:\n",
+		"etc/gshadow":                              "wheel:!::root\naudio:*::\nx:::\n",
+		"etc/passwd":                               "root:x:0:0::/root:/bin/sh\n+@admins::::::\n",
+		"etc/group":                                "root:x:0:\n",
+		"etc/machine-id":                           "",
+		"var/lib/dbus/machine-id":                  "uninitialized\n",
+		"etc/munge/munge.key":                      "",
+		"etc/security/opasswd":                     "",
+		"root/.ssh/authorized_keys":                "# nobody\n\n",
+		"etc/ssl/certs/ca.pem":                     string(k.certificate),
+		"etc/ssl/private/cert.pem":                 string(k.certificate),
+		"etc/ssh/ssh_host_ed25519_key.pub":         "ssh-ed25519 AAAA\n",
+		"etc/ssh/sshd_config":                      "HostKey /etc/ssh/ssh_host_ed25519_key\n",
+		"usr/lib/x/ssh-keygen":                     "\x7fELF\x00" + string(k.openssh),
+		"usr/lib/python3/x.py":                     "HEAD = '-----BEGIN PRIVATE KEY-----'\nif HEAD in x: pass\n",
+		"usr/lib/python3.13/test/keycert":          string(k.pkcs8),
+		"opt/node/lib/node_modules/x/test/key.pem": string(k.pkcs8),
+		"usr/local/go/src/crypto/tls/x_test.go":    string(k.pkcs8),
+		"tmp/key":                                  string(k.pkcs8),
+		"run/key":                                  string(k.pkcs8),
+		"etc/slurm/slurmdbd.conf":                  "#StoragePass=x\nStoragePass=\n",
+		"etc/yum.repos.d/x.repo":                   "baseurl=https://mirror.example.org/a:b@c\n# password=x\ngpgkey=file:///etc/pki/x\n",
+		"etc/apt/sources.list":                     "# deb https://me:word@deb.example.org x main\ndeb https://deb.example.org:8080/x y main\n",
+		"root/.docker/config.json":                 `{"auths": {"x": {}}, "credsStore": "pass"}`,
+		"root/.npmrc":                              "//npm.example.org/:_authToken=${NPM_TOKEN}\n#//npm.example.org/:_authToken=x\n",
+		"etc/iscsi/iscsid.conf":                    "#node.session.auth.password = password\n# discovery.sendtargets.auth.password_in = x\n",
+		"etc/wpa_supplicant/w.conf":                "network={\n\t#psk=\"x\"\n\tkey_mgmt=NONE\n}",
+		"etc/kubernetes/kubelet.conf":              "    client-key: /var/lib/kubelet/pki/x.pem\n",
+		"etc/NetworkManager/system-connections/w":  "[connection]\nid=w\n",
+		"home/u/.git-credentials":                  "",
+		"etc/bootstrap-yum.conf":                   "[base]\nbaseurl=https://el.example.org:8443/a@b/\ngpgcheck=1\n",
+		".singularity.d/Singularity":               "Bootstrap: dnf\nMirrorURL: https://el.example.org:8443/a@b\nSetopt: tsflags=nodocs\n# MirrorURL: https://me:word@x.example.org\n%post\n    chpasswd password=x\n",
+		".singularity.d/labels.json":               "{\n\t\"org.label-schema.usage.singularity.deffile.mirrorurl\": \"https://el.example.org:8443/a@b\"\n}",
 	})
 	// A file that is not regular is not opened, and links are not followed.
 	outside := plant(t, map[string]string{"key": string(k.pkcs8), "d/key": string(k.pkcs8)})
@@ -226,7 +226,7 @@ func TestNotFound(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := scan(t, dir); got != nil {
+	if got := scanned(t, dir); got != nil {
 		t.Errorf("found %s", strings.Join(got, "\n"))
 	}
 }
@@ -243,23 +243,28 @@ func TestLargeAndMany(t *testing.T) {
 		files[fmt.Sprintf("srv/d%d/f%d", i%7, i)] = "text\n"
 	}
 	want := []string{"/etc/shadow:1 password-hash", "/srv/small:50001 private-key"}
-	if diff := cmp.Diff(want, scan(t, plant(t, files))); diff != "" {
+	if diff := cmp.Diff(want, scanned(t, plant(t, files))); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestScanFails(t *testing.T) {
-	if _, err := Scan(t.Context(), filepath.Join(t.TempDir(), "x")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Scan(t.Context(), filepath.Join(t.TempDir(), "x"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Scan(ctx, plant(t, map[string]string{"a": "", "b": ""})); !errors.Is(err, context.Canceled) {
+	if _, err := Scan(ctx, plant(t, map[string]string{"a": "", "b": ""}), nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
 
 func TestRulesAreWhole(t *testing.T) {
+	for _, first := range `*?[\` {
+		if odd := byName.others[first]; odd != nil {
+			t.Errorf("%s is not found by its first byte", odd[0].pattern)
+		}
+	}
 	for _, r := range rules {
 		if _, err := path.Match(r.pattern, "x"); err != nil || strings.HasPrefix(r.pattern, "/") {
 			t.Errorf("%s: %v", r.pattern, err)
@@ -269,7 +274,7 @@ func TestRulesAreWhole(t *testing.T) {
 		}
 		// A name that a rule's pattern matches is found by the rule.
 		name := strings.NewReplacer("**/", "root/", "*", "x").Replace(r.pattern)
-		if !r.matches(name) || !slices.ContainsFunc(rulesFor(name), func(o rule) bool { return o.pattern == r.pattern }) {
+		if !r.matches(name) || !slices.ContainsFunc(rulesFor(name), func(o *rule) bool { return o.pattern == r.pattern }) {
 			t.Errorf("%s does not match %s", r.pattern, name)
 		}
 		if r.matches("elsewhere/"+name) != strings.HasPrefix(r.pattern, "**/") {
@@ -291,7 +296,7 @@ func TestJudge(t *testing.T) {
 		"root/.ssh/authorized_keys": "ssh-ed25519 " + secret,
 		"root/.netrc":               "password " + secret,
 	})
-	found, err := Scan(t.Context(), dir)
+	found, err := Scan(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,10 +346,10 @@ func FuzzInspect(f *testing.F) {
 			}
 		}
 		for _, r := range rules {
-			check(r.pattern, r.check(text))
+			check(r.pattern, r.check.find(text))
 		}
-		_, found := anyKey(text)
+		_, found := distinctive(text)
 		check("any", found)
-		check("token", anyToken(text))
+		check("credentials", credentials(text))
 	})
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 
+	"netroot/internal/serve/whole"
 	"netroot/internal/store"
 )
 
@@ -14,6 +16,7 @@ import (
 type catalog struct {
 	store *store.Store
 	log   *slog.Logger
+	parts *whole.Parts
 
 	mu       sync.Mutex
 	open     map[string]*sharedBlob // packed roots in use, by image name
@@ -28,7 +31,7 @@ type sharedBlob struct {
 }
 
 func newCatalog(s *store.Store, log *slog.Logger) *catalog {
-	return &catalog{store: s, log: log, open: make(map[string]*sharedBlob)}
+	return &catalog{store: s, log: log, parts: whole.New(s, log), open: make(map[string]*sharedBlob)}
 }
 
 // resolve finds the image that ref names, as store.Resolve does.
@@ -55,15 +58,25 @@ func (c *catalog) blob(digest string) (*store.Blob, error) {
 	if errors.Is(err, store.ErrNotFound) {
 		err = fmt.Errorf("%w: %w", errNoBlob, err)
 	}
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	if err := c.parts.Blob(b); err != nil {
+		b.Close()
+		return nil, fmt.Errorf("image %s: %w", b.Image, err)
+	}
+	return b, nil
 }
 
 var errNoBlob = errors.New("no image has this blob")
 
 // acquire returns the packed root of an image, opened once for all who use it. The file is closed
 // when the last of them has called release; until then the store does not remove the image. False
-// when the image has no root.
+// when the image has no root. The error says when it is damaged.
 func (c *catalog) acquire(im *store.Image) (b *store.Blob, release func(), ok bool, err error) {
+	if err := c.whole(im, store.RoleRoot); err != nil {
+		return nil, nil, false, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := im.Name()
@@ -95,4 +108,16 @@ func (c *catalog) acquire(im *store.Image) (b *store.Blob, release func(), ok bo
 			shared.unhold()
 		}
 	}), true, nil
+}
+
+// whole returns why an image is not given out, with what to boot instead.
+func (c *catalog) whole(im *store.Image, roles ...store.Role) error {
+	err := c.parts.Check(im, roles...)
+	if err == nil {
+		return nil
+	}
+	if others := c.store.Others(im, func(o *store.Image) bool { return c.parts.Check(o, whole.BootRoles()...) == nil }); len(others) > 0 {
+		err = fmt.Errorf("%w; other versions can be booted: %s", err, strings.Join(others, ", "))
+	}
+	return err
 }

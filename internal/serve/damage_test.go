@@ -76,7 +76,7 @@ func TestDamagedRoot(t *testing.T) {
 	}
 	export.Release()
 
-	damaged := file + " is damaged: it has 1048576 bytes and should have 3145728: remove it and build the image again"
+	damaged := file + " is damaged: it has 1048576 bytes and should have 3145728: build the image again"
 	for _, test := range []struct {
 		why    string
 		status int

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"os"
@@ -46,6 +47,8 @@ func public(ref string, err error) *statusError {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		known.status, known.err = http.StatusNotFound, fmt.Errorf("no such image: %s", ref)
+	case errors.Is(err, folder.ErrNotRendered):
+		known.status = http.StatusInternalServerError
 	case errors.As(err, new(private)):
 		known.status, known.err = http.StatusInternalServerError, fmt.Errorf("image %s cannot be given out now; the server's log says why", ref)
 	}
@@ -112,8 +115,9 @@ func (s *Server) getScript(w http.ResponseWriter, r *http.Request) error {
 	case isIPXE:
 		// A status other than 200 would end the boot with iPXE's own words; this ends it with ours,
 		// and goes on trying.
-		s.cfg.Log.Warn("boot refused", "peer", r.RemoteAddr, "image", ref, "why", err)
-		script = boot.Refusal(public(ref, err).Error(), boot.ScriptURL(r.Host, ref, m.Virtio))
+		s.refusals.Log(slog.LevelWarn, "boot refused", "peer", r.RemoteAddr, "image", ref, "why", err)
+		script = boot.Refusal(public(ref, err).Error(), boot.ScriptURL(r.Host, ref, m.Virtio),
+			boot.RefusedBefore(r.URL.RawQuery), rand.Float64())
 	default:
 		return public(ref, err)
 	}
@@ -166,7 +170,7 @@ func immutable(w http.ResponseWriter, r *http.Request, digest, contentType strin
 	http.ServeContent(w, r, "", time.Time{}, content)
 }
 
-// logged writes one line for each request.
+// logged writes one line for each request, and few lines for many that are refused.
 func (s *Server) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := time.Now()
@@ -190,7 +194,11 @@ func (s *Server) logged(next http.Handler) http.Handler {
 		case rec.status >= 400 || why != nil:
 			level = slog.LevelWarn
 		}
-		s.cfg.Log.Log(r.Context(), level, "http", line...)
+		if level > slog.LevelInfo {
+			s.refusals.Log(level, "http", line...)
+			return
+		}
+		s.cfg.Log.Info("http", line...)
 	})
 }
 

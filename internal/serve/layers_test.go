@@ -178,3 +178,34 @@ func BenchmarkLayer1000Nodes(b *testing.B) {
 	}
 	b.ReportMetric(float64(renderings(log)), "renderings")
 }
+
+// A layer with a secret is not served to machines whose label does not allow it. The log and the
+// problems say so; other labels are served.
+func TestLayerWithSecret(t *testing.T) {
+	server, dir, log := thousand(t, 0)
+	server.cfg.Log = slog.New(slog.NewTextHandler(log, nil))
+	server.cfg.Site.Labels["open"] = &site.Label{Name: "open", Layers: []string{"site"}, AllowSecrets: []string{"/etc/munge"}}
+	before, err := bootOnce(server.handler())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir+"/site/etc/munge/munge.key", "k3y")
+	server.renderLayers()
+	const want = "label debian: layer site contains secrets: /etc/munge/munge.key (munge key): served meanwhile: sha256:"
+	if !strings.Contains(log.String(), want) || strings.Contains(log.String(), "label open:") {
+		t.Errorf("the log does not say %q:\n%s", want, log)
+	}
+	if all := strings.Join(server.Problems(), "\n"); !strings.Contains(all, want) {
+		t.Errorf("problems:\n%s", all)
+	}
+	if after, err := bootOnce(server.handler()); err != nil || after != before {
+		t.Errorf("a machine gets %s, %v; want what it got before, %s", after, err, before)
+	}
+	if digest, err := server.View().Layers.Digest("site", []string{"/etc/munge"}); err != nil || strings.Contains(before, string(digest)[7:]) {
+		t.Errorf("the label that allows it gets %s, %v", digest, err)
+	}
+	server.renderLayers()
+	if n := strings.Count(log.String(), want); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+}

@@ -15,7 +15,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -33,6 +32,7 @@ import (
 	"netroot/internal/proto/accept"
 	"netroot/internal/proto/nfs3"
 	"netroot/internal/serve/trees"
+	"netroot/internal/serve/whole"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/task"
@@ -88,7 +88,8 @@ type Server struct {
 
 	view     atomic.Pointer[View]
 	failure  atomic.Pointer[Failure]
-	renewing sync.Mutex // held while the next View is made
+	renewing sync.Mutex       // held while the next View is made
+	refusals *accept.Refusals // of the HTTP server
 	reloaded chan struct{}
 	started  chan struct{}
 	group    atomic.Pointer[task.Group] // nil before Run
@@ -129,7 +130,7 @@ func New(cfg Config, httpListener net.Listener, roots map[handoff.Transport]net.
 	}
 	cfg.Withheld = withheld(cfg, roots)
 	s := &Server{
-		cfg: cfg, ports: portsOf(cfg, roots), catalog: newCatalog(cfg.Store, cfg.Log), http: httpListener, roots: roots,
+		cfg: cfg, ports: portsOf(cfg, roots), catalog: newCatalog(cfg.Store, cfg.Log), refusals: accept.NewRefusals(cfg.Log, "http"), http: httpListener, roots: roots,
 		servers: make(map[handoff.Transport]rootServer), started: make(chan struct{}), reloaded: make(chan struct{}, 1),
 	}
 	s.exports = &trees.Exports{Current: s.exported, AnyPort: cfg.NFS.AnyPort, Blobs: filepath.Join(cfg.Store.Dir(), "blobs", "sha256")}
@@ -167,30 +168,6 @@ const (
 	idleTimeout   = 2 * time.Minute
 )
 
-// maxHTTPConns bounds the connections of the HTTP server, as the other servers' are.
-const maxHTTPConns = 16384
-
-// atMost counts the connections of an HTTP server, and refuses those above the limit with status
-// 503.
-func atMost(limit int64, log *slog.Logger) func(net.Conn, http.ConnState) {
-	var open atomic.Int64
-	return func(nc net.Conn, state http.ConnState) {
-		switch state {
-		case http.StateNew:
-			accept.Tune(nc)
-			if open.Add(1) > limit {
-				log.Warn("http: refused", "peer", nc.RemoteAddr().String(), "why", fmt.Sprintf("more than %d connections", limit))
-				// The client has not sent a request yet, but the answer is the same to all. It fits
-				// into the socket's buffer.
-				io.WriteString(nc, "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-				nc.Close()
-			}
-		case http.StateClosed, http.StateHijacked:
-			open.Add(-1)
-		}
-	}
-}
-
 func (s *Server) runHTTP(ctx context.Context, ready func()) error {
 	server := http.Server{
 		Handler:           s.handler(),
@@ -199,10 +176,16 @@ func (s *Server) runHTTP(ctx context.Context, ready func()) error {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    16 << 10,
-		ConnState:         atMost(maxHTTPConns, s.cfg.Log),
+		ConnState:         newConnections(maxHTTPConns, s.httpRefused).state,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
 	}
+	defer s.refusals.Flush()
 	return task.HTTP(ctx, &server, s.http, ready)
+}
+
+// httpRefused logs a connection that the HTTP server does not serve.
+func (s *Server) httpRefused(peer string, why error) {
+	s.refusals.Log(slog.LevelWarn, "http: refused", "peer", peer, "why", why)
 }
 
 // Plan decides what machine m is told when it asks for the image m.Ref, and makes the image or tree
@@ -212,6 +195,9 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 	im, r, settings, err := s.settings(v, m)
 	if err != nil {
 		return boot.Plan{}, err
+	}
+	if err := s.catalog.whole(im, whole.BootRoles()...); err != nil {
+		return boot.Plan{}, private{err}
 	}
 	if s.roots[handoff.NFS] != nil && (settings.Transport == handoff.NFS || settings.RW) {
 		err := s.exports.Ready(im.Label, m.Address)
@@ -230,7 +216,10 @@ func (s *Server) Plan(m boot.Machine) (boot.Plan, error) {
 // ready.
 func (s *Server) Preview(m boot.Machine) (boot.Plan, *View, error) {
 	v := s.view.Load()
-	_, r, settings, err := s.settings(v, m)
+	im, r, settings, err := s.settings(v, m)
+	if err == nil {
+		err = s.catalog.whole(im, whole.BootRoles()...)
+	}
 	if err != nil {
 		return boot.Plan{}, v, err
 	}

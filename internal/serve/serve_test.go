@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -23,6 +24,7 @@ import (
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
 	"netroot/internal/layer/folder"
+	"netroot/internal/proto/accept"
 	"netroot/internal/site"
 	"netroot/internal/store"
 	"netroot/internal/testlog"
@@ -243,8 +245,14 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	_, script := f.get(t, "/boot/debain.ipxe?arch=x86_64", "User-Agent", "iPXE/1.21")
-	if s := string(script); !strings.Contains(s, "no such image: debain") || !strings.Contains(s, "chain --replace "+f.url+"/boot/debain.ipxe?arch=") {
+	if s := string(script); !strings.Contains(s, "no such image: debain") || !strings.Contains(s, "chain --replace "+f.url+"/boot/debain.ipxe?refused=1&arch=") {
 		t.Errorf("refusal:\n%s", s)
+	}
+	_, script = f.get(t, "/boot/debain.ipxe?refused=7&arch=x86_64", "User-Agent", "iPXE/1.21")
+	var pause int
+	_, after, _ := strings.Cut(string(script), "\nsleep ")
+	if n, err := fmt.Sscanf(after, "%d ||", &pause); n != 1 || pause < 45 || pause > 75 || !strings.Contains(string(script), "?refused=8&arch=") {
+		t.Errorf("the eighth refusal: pause %d, %v\n%s", pause, err, script)
 	}
 	resp, err := http.Post(f.url+"/boot/debian.ipxe", "text/plain", strings.NewReader("x"))
 	if err != nil {
@@ -397,7 +405,10 @@ func TestOneFileForAllClients(t *testing.T) {
 func TestTooManyConnections(t *testing.T) {
 	log := new(testlog.Buffer)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	server.Config.ConnState = atMost(2, slog.New(slog.NewTextHandler(log, nil)))
+	refusals := accept.NewRefusals(slog.New(slog.NewTextHandler(log, nil)), "http")
+	server.Config.ConnState = newConnections(2, func(peer string, why error) {
+		refusals.Log(slog.LevelWarn, "http: refused", "peer", peer, "why", why)
+	}).state
 	server.Start()
 	t.Cleanup(server.Close)
 	ask := func() (net.Conn, int) {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"netroot/internal/handoff"
+	"netroot/internal/serve/whole"
 	"netroot/internal/task"
 )
 
@@ -34,7 +35,21 @@ func (s *Server) stages() []task.Stage {
 	if s.cfg.NFS.Portmap != nil && s.roots[handoff.NFS] != nil {
 		roots = append(roots, task.Task{Name: "portmap", Run: s.runPortmap})
 	}
+	view = append(view, task.Task{Name: "images", Run: s.checkImages})
 	return []task.Stage{view, roots, {{Name: "http", Run: s.runHTTP}}}
+}
+
+// checkImages reads what machines boot from, where it is not known to be whole: first the newest
+// version of each label.
+func (s *Server) checkImages(ctx context.Context, ready func()) error {
+	ready()
+	for _, name := range s.view.Load().Site.Names() {
+		if im, err := s.catalog.resolve(name); err == nil && ctx.Err() == nil {
+			_ = s.catalog.parts.Check(im, whole.BootRoles()...) // which is logged, and in Problems
+		}
+	}
+	s.catalog.parts.Run(ctx)
+	return nil
 }
 
 // Run runs the server's tasks, and more as the last stage, until ctx ends or a task fails.

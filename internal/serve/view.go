@@ -126,9 +126,39 @@ func (s *Server) renderLayers() {
 }
 
 func (s *Server) renderInto(old *View) {
-	if now := s.cfg.Layers.Render(s.layerNames(old.Site)); !now.Equal(old.Layers) {
-		s.view.Store(&View{Site: old.Site, Since: old.Since, Layers: now})
+	now := s.cfg.Layers.Render(s.layerNames(old.Site))
+	if now.Equal(old.Layers) {
+		return
 	}
+	next := &View{Site: old.Site, Since: old.Since, Layers: now}
+	s.view.Store(next)
+	was := s.refused(old)
+	for _, r := range s.refused(next) {
+		if !slices.Contains(was, r) {
+			s.cfg.Log.Warn("not served", "what", r)
+		}
+	}
+}
+
+// refused says which layers machines do not get because of secrets in them, by label.
+func (s *Server) refused(v *View) []string {
+	var all []string
+	for _, name := range v.Site.Names() {
+		l := v.Site.Labels[name]
+		names := l.Layers
+		if s.cfg.Add.Layers != nil {
+			names = *s.cfg.Add.Layers
+		}
+		for _, layer := range names {
+			if !v.Layers.Has(layer) {
+				continue
+			}
+			if why := v.Layers.Refused(layer, l.AllowSecrets); why != "" {
+				all = append(all, fmt.Sprintf("label %s: %s", name, why))
+			}
+		}
+	}
+	return all
 }
 
 // watchConfiguration reads the configuration again when its file has changed.
@@ -163,6 +193,7 @@ func (s *Server) Problems() []string {
 	for _, name := range slices.Sorted(maps.Keys(layers)) {
 		all = append(all, layers[name].Error())
 	}
+	all = append(all, s.refused(v)...)
 	if s.cfg.Default != "" {
 		if _, err := s.catalog.resolve(s.cfg.Default); err != nil {
 			all = append(all, "--image: "+oneLine(err.Error()))
@@ -177,6 +208,7 @@ func (s *Server) Problems() []string {
 			all = append(all, fmt.Sprintf("label %s has no image that can be served: %s", name, oneLine(err.Error())))
 		}
 	}
+	all = append(all, s.catalog.parts.Damaged()...)
 	if len(v.Site.Labels) == 0 {
 		all = append(all, "the configuration has no labels")
 	}

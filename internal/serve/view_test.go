@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -175,7 +177,7 @@ func TestHealth(t *testing.T) {
 	w := httptest.NewRecorder()
 	f.ServeHealth(w, nil)
 	var h Health
-	if err := json.Unmarshal(w.Body.Bytes(), &h); err != nil || w.Code != 200 || !h.Ready || len(h.Tasks) != 2 || h.Tasks[0].Name != "nbd" || h.Failure != nil || h.Store != f.store.Dir() {
+	if err := json.Unmarshal(w.Body.Bytes(), &h); err != nil || w.Code != 200 || !h.Ready || len(h.Tasks) != 3 || h.Tasks[1].Name != "nbd" || h.Failure != nil || h.Store != f.store.Dir() {
 		t.Errorf("%d %s, %v", w.Code, w.Body, err)
 	}
 	if n, ok := h.Servers[handoff.NBD]; !ok || n.Errors != 0 {
@@ -227,6 +229,19 @@ func TestBoth(t *testing.T) {
 	called := false
 	if _, _, err := task.Receiving(u, func() { called = true }).ReadFrom(nil); err == nil || !called {
 		t.Errorf("%v, %v", called, err)
+	}
+}
+
+// TestBrokenLayerStatus: a layer that cannot be rendered is the server's failure, not the client's.
+func TestBrokenLayerStatus(t *testing.T) {
+	for status, err := range map[int]error{
+		http.StatusInternalServerError: fmt.Errorf("layer rack7 %w", folder.ErrNotRendered),
+		http.StatusBadRequest:          site.ErrNoOverlay,
+		http.StatusNotFound:            store.ErrNotFound,
+	} {
+		if got := public("x", err); got.status != status {
+			t.Errorf("%v: status %d, want %d", err, got.status, status)
+		}
 	}
 }
 

@@ -18,8 +18,9 @@ type Layers interface {
 	// Has reports whether there is a layer of that name. One that exists and is damaged counts:
 	// Digest says what is wrong with it.
 	Has(name string) bool
-	// Digest is the digest of the layer's archive, which nodes can fetch from now on.
-	Digest(name string) (handoff.Digest, error)
+	// Digest is the digest of the layer's archive, which nodes can fetch from now on. A layer with
+	// a secret that allow, a list of paths on the node, does not name has none.
+	Digest(name string, allow []string) (handoff.Digest, error)
 }
 
 // Request asks how one machine boots one image.
@@ -91,7 +92,7 @@ func (s *Site) Settings(r Request) (boot.Settings, error) {
 	if err != nil {
 		return boot.Settings{}, err
 	}
-	if err := stack.addTo(&set, r); err != nil {
+	if err := stack.addTo(&set, r, l.AllowSecrets); err != nil {
 		return boot.Settings{}, fmt.Errorf("label %s: %w", l.Name, err)
 	}
 	return set, nil
@@ -154,13 +155,13 @@ var ErrNoOverlay = errors.New("layers need memory over the root, and this machin
 
 // addTo names the layers in a machine's settings. Layers are named there in the order of
 // application, so the one that wins is the last.
-func (k Stack) addTo(set *boot.Settings, r Request) error {
+func (k Stack) addTo(set *boot.Settings, r Request, allow []string) error {
 	if len(k.Names) > 0 && !set.Overlay.Enabled {
 		return ErrNoOverlay
 	}
 	set.TreeLayers = k.Tree
 	for _, name := range slices.Backward(k.Server) {
-		digest, err := r.Layers.Digest(name)
+		digest, err := r.Layers.Digest(name, allow)
 		if err != nil {
 			return err
 		}

@@ -104,13 +104,19 @@ func (s *Site) Label(name string) (*Label, error) {
 // Names are the names of all labels, in order.
 func (s *Site) Names() []string { return slices.Sorted(maps.Keys(s.Labels)) }
 
-// ForRecipe returns a label with every default for the recipe at an absolute path that no label
-// names. It is called as the file is, without its suffix.
+// ForRecipe returns the label for the recipe at an absolute path. It is called as the file is,
+// without its suffix, and has every default unless the configuration has that label for that file.
 func (s *Site) ForRecipe(path string) (*Label, error) {
 	base := filepath.Base(path)
 	name := strings.ToLower(strings.TrimSuffix(base, filepath.Ext(base)))
 	if err := CheckLabel(name); err != nil {
 		return nil, fmt.Errorf("recipe %s names its image: %w", path, err)
+	}
+	if l, ok := s.Labels[name]; ok {
+		if l.Recipe != path {
+			return nil, fmt.Errorf("recipe %s names its image %s, which is a label with another recipe, %s: rename the file, or make it the recipe of a label", path, name, l.Recipe)
+		}
+		return l, nil
 	}
 	l := s.NewLabel(name)
 	l.Recipe = path

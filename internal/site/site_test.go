@@ -19,7 +19,7 @@ type folder map[string]handoff.Digest
 
 func (f folder) Has(name string) bool { _, ok := f[name]; return ok }
 
-func (f folder) Digest(name string) (handoff.Digest, error) {
+func (f folder) Digest(name string, allow []string) (handoff.Digest, error) {
 	if f[name] == "" {
 		return "", errors.New("layer " + name + ": it is not a directory")
 	}

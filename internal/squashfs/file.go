@@ -290,13 +290,8 @@ func (f *FS) walk(path string, dir *File, seen map[uint64]bool, fn func(string, 
 	return nil
 }
 
-type entry struct {
-	name string
-	ref  uint64 // reference to the inode
-}
-
 // entries reads a directory. Its recorded size is three bytes too large, for "." and "..".
-func (f *FS) entries(dir *File) ([]entry, error) {
+func (f *FS) entries(dir *File) ([]dirEntry, error) {
 	if dir.dirSize <= 3 {
 		return nil, nil
 	}
@@ -304,7 +299,7 @@ func (f *FS) entries(dir *File) ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []entry
+	var out []dirEntry
 	for left := int64(dir.dirSize) - 3; left > 0; {
 		var head struct{ Count, Start, Inode uint32 }
 		if err := m.get(&head); err != nil {
@@ -331,7 +326,7 @@ func (f *FS) entries(dir *File) ([]entry, error) {
 			if name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 				return nil, bad("a file has the invalid name %q", name)
 			}
-			out = append(out, entry{name, uint64(head.Start)<<16 | uint64(e.Offset)})
+			out = append(out, dirEntry{name, uint64(head.Start)<<16 | uint64(e.Offset), uint32(int64(head.Inode) + int64(e.Inode)), e.Type})
 		}
 	}
 	return out, nil

@@ -5,7 +5,7 @@
 // The format is described in the kernel's Documentation/filesystems/squashfs.rst and
 // fs/squashfs/squashfs_fs.h. The package reads images that are compressed with gzip, xz (without
 // its filters for machine code) and zstd, but not with lzma, lzo or lz4. It does not write images
-// (package pack does), and is not an fs.FS: it is for walking once through an image.
+// (package pack does), but gives files of an image their holes (Expand), and it is not an fs.FS: it is for walking once through an image.
 package squashfs
 
 import (

@@ -138,7 +138,9 @@ func (im *Image) Packages() ([]string, error) {
 type Blob struct {
 	f      *os.File
 	size   int64
+	of     digest.Digest // manifest of an image that it is a part of
 	Digest digest.Digest
+	Image  string // name of that image
 }
 
 // ReadAt reads as io.ReaderAt says.
@@ -166,7 +168,7 @@ func (im *Image) Blob(role Role) (*Blob, bool, error) {
 	if err != nil {
 		return nil, true, fmt.Errorf("image %s, part %s: %w", im.Name(), role, err)
 	}
-	return &Blob{f: f, size: l.Size, Digest: l.Digest}, true, nil
+	return &Blob{f: f, size: l.Size, of: im.Digest, Digest: l.Digest, Image: im.Name()}, true, nil
 }
 
 // contents are the bytes of an image, decoded.

@@ -682,6 +682,32 @@ func TestRemoveIsAllOrNothing(t *testing.T) {
 	}
 }
 
+// TestDamagedConfigIsNamed: a label whose newest configuration cannot be read has an image, and older
+// versions take its place.
+func TestDamagedConfigIsNamed(t *testing.T) {
+	s := newStore(t)
+	first := commitText(t, s, "debian12", "one")
+	second, err := s.Commit(t.Context(), "debian12", Config{RootFormat: "erofs", Created: time.Unix(1700000001, 0).UTC()},
+		parts(t, t.TempDir(), map[Role]string{RoleRoot: "two", RoleKernel: "the same kernel"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := s.layout.BlobPath(second.Manifest.Config.Digest)
+	for what, damage := range map[string]func() error{
+		"other bytes": func() error { return os.WriteFile(name, []byte("{}"), 0o644) },
+		"cut":         func() error { return os.Truncate(name, 3) },
+		"gone":        func() error { return os.Remove(name) },
+	} {
+		if err := damage(); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		im, err := At(s.Dir()).Resolve("debian12")
+		if err == nil || errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), second.ID()) || !strings.Contains(err.Error(), "other versions can be read: "+first.Name()) {
+			t.Errorf("%s: %v, %v", what, im, err)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	s := newStore(t)
 	first := commitText(t, s, "debian12", "one")

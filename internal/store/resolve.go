@@ -392,7 +392,7 @@ func (s *Store) Blob(name string) (*Blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", nameOf(blob.of.label, blob.of.digest), err)
 	}
-	return &Blob{f: f, size: blob.size, Digest: d}, nil
+	return &Blob{f: f, size: blob.size, of: blob.of.digest, Digest: d, Image: nameOf(blob.of.label, blob.of.digest)}, nil
 }
 
 func sum(d digest.Digest) (out [32]byte) {

@@ -199,7 +199,7 @@ func (s *Store) busy(d digest.Digest, grace time.Duration, guard bool) (why stri
 		}
 	} else if ago := time.Since(info.ModTime()); grace > 0 && ago < grace {
 		l.Close()
-		return fmt.Sprintf("a machine was given it %s ago", max(ago, 0).Round(time.Second)), nothing
+		return fmt.Sprintf("a machine was given it %s ago, within the grace time of %s (--grace)", max(ago, 0).Round(time.Second), grace), nothing
 	}
 	return "", func() { l.Close() }
 }

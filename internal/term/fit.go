@@ -42,14 +42,14 @@ func Fit(rows [][]string, width int) [][]string {
 	for i, row := range rows {
 		out[i] = append([]string(nil), row[:min(columns, len(row))]...)
 		if len(row) >= columns && last < widths[columns-1] {
-			out[i][columns-1] = cut(row[columns-1], last)
+			out[i][columns-1] = Cut(row[columns-1], last)
 		}
 	}
 	return out
 }
 
-// cut shortens text to n characters, of which the last is then an ellipsis.
-func cut(text string, n int) string {
+// Cut shortens text to n characters, of which the last is then an ellipsis.
+func Cut(text string, n int) string {
 	r := []rune(text)
 	if len(r) <= n || n < 1 {
 		return text

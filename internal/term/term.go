@@ -8,37 +8,35 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
-
-	xterm "golang.org/x/term"
 )
 
 // Options describe what the reader of the output supports.
 type Options struct {
 	Live  bool // a terminal that can redraw a line
 	Color bool
-	Width int  // columns of the terminal; 0: 80
+	Width int  // columns of the terminal; 0: not a terminal, lines are not wrapped
 	JSON  bool // one Event per line, and nothing else
+	// Columns returns the present Width, which changes when somebody resizes the window; nil: it
+	// does not change.
+	Columns func() int
 }
 
 // Detect finds the options for w. NO_COLOR (no-color.org) switches colours off, and a terminal
 // whose TERM is "dumb" or empty gets plain lines. getenv is os.Getenv.
 func Detect(w io.Writer, getenv func(string) string) Options {
-	f, ok := w.(*os.File)
-	if !ok || !xterm.IsTerminal(int(f.Fd())) {
+	width := Columns(w)
+	if width == 0 {
 		return Options{}
 	}
-	width, _, err := xterm.GetSize(int(f.Fd()))
-	if err != nil {
-		width = 0
-	}
-	return capable(width, getenv)
+	opt := capable(width, getenv)
+	opt.Columns = func() int { return Columns(w) }
+	return opt
 }
 
 // capable are the options for a terminal.
@@ -93,10 +91,10 @@ type Printer struct {
 
 // New returns a printer to w.
 func New(w io.Writer, opt Options) *Printer {
-	if opt.Width <= 0 {
-		opt.Width = 80
-	}
 	opt.Live = opt.Live && !opt.JSON
+	if opt.Width <= 0 && opt.Live {
+		opt.Width = usualWidth
+	}
 	return &Printer{w: w, opt: opt}
 }
 
@@ -238,8 +236,18 @@ func (p *Printer) say(e Event) {
 		io.WriteString(p.w, eraseLine)
 		p.drawn = false
 	}
-	io.WriteString(p.w, p.line(e)+"\n")
+	io.WriteString(p.w, Wrap(p.line(e), p.width(), "  ")+"\n")
 	p.draw()
+}
+
+// width is the number of columns at this moment.
+func (p *Printer) width() int {
+	if p.opt.Columns != nil {
+		if now := p.opt.Columns(); now > 0 {
+			return now
+		}
+	}
+	return p.opt.Width
 }
 
 // line is the event as text for people.
@@ -297,7 +305,7 @@ func (p *Printer) draw() {
 	fields = append(fields, ph.note)
 	fields = slices.DeleteFunc(fields, func(s string) bool { return s == "" })
 	line := []rune(strings.Join(fields, "  "))
-	line = line[:min(len(line), p.opt.Width-1)] // a full line would wrap and could not be erased
+	line = line[:min(len(line), max(p.width()-1, 0))] // a full line would wrap and could not be erased
 	io.WriteString(p.w, eraseLine+string(line))
 	p.drawn = true
 }

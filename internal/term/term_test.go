@@ -125,6 +125,27 @@ func TestLive(t *testing.T) {
 	})
 }
 
+// TestNarrowed: after the window was made narrower, the live line and whole lines fit it.
+func TestNarrowed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		width := 60
+		p := New(&out, Options{Live: true, Width: 60, Columns: func() int { return width }})
+		ph := p.Phase("bootstrap", "mmdebstrap bookworm")
+		ph.Note(strings.Repeat("long ", 40))
+		pass(time.Second)
+		out.Reset()
+		width = 30
+		pass(time.Second)
+		p.Message("a message that is longer than the window")
+		ph.Done()
+		want := []string{"a message that is longer than", "  the window", "bootstrap: mmdebstrap", "  bookworm: done in 2.0 s", ""}
+		if diff := cmp.Diff(want, screen(t, out.String(), 31)); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 func TestJSON(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
@@ -248,7 +269,7 @@ func TestDetect(t *testing.T) {
 			}
 			return ""
 		}
-		if got := capable(100, getenv); got != want {
+		if got := capable(100, getenv); !cmp.Equal(got, want) {
 			t.Errorf("%q: %+v, want %+v", env, got, want)
 		}
 	}
@@ -259,7 +280,7 @@ func TestDetect(t *testing.T) {
 	defer pipe.Close()
 	defer other.Close()
 	for _, w := range []io.Writer{new(bytes.Buffer), other} {
-		if got := Detect(w, func(string) string { return "xterm" }); got != (Options{}) {
+		if got := Detect(w, func(string) string { return "xterm" }); !cmp.Equal(got, Options{}) {
 			t.Errorf("%T is taken for a terminal: %+v", w, got)
 		}
 	}

@@ -3,6 +3,7 @@ package trial
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"netroot/internal/boot"
 	"netroot/internal/export"
 	"netroot/internal/foreign"
+	"netroot/internal/gate"
 	"netroot/internal/handoff"
 	"netroot/internal/kernel"
 	"netroot/internal/publish"
@@ -26,29 +28,55 @@ type foreignServer struct {
 	transport handoff.Transport
 	port      uint16
 	elsewhere boot.Elsewhere
+	listeners []net.Listener
 }
 
-// Close ends the server.
-func (s *foreignServer) Close() { s.server.Close() }
+// Close ends the server, if it was started.
+func (s *foreignServer) Close() {
+	if s.server != nil {
+		s.server.Close()
+	}
+	for _, l := range s.listeners {
+		l.Close()
+	}
+}
+
+// listen makes a listener for the process that is admitted.
+func (s *foreignServer) listen(g *gate.Gate, n int) error {
+	for range n {
+		l, err := guarded(g, "the server of "+string(s.transport))
+		if err != nil {
+			return err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	s.port = uint16(s.listeners[0].Addr().(*net.TCPAddr).Port)
+	return nil
+}
 
 // startForeign starts the kind of server that sites have for the transport, configured as "netroot
-// export" does it.
-func (o Options) startForeign(ctx context.Context) (*foreignServer, error) {
+// export" does it. It serves the connections that the gate admits. The caller closes it, whatever
+// the error is.
+func (o Options) startForeign(ctx context.Context, g *gate.Gate) (*foreignServer, error) {
+	s := new(foreignServer)
 	set, err := o.Site.Settings(o.Request)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	root, err := publish.Part(o.Image, store.RoleRoot)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
-	s := &foreignServer{transport: foreignTransport(o.Image, set)}
+	s.transport = foreignTransport(o.Image, set)
+	if err := s.listen(g, 2); err != nil {
+		return s, err
+	}
 	switch d := (export.Disk{Image: o.Image.Name(), Path: root}); s.transport {
 	case handoff.NBD:
-		err = s.disk(foreign.NBD(ctx, d))
+		err = s.disk(foreign.NBD(ctx, s.listeners[0], d))
 	case handoff.ISCSI:
 		s.elsewhere.LUN = export.TgtLUN
-		err = s.disk(foreign.ISCSI(ctx, d))
+		err = s.disk(foreign.ISCSI(ctx, s.listeners[0], d))
 	case handoff.NFS:
 		o.Say("starting a machine for the kernel's NFS server")
 		err = s.nfs(ctx, o, set, root)
@@ -56,7 +84,7 @@ func (o Options) startForeign(ctx context.Context) (*foreignServer, error) {
 		err = publish.WrongOption("--server kernel requires --transport nbd, iscsi or nfs, not %s: these are served by nbd-server, tgtd and the kernel's NFS server", s.transport)
 	}
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	o.Say(fmt.Sprintf("the root comes over %s from %s", s.transport, s.server.Description()))
 	return s, nil
@@ -64,7 +92,7 @@ func (o Options) startForeign(ctx context.Context) (*foreignServer, error) {
 
 func (s *foreignServer) disk(server *foreign.Server, err error) error {
 	if err == nil {
-		s.server, s.port = server, server.Addr.Port()
+		s.server = server
 	}
 	return err
 }
@@ -84,7 +112,7 @@ func (s *foreignServer) nfs(ctx context.Context, o Options, set boot.Settings, r
 	if err != nil {
 		return err
 	}
-	server, err := foreign.NFS(ctx,
+	server, err := foreign.NFS(ctx, s.listeners[0], s.listeners[1],
 		foreign.Kernel{Image: image, ModuleDir: filepath.Join(tree, k.ModuleDir)},
 		foreign.Packed{Path: root, FSType: o.Image.Config.RootFormat},
 		export.Tree{
@@ -94,7 +122,7 @@ func (s *foreignServer) nfs(ctx context.Context, o Options, set boot.Settings, r
 	if err != nil {
 		return err
 	}
-	s.server, s.port = server, server.Addr.Port()
+	s.server = server
 	s.elsewhere = boot.Elsewhere{Path: tree, MountPort: server.Mount.Port()}
 	return nil
 }

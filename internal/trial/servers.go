@@ -8,14 +8,16 @@ package trial
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"netroot/internal/boot"
+	"netroot/internal/gate"
 	"netroot/internal/handoff"
 	"netroot/internal/layer/folder"
 	"netroot/internal/publish"
@@ -46,12 +48,21 @@ type Options struct {
 	Say    func(text string) // tells the user what is started
 }
 
-// Servers are ready for a machine. Run serves it.
+// Servers are ready for a machine. Run serves it, after Admit. They listen on this host's loopback,
+// which all users of the host reach, and some serve as root what only root may read: so they serve
+// the process of the machine alone.
 type Servers struct {
 	*serve.Server
 	Script  string // URL of the machine's boot script
 	foreign *foreignServer
+	gate    gate.Gate // before all servers
+	http    net.Listener
+	roots   map[handoff.Transport]net.Listener
 }
+
+// Admit has the servers serve connections of the process that owns says has a socket, and no
+// others. Connections wait until it is called; see gate.Open.
+func (s *Servers) Admit(owns func(inode uint64) bool) { s.gate.Open(owns) }
 
 // Close ends a server of a kind that sites have.
 func (s *Servers) Close() {
@@ -63,10 +74,12 @@ func (s *Servers) Close() {
 // Start makes the servers. It fails if the machine could not have a plan. The caller closes them.
 func Start(ctx context.Context, o Options) (*Servers, error) {
 	out := new(Servers)
+	out.gate.Refused = func(why error) { o.Say(why.Error() + "; further refusals are not told") }
 	sc := serve.Config{Store: o.Store, Site: o.Site, Layers: o.Layers, Default: o.Image.Name(), Log: o.Log}
 	if o.Server == KernelServer {
 		var err error
-		if out.foreign, err = o.startForeign(ctx); err != nil {
+		if out.foreign, err = o.startForeign(ctx, &out.gate); err != nil {
+			out.Close()
 			return nil, err
 		}
 		o.Request.Add.Transport, o.Request.Add.Elsewhere = out.foreign.transport, out.foreign.elsewhere
@@ -92,30 +105,28 @@ func (s *Servers) own(o Options, sc serve.Config) error {
 	}
 	sc.Add = o.Request.Add
 	overNFS := set.RW || boot.ServerOf(set.Transport) == handoff.NFS
-	roots := map[handoff.Transport]net.Listener{}
 	switch o.Server {
 	case KernelServer: // runs already
 	case "":
-		roots, err = listen(overNFS)
+		s.roots, err = s.listen(overNFS)
 	default:
 		sc.Ports, err = ports(o.Server, set.Transport)
 	}
 	if err != nil {
 		return err
 	}
-	http, err := serve.Listen("the HTTP server", "127.0.0.1:0")
-	if err != nil {
+	if s.http, err = guarded(&s.gate, "the HTTP server"); err != nil {
 		return err
 	}
 	if overNFS {
-		if sc.NFS, err = exports(o, set.RW); err != nil {
+		if sc.NFS, err = exports(o, set); err != nil {
 			return err
 		}
 	}
-	if s.Server, err = serve.New(sc, http, roots); err != nil {
+	if s.Server, err = serve.New(sc, s.http, s.roots); err != nil {
 		return err
 	}
-	at := net.JoinHostPort(vm.GuestHost, strconv.Itoa(http.Addr().(*net.TCPAddr).Port))
+	at := net.JoinHostPort(vm.GuestHost, strconv.Itoa(s.http.Addr().(*net.TCPAddr).Port))
 	if _, err := s.Plan(boot.Machine{Server: at, Ref: o.Image.Name()}); err != nil {
 		return err
 	}
@@ -137,20 +148,33 @@ func addKey(o *Options) error {
 	return nil
 }
 
-// exports exports the label's tree to this host, from which the machine's connections come.
-func exports(o Options, rw bool) (serve.NFS, error) {
+// exports exports the label's tree, if it is the machine's root, to this host, from which the
+// machine's connections come. Packed roots are exported in any case.
+func exports(o Options, set boot.Settings) (serve.NFS, error) {
 	key, err := o.NFSKey()
-	label := o.Request.Label
+	exported := map[string]trees.Tree{}
+	if set.RW || set.Transport == handoff.NFS {
+		exported[o.Request.Label] = trees.Tree{Dir: o.Site.Tree(o.Request.Label), RW: set.RW}
+	}
 	return serve.NFS{
-		Trees:    map[string]trees.Tree{label: {Dir: o.Site.Tree(label), RW: rw}},
+		Trees:    exported,
 		Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		AnyPort:  true,
 		Key:      key,
 	}, err
 }
 
+// guarded makes a listener for the process that is admitted.
+func guarded(g *gate.Gate, what string) (net.Listener, error) {
+	l, err := serve.Listen(what, "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return g.Guard(l), nil
+}
+
 // listen makes a listener for the server of every transport.
-func listen(nfs bool) (map[handoff.Transport]net.Listener, error) {
+func (s *Servers) listen(nfs bool) (map[handoff.Transport]net.Listener, error) {
 	if nfs && os.Geteuid() != 0 {
 		return nil, errors.New("the NFS server requires root, because it opens files by their handles (open_by_handle_at(2)): run this command as root, or use another transport")
 	}
@@ -159,7 +183,7 @@ func listen(nfs bool) (map[handoff.Transport]net.Listener, error) {
 		if t == handoff.NFS && !nfs {
 			continue
 		}
-		l, err := serve.Listen("the server of "+string(t), "127.0.0.1:0")
+		l, err := guarded(&s.gate, "the server of "+string(t))
 		if err != nil {
 			return nil, err
 		}
@@ -194,13 +218,22 @@ func localPort(address string) (uint16, error) {
 	return uint16(n), nil
 }
 
+// create makes a file for its owner alone, in the place of one that is there: somebody may type a
+// password on a console.
+func create(path string) (*os.File, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
 // Log is the file that keeps the serial console of a label's machine: beside the logs of builds, or
 // a temporary file if that directory cannot be written to.
 func Log(s *site.Site, label string) (path string, err error) {
 	name := "vm-" + label + ".log"
 	f, err := (*os.File)(nil), os.MkdirAll(s.Logs(), 0o755)
 	if err == nil {
-		f, err = os.Create(fmt.Sprintf("%s/%s", s.Logs(), name))
+		f, err = create(filepath.Join(s.Logs(), name))
 	}
 	if err != nil {
 		f, err = os.CreateTemp("", "netroot-*-"+name)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"netroot/internal/boot"
+	"netroot/internal/foreign"
+	"netroot/internal/gate"
 	"netroot/internal/handoff"
 	"netroot/internal/layer/folder"
 	"netroot/internal/publish"
@@ -19,6 +21,15 @@ import (
 	"netroot/internal/store"
 	"netroot/internal/vm"
 )
+
+// TestMain also is the keeper of the servers that tests start, and an NVMe host.
+func TestMain(m *testing.M) {
+	foreign.Main()
+	if where := os.Getenv("TRIAL_TEST_NVME"); where != "" {
+		os.Exit(nvmeClient(where))
+	}
+	os.Exit(m.Run())
+}
 
 func options(t *testing.T, l site.Label) Options {
 	t.Helper()
@@ -30,7 +41,7 @@ func options(t *testing.T, l site.Label) Options {
 	var parts []store.Part
 	for _, role := range []store.Role{store.RoleRoot, store.RoleKernel, store.RoleInitramfs} {
 		file := filepath.Join(dir, string(role))
-		if err := os.WriteFile(file, []byte(role), 0o644); err != nil {
+		if err := os.WriteFile(file, append([]byte(role), make([]byte, 1<<20)...), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		parts = append(parts, store.Part{Role: role, Path: file})
@@ -67,6 +78,7 @@ func start(t *testing.T, o Options) (string, error) {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(t.Context()) }()
 	t.Cleanup(func() { <-done })
+	s.Admit(func(inode uint64) bool { return gate.Has(os.Getpid(), inode) })
 	resp, err := http.Get(strings.Replace(s.Script, vm.GuestHost, "127.0.0.1", 1))
 	if err != nil {
 		return "", err
@@ -160,8 +172,17 @@ func TestForeignTransport(t *testing.T) {
 func TestLog(t *testing.T) {
 	s := site.Empty()
 	s.SetState(t.TempDir())
-	if file, err := Log(s, "tiny"); err != nil || file != filepath.Join(s.Logs(), "vm-tiny.log") {
-		t.Errorf("%s, %v", file, err)
+	for range 2 { // a new file in the place of one that others may have open
+		file, err := Log(s, "tiny")
+		if err != nil || file != filepath.Join(s.Logs(), "vm-tiny.log") {
+			t.Fatalf("%s, %v", file, err)
+		}
+		if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 || st.Size() > 0 {
+			t.Errorf("%v, %v", st, err)
+		}
+		if err := os.WriteFile(file, []byte("x"), 0o644); err != nil || os.Chmod(file, 0o644) != nil {
+			t.Error(err)
+		}
 	}
 	s.SetState("/dev/null")
 	file, err := Log(s, "tiny")

@@ -104,7 +104,7 @@ func TestMachineAsksAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	answers := make(chan string, 3)
-	answers <- boot.Refusal(`no "debian" yet; # build || it`, url)
+	answers <- boot.Refusal(`no "debian" yet; # build || it`, url, 0, 0.5)
 	answers <- plan.IPXE() // the server does not have this blob
 	answers <- "#!ipxe\nchain http://" + host + "/seen ||\n"
 	seen := make(chan struct{}, 1)

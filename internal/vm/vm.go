@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"netroot/internal/boot"
+	"netroot/internal/gate"
 )
 
 // GuestHost is the address that a machine uses for this host's 127.0.0.1.
@@ -73,6 +74,11 @@ type Config struct {
 	// SerialLog is a file that also receives the output of the serial console. It is kept.
 	// Empty: the output is not kept.
 	SerialLog string
+
+	// Wrap, when set, changes the command that runs qemu before it is started, for example to have
+	// it run in namespaces. The function that it returns is called when the command has been
+	// started, or could not be.
+	Wrap func(*exec.Cmd) (started func(), err error)
 
 	// Message receives messages for the user, for example that KVM does not work here. It may
 	// be nil.
@@ -178,20 +184,6 @@ func freePort(port int) (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// FreePorts returns n free ports of 127.0.0.1, for Forward.
-func FreePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer l.Close() // all are closed together, so that none is found twice
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
-}
-
 // start starts qemu, and the goroutine that waits for its end.
 func (m *Machine) start(ctx context.Context, cfg Config, tools tools) error {
 	args, err := m.arguments(cfg, tools)
@@ -214,6 +206,13 @@ func (m *Machine) start(ctx context.Context, cfg Config, tools tools) error {
 	cmd.WaitDelay = killDelay
 	// SIGTERM and not SIGKILL, so that qemu restores the terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	attempted := func() {}
+	if cfg.Wrap != nil {
+		if attempted, err = cfg.Wrap(cmd); err != nil {
+			ours.Close()
+			return fmt.Errorf("start qemu: %w", err)
+		}
+	}
 	m.cmd, m.qmp = cmd, newQMP(ours)
 	started := make(chan error)
 	go func() {
@@ -222,6 +221,7 @@ func (m *Machine) start(ctx context.Context, cfg Config, tools tools) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
+		attempted()
 		started <- err
 		if err == nil {
 			m.wait(ctx)
@@ -277,6 +277,17 @@ func (m *Machine) ready(ctx context.Context) error {
 		return m.err // the reason why qemu ended is the better error
 	}
 	return fmt.Errorf("qemu: %w%s", err, indent(m.stderr.String()))
+}
+
+// Owns reports whether qemu has the socket of this number (stat(2)): whether a connection to a
+// server of this host is the machine's.
+func (m *Machine) Owns(inode uint64) bool {
+	select {
+	case <-m.done:
+		return false // the number of its process may be another's
+	default:
+		return gate.Has(m.cmd.Process.Pid, inode)
+	}
 }
 
 // QMP returns the connection to qemu's monitor.

@@ -190,11 +190,11 @@ func TestMissingPackages(t *testing.T) {
 	// This qemu searches only directories without a ROM.
 	fake := filepath.Join(root, "qemu")
 	os.WriteFile(fake, []byte("#!/bin/sh\necho "+root+"\n"), 0o755)
-	if hasROM(t.Context(), fake) {
+	if _, ok := findROM(t.Context(), fake); ok {
 		t.Error("a ROM in an empty directory")
 	}
 	os.WriteFile(filepath.Join(root, "efi-virtio.rom"), nil, 0o644)
-	if !hasROM(t.Context(), fake) {
+	if _, ok := findROM(t.Context(), fake); !ok {
 		t.Error("the ROM is not seen")
 	}
 }

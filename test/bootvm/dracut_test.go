@@ -93,7 +93,6 @@ func TestDracut(t *testing.T) {
 }
 
 func testDracutLoss(t *testing.T, transport, image string) {
-	const away = 60 * time.Second
 	address := freePort(t)
 	args, more := []string{"--config", dracutConfig}, []string(nil)
 	if transport == "nfs" {
@@ -107,11 +106,7 @@ echo 3 > /proc/sys/vm/drop_caches
 echo reading
 `+readMuch)
 	b.says(ctx, t, "reading")
-	stop(server)
-	select { // this tests an absence of the server of that length
-	case <-time.After(away):
-	case <-ctx.Done():
-	}
+	away(ctx, t, server)
 	startServe(t, transport, address, append(more, args...)...)
 	r := b.wait()
 	if r.err != nil {
@@ -120,10 +115,10 @@ echo reading
 	r.has(t, append(dracutAnswers(image, 1), digestIn(t, filepath.Join(lab.state, "trees", "debian12-dracut")))...)
 	_, rest, _ := strings.Cut(r.stdout, "longest ")
 	stall, _, _ := strings.Cut(rest, "\n")
-	if seconds, err := strconv.Atoi(stall); err != nil || seconds < int(away/time.Second)/2 {
+	if seconds, err := strconv.Atoi(stall); err != nil || seconds < int(serverAway/time.Second)/2 {
 		t.Errorf("the node was without its root for %q s: did it read all before the server was killed?", stall)
 	}
-	b.note("server away %s, longest stall %s s", away, stall)
+	b.note("server away %s, longest stall %s s", serverAway, stall)
 }
 
 // TestDracutLayers boots over HTTP, which our own module supports, with layers of the tree and of

@@ -1,10 +1,11 @@
 // Package bootvm tests the whole way of a user: it builds the programs and the Debian recipe, boots
 // the image in qemu machines with real firmware and kernel, and checks the machines from inside. It
-// requires root, qemu and a Debian mirror, and runs only with NETROOT_BOOT=1.
+// requires root, qemu and a Debian mirror, and runs only with NETROOT_BOOT=1. What is too long for
+// every run of CI is run with NETROOT_BOOT_LONG=1 as well, as make soak does.
 //
-// A test here begins with needLab and t.Parallel, because two machines run at once, and asks one
-// machine many questions instead of booting many machines. [machine] boots a machine; its figures
-// become a row of the table at the end of the run.
+// A test here begins with needLab and t.Parallel, because two machines run at once (see [cores]),
+// and asks one machine many questions instead of booting many machines. [machine] boots a machine;
+// its figures become a row of the table at the end of the run.
 package bootvm
 
 import (
@@ -67,6 +68,15 @@ func needLab(t *testing.T) {
 	}
 }
 
+// needLong is needLab for a test that is too long for every run of CI.
+func needLong(t *testing.T) {
+	t.Helper()
+	if os.Getenv("NETROOT_BOOT_LONG") != "1" {
+		t.Skip("builds another system and boots it; set NETROOT_BOOT=1 and NETROOT_BOOT_LONG=1 to run it (make soak does)")
+	}
+	needLab(t)
+}
+
 // needTools skips a test if an external program is missing. Where CI installs the programs, the
 // test fails.
 func needTools(t *testing.T, tools ...string) {
@@ -127,7 +137,7 @@ func (r result) all() string {
 func command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, lab.netroot, append([]string{"--state", lab.state}, args...)...)
 	cmd.Dir = "../.." // directory of netroot.yaml
-	cmd.Env = append(os.Environ(), "no_proxy="+strings.TrimPrefix(os.Getenv("no_proxy")+",127.0.0.1", ","))
+	cmd.Env = append(os.Environ(), "no_proxy="+strings.TrimPrefix(os.Getenv("no_proxy")+",127.0.0.1", ","), "NETROOT_RUN_DIR="+lab.state)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
 	cmd.WaitDelay = 20 * time.Second
 	return cmd
@@ -144,8 +154,10 @@ func finish(cmd *exec.Cmd) result {
 // run runs netroot and returns its result.
 func run(ctx context.Context, args ...string) result { return finish(command(ctx, args...)) }
 
-// limit bounds the time of a test.
+// limit takes a core for the test (see [cores]), and bounds its time from then on.
 func limit(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	processors.take(t)
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx

@@ -1,63 +1,54 @@
 package bootvm
 
 import (
+	"context"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 )
 
-// TestServerLoss kills the root's server while a node reads what it has not read before, and starts
-// a new server a minute later.
-func TestServerLoss(t *testing.T) {
-	needLab(t)
-	t.Parallel()
-	for transport, trace := range map[string]string{
-		"nbd":   "netroot: keeper: connected",
-		"iscsi": "netroot: keeper: connected",
-		"nvme":  "Successfully reconnected",
-	} {
-		t.Run(transport, func(t *testing.T) {
-			t.Parallel()
-			testServerLoss(t, transport, trace)
-		})
+// serverAway is how long a server is away in the tests of its loss.
+const serverAway = time.Minute
+
+// away kills a server and waits. The machine of the test, which cannot do anything meanwhile, leaves
+// its core to others.
+func away(ctx context.Context, t *testing.T, server *exec.Cmd) {
+	back := processors.leave(t)
+	defer back()
+	stop(server)
+	select { // this tests an absence of the server of that length
+	case <-time.After(serverAway):
+	case <-ctx.Done():
 	}
 }
 
-// testServerLoss expects trace in the kernel's log after the connection was lost and restored.
-func testServerLoss(t *testing.T, transport, trace string) {
-	const away = 60 * time.Second
-	address := freePort(t)
-	server := startServe(t, transport, address)
-	ctx := limit(t, bootLimit)
-	m := machine{Transport: transport, Args: []string{"--server", address}}
-	b := m.start(ctx, t, `
+// loses kills the root's server while the machine reads what it has not read before, and starts a
+// new server a minute later. It expects trace in the kernel's log after the connection was lost and
+// restored. The reader does not depend on a login, which would end before the server is back.
+func (s *session) loses(server *exec.Cmd, transport, address, trace string) {
+	s.t.Helper()
+	s.ask("cat > /run/reader <<'EOF'\n" + `
 echo 3 > /proc/sys/vm/drop_caches
-`+readMuch+`
-`+hurt+`
-dmesg | grep -c '`+trace+`'`)
-	stop(server)
-	select { // this tests an absence of the server of that length
-	case <-time.After(away):
-	case <-ctx.Done():
-	}
-	startServe(t, transport, address)
-	r := b.wait()
-	if r.err != nil {
-		t.Fatal(r.all())
-	}
-	f := strings.Fields(r.stdout)
-	want := treeDigest(t)
+: > /run/begun
+` + readMuch + hurt + `
+dmesg | grep -c '` + trace + "'\nEOF\n" + `
+nohup bash -c 'bash /run/reader > /run/reads; mv /run/reads /run/answer' > /dev/null 2>&1 < /dev/null &
+until [ -e /run/begun ]; do sleep 0.1; done`)
+	away(s.ctx, s.t, server)
+	startServe(s.t, transport, address)
+	f := strings.Fields(s.ask("until [ -e /run/answer ]; do sleep 1; done; cat /run/answer"))
+	want := treeDigest(s.t)
 	if len(f) != 7 || f[2] != want {
-		t.Fatalf("the node read %q, want digest %s", r.stdout, want)
+		s.t.Fatalf("the node read %q, want digest %s", f, want)
 	}
 	if got := strings.Join(f[3:6], " "); got != "0 0 0" {
-		t.Errorf("something in the node was killed: processes by the kernel, failed units, services started again: %s", got)
+		s.t.Errorf("something in the node was killed: processes by the kernel, failed units, services started again: %s", got)
 	}
 	if f[6] == "0" {
-		t.Error("the node did not connect again: did it read all before the server was killed?")
+		s.t.Error("the node did not connect again: did it read all before the server was killed?")
 	}
-	b.note("server away %s, longest stall %s s", away, f[1])
+	s.note("server away %s, longest stall %s s", serverAway, f[1])
 }
 
 // readMuch reads files that a node has not read before its login, for tens of seconds. It prints

@@ -16,7 +16,7 @@ import (
 // nfsConfig writes a configuration in which debian12 has an exported tree and further keys.
 func nfsConfig(t *testing.T, tree, keys string) string {
 	t.Helper()
-	recipe, err := filepath.Abs("../../recipes/debian12.def")
+	recipe, err := filepath.Abs("../../recipes/debian.def")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ echo reads
 	}
 	b.says(ctx, t, "reads")
 	b.note("a change seen within %s", time.Since(started).Round(time.Second))
-	away(ctx, server)
+	away(ctx, t, server)
 	startServe(t, "nfs", address, "--nfs-any-port", "--config", config)
 	r := b.wait()
 	if r.err != nil {
@@ -142,7 +142,7 @@ echo 3 > /proc/sys/vm/drop_caches
 echo reads
 `+readMuch)
 	b.says(ctx, t, "reads")
-	away(ctx, server)
+	away(ctx, t, server)
 	startServe(t, "nfs", address)
 	r := b.wait()
 	if r.err != nil {
@@ -151,17 +151,6 @@ echo reads
 	r.has(t, "root overlay over squashfs /dev/loop0", "backing 1", "state running")
 	readThroughLoss(t, b, r)
 }
-
-// away kills a server and waits.
-func away(ctx context.Context, server *exec.Cmd) {
-	stop(server)
-	select { // this tests an absence of the server of that length
-	case <-time.After(serverAway):
-	case <-ctx.Done():
-	}
-}
-
-const serverAway = time.Minute
 
 // readThroughLoss expects the right digest from readMuch, after a stall that proves that the loss
 // happened during the read.
@@ -220,6 +209,10 @@ echo written
 until [ -e /srv/written/continue ]; do sleep 1; done
 `)
 	b.says(ctx, t, "written")
+	b.keepsOut(ctx, t, "debian12")
+	if _, err := os.Stat(filepath.Join(tree, "srv/planted")); err == nil {
+		t.Error("nobody wrote to the tree")
+	}
 	other := run(ctx, "vm", "debian12", "--ssh-port", "0", "--config", config, "--run", "true")
 	if other.status == 0 || !strings.Contains(other.stderr, "must be alone") {
 		t.Errorf("a second machine was not refused with the reason: %s", other.all())

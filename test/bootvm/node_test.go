@@ -8,27 +8,14 @@ import (
 	"testing"
 )
 
-// TestMainJob checks what the README promises: the image boots, its root is an overlay, and systemd
-// reports no failure.
+// TestMainJob checks what the README promises, and everything else that a node must have: the image
+// boots, its root is an overlay, systemd reports no failure, and the console names the steps.
 func TestMainJob(t *testing.T) {
 	needLab(t)
 	t.Parallel()
-	r := machine{}.boot(limit(t, bootLimit), t, "findmnt -no FSTYPE / && systemctl is-system-running --wait")
-	if r.err != nil || r.stdout != "overlay\nrunning\n" {
-		t.Fatalf("want overlay and running: %s", r.all())
-	}
-	for _, step := range []string{"modules:", "network:", "attach:", "mount:", "layers:", "identity:", "switch:"} {
-		if !strings.Contains(r.console, "netroot: "+step) {
-			t.Errorf("the console lacks the step %s", step)
-		}
-	}
-}
-
-// TestInside checks in one machine everything else that a node must have.
-func TestInside(t *testing.T) {
-	needLab(t)
-	t.Parallel()
 	const questions = `
+echo "root $(findmnt -no FSTYPE /)"
+echo "state $(systemctl is-system-running --wait)"
 echo "image $(findmnt -no FSTYPE /live/image) $(findmnt -no OPTIONS /live/image | cut -d, -f1)"
 echo "cow $(findmnt -no FSTYPE /live/cow)"
 echo "machine-id $(wc -c < /etc/machine-id) $(cmp -s /etc/machine-id /live/image/etc/machine-id && echo image || echo own)"
@@ -49,11 +36,16 @@ exit 42`
 		t.Fatalf("status %d, want the command's 42: %s", r.status, r.all())
 	}
 	for _, want := range []string{
-		"image squashfs ro", "cow tmpfs", "machine-id 33 own", "resolv 1", "written x", "address 10.0.2.15/24",
+		"root overlay", "state running", "image squashfs ro", "cow tmpfs", "machine-id 33 own", "resolv 1", "written x", "address 10.0.2.15/24",
 		"forever valid_lft forever", "hostkeys 0", "password *", "suid 4755", "failed 0",
 	} {
 		if !strings.Contains(r.stdout, want+"\n") {
 			t.Errorf("lacks %q", want)
+		}
+	}
+	for _, step := range []string{"modules:", "network:", "attach:", "mount:", "layers:", "identity:", "switch:"} {
+		if !strings.Contains(r.console, "netroot: "+step) {
+			t.Errorf("the console lacks the step %s", step)
 		}
 	}
 	if t.Failed() {

@@ -12,6 +12,7 @@ package folder
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +26,7 @@ import (
 
 	"netroot/internal/handoff"
 	"netroot/internal/layer"
+	"netroot/internal/secrets"
 )
 
 // Folder is a directory of layers with their archives. Its methods may be called by several
@@ -47,8 +49,22 @@ type place struct {
 // rendered is what became of one layer's directory.
 type rendered struct {
 	state  state
-	digest handoff.Digest // of its last whole archive; empty: there is none yet
-	err    error          // why that is not of the directory as it is now
+	digest handoff.Digest    // of its last whole archive; empty: there is none yet
+	found  []secrets.Finding // in that archive
+	clean  handoff.Digest    // of the archive before it that has no secrets, if it has any itself
+	err    error             // why that is not of the directory as it is now
+}
+
+// judge returns the digest of the archive for machines of a label that allows these secrets. If the
+// last archive has others, they get the one before that has none. why says so, or that there is
+// none.
+func (r *rendered) judge(allow []string) (digest handoff.Digest, why *secrets.Error) {
+	_, err := secrets.Allow(allow).Judge(r.found)
+	if refused, ok := errors.AsType[*secrets.Error](err); ok {
+		refused.Layer = true
+		return r.clean, refused
+	}
+	return r.digest, nil
 }
 
 // New returns the layers in dir, which need not exist; empty: there are none. Files that belong to
@@ -137,16 +153,24 @@ func (f *Folder) resolve(name string) (layer.Dir, error) {
 	return layer.Dir{Name: name, Path: dir, Edit: at.edit}, nil
 }
 
-// Digest is the digest of the archive of a layer as its directory is now.
-func (f *Folder) Digest(name string) (handoff.Digest, error) {
+// Digest is the digest of the archive of a layer as its directory is now. A layer with a secret
+// that allow does not name has none.
+func (f *Folder) Digest(name string, allow []string) (handoff.Digest, error) {
 	f.rendering.Lock()
 	defer f.rendering.Unlock()
 	r := f.render(name)
 	if r.err != nil {
 		return "", r.err
 	}
-	return r.digest, nil
+	digest, why := r.judge(allow)
+	if why != nil {
+		return "", fmt.Errorf("layer %s: %w", name, why)
+	}
+	return digest, nil
 }
+
+// ErrNotRendered is why a layer that exists has no archive. Machines get no paths.
+var ErrNotRendered = errors.New("cannot be rendered; the server's log says why")
 
 // Snapshot is what the layers of a folder were at one moment. It does not change.
 type Snapshot struct {
@@ -157,16 +181,32 @@ type Snapshot struct {
 // Has reports whether there was a layer of that name.
 func (s *Snapshot) Has(name string) bool { return s.has[name] }
 
-// Digest is the digest of a layer's last whole archive.
-func (s *Snapshot) Digest(name string) (handoff.Digest, error) {
-	switch r, ok := s.layers[name]; {
+// Digest is the digest of a layer's last whole archive without a secret that allow does not name.
+func (s *Snapshot) Digest(name string, allow []string) (handoff.Digest, error) {
+	r, ok := s.layers[name]
+	switch {
 	case !ok:
 		return "", fmt.Errorf("layer %s is not rendered here", name)
 	case r.digest == "":
-		return "", fmt.Errorf("layer %s cannot be rendered; the server's log says why", name) // machines get no paths
-	default:
-		return r.digest, nil
+		return "", fmt.Errorf("layer %s %w", name, ErrNotRendered)
 	}
+	digest, why := r.judge(allow)
+	if why != nil && digest == "" {
+		return "", fmt.Errorf("layer %s contains secrets; the server's log says which", name)
+	}
+	return digest, nil
+}
+
+// Refused says which secrets keep the last archive of a layer from the machines of a label that
+// allows others, and what they get meanwhile; empty: nothing does.
+func (s *Snapshot) Refused(name string, allow []string) string {
+	r := s.layers[name]
+	digest, why := r.judge(allow)
+	if why == nil {
+		return ""
+	}
+	return fmt.Sprintf("layer %s contains secrets: %s: served meanwhile: %s; remove them, or name them in allow_secrets of the label",
+		name, why.Brief(), servedInstead(digest))
 }
 
 // Problems returns, for each layer that could not be rendered as its directory was, the reason.
@@ -187,7 +227,7 @@ func (s *Snapshot) Equal(o *Snapshot) bool {
 	}
 	for name, r := range s.layers {
 		was, ok := o.layers[name]
-		if !ok || was.digest != r.digest || (was.err == nil) != (r.err == nil) || r.err != nil && was.err.Error() != r.err.Error() {
+		if !ok || was.digest != r.digest || was.clean != r.clean || (was.err == nil) != (r.err == nil) || r.err != nil && was.err.Error() != r.err.Error() {
 			return false
 		}
 	}
@@ -215,6 +255,7 @@ func (f *Folder) Render(names []string) *Snapshot {
 			}
 			delete(f.layers, name)
 			f.drop(r.digest)
+			f.drop(r.clean)
 		}
 	}
 	return s
@@ -222,8 +263,11 @@ func (f *Folder) Render(names []string) *Snapshot {
 
 // drop retires an archive that is none of a layer any more. The caller holds the mutex rendering.
 func (f *Folder) drop(digest handoff.Digest) {
+	if digest == "" {
+		return
+	}
 	for _, r := range f.layers {
-		if r.digest == digest { // also of another layer of the same bytes
+		if r.digest == digest || r.clean == digest { // also of another layer of the same bytes
 			return
 		}
 	}
@@ -314,6 +358,10 @@ func (f *Folder) archive(r *rendered, d layer.Dir, before state) error {
 			return err
 		}
 		digest, err := out.fill(d)
+		var found []secrets.Finding
+		if err == nil {
+			found, err = secrets.ScanLayer(context.Background(), d.Path)
+		}
 		if err != nil {
 			out.Close()
 			return err
@@ -327,10 +375,8 @@ func (f *Folder) archive(r *rendered, d layer.Dir, before state) error {
 			before = after
 			continue
 		}
-		old := r.digest
 		f.keep(digest, out)
-		r.state, r.digest = before, digest
-		f.drop(old)
+		f.replace(r, before, digest, found)
 		f.log.Info("layer rendered", "layer", d.Name, "digest", digest, "bytes", out.size, "files", before.files, "took", time.Since(started).Round(time.Microsecond))
 		for _, err := range layer.CheckDeletions(d.Path) {
 			f.log.Warn("layer: nodes will not do this", "layer", d.Name, "why", err)
@@ -338,4 +384,20 @@ func (f *Folder) archive(r *rendered, d layer.Dir, before state) error {
 		return nil
 	}
 	return errors.New("it changes while it is read")
+}
+
+// replace makes an archive the last one of a layer. One with secrets keeps the last one without
+// them, for machines whose label does not allow them.
+func (f *Folder) replace(r *rendered, of state, digest handoff.Digest, found []secrets.Finding) {
+	old, clean := r.digest, r.clean
+	found = slices.DeleteFunc(found, func(x secrets.Finding) bool { return x.Kind.Warning() })
+	switch {
+	case len(found) == 0:
+		r.clean = ""
+	case len(r.found) == 0:
+		r.clean = old
+	}
+	r.state, r.digest, r.found = of, digest, found
+	f.drop(old)
+	f.drop(clean)
 }

@@ -43,7 +43,7 @@ func put(t testing.TB, file, text string) {
 
 func digestOf(t testing.TB, l *Folder, name string) handoff.Digest {
 	t.Helper()
-	digest, err := l.Digest(name)
+	digest, err := l.Digest(name, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestLayerNames(t *testing.T) {
 	for name, want := range map[string]string{
 		"file": "is not a directory", "none": "no such file", "dangling": "no such file", "": "empty", "..": "directory above", "a/..": "slash", "a b": "cannot name",
 	} {
-		if _, err := l.Digest(name); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := l.Digest(name, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
@@ -220,11 +220,11 @@ func TestSnapshot(t *testing.T) {
 	if !first.Has("a") || !first.Has("b") || first.Has("none") || first.Has("unused") || len(first.Problems()) != 0 {
 		t.Fatalf("%+v", first)
 	}
-	one, err := first.Digest("a")
+	one, err := first.Digest("a", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := first.Digest("unused"); err == nil {
+	if _, err := first.Digest("unused", nil); err == nil {
 		t.Error("a layer that nobody asked for has a digest")
 	}
 	if n := renderings(log); n != 2 {
@@ -235,10 +235,10 @@ func TestSnapshot(t *testing.T) {
 	}
 	put(t, dir+"/a/f", "2")
 	second := l.Render([]string{"a", "b"})
-	if two, err := second.Digest("a"); err != nil || two == one || second.Equal(first) {
+	if two, err := second.Digest("a", nil); err != nil || two == one || second.Equal(first) {
 		t.Errorf("%s, %v", two, err)
 	}
-	if still, err := first.Digest("a"); err != nil || still != one {
+	if still, err := first.Digest("a", nil); err != nil || still != one {
 		t.Errorf("the first snapshot has changed: %s, %v", still, err)
 	}
 	// a cannot be read any more, and b is gone.
@@ -251,8 +251,8 @@ func TestSnapshot(t *testing.T) {
 	put(t, dir+"/a", "a file")
 	third := l.Render([]string{"a", "b"})
 	l.Render([]string{"a", "b"})
-	kept, err := third.Digest("a")
-	if two, _ := second.Digest("a"); err != nil || kept != two || third.Has("b") || content(t, l, kept) == nil {
+	kept, err := third.Digest("a", nil)
+	if two, _ := second.Digest("a", nil); err != nil || kept != two || third.Has("b") || content(t, l, kept) == nil {
 		t.Errorf("%s, %v, %+v", kept, err, third)
 	}
 	if why := third.Problems()["a"]; why == nil || !strings.Contains(why.Error(), "is not a directory") || third.Equal(second) {
@@ -296,15 +296,15 @@ func TestSameBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := l.Render([]string{"a", "b"})
-	shared, _ := first.Digest("a")
-	if b, _ := first.Digest("b"); b != shared {
+	shared, _ := first.Digest("a", nil)
+	if b, _ := first.Digest("b", nil); b != shared {
 		t.Fatalf("%s and %s", shared, b)
 	}
 	if err := os.Remove(dir + "/a/f"); err != nil {
 		t.Fatal(err)
 	}
 	second := l.Render([]string{"a", "b"})
-	if b, _ := second.Digest("b"); b != shared {
+	if b, _ := second.Digest("b", nil); b != shared {
 		t.Fatalf("%s instead of %s", b, shared)
 	}
 	if a := l.archives[shared]; a == nil || a.retired {
@@ -370,7 +370,62 @@ func TestScratch(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", tmp+"/none")
 	put(t, dir+"/a/f", "2")
-	if _, err := l.Digest("a"); err == nil || !strings.Contains(err.Error(), "no place for its archive") {
+	if _, err := l.Digest("a", nil); err == nil || !strings.Contains(err.Error(), "no place for its archive") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestSecrets: a layer with a secret has no archive for machines whose label does not allow it.
+// They keep the archive from before the secret, if there was one.
+func TestSecrets(t *testing.T) {
+	dir, l, _ := layersIn(t, nil)
+	put(t, dir+"/new/etc/munge/munge.key", "k3y")
+	put(t, dir+"/old/etc/motd", "hello")
+	put(t, dir+"/old/root/.ssh/authorized_keys", "ssh-ed25519 AAAA me\n") // what layers are for
+	names := []string{"new", "old"}
+	first := l.Render(names)
+	clean, err := first.Digest("old", nil)
+	if err != nil || first.Refused("old", nil) != "" {
+		t.Fatal(err)
+	}
+	if _, err := first.Digest("new", nil); err == nil || err.Error() != "layer new contains secrets; the server's log says which" {
+		t.Errorf("for machines: %v", err)
+	}
+	if why := first.Refused("new", nil); !strings.HasPrefix(why, "layer new contains secrets: /etc/munge/munge.key (munge key): served meanwhile: nothing") {
+		t.Errorf("for the log: %q", why)
+	}
+	if _, err := l.Digest("new", nil); err == nil || !strings.Contains(err.Error(), "/etc/munge/munge.key: munge key: ") || !strings.Contains(err.Error(), "allow_secrets") {
+		t.Errorf("for people: %v", err)
+	}
+	allow := []string{"/etc/munge", "/tmp"}
+	if digest, err := first.Digest("new", allow); err != nil || content(t, l, digest) == nil || first.Refused("new", allow) != "" {
+		t.Errorf("allowed: %s, %v", digest, err)
+	}
+
+	put(t, dir+"/old/tmp/key", "TOKEN=gh"+"p_"+strings.Repeat("0aZ9bY8cX7dW", 3)) // packed images have no /tmp, layers do
+	second := l.Render(names)
+	if second.Equal(first) {
+		t.Error("nothing has changed")
+	}
+	with, err := second.Digest("old", allow)
+	if err != nil || with == clean {
+		t.Errorf("allowed: %s, %v", with, err)
+	}
+	if digest, err := second.Digest("old", nil); digest != clean || err != nil || content(t, l, digest) == nil {
+		t.Errorf("not allowed: %s, %v; want the archive before, %s", digest, err, clean)
+	}
+	if why := second.Refused("old", nil); !strings.Contains(why, "served meanwhile: "+string(clean)) {
+		t.Errorf("for the log: %q", why)
+	}
+	put(t, dir+"/old/etc/motd", "another edit")
+	if digest, err := l.Render(names).Digest("old", nil); digest != clean || err != nil {
+		t.Errorf("after another edit: %s, %v; want %s", digest, err, clean)
+	}
+	if err := os.Remove(dir + "/old/tmp/key"); err != nil {
+		t.Fatal(err)
+	}
+	third := l.Render(names)
+	if digest, err := third.Digest("old", nil); digest == clean || err != nil || third.Refused("old", nil) != "" {
+		t.Errorf("without the secret: %s, %v", digest, err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"netroot/internal/handoff"
 	"netroot/internal/imagediff"
@@ -43,6 +44,12 @@ func Open(s *site.Site, l *site.Label, given *[]string, folder Folder) (*View, e
 	if err != nil {
 		return nil, err
 	}
+	for _, name := range inCmdline(l.Cmdline) {
+		if !slices.Contains(names.Tree, name) {
+			names.Tree = append(slices.Clone(names.Tree), name)
+			names.Names = append(slices.Clone(names.Names), name)
+		}
+	}
 	root, err := os.OpenRoot(l.Tree)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("label %s has no tree yet: run \"netroot build %s\" first", l.Name, l.Name)
@@ -51,6 +58,23 @@ func Open(s *site.Site, l *site.Label, given *[]string, folder Folder) (*View, e
 		return nil, err
 	}
 	return &View{Stack: names, Label: l, folder: folder, root: root}, nil
+}
+
+// inCmdline are the layers of the tree that kernel arguments of a label name. They stand behind our
+// own argument on the command line, so its layers win.
+func inCmdline(args []string) (names []string) {
+	for _, arg := range args {
+		list, ok := strings.CutPrefix(arg, "rootovlcfg=")
+		if !ok {
+			continue
+		}
+		for name := range strings.SplitSeq(list, ",") {
+			if site.CheckLayers([]string{name}) == nil && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // Close closes the tree.
@@ -88,7 +112,7 @@ func missingIn(tree *os.Root, folder Folder, name string) error {
 	}
 	elsewhere := ""
 	if place := folder.Place(name); place != "" {
-		elsewhere = ", nor is there " + place
+		elsewhere = " and " + place + " does not exist"
 	}
 	known, _ := layer.TreeLayers(tree) // the names are for the suggestion only
 	here, _ := folder.Names()
@@ -129,7 +153,11 @@ func (v *View) List() ([]Layer, error) {
 	}
 	list := []Layer{}
 	for i, name := range all {
-		l := v.describe(name)
+		allow := v.Label.AllowSecrets
+		if i >= used {
+			allow = []string{"/*"} // the label's machines do not get it
+		}
+		l := v.describe(name, allow)
 		if i < used {
 			l.Order = i + 1
 		}
@@ -138,14 +166,14 @@ func (v *View) List() ([]Layer, error) {
 	return list, nil
 }
 
-func (v *View) describe(name string) Layer {
+func (v *View) describe(name string, allow []string) Layer {
 	l := Layer{Name: name, Where: "server"}
 	var err error
 	if v.folder.Has(name) {
 		var d layer.Dir
 		if d, err = v.folder.Dir(name); err == nil {
 			l.Dir = d.Path
-			l.Digest, err = v.folder.Digest(name)
+			l.Digest, err = v.folder.Digest(name, allow)
 		}
 	} else if err = missingIn(v.root, v.folder, name); err != nil {
 		l.Where = "missing"
@@ -160,7 +188,7 @@ func (v *View) describe(name string) Layer {
 		l.Files, l.Size, l.Deletes, err = layer.Measure(l.Dir)
 	}
 	if err != nil {
-		l.Problem = err.Error()
+		l.Problem = strings.TrimPrefix(err.Error(), "layer "+name+": ")
 	}
 	return l
 }
@@ -193,7 +221,18 @@ func (v *View) Files() ([]File, []Report, error) {
 		}
 		files = append(files, f)
 	}
-	return files, v.reports(p), nil
+	return files, append(v.reports(p), v.refused()...), nil
+}
+
+// refused are the layers that the server does not serve to the label's machines.
+func (v *View) refused() []Report {
+	var out []Report
+	for _, name := range v.Server {
+		if _, err := v.folder.Digest(name, v.Label.AllowSecrets); err != nil {
+			out = append(out, Report{name, strings.TrimPrefix(err.Error(), "layer "+name+": ")})
+		}
+	}
+	return out
 }
 
 // Diff compares the root that a machine will have with the tree.
@@ -203,7 +242,7 @@ func (v *View) Diff() ([]imagediff.LayerFile, []Report, error) {
 		return nil, nil, err
 	}
 	files, err := imagediff.Layers(v.root, p)
-	return files, v.reports(p), forRoot(err)
+	return files, append(v.reports(p), v.refused()...), forRoot(err)
 }
 
 // apply applies the layers to a sketch of the tree.

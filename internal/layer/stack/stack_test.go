@@ -19,7 +19,7 @@ type folder string
 
 func (f folder) Has(name string) bool { _, err := os.Lstat(f.Place(name)); return err == nil }
 
-func (f folder) Digest(name string) (handoff.Digest, error) {
+func (f folder) Digest(name string, _ []string) (handoff.Digest, error) {
 	return handoff.Digest("sha256:" + name), nil
 }
 
@@ -84,7 +84,7 @@ func TestList(t *testing.T) {
 	}
 	want := []string{
 		"1 site server ", "2 file server it is not a directory", "3 rack7 tree ",
-		"4 sitte missing the root has no /etc/rootovl/sitte, nor is there " + f.Place("sitte") + `; did you mean "site"?`,
+		"4 sitte missing the root has no /etc/rootovl/sitte and " + f.Place("sitte") + ` does not exist; did you mean "site"?`,
 		"0 spare server ",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -138,5 +138,17 @@ func TestMissing(t *testing.T) {
 	}
 	if _, err := Open(s, l, &[]string{"a", "a"}, f); err == nil {
 		t.Error("a layer that is named twice is taken")
+	}
+}
+
+// TestCmdlineLayers: layers that a label's kernel arguments name count as the node counts them.
+func TestCmdlineLayers(t *testing.T) {
+	for want, args := range map[string][]string{
+		"":      {"quiet", "rootovlcfg="},
+		"a b c": {"rootovlcfg=a,b", "x=rootovlcfg=y", "rootovlcfg=c,,a,../d"},
+	} {
+		if got := strings.Join(inCmdline(args), " "); got != want {
+			t.Errorf("%q: %q, want %q", args, got, want)
+		}
 	}
 }

@@ -23,7 +23,6 @@ const (
 	paramDataSeqInOrder     = 10
 	paramErrorRecovery      = 11
 	paramExpStatSN          = 14
-	paramTargetName         = 15
 	paramPortalGroup        = 16
 	paramPersistentAddress  = 17
 	paramPersistentPort     = 18
@@ -40,6 +39,13 @@ type iscsiParam struct {
 }
 
 // parameters are what the kernel must know to continue a session after the login.
+//
+// The name of the target (ISCSI_PARAM_TARGET_NAME) is not among them. The kernel itself does not use
+// it, but iscsid of the root does: it takes over every session in sysfs that has one, so that the
+// connection would be closed and made again under a daemon that lies on this very root, in
+// competition with our keeper. A session without a name is passed over by iscsid and iscsiadm
+// ("could not read session targetname"; usr/iscsi_sysfs.c of open-iscsi 2.0.873 to 2.1.11), whatever
+// is started, restarted or logged out. Sessions that they made themselves are not affected.
 func (d *ISCSI) parameters(s iscsi.Session) []iscsiParam {
 	num := func(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 	flag := map[bool]string{false: "0", true: "1"}
@@ -58,7 +64,6 @@ func (d *ISCSI) parameters(s iscsi.Session) []iscsiParam {
 		{paramDataSeqInOrder, flag[s.SeqInOrder]},
 		{paramErrorRecovery, num(s.ErrorRecovery)},
 		{paramExpStatSN, num(s.ExpStatSN)},
-		{paramTargetName, d.Target},
 		{paramPortalGroup, num(uint32(s.PortalGroup))},
 		{paramPersistentAddress, host}, // udev makes names of address and port
 		{paramPersistentPort, port},

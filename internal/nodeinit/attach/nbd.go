@@ -1,10 +1,12 @@
 package attach
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"time"
@@ -52,6 +54,7 @@ type NBD struct {
 	Export    string
 	Server    string // the address that it is connected to
 	Size      uint64 // bytes
+	Identity  []byte // of what it has; empty: not known, and the size alone counts
 	Adopted   bool   // another program made it and its first connection
 
 	conn *os.File // the socket that the kernel reads from
@@ -100,12 +103,39 @@ func (d *NBD) dial(ctx context.Context, address string) (nbd.Info, error) {
 	if err != nil {
 		return nbd.Info{}, fmt.Errorf("%s: %w", address, err)
 	}
+	if err := d.recognise(ctx, conn, address, info.Size); err != nil {
+		return nbd.Info{}, err
+	}
 	file, err := forKernel(conn)
 	if err != nil {
 		return nbd.Info{}, err
 	}
 	d.conn, d.Server, d.Size = file, address, info.Size
 	return info, nil
+}
+
+// recognise returns an error when a server has another root than the device. A device without an
+// identity takes the server's.
+func (d *NBD) recognise(ctx context.Context, conn net.Conn, address string, size uint64) error {
+	if d.Size != 0 && d.Size/sectorSize != size/sectorSize { // that of an adopted device is known in sectors
+		return fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image that this node runs",
+			address, size, d.Export, d.Size)
+	}
+	id, err := identity(readerAt(func(p []byte, off int64) (int, error) {
+		if err := nbd.Read(ctx, conn, p, off); err != nil {
+			return 0, err
+		}
+		return len(p), nil
+	}), int64(size))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", address, err)
+	case len(d.Identity) == 0:
+		d.Identity = id
+	case !bytes.Equal(d.Identity, id):
+		return fmt.Errorf("%s now serves another image of the same size as export %q: serve the image that this node runs", address, d.Export)
+	}
+	return nil
 }
 
 // connect makes the device (NBD_CMD_CONNECT).
@@ -163,19 +193,11 @@ func (d *NBD) Watch() error {
 
 // Reconnect makes one attempt with each server to give the device another connection.
 func (d *NBD) Reconnect(ctx context.Context) error {
-	size := d.Size
 	if _, err := d.dialAny(ctx); err != nil {
 		return err
 	}
-	var err error
-	if d.Size/sectorSize != size/sectorSize { // the size of an adopted device is known in sectors
-		err = fmt.Errorf("%s now serves %d bytes as export %q, not the %d of this root: serve the image that this node runs",
-			d.Server, d.Size, d.Export, size)
-	} else {
-		err = d.reconfigure()
-	}
+	err := d.reconfigure()
 	if err != nil {
-		d.Size = size
 		d.conn.Close()
 		d.conn = nil
 	}

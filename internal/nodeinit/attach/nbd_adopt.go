@@ -32,6 +32,7 @@ func AdoptNBD(ctx context.Context, r Request) (*NBD, error) {
 		return nil, errors.New("/dev/nbd0 has no size: dracut attached the root elsewhere, and nothing will reconnect it")
 	}
 	d := &NBD{Addresses: addresses, Export: r.Root.Name, Size: sectors * sectorSize, Adopted: true}
+	d.Identity = identityOfDevice(d.Path(), int64(d.Size), connectLimit)
 	err = nbdRequest(nbdCmdReconfigure, d.index(),
 		nbdSeconds(nbdAttrTimeout, requestTimeout), nbdSeconds(nbdAttrDeadConnTimeout, deadTimeout))
 	if err != nil {

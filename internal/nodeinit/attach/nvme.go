@@ -66,6 +66,9 @@ func attachNVMe(ctx context.Context, r Request) (*Root, error) {
 	return &Root{Device: disk, Said: said}, nil
 }
 
+// HostNQN is the node's name as an NVMe host (Base, "NVMe Qualified Names").
+func HostNQN(hostID string) string { return "nqn.2014-08.org.nvmexpress:uuid:" + hostID }
+
 // nvmeConnect writes the options of one connection (drivers/nvme/host/fabrics.c, opt_tokens). A
 // connection that exists already is not an error.
 func nvmeConnect(address, nqn, hostID string) error {
@@ -80,7 +83,7 @@ func nvmeConnect(address, nqn, hostID string) error {
 	defer f.Close()
 	options := []string{
 		"transport=tcp", "traddr=" + host, "trsvcid=" + port, "nqn=" + nqn,
-		"hostnqn=nqn.2014-08.org.nvmexpress:uuid:" + hostID, "hostid=" + hostID,
+		"hostnqn=" + HostNQN(hostID), "hostid=" + hostID,
 		"nr_io_queues=4", fmt.Sprintf("keep_alive_tmo=%d", nvmeKeepAlive/time.Second),
 		"reconnect_delay=1",
 		"ctrl_loss_tmo=-1", // never give up the root

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,6 +21,10 @@ import (
 // writes it.
 const moduleList = "/etc/netroot/modules"
 
+// keptOutList names the modules that the image's modprobe.d(5) keeps from being loaded for a device,
+// one a line. The generator of the initramfs writes it if there are any.
+const keptOutList = "/etc/netroot/keptout"
+
 // parameters are given to modules that the initramfs loads, before those of the kernel's command
 // line. A root needs one NBD device; each more is a device for udev to settle at every boot, and
 // the kernel makes further ones on request. Two servers of one NVMe image are two paths to it,
@@ -31,6 +36,10 @@ type Loader struct {
 	dir        string // /lib/modules/RELEASE
 	index      *kmod.Index
 	parameters map[string]string // of the kernel's command line, by module name
+	drivers    handoff.Drivers   // the same
+	keptOut    map[string]string // what keeps a module from being loaded for a device, by its name
+	devices    string            // /sys/devices
+	insert     func(path, params string) error
 
 	mu     sync.Mutex
 	loaded map[string]func() error // by module name
@@ -52,8 +61,20 @@ func NewLoader() (*Loader, error) {
 	}
 	// The kernel may run modprobe before /proc is mounted.
 	line, _ := os.ReadFile("/proc/cmdline")
-	return &Loader{dir: dir, index: index, parameters: handoff.ModuleParameters(string(line)),
-		loaded: map[string]func() error{}, seen: map[string]bool{}}, nil
+	list, _ := os.ReadFile(keptOutList)
+	return newLoader(dir, index, string(line), string(list)), nil
+}
+
+func newLoader(dir string, index *kmod.Index, cmdline, keptOut string) *Loader {
+	l := &Loader{dir: dir, index: index, parameters: handoff.ModuleParameters(cmdline), drivers: handoff.ParseDrivers(cmdline),
+		keptOut: map[string]string{}, devices: "/sys/devices", insert: insert, loaded: map[string]func() error{}, seen: map[string]bool{}}
+	for name := range strings.FieldsSeq(keptOut) {
+		l.keptOut[name] = "modprobe.d of the image"
+	}
+	for name, key := range l.drivers.KeptOut {
+		l.keptOut[name] = key + "= of the kernel command line"
+	}
+	return l
 }
 
 // Load loads the named module and those it needs. A module that is built into the kernel, or loaded
@@ -77,7 +98,7 @@ func (l *Loader) loadOnce(m kmod.Module) func() error {
 	f, ok := l.loaded[m.Name]
 	if !ok {
 		params := strings.TrimSpace(parameters[m.Name] + " " + l.parameters[m.Name])
-		f = sync.OnceValue(func() error { return insert(filepath.Join(l.dir, m.Path), params) })
+		f = sync.OnceValue(func() error { return l.insert(filepath.Join(l.dir, m.Path), params) })
 		l.loaded[m.Name] = f
 	}
 	return f
@@ -90,13 +111,18 @@ func (l *Loader) Count() int {
 	return len(l.loaded)
 }
 
-// LoadListed loads the modules that every boot needs, and those of the root's transport.
+// LoadListed loads the modules that every boot needs, and those of the root's transport. One that
+// the command line keeps out is not loaded: whether the boot can do without it turns out later, and
+// is then said by who misses it.
 func (l *Loader) LoadListed(t handoff.Transport) error {
 	list, err := os.ReadFile(moduleList)
 	if err != nil {
 		return err
 	}
 	for name := range strings.FieldsSeq(string(list)) {
+		if l.drivers.KeptOut[name] != "" {
+			continue
+		}
 		if err := l.Load(name); err != nil {
 			return err
 		}
@@ -104,7 +130,7 @@ func (l *Loader) LoadListed(t handoff.Transport) error {
 	for _, m := range t.Modules() {
 		// A module without a file is built in, or the transport reports what is missing. The kernel
 		// itself requests an optional one.
-		if m.Optional || !l.index.Has(m.Name) {
+		if m.Optional || !l.index.Has(m.Name) || l.drivers.KeptOut[m.Name] == "module_blacklist" {
 			continue
 		}
 		if err := l.Load(m.Name); err != nil {
@@ -114,15 +140,35 @@ func (l *Loader) LoadListed(t handoff.Transport) error {
 	return nil
 }
 
+// LoadBefore and LoadAfter load what the command line names to be loaded before and after the
+// drivers of the devices. One that cannot be loaded is reported and passed over.
+func (l *Loader) LoadBefore(step report.Step) { l.loadNamed(step, "rd.driver.pre=", l.drivers.Before) }
+
+// LoadAfter is described there.
+func (l *Loader) LoadAfter(step report.Step) { l.loadNamed(step, "rd.driver.post=", l.drivers.After) }
+
+func (l *Loader) loadNamed(step report.Step, argument string, names []string) {
+	for _, name := range names {
+		if err := l.Load(name); err != nil {
+			step.Fault(fmt.Errorf("%s%s: %w", argument, name, err))
+		}
+	}
+}
+
 // Coldplug loads the drivers of all devices that exist, and of those that appear when the driver of
 // their bus is loaded. It returns the number of devices that were new. A driver that does not load
-// is reported and passed over: the boot may not need it.
+// is reported and passed over: the boot may not need it. So is one that is to stay out; what another
+// driver depends on is loaded all the same, as modprobe does it.
 func (l *Loader) Coldplug(step report.Step) int {
 	devices := 0
 	for {
 		fresh := l.newAliases()
 		for _, alias := range fresh {
 			for _, name := range l.index.Match(alias) {
+				if why := l.keptOut[name]; why != "" {
+					step.Note(fmt.Sprintf("%s, for %s, is kept out by %s", name, alias, why))
+					continue
+				}
 				if err := l.Load(name); err != nil {
 					step.Detail(fmt.Sprintf("%s, for %s: %v", name, alias, err))
 				}
@@ -138,7 +184,7 @@ func (l *Loader) Coldplug(step report.Step) int {
 // newAliases returns the modaliases below /sys/devices that were not returned before.
 func (l *Loader) newAliases() []string {
 	var fresh []string
-	filepath.WalkDir("/sys/devices", func(path string, d fs.DirEntry, err error) error {
+	filepath.WalkDir(l.devices, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Name() != "modalias" {
 			return nil
 		}
@@ -169,11 +215,20 @@ func Modprobe(args []string) error {
 		if strings.HasPrefix(word, "-") {
 			continue
 		}
-		for _, name := range l.index.Resolve(word) {
+		for _, name := range l.requested(word) {
 			failures = append(failures, l.Load(name))
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// requested are the modules that a request of the kernel means. A blacklist is for aliases; who
+// names a module means it (modprobe.d(5)), unless the kernel refuses it in any case.
+func (l *Loader) requested(word string) []string {
+	byName := l.index.Has(word)
+	return slices.DeleteFunc(l.index.Resolve(word), func(name string) bool {
+		return !byName && l.keptOut[name] != "" || l.drivers.KeptOut[name] == "module_blacklist"
+	})
 }
 
 func insert(path, params string) error {

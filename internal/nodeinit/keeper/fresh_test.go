@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestDropNames: the overlay is what it was; a boot test has it forget a tree by NFS.
+// TestDropNames: the overlay is what it was; a boot test has it forget a tree over NFS.
 func TestDropNames(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting an overlay needs root")

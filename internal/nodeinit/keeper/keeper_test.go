@@ -57,6 +57,25 @@ func TestState(t *testing.T) {
 	}
 }
 
+// TestProtect: the scripts of a System V init find the keeper among those not to kill.
+func TestProtect(t *testing.T) {
+	top := t.TempDir()
+	if err := os.MkdirAll(top+"/proc/42", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := protect(42, top); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"/proc/42/oom_score_adj": "-1000", "/run/sendsigs.omit.d/netroot": "42\n"} {
+		if got, err := os.ReadFile(top + file); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v; want %q", file, got, err, want)
+		}
+	}
+	if err := protect(43, top); err == nil {
+		t.Error("no error for a process that does not exist")
+	}
+}
+
 // The orders of a process that outlives this one are all there before it begins.
 func TestFilledPipe(t *testing.T) {
 	r, err := filledPipe([]byte("orders"))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -60,12 +61,28 @@ func Start(state State, root string) (*Process, error) {
 	if err := p.startReady(files); err != nil {
 		return nil, fmt.Errorf("start the keeper: %w", err)
 	}
-	// Spare it from the OOM killer. The keeper itself may not see its /proc any more.
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.PID()), []byte("-1000"), 0); err != nil {
+	if err := protect(p.PID(), "/"); err != nil {
 		p.Dismiss()
 		return nil, fmt.Errorf("protect the keeper: %w", err)
 	}
 	return p, nil
+}
+
+// omitted is where the scripts of a System V init read whom not to kill at shutdown (Debian's
+// /etc/init.d/sendsigs); killall5(8) does not know the '@' of a name.
+const omitted = "run/sendsigs.omit.d/netroot"
+
+// protect spares a process from the OOM killer, and from the scripts that shut the machine down.
+// The keeper itself may not see its /proc any more. In tests top is not the root.
+func protect(pid int, top string) error {
+	if err := os.WriteFile(filepath.Join(top, fmt.Sprintf("proc/%d/oom_score_adj", pid)), []byte("-1000"), 0); err != nil {
+		return err
+	}
+	file := filepath.Join(top, omitted)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, fmt.Appendf(nil, "%d\n", pid), 0o644)
 }
 
 // startReady starts the process with files, and waits until it says that it has taken over.

@@ -2,13 +2,15 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
+
+	"netroot/internal/nodeinit/report"
 )
 
 // Lease is what the keeper needs to renew an address.
@@ -40,19 +42,23 @@ func identify(mac []byte) dhcpv4.Modifier {
 	return dhcpv4.WithOption(dhcpv4.OptClientIdentifier(append([]byte{1}, mac...)))
 }
 
-// dhcp gets an address for one interface (RFC 2131).
-func dhcp(ctx context.Context, link netlink.Link) (*Config, error) {
+// dhcp switches an interface on and gets an address for it (RFC 2131).
+func dhcp(ctx context.Context, link netlink.Link, out report.Step) (*Config, error) {
 	a := link.Attrs()
+	if err := linkUp(ctx, link); err != nil {
+		return nil, err
+	}
+	started := time.Now()
 	c, err := nclient4.New(a.Name, nclient4.WithTimeout(dhcpFirstTimeout), nclient4.WithRetry(dhcpTries))
 	if err != nil {
-		return nil, fmt.Errorf("%s: DHCP: %w", a.Name, err)
+		return nil, fmt.Errorf("%s: ask for an address: %w", a.Name, err)
 	}
 	defer c.Close()
 	l, err := c.Request(ctx, identify(a.HardwareAddr), dhcpv4.WithRequestedOptions(requested...))
 	if err != nil {
-		return nil, fmt.Errorf("%s: no DHCP server answered %s: %w", a.Name, a.HardwareAddr, err)
+		return nil, fmt.Errorf("%s: %w", a.Name, noLease(err, a.HardwareAddr.String(), time.Since(started)))
 	}
-	cfg, err := fromACK(l.ACK)
+	cfg, err := fromACK(l.ACK, func(text string) { out.Note(a.Name + ": " + text) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.Name, err)
 	}
@@ -61,78 +67,22 @@ func dhcp(ctx context.Context, link netlink.Link) (*Config, error) {
 	return cfg, nil
 }
 
-// fromACK reads a server's answer.
-func fromACK(ack *dhcpv4.DHCPv4) (*Config, error) {
-	addr, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
-	if !ok || addr.IsUnspecified() {
-		return nil, fmt.Errorf("DHCP server %s gave no address", ack.ServerIdentifier())
-	}
-	bits := classfulBits(addr)
-	if mask := ack.SubnetMask(); mask != nil {
-		bits, _ = mask.Size()
-	}
-	cfg := &Config{
-		Address:  netip.PrefixFrom(addr, bits),
-		Hostname: ack.HostName(),
-		Lease: &Lease{
-			Server:   ack.ServerIdentifier().String(),
-			ACK:      ack.ToBytes(),
-			Duration: ack.IPAddressLeaseTime(0),
-		},
-	}
-	if mtu, err := dhcpv4.GetUint16(dhcpv4.OptionInterfaceMTU, ack.Options); err == nil && mtu >= 576 {
-		cfg.MTU = int(mtu)
-	}
-	for _, ip := range ack.DNS() {
-		if d, ok := netip.AddrFromSlice(ip.To4()); ok {
-			cfg.DNS = append(cfg.DNS, d)
+// noLease says in our own words why there is no lease.
+func noLease(err error, mac string, waited time.Duration) error {
+	var nak *nclient4.ErrNak
+	switch {
+	case errors.As(err, &nak):
+		if why := nak.Nak.Message(); why != "" {
+			return fmt.Errorf("DHCP server %s refuses an address to %s: %q", nak.Nak.ServerIdentifier(), mac, why)
 		}
+		return fmt.Errorf("DHCP server %s refuses an address to %s", nak.Nak.ServerIdentifier(), mac)
+	case errors.Is(err, nclient4.ErrNoResponse), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no DHCP server answered %s within %s: is one running in this network, and does it serve this machine?",
+			mac, waited.Round(time.Second))
+	case errors.Is(err, context.Canceled):
+		return errors.New("another interface has an address")
 	}
-	if labels := ack.DomainSearch(); labels != nil {
-		cfg.Search = labels.Labels
-	} else if d := ack.DomainName(); d != "" {
-		cfg.Search = []string{d}
-	}
-	cfg.Routes = routes(ack)
-	return cfg, nil
-}
-
-// routes are the classless static routes. Only if there are none, the Router option counts: RFC
-// 3442 has a client ignore it otherwise.
-func routes(ack *dhcpv4.DHCPv4) []Route {
-	var rs []Route
-	for _, r := range ack.ClasslessStaticRoute() {
-		via, ok := netip.AddrFromSlice(r.Router.To4())
-		dst, ok2 := netip.AddrFromSlice(r.Dest.IP.To4())
-		if !ok || !ok2 {
-			continue
-		}
-		if via.IsUnspecified() { // on the link itself
-			via = netip.Addr{}
-		}
-		bits, _ := r.Dest.Mask.Size()
-		rs = append(rs, Route{Dst: netip.PrefixFrom(dst, bits), Via: via})
-	}
-	if rs != nil {
-		return rs
-	}
-	for _, ip := range ack.Router() {
-		if via, ok := netip.AddrFromSlice(ip.To4()); ok {
-			return []Route{{Dst: defaultRoute(via), Via: via}}
-		}
-	}
-	return nil
-}
-
-// classfulBits is the length of the network prefix if the server names no mask (RFC 950).
-func classfulBits(a netip.Addr) int {
-	switch first := a.As4()[0]; {
-	case first < 128:
-		return 8
-	case first < 192:
-		return 16
-	}
-	return 24
+	return fmt.Errorf("ask for an address for %s: %w", mac, err)
 }
 
 // Renew extends a lease of the interface's address, and returns the new one.

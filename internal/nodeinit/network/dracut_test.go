@@ -30,7 +30,7 @@ func TestReadDracut(t *testing.T) {
 		}
 	}
 	cfg := &Config{Link: "enp0s1", MAC: "52:54:00:12:34:56"}
-	cfg.readDracut(dir)
+	cfg.readDracut(dir, silent(t))
 	if diff := cmp.Diff([]netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("fec0::3")}, cfg.DNS, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
@@ -49,6 +49,20 @@ func TestReadDracut(t *testing.T) {
 	req, err := dhcpv4.NewRenewFromAck(ack)
 	if err != nil || !req.ClientIPAddr.Equal(net.IPv4(10, 0, 2, 15)) || req.ClientHWAddr.String() != cfg.MAC || req.Options.Has(dhcpv4.OptionClientIdentifier) {
 		t.Errorf("%v, %v", req, err)
+	}
+}
+
+// TestReadNetworkd reads what systemd-networkd 252 keeps of an interface with a lease.
+func TestReadNetworkd(t *testing.T) {
+	cfg := &Config{DNS: []netip.Addr{netip.MustParseAddr("10.0.2.3")}}
+	cfg.readNetworkd("# This is private data. Do not parse.\nADMIN_STATE=configured\nOPER_STATE=routable\n"+
+		"NETWORK_FILE=/run/systemd/network/91-default.network\nDNS=10.0.2.3 10.0.2.4:53#dns.example [fd00::3]:53 fd00::4 x\nNTP=\nDOMAINS=cluster.example b.example\n", silent(t))
+	want := &Config{Search: []string{"cluster.example", "b.example"}}
+	for _, a := range []string{"10.0.2.3", "10.0.2.4", "fd00::3", "fd00::4"} {
+		want.DNS = append(want.DNS, netip.MustParseAddr(a))
+	}
+	if diff := cmp.Diff(want, cfg, cmpAddr); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -91,6 +105,7 @@ func TestAsRoute(t *testing.T) {
 		"to a net":     {netlink.Route{Dst: lan, Gw: gw, Table: unix.RT_TABLE_MAIN}, Route{Dst: netip.MustParsePrefix("10.1.0.0/16"), Via: netip.MustParseAddr("10.0.2.2")}, true},
 		"on the link":  {netlink.Route{Dst: lan, Table: unix.RT_TABLE_MAIN}, Route{Dst: netip.MustParsePrefix("10.1.0.0/16")}, true},
 		"the kernel's": {netlink.Route{Dst: lan, Protocol: unix.RTPROT_KERNEL, Table: unix.RT_TABLE_MAIN}, Route{}, false},
+		"of networkd":  {netlink.Route{Gw: gw, Priority: 1024, Protocol: unix.RTPROT_DHCP, Table: unix.RT_TABLE_MAIN}, Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.2.2"), Metric: 1024}, true},
 		"local":        {netlink.Route{Dst: lan, Table: unix.RT_TABLE_LOCAL}, Route{}, false},
 		"nowhere":      {netlink.Route{Table: unix.RT_TABLE_MAIN}, Route{}, false},
 		"of IPv6":      {netlink.Route{Gw: net.ParseIP("fe80::2"), Table: unix.RT_TABLE_MAIN}, Route{}, false},

@@ -6,6 +6,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,11 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"netroot/internal/handoff"
 	"netroot/internal/nodeinit/devices"
+	"netroot/internal/nodeinit/report"
 )
 
 // Limits of one attempt to bring up the network; the step is tried again.
@@ -46,37 +49,49 @@ type Config struct {
 
 // Route is one route of the interface.
 type Route struct {
-	Dst netip.Prefix
-	Via netip.Addr // invalid: on the link itself
+	Dst    netip.Prefix
+	Via    netip.Addr // invalid: on the link itself
+	Metric int        // 0: the kernel's default
+}
+
+// String is the route as ip-route(8) prints it.
+func (r Route) String() string {
+	if r.Via.IsValid() {
+		return fmt.Sprintf("%s via %s", r.Dst, r.Via)
+	}
+	return r.Dst.String()
 }
 
 // BringUp configures the boot interface. probe loads the drivers of devices that have appeared
-// since it was last called.
-func BringUp(ctx context.Context, boot handoff.Boot, probe func()) (*Config, error) {
+// since it was last called. What is not necessary and cannot be had is said to out.
+func BringUp(ctx context.Context, boot handoff.Boot, probe func(), out report.Step) (*Config, error) {
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		netlink.LinkSetUp(lo)
 	}
-	asked := handoff.Interface{Method: "dhcp"}
-	if len(boot.Interfaces) > 0 {
-		asked = boot.Interfaces[0]
-	}
-	links, err := candidates(ctx, asked.Name, boot.BootMAC, probe)
+	asked, rest := boot.Primary(func(name string) bool { return isBoot(name, boot.BootMAC) })
+	links, err := candidates(ctx, asked, boot.BootMAC, probe, out)
 	if err != nil {
 		return nil, err
 	}
 	var cfg *Config
 	if asked.Method == "static" {
-		cfg, err = static(ctx, links, asked)
+		cfg, err = static(ctx, links[0], asked, out)
 	} else {
-		cfg, err = dhcpAny(ctx, links, asked)
+		cfg, err = dhcpAny(ctx, links, asked, out)
 	}
 	if err != nil {
 		return nil, err
 	}
+	for _, i := range rest {
+		out.Note(fmt.Sprintf("ip=%s is left to the distribution: the root is behind %s", i, cfg.Link))
+	}
+	if asked.Hostname != "" {
+		cfg.Hostname = hostName(asked.Hostname, out.Note)
+	}
 	if len(boot.Nameservers) > 0 {
 		cfg.DNS = boot.Nameservers
 	}
-	if err := cfg.apply(); err != nil {
+	if err := cfg.apply(out.Note); err != nil {
 		return nil, err
 	}
 	return cfg, writeResolvConf("/etc/resolv.conf", cfg)
@@ -100,74 +115,27 @@ func (c *Config) String() string {
 	return s
 }
 
-// candidates returns the interfaces that the boot may use: the one that BOOTIF= or ip= names, or
-// every Ethernet or InfiniBand interface. It waits until a driver has made one, and probes again
-// for devices that appear late.
-func candidates(ctx context.Context, name, bootMAC string, probe func()) ([]netlink.Link, error) {
-	var found []netlink.Link
-	err := devices.Until(ctx, linkLimit, "network interface", func() (bool, error) {
-		probe()
-		all, err := netlink.LinkList()
-		if err != nil {
-			return false, err
-		}
-		found = slices.DeleteFunc(all, func(l netlink.Link) bool { return !usable(l.Attrs(), name, bootMAC) })
-		return len(found) > 0, nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%w%s: is its driver in the image's kernel modules?", err, describe(bootMAC, name))
-	}
-	return found, nil
-}
-
-func usable(a *netlink.LinkAttrs, name, bootMAC string) bool {
-	switch {
-	case a.Flags&net.FlagLoopback != 0, a.EncapType != "ether" && a.EncapType != "infiniband":
-		return false
-	case name != "" && !strings.Contains(name, ":"):
-		return a.Name == name
-	case bootMAC != "":
-		return a.HardwareAddr.String() == bootMAC
-	}
-	_, err := os.Stat("/sys/class/net/" + a.Name + "/device") // hardware, not a bridge or dummy
-	return err == nil
-}
-
-// describe names the interface that the command line asks for.
-func describe(mac, name string) string {
-	switch {
-	case name != "":
-		return " named " + name + " (ip=)"
-	case mac != "":
-		return " with address " + mac + " (BOOTIF=)"
-	}
-	return ""
-}
-
 // linkUp switches an interface on and waits for its carrier.
-func linkUp(ctx context.Context, link netlink.Link, mtu int) error {
+func linkUp(ctx context.Context, link netlink.Link) error {
 	a := link.Attrs()
-	if mtu != 0 {
-		if err := netlink.LinkSetMTU(link, mtu); err != nil {
-			return fmt.Errorf("%s: set MTU %d: %w", a.Name, mtu, err)
-		}
-	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("%s: switch on: %w", a.Name, err)
 	}
 	return devices.Until(ctx, carrierLimit, a.Name+": carrier (is the cable in, the switch port on?)", func() (bool, error) {
-		return devices.Attribute("/sys/class/net/"+a.Name+"/carrier") == "1", nil
+		now, err := netlink.LinkByIndex(a.Index)
+		return err == nil && now.Attrs().RawFlags&unix.IFF_LOWER_UP != 0, err
 	})
 }
 
-// static configures the first of links from ip=.
-func static(ctx context.Context, links []netlink.Link, asked handoff.Interface) (*Config, error) {
-	a := links[0].Attrs()
-	if err := linkUp(ctx, links[0], asked.MTU); err != nil {
+// static configures a link from ip=.
+func static(ctx context.Context, link netlink.Link, asked handoff.Interface, out report.Step) (*Config, error) {
+	a := link.Attrs()
+	out.Note("configuring " + a.Name + " as ip= says")
+	if err := linkUp(ctx, link); err != nil {
 		return nil, err
 	}
 	cfg := &Config{Link: a.Name, Index: a.Index, MAC: a.HardwareAddr.String(),
-		Address: asked.Address, DNS: asked.DNS, Hostname: asked.Hostname, MTU: asked.MTU}
+		Address: asked.Address, DNS: asked.DNS, MTU: asked.MTU}
 	if asked.Gateway.IsValid() {
 		cfg.Routes = []Route{{Dst: defaultRoute(asked.Gateway), Via: asked.Gateway}}
 	}
@@ -182,21 +150,22 @@ func defaultRoute(via netip.Addr) netip.Prefix {
 }
 
 // dhcpAny asks on all links at once and takes the first answer.
-func dhcpAny(ctx context.Context, links []netlink.Link, asked handoff.Interface) (*Config, error) {
+func dhcpAny(ctx context.Context, links []netlink.Link, asked handoff.Interface, out report.Step) (*Config, error) {
 	ctx, cancel := context.WithTimeout(ctx, dhcpLimit)
 	defer cancel()
 	type answer struct {
 		cfg *Config
 		err error
 	}
+	var names []string
 	answers := make(chan answer, len(links))
 	for _, l := range links {
+		names = append(names, l.Attrs().Name)
+	}
+	out.Note("asking for an address on " + strings.Join(names, ", "))
+	for _, l := range links {
 		go func() {
-			if err := linkUp(ctx, l, asked.MTU); err != nil {
-				answers <- answer{err: err}
-				return
-			}
-			cfg, err := dhcp(ctx, l)
+			cfg, err := dhcp(ctx, l, out)
 			answers <- answer{cfg, err}
 		}()
 	}
@@ -204,9 +173,8 @@ func dhcpAny(ctx context.Context, links []netlink.Link, asked handoff.Interface)
 	for range links {
 		a := <-answers
 		if a.err == nil {
-			if asked.Hostname != "" {
-				a.cfg.Hostname = asked.Hostname
-			}
+			a.cfg.DNS = append(slices.Clone(asked.DNS), a.cfg.DNS...)
+			a.cfg.MTU = cmp.Or(asked.MTU, a.cfg.MTU)
 			return a.cfg, nil
 		}
 		failures = append(failures, a.err)
@@ -215,36 +183,49 @@ func dhcpAny(ctx context.Context, links []netlink.Link, asked handoff.Interface)
 }
 
 // apply gives the interface its address and routes. The address does not expire: the keeper renews
-// its lease, and a root must not lose its network because a DHCP server is away.
-func (c *Config) apply() error {
+// its lease, and a root must not lose its network because a DHCP server is away. An MTU or a route
+// that the kernel refuses is said, and is no part of the configuration any more.
+func (c *Config) apply(say func(text string)) error {
 	link, err := netlink.LinkByIndex(c.Index)
 	if err != nil {
 		return err
 	}
+	// Before Linux 5.5 there are no alternative names, and nothing renames an interface that is up.
+	if !slices.Contains(link.Attrs().AltNames, AlternativeName) {
+		netlink.LinkAddAltName(link, AlternativeName)
+	}
 	if c.MTU != 0 {
 		if err := netlink.LinkSetMTU(link, c.MTU); err != nil {
-			return fmt.Errorf("%s: set MTU %d: %w", c.Link, c.MTU, err)
+			say(fmt.Sprintf("%s: the MTU %d is not possible, and stays %d: %v", c.Link, c.MTU, link.Attrs().MTU, err))
+			c.MTU = 0
 		}
 	}
 	addr := &netlink.Addr{IPNet: ipNet(c.Address)}
 	if err := netlink.AddrReplace(link, addr); err != nil {
 		return fmt.Errorf("%s: set address %s: %w", c.Link, c.Address, err)
 	}
-	for _, r := range c.Routes {
-		nr := &netlink.Route{LinkIndex: c.Index, Dst: ipNet(r.Dst.Masked())}
-		if r.Via.IsValid() {
-			nr.Gw = r.Via.AsSlice()
-			if !c.Address.Masked().Contains(r.Via) { // a gateway outside of the network is on the link
-				nr.Flags = int(netlink.FLAG_ONLINK)
-			}
-		} else {
-			nr.Scope = netlink.SCOPE_LINK
+	c.Routes = slices.DeleteFunc(c.Routes, func(r Route) bool {
+		err := netlink.RouteReplace(c.kernelRoute(r))
+		if err != nil {
+			say(fmt.Sprintf("%s: the route %s is passed over: %v", c.Link, r, err))
 		}
-		if err := netlink.RouteReplace(nr); err != nil {
-			return fmt.Errorf("%s: set route %s via %s: %w", c.Link, r.Dst, r.Via, err)
-		}
-	}
+		return err != nil
+	})
 	return nil
+}
+
+// kernelRoute is a route of the interface as the kernel has it.
+func (c *Config) kernelRoute(r Route) *netlink.Route {
+	nr := &netlink.Route{LinkIndex: c.Index, Dst: ipNet(r.Dst.Masked()), Priority: r.Metric}
+	if !r.Via.IsValid() {
+		nr.Scope = netlink.SCOPE_LINK
+		return nr
+	}
+	nr.Gw = r.Via.AsSlice()
+	if !c.Address.Masked().Contains(r.Via) { // a gateway outside of the network is on the link
+		nr.Flags = int(netlink.FLAG_ONLINK)
+	}
+	return nr
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -34,6 +34,7 @@ type Reason string
 // The reasons of a restart.
 const (
 	AttachFailed Reason = "attach-failed" // the root could not be attached with the present plan
+	MountFailed  Reason = "mount-failed"  // the root was attached, and could not be mounted
 	LayersFailed Reason = "layers-failed" // the archives of the present plan could not be fetched or applied
 	BootFailed   Reason = "boot-failed"   // a failure that the init cannot repeat, such as a bad command line
 	Panicked     Reason = "panicked"      // a defect of the init
@@ -99,7 +100,11 @@ func (e Event) String() string {
 	case Failed, Fault:
 		return fmt.Sprintf("%s: FAILED: %v", e.Step, e.Err)
 	case Retrying:
-		return fmt.Sprintf("%s: trying again in %s (rd.shell on the kernel command line gives a shell here)", e.Step, e.Pause)
+		hint := ""
+		if e.Attempt <= 2 { // once for each step
+			hint = " (rd.shell on the kernel command line gives a shell here)"
+		}
+		return fmt.Sprintf("%s: trying again in %s%s", e.Step, e.Pause, hint)
 	case Restarting:
 		return fmt.Sprintf("%s: restarting the machine in %s", e.Step, e.Pause)
 	}

@@ -32,7 +32,7 @@ const (
 	// protocol can say it.
 	Spare = 64
 
-	// One peer address has at most this part of the connections and of the memory of a server.
+	// One peer address has at most this part of the memory of a server; see Share for connections.
 	peerShare = 4
 	// A peer address may always have this many connections: an NVMe host makes one for each of its
 	// processors.
@@ -90,13 +90,14 @@ type Loop struct {
 
 	limits Limits
 	memory *budget // of MaxBuffer bytes
-	log    refusals
+	log    *Refusals
 
 	mu      sync.Mutex
 	surplus int
 	conns   map[*Conn]struct{}
 	peers   map[string]*peer // by address
 	active  map[*Attachment]struct{}
+	names   names
 	past    Counters // of connections that have ended
 }
 
@@ -114,8 +115,8 @@ func NewLoop(protocol string, o Options, limits Limits) *Loop {
 	o.MaxBuffer = max(o.MaxBuffer, limits.LeastBuffer)
 	return &Loop{
 		Options: o, Protocol: protocol, limits: limits,
-		memory: newBudget(o.MaxBuffer), log: refusals{log: o.Log, protocol: protocol},
-		conns: make(map[*Conn]struct{}), peers: make(map[string]*peer), active: make(map[*Attachment]struct{}),
+		memory: newBudget(o.MaxBuffer), log: NewRefusals(o.Log, protocol),
+		conns: make(map[*Conn]struct{}), peers: make(map[string]*peer), active: make(map[*Attachment]struct{}), names: names{},
 	}
 }
 
@@ -130,7 +131,7 @@ func (l *Loop) Run(ctx context.Context, ln net.Listener) error {
 	err := l.accept(ctx, ln, &lives)
 	cancel()
 	lives.Wait()
-	l.log.flush()
+	l.log.Flush()
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -158,7 +159,7 @@ func (c *Conn) Probed(err error) bool {
 func (c *Conn) Misused(what, why string, attrs ...any) {
 	if !c.misused.Swap(true) {
 		attrs = append([]any{"peer", c.PeerName()}, attrs...)
-		c.loop.log.warn(what+" refused; further ones on this connection are not logged", append(attrs, "why", why)...)
+		c.loop.log.Log(slog.LevelWarn, c.loop.Protocol+": "+what+" refused; further ones on this connection are not logged", append(attrs, "why", why)...)
 	}
 }
 

@@ -67,7 +67,7 @@ func TestPeerConnections(t *testing.T) {
 // TestLeastPeerConnections: a small limit on all connections does not make one on each peer.
 func TestLeastPeerConnections(t *testing.T) {
 	l, _ := newLoop(8)
-	if n := l.peerConns(); n != leastPeerConns {
+	if n := Share(l.MaxConns); n != leastPeerConns {
 		t.Errorf("%d connections", n)
 	}
 }

@@ -59,7 +59,8 @@ type Attachment struct {
 }
 
 // Attach begins a session of the connection's peer, of which what says Client, Export and Number.
-// It is logged, with attrs besides, and told to the Observer.
+// It is logged, with attrs besides, and told to the Observer. A warning says when another address
+// has a session of the same Client.
 func (c *Conn) Attach(what Session, attrs ...any) *Attachment {
 	l := c.loop
 	what.Protocol, what.Peer, what.Since = l.Protocol, c.Peer, time.Now()
@@ -71,8 +72,15 @@ func (c *Conn) Attach(what Session, attrs ...any) *Attachment {
 	a.connections.Store(1)
 	l.mu.Lock()
 	l.active[a] = struct{}{}
+	var other netip.Addr
+	if what.Client != "" {
+		other = l.names.add(what.Client, address(what.Peer))
+	}
 	l.mu.Unlock()
 	l.Log.Info(l.Protocol+": attached", a.attrs...)
+	if other.IsValid() {
+		l.SharedName(what.Client, address(what.Peer), other)
+	}
 	a.tell(Attached, "")
 	return a
 }
@@ -82,6 +90,9 @@ func (a *Attachment) Detach(why string) {
 	l := a.loop
 	l.mu.Lock()
 	delete(l.active, a)
+	if a.what.Client != "" {
+		l.names.remove(a.what.Client, address(a.what.Peer))
+	}
 	l.past.Errors += a.errored.Load()
 	l.mu.Unlock()
 	s := a.Session()

@@ -8,8 +8,9 @@ type peer struct {
 	memory *budget // its share of the loop's
 }
 
-// peerConns is how many connections one address may have.
-func (l *Loop) peerConns() int { return max(l.MaxConns/peerShare, leastPeerConns) }
+// Share is how many of a server's connections one peer address may have: a quarter, or so few that
+// one machine may need them.
+func Share(conns int) int { return max(conns/peerShare, leastPeerConns) }
 
 // peerMemory is how many bytes of the loop's memory one address may hold.
 func (l *Loop) peerMemory() int64 {
@@ -29,8 +30,8 @@ func (l *Loop) tooMany(c *Conn) error {
 	if len(l.conns)-l.surplus >= l.MaxConns {
 		return fmt.Errorf("more than %d connections", l.MaxConns)
 	}
-	if p := l.peers[c.key()]; p != nil && p.conns >= l.peerConns() {
-		return fmt.Errorf("more than %d connections from one address", l.peerConns())
+	if p := l.peers[c.key()]; p != nil && p.conns >= Share(l.MaxConns) {
+		return fmt.Errorf("more than %d connections from one address", Share(l.MaxConns))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package accept
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -12,11 +13,11 @@ const (
 	refusalPeriod = time.Second // from the first of them
 )
 
-// refusals logs what peers do wrong, in so few lines that they cannot fill the log.
-type refusals struct {
+// Refusals logs what peers do wrong, in so few lines that they cannot fill the log.
+type Refusals struct {
 	log      *slog.Logger
 	protocol string
-	total    atomic.Uint64 // refusals
+	total    atomic.Uint64 // refusals of a Loop
 
 	mu         sync.Mutex
 	begin      time.Time // of the period
@@ -25,15 +26,20 @@ type refusals struct {
 	timer      *time.Timer // runs while there are suppressed ones
 }
 
+// NewRefusals returns Refusals. protocol is the prefix of the line that has their number.
+func NewRefusals(log *slog.Logger, protocol string) *Refusals {
+	return &Refusals{log: log, protocol: protocol}
+}
+
 // Refused counts and logs a refusal; see Conn.Refused.
 func (l *Loop) Refused(peer string, why error, attrs ...any) {
 	l.log.total.Add(1)
 	attrs = append([]any{"peer", peer}, attrs...)
-	l.log.warn("refused", append(attrs, "why", why)...)
+	l.log.Log(slog.LevelWarn, l.Protocol+": refused", append(attrs, "why", why)...)
 }
 
-// warn logs a line, or counts it when there were too many.
-func (r *refusals) warn(what string, attrs ...any) {
+// Log logs a line, or counts it when there were too many.
+func (r *Refusals) Log(level slog.Level, msg string, attrs ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now := time.Now(); now.Sub(r.begin) >= refusalPeriod {
@@ -41,23 +47,23 @@ func (r *refusals) warn(what string, attrs ...any) {
 		r.begin, r.lines = now, 0
 	}
 	if r.lines++; r.lines <= refusalLines {
-		r.log.Warn(r.protocol+": "+what, attrs...)
+		r.log.Log(context.Background(), level, msg, attrs...)
 		return
 	}
 	if r.suppressed++; r.timer == nil {
-		r.timer = time.AfterFunc(refusalPeriod-time.Since(r.begin), r.flush)
+		r.timer = time.AfterFunc(refusalPeriod-time.Since(r.begin), r.Flush)
 	}
 }
 
-// flush logs how many lines were suppressed.
-func (r *refusals) flush() {
+// Flush logs how many lines were suppressed.
+func (r *Refusals) Flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report()
 }
 
 // report needs r.mu.
-func (r *refusals) report() {
+func (r *Refusals) report() {
 	if r.suppressed == 0 {
 		return
 	}

@@ -120,6 +120,9 @@ func (s *Server) enter(c *conn) error {
 		if old.sameSession(c) {
 			s.loop.Log.Info("iscsi: session taken over", "peer", c.PeerName(), "from", old.PeerName(),
 				"client", c.initiator, "export", c.targetName())
+			if from := old.Peer.Addr(); from != c.Peer.Addr() {
+				s.loop.SharedName(c.initiator, c.Peer.Addr(), from)
+			}
 			delete(s.sessions, old.tsih)
 			old.Fail(errAgain)
 		}

@@ -48,6 +48,30 @@ func TestSessionIsTakenOver(t *testing.T) {
 	}
 }
 
+// TestSharedName: the log says when another machine takes over a session, or has one beside it.
+func TestSharedName(t *testing.T) {
+	s := &Server{}
+	addr, log, _ := start(t, s)
+	cfg := config("root")
+	attachAs := func(from string, cfg LoginConfig) {
+		if _, err := Login(t.Context(), prototest.DialFrom(t, from, addr), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attachAs("127.0.0.1", cfg)
+	attachAs("127.0.0.1", cfg)
+	prototest.Until(t, "two logins", log.Has("session taken over"))
+	if strings.Contains(log.String(), "two addresses") {
+		t.Errorf("of one machine:\n%s", log)
+	}
+	attachAs("127.0.0.2", cfg)
+	want := `level=WARN msg="iscsi: one name is used from two addresses" client=` + cfg.Initiator
+	prototest.Until(t, "the other's session", log.Has(want+" peer=127.0.0.2 other=127.0.0.1"))
+	cfg.Target = prefix + "big"
+	attachAs("127.0.0.3", cfg)
+	prototest.Until(t, "a session beside it", log.Has(want+" peer=127.0.0.3 other=127.0.0.2"))
+}
+
 // TestRejoin: a login with the handle of a session that is there takes its place with the same
 // connection number, and is refused with another.
 func TestRejoin(t *testing.T) {

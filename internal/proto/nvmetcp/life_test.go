@@ -309,6 +309,22 @@ func TestTwoServers(t *testing.T) {
 	}
 }
 
+// TestSharedName: the log says when two machines have one host NQN.
+func TestSharedName(t *testing.T) {
+	addr, log := start(t, &Server{newID: randomID})
+	attachFrom := func(from string) {
+		h := ic(t, prototest.DialFrom(t, from, addr), 0, 4)
+		h.must(connectCommand(0, 31, anyController, 0, 0, rootNQN, hostNQN))
+	}
+	attachFrom("127.0.0.1")
+	attachFrom("127.0.0.1")
+	if strings.Contains(log.String(), "two addresses") {
+		t.Errorf("of one machine:\n%s", log)
+	}
+	attachFrom("127.0.0.2")
+	prototest.Until(t, "a warning", log.Has(`level=WARN msg="nvmetcp: one name is used from two addresses" client=`+hostNQN+` peer=127.0.0.2 other=127.0.0.1`))
+}
+
 // TestControllerNumbers: each is given once, until there are none.
 func TestControllerNumbers(t *testing.T) {
 	next := uint16(maxControllerID - 3) // once around, and over some that are taken

@@ -34,7 +34,7 @@ func (l *Layout) OpenBlob(d v1.Descriptor) (*os.File, error) {
 	}
 	if info.Size() != d.Size {
 		f.Close()
-		return nil, fmt.Errorf("%s is damaged: it has %d bytes and should have %d: remove it and build the image again", f.Name(), info.Size(), d.Size)
+		return nil, fmt.Errorf("%s is damaged: it has %d bytes and should have %d: build the image again", f.Name(), info.Size(), d.Size)
 	}
 	return f, nil
 }
@@ -74,7 +74,7 @@ func (l *Layout) ReadJSON(d v1.Descriptor, v any) error {
 
 // Damaged is the error for a file whose bytes do not have its digest.
 func Damaged(path string) error {
-	return fmt.Errorf("%s is damaged: its bytes do not have its digest: remove it and build the image again", path)
+	return fmt.Errorf("%s is damaged: its bytes do not have its digest: build the image again", path)
 }
 
 // BlobFile is a file among the blobs.

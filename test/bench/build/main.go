@@ -8,7 +8,7 @@
 // apt uses, and a few GiB in -dir. Every round begins with an empty state directory, so that
 // nothing is in the cache.
 //
-//	go run ./test/bench/build -netroot bin/netroot -recipe recipes/debian12.def -rounds 3
+//	go run ./test/bench/build -netroot bin/netroot -recipe recipes/debian.def -rounds 3
 package main
 
 import (
@@ -41,7 +41,7 @@ type bench struct {
 
 func main() {
 	netroot := flag.String("netroot", "bin/netroot", "the program")
-	file := flag.String("recipe", "recipes/debian12.def", "a debootstrap recipe of one stage, with a %pre and a %post")
+	file := flag.String("recipe", "recipes/debian.def", "a debootstrap recipe of one stage, with a %pre and a %post")
 	dir := flag.String("dir", "", "working directory (default: the directory for temporary files)")
 	rounds := flag.Int("rounds", 3, "rounds; the medians are printed")
 	flag.Parse()

@@ -12,7 +12,7 @@ import (
 // Connect makes n connections to a server of a transport, by what it says of itself: a URL, or the
 // options of "nvme connect". The disk has so many bytes. hangUp closes them, whatever the error is.
 //
-// Over NBD and iSCSI each is a client of its own. Over NVMe/TCP they are the I/O queues of as many
+// Over NBD, iSCSI, NFS and HTTP each is a client of its own. Over NVMe/TCP they are the I/O queues of as many
 // hosts as that takes.
 func Connect(ctx context.Context, t handoff.Transport, where string, n int, size int64) (conns []*Conn, hangUp func(), err error) {
 	var hosts []*Host
@@ -55,6 +55,10 @@ func Connect(ctx context.Context, t handoff.Transport, where string, n int, size
 			}
 			return hosts[i/hostQueues].Queue(ctx, i/hostQueues, i%hostQueues+1, size)
 		}
+	case handoff.NFS:
+		dial = func(int) (*Conn, error) { return NFS(ctx, where, size) }
+	case handoff.HTTP:
+		dial = func(int) (*Conn, error) { return HTTP(ctx, where, size) }
 	default:
 		return nil, hangUp, fmt.Errorf("no client of %s", t)
 	}

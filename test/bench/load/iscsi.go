@@ -30,11 +30,11 @@ func ISCSI(ctx context.Context, where string, number int) (*Conn, error) {
 	if _, err := fmt.Sscan(lun, &w.lun); err != nil {
 		return nil, fmt.Errorf("%s: LUN: %w", where, err)
 	}
-	nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+	nc, err := Dial(ctx, u.Host)
 	if err != nil {
 		return nil, err
 	}
-	s, err := iscsi.Login(ctx, nc, iscsi.LoginConfig{Initiator: fmt.Sprintf("iqn.2026-01.org.example:host-%d", number), Target: target,
+	s, err := iscsi.Login(ctx, nc, iscsi.LoginConfig{Initiator: fmt.Sprintf("iqn.2026-01.org.example:host-%s-%d", nc.LocalAddr().(*net.TCPAddr).IP, number), Target: target,
 		ISID: [6]byte{0x80, 1, 4: byte(number >> 8), 5: byte(number)}})
 	if err != nil {
 		nc.Close()

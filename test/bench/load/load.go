@@ -1,5 +1,5 @@
-// Package load has clients of NBD and NVMe/TCP that read as fast as a server answers, both of one
-// shape, so that two protocols can be measured beside each other. Use them to read from our own
+// Package load has clients of NBD, NVMe/TCP, iSCSI, NFS and HTTP that read as fast as a server
+// answers, all of one shape, so that protocols can be measured beside each other. Use them to read from our own
 // servers only: an answer that is not what they expect is an error, and no byte of the data is
 // looked at.
 package load
@@ -50,6 +50,24 @@ func newConn(nc net.Conn, w wire, size int64) *Conn {
 // Read reads n bytes at off.
 func (c *Conn) Read(off int64, n int) error {
 	return errors.Join(c.ask(c, off, n), c.w.Flush(), c.answer(c, n))
+}
+
+// Ask asks for count reads of n bytes each from the beginning of the disk, and leaves the answers.
+func (c *Conn) Ask(count, n int) error {
+	for i := range int64(count) {
+		if err := c.ask(c, i%(c.Blocks*block/int64(n))*int64(n), n); err != nil {
+			return err
+		}
+	}
+	return c.w.Flush()
+}
+
+// Reset ends the connection at once, with all that is under way.
+func (c *Conn) Reset() {
+	if t, ok := c.Conn.(*net.TCPConn); ok {
+		t.SetLinger(0)
+	}
+	c.Close()
 }
 
 // skip reads n bytes into nowhere, by the same copy that a real client makes.

@@ -5,6 +5,9 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -59,8 +62,19 @@ func clients(t *testing.T, data []byte) map[string]*Conn {
 		t.Fatal(err)
 	}
 	overISCSI.Blocks = size / block
-	t.Cleanup(func() { overNBD.Close(); overNVMe.Close(); host.Close(); overISCSI.Close() })
-	return map[string]*Conn{"NBD": overNBD, "NVMe": overNVMe, "iSCSI": overISCSI}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	}))
+	t.Cleanup(web.Close)
+	overHTTP, err := HTTP(From(t.Context(), netip.MustParseAddr("127.0.0.9")), web.URL+"/disk", size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if from := overHTTP.LocalAddr().(*net.TCPAddr).IP; !from.Equal(net.IPv4(127, 0, 0, 9)) {
+		t.Errorf("HTTP from %s", from)
+	}
+	t.Cleanup(func() { overNBD.Close(); overNVMe.Close(); host.Close(); overISCSI.Close(); overHTTP.Close() })
+	return map[string]*Conn{"NBD": overNBD, "NVMe": overNVMe, "iSCSI": overISCSI, "HTTP": overHTTP}
 }
 
 // TestRead: what is read is there, and what cannot be read is an error and no end of the

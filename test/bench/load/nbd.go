@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"net"
 
 	"netroot/internal/proto/nbd"
 )
@@ -14,7 +13,7 @@ type nbdWire struct{}
 
 // NBD connects to an export.
 func NBD(ctx context.Context, address, export string) (*Conn, error) {
-	nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	nc, err := Dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func (h *Host) Queue(ctx context.Context, host, number int, size int64) (*Conn, 
 }
 
 func dialNVMe(ctx context.Context, address string) (*Conn, error) {
-	nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	nc, err := Dial(ctx, address)
 	if err != nil {
 		return nil, err
 	}

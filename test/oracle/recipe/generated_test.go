@@ -15,7 +15,7 @@ var (
 	}
 	heads = []string{"Bootstrap: scratch", "bootstrap: docker", "BootStrap: debootstrap", "Bootstrap:  yum # x", "Bootstrap: Yum", "Bootstrap:", " Bootstrap: x", "Bootstrap : x"}
 	names = []string{
-		"%post", "%post", "%pre", "%setup", "%files", "%files", "%files from one", "%files from none", "%files from one two", "%files x", "%environment", "%labels",
+		"%post", "%post", "%pre", "%setup", "%files", "%files", "%files from one", "%files from none", "%files from one two", "%files x", "%files FROM one", "%files  # x", "%files x one", "%environment", "%labels",
 		"%runscript", "%startscript", "%test", "%help", "%arguments", "%POST", "%%post", "%post -c /bin/bash", "%post -u # x", "%post -c", "%post\t-c x",
 		"%runscript -x", "%end", "%", "% post", "  %post", "%wheel ALL=(ALL) ALL", "%apprun a", "%appinstall a", "%appinstall b", "%appfiles a", "%applabels a", "%appenv",
 		"%APPRUN a", "%apphelp a b", "%appinstall a -x", "%appinstall a#b", "%files ", "%labels  x",

@@ -89,10 +89,9 @@ func fromDefinition(d types.Definition) stage {
 		st.add(name, "", text)
 	}
 	for _, f := range b.Files {
-		args, _, _ := strings.Cut(f.Args, "#")
-		from := ""
-		if words := strings.Fields(args); len(words) == 2 && words[0] == "from" {
-			from = words[1]
+		from, copied := fromArgs(f.Args)
+		if !copied {
+			continue
 		}
 		var lines [][2]string
 		for _, l := range f.Files {
@@ -101,6 +100,17 @@ func fromDefinition(d types.Definition) stage {
 		st.addFiles(from, lines)
 	}
 	return st
+}
+
+// fromArgs returns the stage that Apptainer copies the files of a section from, "" for the host, and
+// whether it copies them at all (copyFilesFrom and copyFiles in internal/pkg/build/stage.go).
+func fromArgs(args string) (string, bool) {
+	args, _, _ = strings.Cut(args, "#")
+	words := strings.Fields(args)
+	if len(words) == 2 {
+		return words[1], true
+	}
+	return "", args == ""
 }
 
 // fromStage returns the same for one of our stages.
@@ -175,6 +185,9 @@ var allowed = []struct{ says, because string }{
 	{"Apptainer has no agent", "its build ends with: invalid build source"},
 	{"no earlier stage \"", "its build ends with: stage was not found"},
 	{"does not name one stage", "it silently ignores the section"},
+	{"does not name an earlier stage", "its build ends with: stage was not found"},
+	{"Apptainer ignores the section", "it does so silently"},
+	{"the invisible character", "it takes the section or the stage as text, if the character is not a blank for it"},
 	{"-c requires a program", "its build ends with: missing arguments"},
 	{"Apptainer misreads single quotes", "it treats the quote as part of the name"},
 	{"Apptainer ends a word at a quote inside it", "it treats one name as two"},
@@ -205,10 +218,13 @@ func isAllowed(text []byte, err error) bool {
 	return strings.Contains(err.Error(), "build argument")
 }
 
-// compare compares the two parsers, and returns the difference, or "".
-func compare(text []byte) string {
+// compare compares Apptainer's parser with ours in its strict dialect, and returns the difference,
+// or "".
+func compare(text []byte) string { return difference(text, recipe.Options{Strict: true}) }
+
+func difference(text []byte, opt recipe.Options) string {
 	_, refused := theirs(text)
-	r, err := recipe.Parse("x.def", text, recipe.Options{Strict: true})
+	r, err := recipe.Parse("x.def", text, opt)
 	switch {
 	case err != nil && refused != nil:
 		return ""
@@ -241,6 +257,55 @@ func compare(text []byte) string {
 		}
 		return m
 	}), cmp.Comparer(func(a, b []string) bool { return slices.Equal(a, b) }))
+}
+
+// TestKinds holds the first line of each testdata/kinds/NAME.want against Apptainer's parser. If
+// Apptainer takes the input, our default dialect must give it the same meaning; if it takes it
+// otherwise, another.
+func TestKinds(t *testing.T) {
+	const dir = "../../../internal/recipe/testdata/kinds/"
+	files, err := filepath.Glob(dir + "*.def")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no inputs: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".def"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := os.ReadFile(strings.TrimSuffix(file, ".def") + ".want")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if wrong := compare(text); wrong != "" {
+				t.Errorf("strict: %s", wrong)
+			}
+			_, refused := theirs(text)
+			if _, err := recipe.Parse("x.def", text, recipe.Options{Strict: true}); err != nil && strings.Contains(err.Error(), "build argument") {
+				refused = err // another part of Apptainer, which cannot be had from outside, does so
+			}
+			says, _, _ := strings.Cut(string(want), ":")
+			same := false
+			if refused == nil {
+				_, err := recipe.Parse("x.def", text, recipe.Options{})
+				same = err == nil && difference(text, recipe.Options{}) == ""
+			}
+			does := "apptainer takes it otherwise"
+			switch {
+			case refused != nil:
+				does = "apptainer refuses it"
+			case same:
+				does = "apptainer takes it"
+			}
+			if does != says {
+				t.Errorf("the file says %q, but %s (%v)", says, does, refused)
+				if refused == nil {
+					t.Log(difference(text, recipe.Options{}))
+				}
+			}
+		})
+	}
 }
 
 // TestSamples parses the project's recipes and Apptainer's own.

@@ -1,4 +1,4 @@
-package main
+package serve
 
 import (
 	"crypto/rand"
@@ -11,9 +11,9 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// nfsKey returns the key that seals file handles, and makes it at its first use. With
-// another key, every file of every running machine would be stale.
-func nfsKey(state string) (key [32]byte, err error) {
+// NFSKey returns the key of a state directory that seals file handles, and makes it at its first
+// use. With another key, every file of every running machine would be stale.
+func NFSKey(state string) (key [32]byte, err error) {
 	path := filepath.Join(state, "nfs.key")
 	text, err := os.ReadFile(path)
 	switch {
