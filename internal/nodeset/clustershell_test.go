@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// clusterShell has ClusterShell read expressions: a JSON list on standard input, a list of answers on standard output.
+// clusterShell has ClusterShell read expressions: a JSON list on standard input, a list of answers
+// on standard output.
 const clusterShell = `
 import json, sys
 from ClusterShell.NodeSet import NodeSet, NodeSetException

@@ -81,7 +81,8 @@ func join(vectors []vector) []vector {
 	return vectors
 }
 
-// mostPairs is up to how many vectors each is compared with each: a million comparisons, some milliseconds.
+// mostPairs is up to how many vectors each is compared with each: a million comparisons, some
+// milliseconds.
 const mostPairs = 1 << 10
 
 // joinNeighbours joins each vector with those that come directly after it.

@@ -8,18 +8,20 @@ import (
 	"strings"
 )
 
-// Groups returns the nodes of a group: "rack1" of the default source, which is "", or of a named one.
-// The name "*" is all nodes of the source. An unknown source or group is an error, which Parse returns.
+// Groups returns the nodes of a group: "rack1" of the default source, which is "", or of a named
+// one. The name "*" is all nodes of the source. An unknown source or group is an error, which Parse
+// returns.
 type Groups func(source, name string) (Set, error)
 
-// Parse reads an expression. Blanks around an operand do not count; the empty text is the empty set.
-// A nil groups knows none. An error names the operand it is about.
+// Parse reads an expression. Blanks around an operand do not count; the empty text is the empty
+// set. A nil groups knows none. An error names the operand it is about.
 func Parse(text string, groups Groups) (Set, error) {
 	if strings.TrimSpace(text) == "" {
 		return Set{}, nil
 	}
 	var set Set
-	// united is the operands after a comma that are not in set yet. They are united at once, as lists of names are long.
+	// united is the operands after a comma that are not in set yet. They are united at once, as lists
+	// of names are long.
 	united := make([]element, 0, 1+strings.Count(text, ","))
 	seen := patterns{}
 	operator := byte(',')
@@ -180,7 +182,8 @@ func match(operand string, patterns []string, groups Groups) (Set, error) {
 	return Set{found}, nil
 }
 
-// expand writes out the ranges of an operand. Besides the characters of a name it may hold those of others.
+// expand writes out the ranges of an operand. Besides the characters of a name it may hold those of
+// others.
 func expand(operand, others string) ([]string, error) {
 	names := []string{""}
 	for rest, before := operand, ""; rest != ""; {
@@ -247,7 +250,8 @@ func checkDigits(operand, before, brackets, after string, indexes []string) erro
 	return nil
 }
 
-// checkName refuses what no node can be called, so that "n1 n2" and "n1;n2" are errors and not one strange node.
+// checkName refuses what no node can be called, so that "n1 n2" and "n1;n2" are errors and not one
+// strange node.
 func checkName(operand, text, others string) error {
 	for _, c := range text {
 		switch {

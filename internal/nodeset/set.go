@@ -6,9 +6,10 @@
 //	@rack1  @label:hpc groups, of the default source or a named one; @rack[1-2] is two
 //	@*  n1?            all nodes, and wildcards that all nodes are matched against
 //
-// The source of the syntax is ClusterShell 1.9's nodeset(1), and what that program prints. It differs
-// in two places, where a mistake would be silent there: an unknown group is an error and not the empty set,
-// and so is a character that no node's name has, such as a blank between two names.
+// The source of the syntax is ClusterShell 1.9's nodeset(1), and what that program prints. What would
+// be a silent mistake there is an error here: an unknown group or a wildcard without a match, which
+// is the empty set there; a character that no node's name has, such as a blank between two names;
+// and a digit before a range of numbers of different lengths (checkDigits).
 //
 // The package reads no files and runs nothing. Groups come from a function of the caller.
 package nodeset
@@ -35,7 +36,7 @@ type Set struct {
 type element struct {
 	pattern string // "n\x00-ib" of n12-ib
 	first   number // 0 where the name has no number
-	rest    string // the numbers after the first, 8 bytes each in big-endian order, so that strings compare as they do
+	rest    string // the numbers after the first, 8 bytes each, big-endian: strings compare as they do
 }
 
 // mark stands for a number in a pattern. No name holds it.
@@ -93,7 +94,7 @@ func elementOf(name string) element { return patterns{}.elementOf(name) }
 type patterns map[string]string
 
 func (p patterns) elementOf(name string) element {
-	if strings.IndexAny(name, "0123456789") < 0 {
+	if !strings.ContainsAny(name, "0123456789") {
 		return element{pattern: name}
 	}
 	var e element
