@@ -63,6 +63,9 @@ func TestProtect(t *testing.T) {
 	if err := os.MkdirAll(top+"/proc/42", 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(top+"/proc/42/oom_score_adj", []byte("0"), 0o644); err != nil { // the kernel makes it
+		t.Fatal(err)
+	}
 	if err := protect(42, top); err != nil {
 		t.Fatal(err)
 	}
