@@ -43,7 +43,7 @@ Exit status: 0 done, 1 a failure, 2 usage, or the file cannot be understood.`,
 }
 
 func (e *env) importHosts(path, out string, force bool) error {
-	src, err := os.ReadFile(path)
+	src, err := readText(path)
 	if err != nil {
 		return usage(err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"regexp"
@@ -115,7 +116,7 @@ func (f *recipeFlags) read(e *env, path string, defaults map[string]string) (*re
 	if err != nil {
 		return nil, usage(err)
 	}
-	src, err := os.ReadFile(path)
+	src, err := readText(path)
 	if err != nil {
 		return nil, usage(fmt.Errorf("cannot read the recipe: %w", err))
 	}
@@ -129,13 +130,31 @@ func (f *recipeFlags) read(e *env, path string, defaults map[string]string) (*re
 	return r, nil
 }
 
+// maxText bounds the bytes of a file that people write, far above what anybody does.
+const maxText = 16 << 20
+
+// readText reads a file that people write. An image or a device that was named in its place is
+// refused before it fills the memory.
+func readText(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxText+1))
+	if err == nil && len(text) > maxText {
+		err = fmt.Errorf("%s has more than %d MiB: it is not a text that netroot reads", path, maxText>>20)
+	}
+	return text, err
+}
+
 var buildArgName = regexp.MustCompile(`^\w+$`)
 
 // buildArgs adds what the flags say to args.
 func (f *recipeFlags) buildArgs(args map[string]string) ([]recipe.Warning, error) {
 	var warnings []recipe.Warning
 	if f.argFile != "" {
-		src, err := os.ReadFile(f.argFile)
+		src, err := readText(f.argFile)
 		if err != nil {
 			return nil, fmt.Errorf("--build-arg-file: %w", err)
 		}

@@ -141,6 +141,8 @@ func (b *builder) pack(ctx context.Context, packing pack.Choice, out string, add
 		text := fmt.Sprintf("/%s: %s, but %s on disk; its holes take no space in the image", s.Path, term.Size(s.Size), term.Size(s.Used))
 		if packing.Format == "erofs" {
 			text += ", but mkfs.erofs reads them all: squashfs does not"
+		} else if why := s.Read(); why != "" {
+			text += ", but they are read, which takes time, " + why
 		}
 		b.opt.Progress.Message("%s", text)
 	}

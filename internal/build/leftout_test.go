@@ -82,7 +82,13 @@ func TestSparseFileIsNamed(t *testing.T) {
 	if want := "/big: 20.0 GiB, but 4.0 KiB on disk; its holes take no space in the image"; !strings.Contains(s.out.String(), want) {
 		t.Errorf("no message %q:\n%s", want, &s.out)
 	}
-	if sparse, err := pack.FindSparse(s.tree); err != nil || len(sparse) != 1 || sparse[0].Size != 20<<30 || sparse[0].Used > 1<<20 {
+	if sparse, err := pack.FindSparse(s.tree); err != nil || len(sparse) != 1 || sparse[0].Read() != "" || sparse[0].Size != 20<<30 || sparse[0].Used > 1<<20 {
 		t.Errorf("in the tree: %+v, %v", sparse, err)
+	}
+
+	// mksquashfs would read the file of the second name.
+	must(t, os.Link(filepath.Join(s.tree, "big"), filepath.Join(s.tree, "again")))
+	if sparse, err := pack.FindSparse(s.tree); err != nil || len(sparse) != 2 || !strings.Contains(sparse[1].Read(), "several names") {
+		t.Errorf("with a second name: %+v, %v", sparse, err)
 	}
 }

@@ -36,6 +36,17 @@ type Sparse struct {
 	links uint64
 }
 
+// Read is why mksquashfs reads the holes of the file, a GiB or so in a second; empty: it does not.
+func (s Sparse) Read() string {
+	switch {
+	case s.links > 1:
+		return "because the file has several names"
+	case !plainName.MatchString(s.Path):
+		return "because of the characters of the name"
+	}
+	return ""
+}
+
 // FindSparse returns the files of a tree whose holes are large, and that are packed.
 func FindSparse(tree string) ([]Sparse, error) {
 	var found []Sparse
@@ -83,7 +94,7 @@ func standIns(ctx context.Context, tree, dir string, block int64) ([]standIn, er
 	}
 	var out []standIn
 	for i, s := range sparse {
-		if s.links > 1 || !plainName.MatchString(s.Path) {
+		if s.Read() != "" {
 			continue
 		}
 		in := standIn{Sparse: s, file: filepath.Join(dir, fmt.Sprint(i)), spread: squashfs.Spread{Size: s.Size}}

@@ -12,10 +12,12 @@ import (
 // it. A path need not exist.
 type Allow []string
 
-// Check returns an error for a pattern that cannot match anything.
+// Check returns an error for a pattern that cannot match anything, and for one that matches
+// directories at the top, with all that is in them.
 func (a Allow) Check() error {
 	for _, p := range a {
-		if _, err := path.Match(clean(p), ""); err != nil || clean(p) == "/" {
+		everything := strings.Count(clean(p), "/") == 1 && strings.ContainsAny(p, "*?[")
+		if _, err := path.Match(clean(p), ""); err != nil || clean(p) == "/" || everything {
 			return fmt.Errorf("allowed secret %q is not a path: use the path of a file in the tree, or a pattern such as /etc/ssl/private/*.key", p)
 		}
 	}

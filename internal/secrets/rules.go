@@ -2,12 +2,13 @@ package secrets
 
 import "slices"
 
-// rules are the common places of secrets. The first rule that finds something in a file counts.
+// rules are the common places of secrets. The first rule that finds a secret in a file counts, and
+// without one the first that finds what is warned of.
 var rules = slices.Concat(systemRules, identityRules, keyRules, clusterRules, serviceRules, toolRules, cloudRules, networkRules)
 
 // systemRules are about accounts and the first files of an operating system.
 var systemRules = slices.Concat(
-	patterns("etc/shadow etc/shadow- etc/gshadow etc/gshadow- etc/passwd etc/passwd- etc/group", PasswordHash, hashes),
+	patterns("etc/shadow* etc/gshadow* etc/passwd etc/passwd-* etc/passwd.* etc/group var/backups/*shadow* var/backups/passwd* root/*shadow*", PasswordHash, hashes),
 	patterns("etc/security/opasswd etc/security/opasswd.old", PasswordHash, oldHashes),
 	patterns("boot/grub*/user.cfg boot/grub*/grub.cfg etc/grub.d/*", PasswordHash, grubHash),
 	patterns("**/.htpasswd **/htpasswd etc/*/passwd", PasswordHash, lines("a hash", `^[^:#\s]+:(\$|\{\w+\})[^\s:]+`)),
@@ -29,7 +30,7 @@ var identityRules = slices.Concat(
 	patterns("etc/hostid var/lib/NetworkManager/secret_key etc/dhcpcd.duid var/lib/dhcpcd/duid var/lib/dhcpcd/secret var/lib/dhcpcd5/duid", Identity, whole),
 	patterns("var/lib/dhcp/dhclient*.leases var/lib/dhclient/dhclient*.leases var/lib/NetworkManager/*.lease", Identity, lines("`default-duid`, `ADDRESS`", `^\s*(default-duid\s|lease\s|ADDRESS=)`)),
 	patterns("var/lib/snmp/snmpd.conf var/lib/net-snmp/snmpd.conf", Identity, word("oldEngineID|exactEngineID")),
-	patterns("etc/brlapi.key var/lib/glusterd/glusterd.info etc/salt/minion_id var/lib/docker/engine-id etc/docker/key.json var/lib/cloud/data/instance-id var/lib/zerotier-one/identity.public", Identity, whole),
+	patterns("etc/brlapi.key var/lib/glusterd/glusterd.info etc/salt/minion_id var/lib/docker/engine-id var/lib/cloud/data/instance-id var/lib/zerotier-one/identity.public", Identity, whole),
 )
 
 // keyRules are about keys with usual names. Others are found by their content.
@@ -41,12 +42,12 @@ var keyRules = slices.Concat(
 	patterns("**/*.jks **/*.jceks **/*.keystore **/*.ks **/keystore", PrivateKey, keyStore),
 	patterns("**/private-keys-v1.d/*.key **/.gnupg/secring.gpg", PrivateKey, whole),
 	patterns("etc/wireguard/*.conf etc/systemd/network/*.netdev", PrivateKey, setting("PrivateKey|PresharedKey")),
-	patterns("var/lib/zerotier-one/identity.secret var/lib/tailscale/tailscaled.state", PrivateKey, whole),
+	patterns("etc/docker/key.json var/lib/zerotier-one/identity.secret var/lib/tailscale/tailscaled.state", PrivateKey, whole),
 )
 
 // clusterRules are about the software of a cluster.
 var clusterRules = slices.Concat(
-	patterns("**/munge.key", MungeKey, whole),
+	patterns("**/munge.key **/munge.key.* **/munge.key-* **/munge.key~", MungeKey, whole),
 	patterns("**/slurm.key **/slurm.jwks **/jwt_hs256.key etc/slurm*/jwt*.key var/spool/slurm*/jwt*.key", ServiceKey, whole),
 	patterns("**/slurmdbd.conf", Password, setting("StoragePass")),
 	patterns("etc/ceph/*.keyring var/lib/ceph/*/*/keyring", ServiceKey, setting("key")),

@@ -117,18 +117,30 @@ func look(rules []*rule, text []byte) (Kind, []int) {
 	if len(text) == 0 {
 		return "", nil
 	}
+	// A kind that only warns does not hide a secret beside it: net-snmp keeps the identity of its engine and its
+	// users in one file.
+	var warned Kind
+	var at []int
 	for _, r := range rules {
-		if lines := r.check.find(text); len(lines) > 0 {
+		lines := r.check.find(text)
+		switch {
+		case len(lines) == 0:
+		case !r.kind.Warning():
 			return r.kind, lines
+		case at == nil:
+			warned, at = r.kind, lines
 		}
 	}
 	if binary(text[:min(len(text), firstRead)]) {
-		return "", nil
+		return warned, at
 	}
 	if lines := credentials(text); lines != nil {
 		return Password, lines
 	}
-	return distinctive(text)
+	if kind, lines := distinctive(text); len(lines) > 0 && (at == nil || !kind.Warning()) {
+		return kind, lines
+	}
+	return warned, at
 }
 
 func findings(name string, kind Kind, lines []int) []Finding {

@@ -135,6 +135,14 @@ func TestFound(t *testing.T) {
 		{"etc/security/opasswd", "u:1000:1:$6$" + secret + "\n", PasswordHash, []int{1}},
 		{"boot/grub2/user.cfg", "GRUB2_PASSWORD=grub.pbkdf2.sha512.10000." + secret, PasswordHash, []int{1}},
 		{"etc/munge/munge.key", "\x01\x00" + secret, MungeKey, nil},
+		{"etc/munge/munge.key.bak", "\x01\x00" + secret, MungeKey, nil},
+		{"etc/shadow.dpkg-old", "root:$6$x:1:\n", PasswordHash, []int{1}},
+		{"var/backups/shadow.bak", "root:$6$x:1:\n", PasswordHash, []int{1}},
+		{"root/shadow", "root:$6$x:1:\n", PasswordHash, []int{1}},
+		// What is only warned of does not hide a secret in the same file.
+		{"var/lib/snmp/snmpd.conf", "oldEngineID 0x80\nusmUser 1 3 0x80 \"u\" \"u\" NULL .1 0x" + secret + "\n", Password, []int{2}},
+		{"root/.ssh/authorized_keys", "ssh-ed25519 AAAA x\n" + string(k.openssh), PrivateKey, []int{2}},
+		{"etc/salt/minion_id", "n1\n" + string(k.pkcs8), PrivateKey, []int{2}},
 		{"etc/slurm/jwt_hs256.key", secret, ServiceKey, nil},
 		{"etc/slurm/slurmdbd.conf", "# StoragePass=x\nStoragePass=" + secret, Password, []int{2}},
 		{"etc/krb5.keytab", "\x05\x02" + secret, Keytab, nil},
@@ -321,7 +329,7 @@ func TestJudge(t *testing.T) {
 	if strings.Contains(said, secret[:6]) {
 		t.Errorf("the output contains the secret itself:\n%s", said)
 	}
-	for _, bad := range []string{"", "/", "[", "."} {
+	for _, bad := range []string{"*", "/v*", "", "/", "[", "."} {
 		if err := (Allow{bad}).Check(); err == nil {
 			t.Errorf("Check takes %q", bad)
 		}

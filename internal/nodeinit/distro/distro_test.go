@@ -152,6 +152,8 @@ UUID=9 /lun xfs _netdev 0 0
 UUID=9 /lazy xfs x-systemd.automount 0 0
 tmpfs /tmp tmpfs size=1G 0 0
 nfs1:/home /home nfs defaults 0 0
+/dev/zram0 none swap pri=100 0 0
+UUID=4 /usr/ ext4 defaults 0 2
 /home /export none bind 0 0
 broken line
 `
@@ -171,12 +173,14 @@ UUID=9 /lun xfs _netdev 0 0
 UUID=9 /lazy xfs x-systemd.automount 0 0
 tmpfs /tmp tmpfs size=1G 0 0
 nfs1:/home /home nfs defaults 0 0
+/dev/zram0 none swap pri=100 0 0
+# left out at boot by netroot: UUID=4 /usr/ ext4 defaults 0 2
 /home /export none bind 0 0
 broken line
 `
 	exists := func(device string) bool { return strings.HasPrefix(device, "/dev/vd") }
 	got := FitFstab(in, exists)
-	if d := cmp.Diff(Fstab{Text: want, Left: []string{"/", "/usr", "/boot/efi", "swap", "swap"}, Optional: []string{"/scratch", "/data"}}, got); d != "" {
+	if d := cmp.Diff(Fstab{Text: want, Left: []string{"/", "/usr", "/boot/efi", "swap", "swap", "/usr/"}, Optional: []string{"/scratch", "/data"}}, got); d != "" {
 		t.Error(d)
 	}
 	if again := FitFstab(got.Text, exists); again.Changed() || again.Text != got.Text {

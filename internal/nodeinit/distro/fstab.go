@@ -1,6 +1,7 @@
 package distro
 
 import (
+	"path"
 	"slices"
 	"strings"
 )
@@ -68,6 +69,8 @@ func (e entry) needsDisk(exists func(string) bool) bool {
 	}
 	device := e.fields[0]
 	switch {
+	case strings.HasPrefix(device, "/dev/zram"), strings.HasPrefix(device, "/dev/ram"):
+		return false // memory, of a module that the system loads
 	case slices.ContainsFunc(e.options, harmless):
 		return false
 	case e.fields[2] == "swap" && strings.HasPrefix(device, "/"): // a file, or a device
@@ -81,7 +84,7 @@ func (e entry) needsDisk(exists func(string) bool) bool {
 
 // ofSystem reports whether the entry is part of an installed system, and not somebody's data.
 func (e entry) ofSystem() bool {
-	at := e.fields[1]
+	at := path.Clean(e.fields[1])
 	return e.fields[2] == "swap" || slices.Contains([]string{"/", "/usr", "/boot", "/efi"}, at) || strings.HasPrefix(at, "/boot/")
 }
 

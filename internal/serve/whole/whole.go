@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"netroot/internal/store"
+	"netroot/internal/store/layout"
 )
 
 // Parts knows which parts of images have the bytes of their digests. A part is read again when
@@ -173,9 +174,9 @@ func (w *Parts) read(ctx context.Context, v *verdict, b *store.Blob) {
 	now, stateErr := b.State()
 	w.mu.Lock()
 	v.err, v.seen = err, now
-	if stateErr != nil || now != v.state || !now.Settled(began) {
-		// What was read may be no longer there, and may have been changed without another state:
-		// the next one who asks reads it again.
+	if stateErr != nil || now != v.state || !now.Settled(began) || err != nil && !layout.IsDamaged(err) {
+		// What was read may be no longer there, and may have been changed without another state, and a
+		// storage that could not be read may answer later: the next one who asks reads it again.
 		v.state = store.State{}
 	}
 	w.mu.Unlock()

@@ -73,8 +73,18 @@ func (l *Layout) ReadJSON(d v1.Descriptor, v any) error {
 }
 
 // Damaged is the error for a file whose bytes do not have its digest.
-func Damaged(path string) error {
-	return fmt.Errorf("%s is damaged: its bytes do not have its digest: build the image again", path)
+func Damaged(path string) error { return &damaged{path} }
+
+type damaged struct{ path string }
+
+func (e *damaged) Error() string {
+	return e.path + " is damaged: its bytes do not have its digest: build the image again"
+}
+
+// IsDamaged reports whether the error is about bytes that were read, and not about the reading.
+func IsDamaged(err error) bool {
+	_, ok := errors.AsType[*damaged](err)
+	return ok
 }
 
 // BlobFile is a file among the blobs.
