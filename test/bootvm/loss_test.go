@@ -8,6 +8,30 @@ import (
 	"time"
 )
 
+// TestServerLoss kills the root's server while a node reads what it has not read before, and starts
+// a new server a minute later.
+func TestServerLoss(t *testing.T) {
+	needLab(t)
+	t.Parallel()
+	for transport, trace := range map[string]string{
+		"nbd":   "netroot: keeper: connected",
+		"iscsi": "netroot: keeper: connected",
+		"nvme":  "Successfully reconnected",
+	} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			address := freePort(t)
+			server := startServe(t, transport, address)
+			s := machine{Transport: transport, Args: []string{"--server", address}}.session(limit(t, bootLimit), t)
+			s.greet()
+			s.loses(server, transport, address, trace)
+			if r := s.powerOff(); r.err != nil || t.Failed() {
+				t.Errorf("%s", r.all())
+			}
+		})
+	}
+}
+
 // serverAway is how long a server is away in the tests of its loss.
 const serverAway = time.Minute
 
