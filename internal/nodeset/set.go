@@ -18,7 +18,6 @@ import (
 	"cmp"
 	"iter"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -310,9 +309,4 @@ func (s Set) merge(t Set, left, both, right bool) Set {
 }
 
 // text is a number as it is written.
-func (n number) text() string {
-	if !n.padded() {
-		return strconv.FormatUint(n.value(), 10)
-	}
-	return string(n.append(nil))
-}
+func (n number) text() string { return string(n.append(nil)) }
